@@ -1,0 +1,84 @@
+"""The errors a client can see, and the one table that gives each its HTTP status.
+
+ServiceError
+ +- InvalidRequest        400  something in the request is wrong; `param` names it
+ +- InvalidApiKey         401
+ +- StyleNotFound         404
+ +- Conflict              409
+ +- PayloadTooLarge       413
+ +- UnsupportedMediaType  415
+ +- InvalidImage          422  the upload is not a picture we can read
+ +- QueueFull             429  `retry_after_seconds` is the work already queued
+ +- NotReady              503  warming up or draining
+ +- StoreUnavailable      503  Redis cannot be reached
+ +- DeadlineExceeded      504
+ +- GenerationFailed      500  the model failed; the log has the trace
+"""
+
+from __future__ import annotations
+
+
+class ServiceError(Exception):
+    """An error with a stable `code` and a sentence that says what was wrong and what would be right."""
+
+    code = "internal_error"
+    status = 500
+    type = "server_error"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or type(self).code
+        self.retry_after_seconds = retry_after_seconds
+
+
+class InvalidRequest(ServiceError):
+    code, status, type = "invalid_value", 400, "invalid_request_error"
+
+
+class InvalidApiKey(ServiceError):
+    code, status, type = "invalid_api_key", 401, "authentication_error"
+
+
+class StyleNotFound(ServiceError):
+    code, status, type = "style_not_found", 404, "invalid_request_error"
+
+
+class Conflict(ServiceError):
+    code, status, type = "conflict", 409, "invalid_request_error"
+
+
+class PayloadTooLarge(ServiceError):
+    code, status, type = "payload_too_large", 413, "invalid_request_error"
+
+
+class UnsupportedMediaType(ServiceError):
+    code, status, type = "unsupported_media_type", 415, "invalid_request_error"
+
+
+class InvalidImage(ServiceError):
+    code, status, type = "invalid_image", 422, "invalid_request_error"
+
+
+class QueueFull(ServiceError):
+    code, status, type = "queue_full", 429, "rate_limit_error"
+
+
+class NotReady(ServiceError):
+    code, status, type = "not_ready", 503, "server_error"
+
+
+class StoreUnavailable(ServiceError):
+    code, status, type = "store_unavailable", 503, "server_error"
+
+
+class DeadlineExceeded(ServiceError):
+    code, status, type = "deadline_exceeded", 504, "server_error"
+
+
+class GenerationFailed(ServiceError):
+    code, status, type = "generation_failed", 500, "server_error"

@@ -1,0 +1,1 @@
+"""Evaluation: parity with reference numbers, and how well the method works."""

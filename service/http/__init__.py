@@ -1,0 +1,1 @@
+"""The HTTP surface: parse, submit, respond; no logic."""

@@ -1,0 +1,1 @@
+"""The model: torch lives here, and nothing here knows of HTTP, Redis or Prometheus."""

@@ -1,0 +1,1 @@
+"""Styles: the record of each uploaded style image, and the store that keeps it."""
