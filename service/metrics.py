@@ -1,0 +1,118 @@
+"""Every Prometheus object of the service, once, with its labels and buckets."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+# From a nano image on a laptop to a queue of large ones; dense between .2 and 1 s, where a 2B image falls.
+# fmt: off
+LATENCY_BUCKETS = (
+    .01, .025, .05, .1, .2, .3, .4, .5, .6, .7, .8, .9, 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7.5, 10, 15, 30, 60,
+)
+# fmt: on
+SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+QUEUES = ("generate", "extract")
+STAGES = ("text", "style", "transformer", "decode", "encode")
+REJECTIONS = ("queue_full", "not_ready", "deadline_exceeded")
+CANCELLATIONS = ("queued", "running")
+FEATURE_RESULTS = ("hit", "miss", "rebuilt")
+
+
+class Metrics:
+    """One registry and everything in it. Instances share nothing: each app (and each test) has its own.
+
+    Labels come from small closed sets only: the tuples above, route templates, status codes and step
+    numbers; never a style ID, a key or a prompt. Counters over a closed set start at 0, so that the first
+    event shows in `increase`.
+    """
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+
+        def counter(name: str, help: str, *labels: str) -> Counter:
+            return Counter(name, help, labels, namespace="atelier", registry=registry)
+
+        def gauge(name: str, help: str, *labels: str) -> Gauge:
+            return Gauge(name, help, labels, namespace="atelier", registry=registry)
+
+        def latency(name: str, help: str, *labels: str) -> Histogram:
+            return Histogram(
+                name, help, labels, namespace="atelier", registry=registry, buckets=LATENCY_BUCKETS
+            )
+
+        def size(name: str, help: str, *labels: str) -> Histogram:
+            return Histogram(name, help, labels, namespace="atelier", registry=registry, buckets=SIZE_BUCKETS)
+
+        self.requests = counter(
+            "requests", "HTTP responses, by route template and status code.", "route", "code"
+        )
+        self.request_duration_seconds = latency(
+            "request_duration_seconds", "From a request's first byte to its response's last.", "route"
+        )
+        self.images = counter("images", "Images drawn and handed to a response.")
+
+        self.queue_depth = gauge("queue_depth", "Jobs waiting for the model, those gone left out.", "queue")
+        self.queued_work_seconds = gauge(
+            "queued_work_seconds", "Model time that the waiting jobs will take, estimated.", "queue"
+        )
+        self.queue_wait_seconds = latency(
+            "queue_wait_seconds", "From a job's admission to its batch reaching the model.", "queue"
+        )
+        self.batch_size = size("batch_size", "Jobs that ran together.", "queue")
+        self.batch_rows = size("batch_rows", "Rows of a generation batch: job x path x guidance half.")
+        self.rejections = counter(
+            "rejections", "Jobs refused at the door, or expired before their result.", "queue", "reason"
+        )
+        self.cancellations = counter(
+            "cancellations", "Jobs whose client went away, by how far the job had come.", "queue", "when"
+        )
+        self.out_of_memory_splits = counter(
+            "out_of_memory_splits", "Batches that did not fit and were run again in two halves.", "queue"
+        )
+
+        self.stage_duration_seconds = latency(
+            "stage_duration_seconds", "Time in one stage: of a batch, or (encode) of one image.", "stage"
+        )
+        self.step_duration_seconds = latency(
+            "step_duration_seconds", "Time a batch spent in one step of the transformer, from 1.", "step"
+        )
+        self.content_paths_shared = counter(
+            "content_paths_shared", "Content paths saved because jobs of a batch shared one."
+        )
+
+        self.style_features = counter(
+            "style_features", "Lookups of a style feature, by how they ended.", "result"
+        )
+        self.store_errors = counter("store_errors", "Operations of the style store that failed.")
+
+        self.ready = gauge("ready", "1 while the service accepts jobs, else 0.")
+        # Info appends `_info`: this is atelier_build_info.
+        self.build_info = Info(
+            "build", "Version of the service and the model it runs.", namespace="atelier", registry=registry
+        )
+
+        for queue, reason in product(QUEUES, REJECTIONS):
+            self.rejections.labels(queue=queue, reason=reason)
+        for queue, when in product(QUEUES, CANCELLATIONS):
+            self.cancellations.labels(queue=queue, when=when)
+        for queue in QUEUES:
+            self.out_of_memory_splits.labels(queue=queue)
+        for stage in STAGES:
+            self.stage_duration_seconds.labels(stage=stage)
+        for result in FEATURE_RESULTS:
+            self.style_features.labels(result=result)
