@@ -1,0 +1,1 @@
+"""Infinity, our own implementation: bit-wise scale-wise autoregression (FoundationVision/Infinity)."""

@@ -1,0 +1,95 @@
+"""The configuration of an Infinity: what `config.json` in a model folder holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter, ValidationError
+
+from service.model.backbone import Schedule, Size
+from service.model.infinity import scales
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformerConfig:
+    depth: int
+    width: int
+    num_heads: int
+    text_channels: int
+    num_chunks: int = 1  # blocks are stored in this many equal chunks
+    max_text_tokens: int = 512
+    max_scales: int = 15
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.num_heads
+
+    @property
+    def feedforward_width(self) -> int:
+        return round(4 * self.width / 256) * 256
+
+    @property
+    def num_pool_heads(self) -> int:
+        """Heads of the text pooling: from the text's width, not the transformer's (golden README, 1.2)."""
+        return self.text_channels // (64 if self.width > 4096 else 128)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerConfig:
+    num_bits: int
+    stride: int
+    channels: int
+    multipliers: tuple[int, ...]
+    num_blocks: int
+    num_groups: int = 32  # of every group norm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingConfig:
+    guidance: float
+    temperature: float
+    top_k: int = 900
+    top_p: float = 0.97
+    guidance_layer: int = 0  # 0: on the logits; -n: on the output of the block n-th from the end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StyleConfig:
+    key_step: int = 3
+    alpha: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InfinityConfig:
+    name: str
+    transformer: TransformerConfig
+    tokenizer: TokenizerConfig
+    sampling: SamplingConfig
+    style: StyleConfig = StyleConfig()
+    budget: str | None = None  # one of the official pixel budgets, or
+    grids: tuple[tuple[tuple[int, int], ...], ...] = ()  # schedules of one's own
+    patch: int = 1  # tokenizer cells on a side that one transformer token covers
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> InfinityConfig:
+        """Read a `config.json`; ValueError names the field that is missing, unknown or wrong."""
+        try:
+            config = TypeAdapter(cls).validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        if (config.budget is None) == (not config.grids):
+            raise ValueError("give either budget (such as \"1M\") or grids, and not both")
+        return config
+
+    @property
+    def bits_per_token(self) -> int:
+        return self.tokenizer.num_bits * self.patch**2
+
+    def schedules(self) -> dict[Size, Schedule]:
+        """The native sizes; the first is the default."""
+        if self.budget is not None:
+            return scales.schedules(self.budget)
+        stride = self.tokenizer.stride * self.patch
+        own = [scales.custom_schedule([list(grid) for grid in grids], stride) for grids in self.grids]
+        return {each.size: each for each in own}

@@ -1,0 +1,48 @@
+"""The T5 text encoder, read from a local folder in the form the Hugging Face hub uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from tokenizers import Tokenizer as WordTokenizer
+
+from service.model.backbone import Text
+
+if TYPE_CHECKING:
+    from transformers import T5EncoderModel
+
+
+class TextEncoder:
+    """Prompts to the last hidden state of T5's encoder, cut to the prompt's own tokens (golden README, 1.2)."""
+
+    def __init__(self, words: WordTokenizer, encoder: T5EncoderModel) -> None:
+        words.no_padding()
+        self._words = words
+        self._encoder = encoder.eval()
+        self._unknown = words.token_to_id("<unk>")
+        self._special = {words.token_to_id(token) for token in ("<pad>", "</s>")}
+
+    @classmethod
+    def from_folder(cls, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> TextEncoder:
+        """Read `tokenizer.json`, `config.json` and the weights; ValueError says which is missing."""
+        from transformers import T5EncoderModel  # slow to import, and only wanted here
+
+        for name in ("tokenizer.json", "config.json"):
+            if not (folder / name).is_file():
+                raise ValueError(f"the text encoder's folder {folder} has no {name}")
+        words = WordTokenizer.from_file(str(folder / "tokenizer.json"))
+        encoder = T5EncoderModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        return cls(words, encoder.to(device))
+
+    def encode(self, prompt: str, max_tokens: int) -> Text:
+        """One prompt at a time, so that its features do not depend on its neighbours."""
+        ids = self._words.encode(prompt).ids
+        if len(ids) > max_tokens:  # T5 keeps the end mark
+            ids = [*ids[: max_tokens - 1], ids[-1]]
+        unknown = sum(token == self._unknown for token in ids)
+        device = self._encoder.shared.weight.device
+        hidden = self._encoder(input_ids=torch.tensor([ids], device=device)).last_hidden_state[0]
+        known = len(ids) - unknown - sum(token in self._special for token in ids)
+        return Text(hidden.float(), num_unknown=unknown, num_known=known)
