@@ -47,8 +47,8 @@ def render(scene: Scene, rng: np.random.Generator, side: int = 64) -> NDArray[np
     KeyError when a word of the scene is not in its list.
     """
     placement = Placement(
-        x=0.5 + rng.uniform(-0.055, 0.055),
-        y=0.5 + rng.uniform(-0.055, 0.055),
+        x=0.5 + rng.uniform(-0.045, 0.045),
+        y=0.5 + rng.uniform(-0.045, 0.045),
         radius=rng.uniform(0.33, 0.405),
         turn_radians=math.radians(rng.uniform(-7, 7)),
     )
@@ -74,8 +74,8 @@ def _outline(sketch: Sketch) -> Canvas:
 
 def _stripes(sketch: Sketch) -> Canvas:
     x, y = _grid(sketch.side)
-    turn = math.radians(sketch.rng.uniform(35, 55))
-    period = sketch.rng.uniform(0.145, 0.175)  # 9.3 to 11.2 px of 64
+    turn = math.radians(sketch.rng.uniform(40, 50))
+    period = sketch.rng.uniform(0.15, 0.175)  # 9.6 to 11.2 px of 64
     phase = (x * math.cos(turn) + y * math.sin(turn)) / period + sketch.rng.uniform()
     wave = np.sin(2 * math.pi * phase).astype(np.float32)
     # The slope at the crossing makes the edge one pixel wide: antialiasing without oversampling.
@@ -84,7 +84,7 @@ def _stripes(sketch: Sketch) -> Canvas:
 
 def _checker(sketch: Sketch) -> Canvas:
     x, y = _grid(sketch.side)
-    cell = sketch.rng.uniform(0.115, 0.14)  # 7.4 to 9 px of 64
+    cell = sketch.rng.uniform(0.12, 0.135)  # 7.7 to 8.6 px of 64
     sharpness = cell * sketch.side / math.pi
     across = _step(np.sin(math.pi * (x / cell + sketch.rng.uniform(0, 2))) * sharpness)
     down = _step(np.sin(math.pi * (y / cell + sketch.rng.uniform(0, 2))) * sharpness)
@@ -104,7 +104,7 @@ def _watercolour(sketch: Sketch) -> Canvas:
     paper = _mixed(sketch.background, WHITE, 0.3)
     wobble = _clouds(rng, 9, side)
     soft = _blurred(sketch.shape.figure, side * 0.022)
-    painted = _step((soft - 0.5 + 0.5 * (wobble - 0.5)) * 4)
+    painted = _step((soft - 0.5 + 0.36 * (wobble - 0.5)) * 4)
     # Pigment pools along the edge of a wash as it dries.
     rim = 4 * painted * (1 - painted)
     ground = _washed(paper, _clouds(rng, 4, side))
@@ -119,14 +119,21 @@ def _pixel(sketch: Sketch) -> Canvas:
     fine = Image.fromarray((_composed(sketch) * 255).astype(np.uint8))
     coarse = fine.resize((PIXELS_ACROSS, PIXELS_ACROSS), Image.Resampling.BOX)
     cells = np.asarray(coarse, dtype=np.float32) / 255
-    cells = cells + sketch.rng.uniform(-0.07, 0.07, (PIXELS_ACROSS, PIXELS_ACROSS, 1)).astype(np.float32)
+    cells = cells + sketch.rng.uniform(-0.03, 0.03, (PIXELS_ACROSS, PIXELS_ACROSS, 1)).astype(np.float32)
     index = np.arange(side) * PIXELS_ACROSS // side
-    return np.asarray(cells[index][:, index])
+    # Tile joints tell a mosaic from a flat picture where there is no edge to be jagged.
+    joint = np.diff(index, append=PIXELS_ACROSS) > 0
+    tiles = cells[index][:, index]
+    joints = np.where(
+        tiles.mean(axis=-1, keepdims=True) < 0.2, tiles + np.float32(0.13), tiles * np.float32(0.8)
+    )
+    return np.where((joint[:, None] | joint[None, :])[..., None], joints, tiles)
 
 
 def _neon(sketch: Sketch) -> Canvas:
     side = sketch.side
-    ground = _mixed(BLACK, sketch.background, 0.4)
+    # Dark enough to glow on, tinted enough to name the background's colour.
+    ground = _mixed(BLACK, sketch.background, 0.42 - 0.1 * _luminance(sketch.background))
     light = _mixed(sketch.colour, WHITE, 0.08)
     near = _blurred(sketch.shape.strokes, side * 0.025)
     far = _blurred(sketch.shape.strokes, side * 0.075)
@@ -195,8 +202,8 @@ def _grain(sketch: Sketch, colour: Colour) -> Canvas:
     # Rings around a heart near an edge of the plank, stretched along it and made uneven by slow waves.
     heart_x, heart_y = rng.uniform(-0.25, 1.25), rng.choice([-0.1, 1.1]) + rng.uniform(-0.2, 0.2)
     warp = (_clouds(rng, 4, side) - 0.5) * 0.22
-    rings = np.hypot((x - heart_x) * 1.5, (y - heart_y) * 0.75) + warp
-    phase = rings / rng.uniform(0.125, 0.15)
+    rings = np.hypot((x - heart_x) * 1.3, (y - heart_y) * 0.75) + warp
+    phase = rings / rng.uniform(0.15, 0.18)
     late = (phase - np.floor(phase)) ** 2
     tone = _mixed(_second_tone(colour), np.array([0.35, 0.2, 0.08], dtype=np.float32), 0.25)
     return _over(colour[None, None], tone, late.astype(np.float32))

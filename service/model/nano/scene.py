@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 OBJECTS: tuple[str, ...] = (
     "circle",
@@ -46,8 +47,8 @@ MEDIA: tuple[str, ...] = (
 )
 
 # Below this distance two palette colours melt into one another once textured and 64 px wide.
-# It drops orange/yellow, orange/red, green/teal, blue/purple, white/pink and dark-on-dark pairs.
-MIN_CONTRAST = 0.25
+# Eleven pairs fall below it: neighbours in hue (orange and yellow) or in lightness (red and purple).
+MIN_CONTRAST = 0.27
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def random_scene(rng: np.random.Generator) -> Scene:
     return Scene(OBJECTS[rng.integers(len(OBJECTS))], colour, background, medium)
 
 
-def jittered(name: str, rng: np.random.Generator) -> np.ndarray:
+def jittered(name: str, rng: np.random.Generator) -> NDArray[np.float32]:
     """The palette colour with a mild change of hue and lightness: float32 RGB in 0..1."""
     red, green, blue = (channel / 255 for channel in PALETTE[name])
     hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
@@ -95,7 +96,7 @@ def jittered(name: str, rng: np.random.Generator) -> np.ndarray:
     return np.array(colorsys.hls_to_rgb(hue, lightness, saturation), dtype=np.float32)
 
 
-def _oklab(colour: tuple[int, int, int]) -> np.ndarray:
+def _oklab(colour: tuple[int, int, int]) -> NDArray[np.float64]:
     srgb = np.array(colour) / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     to_cones = np.array(
