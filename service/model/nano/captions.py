@@ -108,10 +108,9 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
         DROP_BACKGROUND,
         DROP_MEDIUM,
     )
-    thing = _spelt(scene.object, _NOUNS, rng) if keeps_object else ""
-    if keeps_colour:
-        thing = f"{_spelt(scene.colour, _COLOURS, rng)} {thing}".strip()
-    text = _with_opening(thing, rng) if thing else ""
+    text = _spelt(scene.colour, _COLOURS, rng) if keeps_colour else ""
+    if keeps_object:
+        text = _with_opening(f"{text} {_spelt(scene.object, _NOUNS, rng)}".strip(), rng)
     if keeps_background:
         text = f"{text} {_on_background(_spelt(scene.background, _COLOURS, rng), rng)}".strip()
     if keeps_medium:
@@ -164,7 +163,8 @@ def _on_background(colour: str, rng: np.random.Generator) -> str:
 def _with_medium(text: str, name: str, rng: np.random.Generator) -> str:
     if not text:
         return name
-    forms = (f"{text}, {name}", f"{text}, {name}", f"{text} in {name}", f"{name}, {text}", f"{name} {text}")
+    inside = f"{text} in {name}" if name.endswith("style") else f"{text}, {name}"
+    forms = (f"{text}, {name}", f"{text}, {name}", inside, f"{name}, {text}", f"{name}: {text}")
     return forms[rng.integers(len(forms))]
 
 
