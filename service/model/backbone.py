@@ -139,6 +139,9 @@ class Backbone(Protocol, Generic[CacheT]):
     device: torch.device
     max_text_tokens: int
 
+    def bytes_per_row(self, schedule: Schedule) -> int:
+        """Memory that one row of a batch takes: its cache and the activations of its widest step."""
+
     def feature_grids(self, schedule: Schedule) -> tuple[Scale, ...]:
         """The scales on the image tokenizer's grid, on which codes and features live."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path as FilePath
 
 import numpy as np
@@ -47,6 +48,13 @@ class Infinity:
         self.channels = config.tokenizer.num_bits
         self.max_text_tokens = config.transformer.max_text_tokens
         self.device = transformer.start.device
+
+    def bytes_per_row(self, schedule: Schedule) -> int:
+        config = self.config.transformer
+        cache = 2 * config.depth * schedule.num_tokens * config.width
+        # The widest step's activations: the feed-forward's hidden layer and half a dozen of the block's width.
+        widest = max(scale.num_tokens for scale in schedule.scales)
+        return 4 * (cache + widest * (config.feedforward_width + 6 * config.width))
 
     def feature_grids(self, schedule: Schedule) -> tuple[Scale, ...]:
         return tuple(scale.times(self.config.patch) for scale in schedule.scales)
@@ -225,8 +233,6 @@ def _read_text(q: Tensor, groups: Sequence[TextGroup], layer: int) -> Tensor:
 
 def fingerprint(config_file: FilePath, tokenizer_file: FilePath) -> str:
     """16 hex characters over what decides a style feature: the configuration and the image tokenizer."""
-    from hashlib import sha256
-
     digest = sha256(config_file.read_bytes())
     with tokenizer_file.open("rb") as stream:
         while chunk := stream.read(1 << 20):

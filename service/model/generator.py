@@ -1,0 +1,232 @@
+"""The Generator: style extraction and stylised generation on any backbone.
+
+Every job is a content path (plain generation) and, when it has a style, a generation path that forks from it
+at the key step. Jobs with the same prompt, seed and guidance share one content path.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from service.model.backbone import Backbone, Path, Schedule, Size, Text
+from service.model.memory import max_images
+from service.model.spec import Drawing, ImageSpec, Method, Styling, Timings, WeightedStyle
+from service.model.style import StyleFeature, blend, decompose, feature_of, principal_of
+
+__all__ = ["Abandoned", "Drawing", "Generator", "ImageSpec", "Method", "OutOfMemory", "Styling", "WeightedStyle"]
+
+
+class OutOfMemory(RuntimeError):
+    """A batch did not fit the device; a smaller one may."""
+
+
+class Abandoned(Exception):
+    """Nobody wanted the batch any more, so it stopped at a step."""
+
+
+def always() -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a batch of specs becomes paths. Paths are ordered as the backbone's rows need them."""
+
+    paths: tuple[Path, ...]
+    stylings: tuple[Styling | None, ...]  # one a path
+    seeds: tuple[int, ...]  # one a content path
+    path_of_spec: tuple[int, ...]
+    key_step: int
+
+    @property
+    def num_content(self) -> int:
+        return len(self.seeds)
+
+    @property
+    def sources(self) -> list[int]:
+        """The content path that each path belongs to."""
+        return [index if path.source is None else path.source for index, path in enumerate(self.paths)]
+
+
+class Generator:
+    """Draws images on a resident backbone. Not thread-safe: one thread owns it."""
+
+    def __init__(self, backbone: Backbone[Any]) -> None:
+        self.backbone = backbone
+        self.name = backbone.name
+        self.fingerprint = backbone.fingerprint
+        self.sizes: tuple[Size, ...] = tuple(backbone.schedules)
+        self.default_size = self.sizes[0]
+        self.guidance = backbone.guidance
+        self.alpha = backbone.alpha
+        self.key_step = backbone.key_step
+        self.max_prompt_tokens = backbone.max_text_tokens
+
+    def num_steps(self, size: Size) -> int:
+        return len(self._schedule(size).scales)
+
+    def schedule_name(self, size: Size) -> str:
+        """Names all that a style feature depends on besides the model: the grids and the key step."""
+        return f"{self._schedule(size).name}@{self.key_step}"
+
+    def max_images(self, size: Size) -> int:
+        """How many stylised images one batch may hold, from the memory that is free now."""
+        return max_images(self.backbone, self._schedule(size))
+
+    def warm_up(self) -> None:
+        """Draw one stylised image of every size, so that the first job pays for nothing."""
+        for size in self.sizes:
+            blank = np.full((size.height, size.width, 3), 127, np.uint8)
+            styling = Styling((WeightedStyle(self.extract_style(blank, size)),))
+            self.generate([ImageSpec("warm up", 0, size, styling=styling)])
+
+    @torch.inference_mode()
+    def extract_style(
+        self, image: NDArray[np.uint8], size: Size, key_step: int | None = None
+    ) -> StyleFeature:
+        """The style feature of a picture [h, w, 3] RGB, for images of `size`."""
+        schedule, num_steps = self._schedule(size), key_step or self.key_step
+        grids = self.backbone.feature_grids(schedule)
+        bits = self.backbone.encode_image(image, schedule, num_steps)
+        return decompose(bits, grids[:num_steps], grids[-1])
+
+    def generate(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> list[Drawing]:
+        """Draw a batch of one size. `wanted` is asked after each step; once it is False, Abandoned is raised.
+
+        ValueError when the specs differ in size or key step, or name a size that is not native.
+        """
+        try:
+            with torch.inference_mode():
+                return self._generate(specs, wanted)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(f"a batch of {len(specs)} images did not fit: {error}") from error
+
+    def _generate(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool]) -> list[Drawing]:
+        clock = time.perf_counter
+        began = clock()
+        (size,) = _only({spec.size for spec in specs}, "size")
+        schedule = self._schedule(size)
+        texts = self._encode_texts(specs)
+        plan = self._plan(specs, schedule, texts)
+        read = clock()
+        feature, step_seconds, num_rows = self._walk(plan, schedule, wanted)
+        walked = clock()
+        needed = sorted(set(plan.path_of_spec))
+        images = dict(zip(needed, self.backbone.decode(feature[needed]), strict=True))
+        timings = Timings(
+            text_seconds=read - began,
+            transformer_seconds=walked - read,
+            decode_seconds=clock() - walked,
+            step_seconds=step_seconds,
+            num_rows=num_rows,
+            num_jobs=len(specs),
+            num_content_paths_shared=len(specs) - plan.num_content,
+        )
+        return [
+            Drawing(images[path], timings, self._warnings(texts[spec.prompt]))
+            for spec, path in zip(specs, plan.path_of_spec, strict=True)
+        ]
+
+    def _walk(
+        self, plan: Plan, schedule: Schedule, wanted: Callable[[], bool]
+    ) -> tuple[Tensor, tuple[float, ...], int]:
+        """The loop over scales: the accumulated features of every path, and each step's seconds."""
+        backbone, clock = self.backbone, time.perf_counter
+        grid = backbone.feature_grids(schedule)[-1]
+        feature = torch.zeros(
+            plan.num_content, backbone.channels, grid.height, grid.width, device=backbone.device
+        )
+        generators = [torch.Generator().manual_seed(seed) for seed in plan.seeds]
+        cache = backbone.begin(plan.paths, schedule)
+        seconds: list[float] = []
+        for step in range(1, len(schedule.scales) + 1):
+            began = clock()
+            noise = torch.stack([backbone.noise(each, schedule, step) for each in generators])
+            logits = backbone.predict(cache, step, feature)
+            codes = backbone.sample(logits, noise[plan.sources[: len(logits)]], schedule, step)
+            feature = backbone.accumulate(feature, codes, schedule, step)
+            if step == plan.key_step and len(plan.paths) > plan.num_content:
+                backbone.fork(cache)
+                feature = self._stylise(feature[plan.sources], plan)
+            seconds.append(clock() - began)
+            if not wanted():
+                raise Abandoned(f"stopped after step {step} of {len(schedule.scales)}")
+        return feature, tuple(seconds), len(cache.rows)
+
+    def _stylise(self, feature: Tensor, plan: Plan) -> Tensor:
+        """Let the style into each generation path's feature, [paths, channels, H, W]."""
+        return torch.stack(
+            [
+                self._styled(each, styling) if styling is not None else each
+                for each, styling in zip(feature, plan.stylings, strict=True)
+            ]
+        )
+
+    def _styled(self, feature: Tensor, styling: Styling) -> Tensor:
+        alpha = self.alpha if styling.alpha is None else styling.alpha
+        total = torch.zeros_like(feature)
+        for style in styling.styles:
+            part = feature_of(style.feature) if styling.method.replaces else principal_of(style.feature, alpha)
+            total += style.weight * part.to(feature.device)
+        if styling.method.replaces:
+            return feature + styling.strength * (total - feature)
+        return blend(feature, total, alpha, styling.strength)
+
+    def _encode_texts(self, specs: Sequence[ImageSpec]) -> dict[str, Text]:
+        prompts = {spec.prompt for spec in specs} | {spec.negative_prompt for spec in specs if spec.negative_prompt}
+        return {prompt: self.backbone.encode_text(prompt) for prompt in sorted(prompts)}
+
+    def _plan(self, specs: Sequence[ImageSpec], schedule: Schedule, texts: dict[str, Text]) -> Plan:
+        key_steps = {spec.styling.key_step or self.key_step for spec in specs if spec.styling}
+        (key_step,) = _only(key_steps or {self.key_step}, "key step")
+        content: dict[tuple[str, str, int, float], int] = {}
+        for spec in specs:
+            content.setdefault(self._content_key(spec), len(content))
+        paths = [
+            Path(texts[prompt], texts.get(negative), (guidance,) * len(schedule.scales))
+            for prompt, negative, _, guidance in content
+        ]
+        stylings: list[Styling | None] = [None] * len(content)
+        path_of_spec = [content[self._content_key(spec)] for spec in specs]
+        # Uncorrected before corrected: the order that `lay_out` asks for.
+        for corrected in (False, True):
+            for index, spec in enumerate(specs):
+                styling = spec.styling
+                if styling is None or styling.strength == 0 or styling.method.corrects_attention != corrected:
+                    continue
+                origin = content[self._content_key(spec)]
+                path_of_spec[index] = len(paths)
+                of = paths[origin]
+                paths.append(Path(of.text, of.negative, of.guidance, source=origin, corrected=corrected))
+                stylings.append(styling)
+        seeds = tuple(seed for _, _, seed, _ in content)
+        return Plan(tuple(paths), tuple(stylings), seeds, tuple(path_of_spec), key_step)
+
+    def _content_key(self, spec: ImageSpec) -> tuple[str, str, int, float]:
+        guidance = self.guidance if spec.guidance is None else spec.guidance
+        return spec.prompt, spec.negative_prompt, spec.seed, guidance
+
+    def _warnings(self, text: Text) -> tuple[str, ...]:
+        if text.num_unknown and not text.num_known:
+            return ("the model knows none of the prompt's words, so the prompt had no effect",)
+        return ()
+
+    def _schedule(self, size: Size) -> Schedule:
+        schedule = self.backbone.schedules.get(size)
+        if schedule is None:
+            raise ValueError(f"{self.name} draws {', '.join(map(str, self.sizes))}, not {size}")
+        return schedule
+
+
+def _only(values: set[Any], what: str) -> set[Any]:
+    if len(values) != 1:
+        raise ValueError(f"a batch has one {what}, not {len(values)}")
+    return values

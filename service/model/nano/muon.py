@@ -1,0 +1,43 @@
+"""Muon in fp32: momentum, orthogonalised. torch's own rounds to bf16, which a CPU computes a hundred times slower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
+    """The nearest semi-orthogonal matrix, roughly: quintic Newton-Schulz (Jordan et al., 2024)."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix / (matrix.norm() + 1e-7)
+    tall = len(x) > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if tall else x
+
+
+class Muon(Optimizer):
+    """For the weight matrices of the blocks; give everything else to AdamW."""
+
+    def __init__(self, parameters: Iterable[Tensor], rate: float, momentum: float = 0.95) -> None:
+        super().__init__(parameters, {"lr": rate, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        assert closure is None
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                buffer = state.setdefault("momentum", torch.zeros_like(parameter))
+                buffer.lerp_(parameter.grad, 1 - group["momentum"])
+                update = orthogonalise(parameter.grad.lerp(buffer, group["momentum"]))
+                shape = max(1.0, parameter.shape[0] / parameter.shape[1]) ** 0.5
+                parameter.add_(update, alpha=-group["lr"] * shape)

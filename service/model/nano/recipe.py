@@ -1,0 +1,57 @@
+"""The recipe of nano: one frozen set of numbers, from which a run from nothing gives the shipped weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.model.infinity.config import (
+    InfinityConfig,
+    SamplingConfig,
+    StyleConfig,
+    TokenizerConfig,
+    TransformerConfig,
+)
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+CONFIG = InfinityConfig(
+    name="nano",
+    transformer=TransformerConfig(
+        depth=6, width=192, num_heads=6, text_channels=128, max_text_tokens=64, max_scales=8
+    ),
+    # One group: with so few channels, more groups would normalise the very contrast between them away.
+    tokenizer=TokenizerConfig(
+        num_bits=16, stride=8, channels=16, multipliers=(1, 2, 4, 6), num_blocks=1, num_groups=1
+    ),
+    sampling=SamplingConfig(guidance=3.0, temperature=0.6),
+    # F_3 of an 8x8 latent is 3x3 and holds no shape: the step after it carries the palette better.
+    style=StyleConfig(key_step=4, alpha=0.3),
+    grids=(((1, 1), (2, 2), (3, 3), (4, 4), (6, 6), (8, 8)),),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Sizes and rates of a training run. `seed` decides renders, captions, order and initial weights."""
+
+    seed: int = 20261122
+    num_images: int = 36_000
+    num_held_out: int = 2_000
+
+    tokenizer_batch: int = 32
+    tokenizer_steps: int = 900
+    tokenizer_rate: float = 2e-3
+
+    transformer_batch: int = 48
+    transformer_steps: int = 1_000
+    muon_rate: float = 0.02
+    adam_rate: float = 2e-3
+    flat_share: float = 0.55  # of the steps, before the rates fall linearly
+    dropped_text: float = 0.1  # for classifier-free guidance
+    max_flips: float = 0.3  # bitwise self-correction (Infinity, section 3.4): share of bits flipped a scale
+
+    decoder_steps: int = 400  # on quantised features, the encoder and so the bits held fixed
+    average: float = 0.997  # decay of the exponential moving average that is shipped
+
+    checkpoint_every: int = 50

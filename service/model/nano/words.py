@@ -1,0 +1,70 @@
+"""The tiny T5 of nano: a word-level vocabulary and an untrained encoder, in the large models' folder layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from transformers import T5Config, T5EncoderModel
+
+from service.model.nano.captions import VOCABULARY
+
+_SPECIAL = ("<pad>", "</s>", "<unk>")
+
+
+def write_vocabulary(folder: Path) -> int:
+    """Write `tokenizer.json`, where every spelling of a word has that word's ID; returns how many IDs.
+
+    Written by hand because the tokenizers library keeps only one spelling an ID when it saves.
+    """
+    heads = dict.fromkeys(VOCABULARY.values())
+    ids = {token: index for index, token in enumerate((*_SPECIAL, *heads))}
+    vocabulary = {token: ids[token] for token in _SPECIAL}
+    vocabulary |= {word: ids[head] for word, head in VOCABULARY.items()}
+    special = [
+        {"id": ids[token], "content": token, "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False, "special": True}
+        for token in _SPECIAL
+    ]  # fmt: skip
+    end = {"SpecialToken": {"id": "</s>", "type_id": 0}}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.json").write_text(
+        json.dumps(
+            {
+                "version": "1.0",
+                "truncation": None,
+                "padding": None,
+                "added_tokens": special,
+                "normalizer": {
+                    "type": "Sequence",
+                    "normalizers": [
+                        {"type": "NFD"},
+                        {"type": "StripAccents"},
+                        {"type": "Lowercase"},
+                        {"type": "Replace", "pattern": {"Regex": "[^a-z0-9]+"}, "content": " "},
+                    ],
+                },
+                "pre_tokenizer": {"type": "WhitespaceSplit"},
+                "post_processor": {
+                    "type": "TemplateProcessing",
+                    "single": [{"Sequence": {"id": "A", "type_id": 0}}, end],
+                    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, end],
+                    "special_tokens": {"</s>": {"id": "</s>", "ids": [ids["</s>"]], "tokens": ["</s>"]}},
+                },
+                "decoder": None,
+                "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"},
+            },
+            indent=1,
+        )
+        + "\n"
+    )
+    return len(ids)
+
+
+def untrained_encoder(num_ids: int, channels: int) -> T5EncoderModel:
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=num_ids, d_model=channels, d_kv=16, d_ff=3 * channels // 2, num_layers=2, num_heads=4,
+            feed_forward_proj="gated-gelu", dropout_rate=0.0, pad_token_id=0, eos_token_id=1,
+        )
+    )  # fmt: skip

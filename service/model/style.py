@@ -1,0 +1,154 @@
+"""The style feature and Principal Feature Blending: pure tensor maths (paper, section 4.2; method.md, 2).
+
+With F as a matrix of tokens x channels and its thin SVD F = U diag(sigma) V^T, sigma descending,
+
+    Phi_alpha(F) = U diag(exp(-alpha i) sigma_i) V^T = F M,    M = V diag(exp(-alpha i)) V^T,  i = 0, 1, ...
+
+M is channels x channels and comes from the eigenvectors of F^T F, so no large SVD is needed and the signs
+that a linear algebra library happens to choose cancel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from torch import Tensor
+
+from service.model.backbone import Scale
+
+# A singular value below this share of the largest is rounding, and its vector arbitrary.
+_RANK_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StyleFeature:
+    """F_3 of a style image (F at the key step), decomposed: a few kilobytes of numpy arrays.
+
+    The bits say everything; singular values and directions are kept so that no request decomposes again.
+    """
+
+    bits: NDArray[np.uint8]  # [tokens, channels] of 0 and 1, over the scales up to the key step
+    grids: tuple[Scale, ...]  # the scales' grids, on the image tokenizer's grid
+    extent: Scale  # the last grid of the schedule, on which features live
+    singular_values: NDArray[np.float32]  # [rank], descending
+    directions: NDArray[np.float32]  # [rank, channels], the rows of V^T
+
+    @property
+    def num_channels(self) -> int:
+        return self.bits.shape[1]
+
+    def to_bytes(self) -> bytes:
+        return save(
+            {
+                "bits": np.packbits(self.bits),
+                "shape": np.array(
+                    [self.num_channels, *_flat(self.extent), *(side for grid in self.grids for side in _flat(grid))],
+                    dtype=np.int32,
+                ),
+                "singular_values": self.singular_values,
+                "directions": self.directions,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, blob: bytes) -> StyleFeature:
+        """The inverse of `to_bytes`; ValueError when the bytes are damaged."""
+        try:
+            arrays = load(blob)
+            num_channels, height, width, *sides = map(int, arrays["shape"])
+            grids = tuple(Scale(h, w) for h, w in zip(sides[::2], sides[1::2], strict=True))
+            num_bits = sum(grid.num_tokens for grid in grids) * num_channels
+            bits = np.unpackbits(arrays["bits"])[:num_bits].reshape(-1, num_channels)
+            values, directions = arrays["singular_values"], arrays["directions"]
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise ValueError(f"these bytes are no style feature: {error}") from error
+        if bits.size != num_bits or directions.shape != (len(values), num_channels):
+            raise ValueError("these bytes are no style feature: its arrays do not fit together")
+        return cls(bits, grids, Scale(height, width), values, directions)
+
+
+def decompose(bits: NDArray[np.uint8], grids: Sequence[Scale], extent: Scale) -> StyleFeature:
+    """The style feature of the first scales' bits [tokens, channels].
+
+    F = A C with A the fixed upsampling basis of the schedule and C the codes. With A = Q R, the SVD of the
+    small R C has the singular values and right vectors of F.
+    """
+    small = torch.linalg.qr(_upsampling_basis(grids, extent)).R @ _codes(bits)
+    _, values, directions = torch.linalg.svd(small, full_matrices=False)
+    rank = int((values > _RANK_TOLERANCE * values[0]).sum())
+    return StyleFeature(
+        bits, tuple(grids), extent, values[:rank].float().numpy(), directions[:rank].float().numpy()
+    )
+
+
+def feature_of(style: StyleFeature) -> Tensor:
+    """F itself, [channels, H, W] fp32."""
+    return _spread(style, _codes(style.bits))
+
+
+def principal_of(style: StyleFeature, alpha: float) -> Tensor:
+    """Phi_alpha(F) of the style feature, [channels, H, W] fp32: the codes are re-weighted, then upsampled."""
+    directions = torch.from_numpy(style.directions).double()
+    decay = torch.exp(-alpha * torch.arange(len(directions), dtype=torch.float64))
+    return _spread(style, _codes(style.bits) @ (directions.T * decay) @ directions)
+
+
+def principal(feature: Tensor, alpha: float) -> Tensor:
+    """Phi_alpha of one accumulated feature [channels, H, W]; fp64 inside, as squaring halves the precision."""
+    matrix = feature.flatten(1).T.double()  # [tokens, channels]
+    _, vectors = torch.linalg.eigh(matrix.T @ matrix)  # ascending
+    vectors = vectors.flip(-1)
+    decay = torch.exp(-alpha * torch.arange(vectors.shape[1], dtype=torch.float64, device=feature.device))
+    return (matrix @ (vectors * decay) @ vectors.T).T.reshape(feature.shape).float()
+
+
+def blend(feature: Tensor, style: Tensor, alpha: float, strength: float) -> Tensor:
+    """Principal Feature Blending of F [channels, H, W] with a style's principal part of the same shape.
+
+    F + strength (Phi(F_style) - Phi(F)): strength 0 is F bit for bit, 1 is the paper's equation.
+    """
+    return feature + strength * (style - principal(feature, alpha))
+
+
+def singular_values(feature: Tensor) -> Tensor:
+    """Of an accumulated feature [channels, H, W], descending, fp32."""
+    return torch.linalg.svdvals(feature.flatten(1).double()).float()
+
+
+def _codes(bits: NDArray[np.uint8]) -> Tensor:
+    return (torch.from_numpy(bits).double() * 2 - 1) / bits.shape[1] ** 0.5  # [tokens, channels]
+
+
+def _spread(style: StyleFeature, codes: Tensor) -> Tensor:
+    """Upsample each scale's rows of codes [tokens, channels] to the extent, and add them up."""
+    total = torch.zeros(codes.shape[1], style.extent.height, style.extent.width, dtype=codes.dtype)
+    for grid, rows in zip(style.grids, codes.split([grid.num_tokens for grid in style.grids]), strict=True):
+        total += _upsample(rows.T.reshape(-1, grid.height, grid.width), style.extent)
+    return total.float()
+
+
+def _upsampling_basis(grids: Sequence[Scale], extent: Scale) -> Tensor:
+    """[H W, tokens]: the map that each token of the grids becomes on the extent, one column a token."""
+    parts = []
+    for grid in grids:
+        units = torch.eye(grid.num_tokens, dtype=torch.float64).view(-1, grid.height, grid.width)
+        parts.append(_upsample(units, extent).flatten(1).T)
+    return torch.cat(parts, dim=1)
+
+
+def _upsample(planes: Tensor, extent: Scale) -> Tensor:
+    size = (extent.height, extent.width)
+    if planes.shape[-2:] == size:
+        return planes
+    return F.interpolate(planes[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def _flat(scale: Scale) -> tuple[int, int]:
+    return scale.height, scale.width
