@@ -21,7 +21,7 @@ from service.model.memory import max_images
 from service.model.spec import Drawing, ImageSpec, Method, Styling, Timings, WeightedStyle
 from service.model.style import StyleFeature, blend, decompose, feature_of, principal_of
 
-__all__ = ["Abandoned", "Drawing", "Generator", "ImageSpec", "Method", "OutOfMemory", "Styling", "WeightedStyle"]
+__all__ = ["Abandoned", "Drawing", "Generator", "ImageSpec", "Method", "OutOfMemory", "Styling", "Timings", "WeightedStyle"]
 
 
 class OutOfMemory(RuntimeError):
