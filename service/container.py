@@ -1,8 +1,8 @@
 """What a picture file says about itself, read from its container before a single pixel is decoded.
 
 Metadata is where a decoder is easiest to attack (zip bombs in text chunks, crooked EXIF directories, a second
-header with other dimensions) and none of it draws anything. So the containers are walked here and the decoder is
-handed only what draws. Formats: PNG (ISO 15948), JPEG (ITU-T T.81), WebP (RFC 9649), GIF89a.
+header with other dimensions) and none of it draws anything. So the containers are walked here and the decoder
+is handed only what draws. Formats: PNG (ISO 15948), JPEG (ITU-T T.81), WebP (RFC 9649), GIF89a.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _read_jpeg(upload: bytes) -> Container:
         body = position + 4
         if marker in _JPEG_RARE_FRAMES or (marker in _JPEG_FRAMES and upload[body] != 8):
             raise UnsupportedMediaType(
-                "The upload is a rare kind of JPEG (lossless, hierarchical or 12-bit). Save it as a plain JPEG.",
+                "This is a rare kind of JPEG (lossless, hierarchical, 12-bit). Save it as a plain JPEG.",
                 param="image",
             )
         if marker in _JPEG_FRAMES:

@@ -50,7 +50,7 @@ _ICC_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # a profile's colour 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An upload made safe: upright opaque sRGB, shorter side at most 1024, longer at most 2048, no metadata."""
+    """An upload made safe: upright, opaque sRGB, sides at most 1024 and 2048 pixels, no metadata."""
 
     content: bytes  # lossless
     media_type: str
@@ -71,8 +71,8 @@ class OutputFormat(StrEnum):
 def read_picture(upload: bytes, *, max_bytes: int, max_pixels: int) -> Picture:
     """Read an untrusted upload: PNG, JPEG, WebP or still GIF, whatever type it was declared as.
 
-    Raises PayloadTooLarge, UnsupportedMediaType or InvalidImage, and nothing else. Memory: at the peak about 17
-    bytes a pixel of the upload (WebP; the others stay under 13), so limit how many run at once.
+    Raises PayloadTooLarge, UnsupportedMediaType or InvalidImage, and nothing else. Memory: at the peak about
+    16 bytes a pixel of the upload (WebP; the others stay under 13), so limit how many run at once.
     """
     if not upload:
         raise InvalidImage("The upload is empty. Send the picture's bytes.", param="image")
@@ -108,8 +108,8 @@ def picture_from_content(content: bytes) -> Picture:
 def encode_image(image: NDArray[np.uint8], format: OutputFormat, *, compression: int | None) -> bytes:
     """Encode [height, width, 3] RGB.
 
-    `compression` is OpenAI's output_compression: the quality, 0 to 100, of a JPEG or WebP; None means 90. A PNG
-    is lossless and takes only None or 100. InvalidRequest otherwise.
+    `compression` is OpenAI's output_compression: the quality, 0 to 100, of a JPEG or WebP; None means 90. A
+    PNG is lossless and takes only None or 100. InvalidRequest otherwise.
     """
     if compression is not None and not 0 <= compression <= 100:
         raise InvalidRequest(
@@ -183,8 +183,12 @@ def _with_plain_mode(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     is_grey = image.mode in ("1", "L", "LA")
     if image.has_transparency_data:
-        return image.convert("LA" if is_grey else "RGBA")
-    return image if image.mode == "CMYK" else image.convert("L" if is_grey else "RGB")
+        mode = "LA" if is_grey else "RGBA"
+    elif image.mode == "CMYK":
+        mode = "CMYK"
+    else:
+        mode = "L" if is_grey else "RGB"
+    return image if image.mode == mode else image.convert(mode)  # convert() copies even when nothing changes
 
 
 def _on_white(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
