@@ -112,6 +112,13 @@ def test_a_second_header_does_not_smuggle_other_dimensions_in() -> None:
         read(upload[:2] + frame + upload[2:])
 
 
+def test_a_png_with_a_wrong_checksum_is_refused() -> None:
+    upload = bytearray(black_png())
+    upload[-13] ^= 1  # the checksum of the pixels
+    with pytest.raises(InvalidImage, match="checksum"):
+        read(bytes(upload))
+
+
 def test_a_jpeg_of_endless_scans_is_refused() -> None:
     upload = saved(gradient(), "JPEG", progressive=True)
     last_scan = upload[upload.rindex(b"\xff\xda") : -2]

@@ -53,6 +53,13 @@ def test_sixteen_bits_keep_their_brightness() -> None:
     assert corner(read(png(16, 16, 16, 2, rows))) == (255, 128, 0)
 
 
+def test_a_transparent_colour_of_sixteen_bits_does_no_harm() -> None:
+    key = struct.pack(">3H", 0xFFFF, 0x8000, 0x0000)
+    assert corner(read(png(16, 16, 16, 2, (b"\0" + key * 16) * 16, chunk(b"tRNS", key)))) == (255, 128, 0)
+    grey = png(16, 16, 16, 0, (b"\0" + key[2:4] * 16) * 16, chunk(b"tRNS", key[:2]))
+    assert corner(read(grey)) == (128, 128, 128)
+
+
 def test_transparency_shows_white() -> None:
     palette = Image.new("P", (20, 20), 3)
     palette.putpalette([9, 9, 9] * 256)
@@ -105,7 +112,8 @@ def test_an_embedded_colour_profile_is_applied() -> None:
 
 def test_a_useless_colour_profile_is_ignored() -> None:
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    for profile in (b"nonsense", lab, bytes(200)):
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for profile in (b"nonsense", lab, bytes(200), srgb.replace(b"rTRC", b"????"), srgb[:300]):
         assert corner(read(saved(Image.new("RGB", (20, 20), RED), "PNG", icc_profile=profile))) == RED
 
 
@@ -134,6 +142,13 @@ def test_a_large_picture_is_shrunk_and_a_small_one_left(
     picture = read(saved(Image.new("RGB", size, RED), format))
     assert (picture.width, picture.height) == bounded
     assert picture.pixels().shape == (bounded[1], bounded[0], 3)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF"])
+def test_a_shrunk_picture_looks_the_same(format: str) -> None:
+    pixels = read(saved(gradient().resize((2400, 1800)), format)).pixels()
+    expected = np.asarray(gradient().resize((pixels.shape[1], pixels.shape[0])))
+    assert np.abs(pixels.astype(int) - expected).mean() < 8
 
 
 def test_shrinking_does_not_bleed_hidden_colours() -> None:
