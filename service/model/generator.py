@@ -24,6 +24,10 @@ from service.model.style import StyleFeature, blend, decompose, feature_of, prin
 __all__ = ["Abandoned", "Drawing", "Generator", "ImageSpec", "Method", "OutOfMemory", "Styling", "Timings", "WeightedStyle"]
 
 
+# Prompt, negative prompt, seed and guidance: jobs that agree on these (and the size) share a content path.
+ContentKey = tuple[str, str, int, float | tuple[float, ...]]
+
+
 class OutOfMemory(RuntimeError):
     """A batch did not fit the device; a smaller one may."""
 
@@ -187,11 +191,11 @@ class Generator:
     def _plan(self, specs: Sequence[ImageSpec], schedule: Schedule, texts: dict[str, Text]) -> Plan:
         key_steps = {spec.styling.key_step or self.key_step for spec in specs if spec.styling}
         (key_step,) = _only(key_steps or {self.key_step}, "key step")
-        content: dict[tuple[str, str, int, float], int] = {}
+        content: dict[ContentKey, int] = {}
         for spec in specs:
             content.setdefault(self._content_key(spec), len(content))
         paths = [
-            Path(texts[prompt], texts.get(negative), (guidance,) * len(schedule.scales))
+            Path(texts[prompt], texts.get(negative), _every_step(guidance, len(schedule.scales)))
             for prompt, negative, _, guidance in content
         ]
         stylings: list[Styling | None] = [None] * len(content)
@@ -210,7 +214,7 @@ class Generator:
         seeds = tuple(seed for _, _, seed, _ in content)
         return Plan(tuple(paths), tuple(stylings), seeds, tuple(path_of_spec), key_step)
 
-    def _content_key(self, spec: ImageSpec) -> tuple[str, str, int, float]:
+    def _content_key(self, spec: ImageSpec) -> ContentKey:
         guidance = self.guidance if spec.guidance is None else spec.guidance
         return spec.prompt, spec.negative_prompt, spec.seed, guidance
 
@@ -224,6 +228,13 @@ class Generator:
         if schedule is None:
             raise ValueError(f"{self.name} draws {', '.join(map(str, self.sizes))}, not {size}")
         return schedule
+
+
+def _every_step(guidance: float | tuple[float, ...], num_steps: int) -> tuple[float, ...]:
+    every = guidance if isinstance(guidance, tuple) else (guidance,) * num_steps
+    if len(every) != num_steps:
+        raise ValueError(f"guidance has {len(every)} values for {num_steps} steps")
+    return every
 
 
 def _only(values: set[Any], what: str) -> set[Any]:

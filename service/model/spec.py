@@ -57,7 +57,7 @@ class ImageSpec:
     seed: int  # 0 .. 2**32 - 1
     size: Size
     negative_prompt: str = ""
-    guidance: float | None = None  # None: the model's own
+    guidance: float | tuple[float, ...] | None = None  # one value, or one a step; None: the model's own
     styling: Styling | None = None
 
 

@@ -47,10 +47,14 @@ class TokenizerConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingConfig:
     guidance: float
-    temperature: float
+    temperature: float | tuple[float, ...]  # one value, or one a step
     top_k: int = 900
     top_p: float = 0.97
     guidance_layer: int = 0  # 0: on the logits; -n: on the output of the block n-th from the end
+
+
+    def temperature_at(self, step: int) -> float:
+        return self.temperature[step - 1] if isinstance(self.temperature, tuple) else self.temperature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

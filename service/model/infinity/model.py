@@ -100,7 +100,8 @@ class Infinity:
         else:
             x = self.transformer.code_in(self._tokens(feature, cache.schedule.scales[step - 1]))[path_of_row]
         x = self._through_blocks(x + self.transformer.scale_embedding.weight[step - 1], cache, step)
-        logits = self.transformer.logits(x, cache.pooled[:active]) / self.config.sampling.temperature
+        logits = self.transformer.logits(x, cache.pooled[:active])
+        logits = logits / self.config.sampling.temperature_at(step)
         if self.config.sampling.guidance_layer:
             return logits[self._halves(cache)[0]]
         return self._guided(logits, cache, step)

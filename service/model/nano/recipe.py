@@ -22,7 +22,7 @@ CONFIG = InfinityConfig(
     ),
     # One group: with so few channels, more groups would normalise the very contrast between them away.
     tokenizer=TokenizerConfig(
-        num_bits=16, stride=8, channels=16, multipliers=(1, 2, 4, 6), num_blocks=1, num_groups=1
+        num_bits=24, stride=8, channels=16, multipliers=(1, 2, 4, 6), num_blocks=1, num_groups=1
     ),
     sampling=SamplingConfig(guidance=3.0, temperature=0.6),
     # F_3 of an 8x8 latent is 3x3 and holds no shape: the step after it carries the palette better.

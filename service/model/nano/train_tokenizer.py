@@ -39,7 +39,7 @@ def train_tokenizer(folder: Path, pictures: NDArray[np.uint8], recipe: Recipe) -
         feature = accumulated(bits, grids()[-1])[-1]
         decoded = tokenizer.decoder(h + (feature - h).detach())  # straight through
         seen, commitment = picture_loss(decoded, images), F.mse_loss(h, feature)
-        loss = seen + 0.25 * commitment + 0.02 * unused_bits(h)
+        loss = seen + 0.1 * commitment + 0.02 * unused_bits(h)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
         psnr = psnr_of(decoded, images)

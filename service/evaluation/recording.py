@@ -1,0 +1,92 @@
+"""A backbone that remembers what passed through it, so that the real Generator can be checked step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from service.model.backbone import Path, Scale, Schedule, Text
+from service.model.infinity.cache import Cache
+from service.model.infinity.model import Infinity
+
+
+class Recording:
+    """An Infinity whose prompts are ready-made features, and which keeps logits, bits and features.
+
+    `joint_seed` draws the noise of all images of a step from one generator in one call, as the reference
+    does for a batch; otherwise each image has its own generator.
+    """
+
+    def __init__(
+        self, infinity: Infinity, texts: Mapping[str, Tensor], *, joint_seed: int | None = None, num_images: int = 1
+    ) -> None:
+        self.infinity = infinity
+        self.name, self.fingerprint = infinity.name, infinity.fingerprint
+        self.schedules, self.channels, self.device = infinity.schedules, infinity.channels, infinity.device
+        self.guidance, self.alpha, self.key_step = infinity.guidance, infinity.alpha, infinity.key_step
+        self.max_text_tokens = infinity.max_text_tokens
+        self.logits: list[Tensor] = []  # a step: [paths, tokens, 2 bits]
+        self.bits: list[Tensor] = []  # a step: [paths, tokens, bits] bool
+        self.inputs: list[Tensor] = []  # a step: the accumulated feature it started from
+        self.features: list[Tensor] = []  # a step: the accumulated feature after it, before any blending
+        self._texts = texts
+        self._joint = None if joint_seed is None else torch.Generator().manual_seed(joint_seed)
+        self._num_images = num_images
+        self._drawn: list[Tensor] = []
+
+    def path_bits(self, path: int, source: int) -> Tensor:
+        """All bits of one path, [tokens, bits]; before it forked it was its source."""
+        return torch.cat([each[path if path < len(each) else source] for each in self.bits])
+
+    def bytes_per_row(self, schedule: Schedule) -> int:
+        return self.infinity.bytes_per_row(schedule)
+
+    def feature_grids(self, schedule: Schedule) -> tuple[Scale, ...]:
+        return self.infinity.feature_grids(schedule)
+
+    def encode_text(self, prompt: str) -> Text:
+        return Text(self._texts[prompt])
+
+    def begin(self, paths: Sequence[Path], schedule: Schedule) -> Cache:
+        return self.infinity.begin(paths, schedule)
+
+    def fork(self, cache: Cache) -> None:
+        self.infinity.fork(cache)
+
+    def predict(self, cache: Cache, step: int, feature: Tensor) -> Tensor:
+        logits = self.infinity.predict(cache, step, feature)
+        self.inputs.append(feature)
+        self.logits.append(logits.flatten(2))
+        return logits
+
+    def noise(self, generator: torch.Generator, schedule: Schedule, step: int) -> Tensor:
+        if self._joint is None:
+            return self.infinity.noise(generator, schedule, step)
+        if not self._drawn:
+            num_bits = schedule.scales[step - 1].num_tokens * self.infinity.config.bits_per_token
+            joint = torch.empty(self._num_images * num_bits, 2).exponential_(generator=self._joint)
+            tokens = schedule.scales[step - 1].num_tokens
+            self._drawn = list(joint.view(self._num_images, tokens, -1, 2))
+        return self._drawn.pop(0)
+
+    def sample(self, logits: Tensor, noise: Tensor, schedule: Schedule, step: int) -> Tensor:
+        codes = self.infinity.sample(logits, noise, schedule, step)
+        planes = F.pixel_unshuffle(codes, self.infinity.config.patch)
+        self.bits.append((planes > 0).flatten(2).transpose(1, 2))
+        return codes
+
+    def accumulate(self, feature: Tensor, codes: Tensor, schedule: Schedule, step: int) -> Tensor:
+        self.features.append(self.infinity.accumulate(feature, codes, schedule, step))
+        return self.features[-1]
+
+    def encode_image(self, image: NDArray[np.uint8], schedule: Schedule, num_steps: int) -> NDArray[np.uint8]:
+        return self.infinity.encode_image(image, schedule, num_steps)
+
+    def decode(self, feature: Tensor) -> NDArray[np.uint8]:
+        """Images are checked from `features`; nothing is decoded here."""
+        return np.zeros((len(feature), 1, 1, 3), np.uint8)
