@@ -165,6 +165,7 @@ def _decode(container: Container) -> Image.Image:
     """Upright opaque sRGB within the bounds, shrunk before colours are converted: that bounds the memory."""
     with _OPEN[container.format](io.BytesIO(container.drawable)) as file:
         if file.size != (container.width, container.height):
+            # What was judged must be what is decoded, whatever two parsers may disagree about.
             raise ValueError(f"the decoder sees {file.size}")
         width, height = _bounded(*file.size)
         file.draft(None, (2 * width, 2 * height))  # a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size
