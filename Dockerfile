@@ -31,6 +31,7 @@ VOLUME /data
 EXPOSE 8000
 # Ready, not merely alive: whatever waits for a healthy container wants to send it work.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --start-interval=2s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:%s/readyz' % os.environ['ATELIER_PORT'], timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request; \
+urllib.request.urlopen('http://127.0.0.1:' + os.environ['ATELIER_PORT'] + '/readyz', timeout=4)"]
 ENTRYPOINT ["atelier"]
 CMD ["serve"]

@@ -26,7 +26,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf .venv .venv-ci build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find service tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make a second run start at once; they are renewed when pyproject.toml changes.
