@@ -26,7 +26,11 @@ class ServiceError(Exception):
     type = "server_error"
 
     def __init__(
-        self, message: str, *, param: str | None = None, code: str | None = None,
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
         retry_after_seconds: float | None = None,
     ) -> None:
         super().__init__(message)

@@ -1,18 +1,21 @@
-"""A backbone that remembers what passed through it, so that the real Generator can be checked step by step."""
+"""A backbone that remembers what passed through it, so that the real Generator can be checked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.model.backbone import Path, Scale, Schedule, Text
 from service.model.infinity.cache import Cache
 from service.model.infinity.model import Infinity
+from service.model.infinity.transformer import Transformer
 
 
 class Recording:
@@ -23,7 +26,12 @@ class Recording:
     """
 
     def __init__(
-        self, infinity: Infinity, texts: Mapping[str, Tensor], *, joint_seed: int | None = None, num_images: int = 1
+        self,
+        infinity: Infinity,
+        texts: Mapping[str, Tensor],
+        *,
+        joint_seed: int | None = None,
+        num_images: int = 1,
     ) -> None:
         self.infinity = infinity
         self.name, self.fingerprint = infinity.name, infinity.fingerprint
@@ -90,3 +98,32 @@ class Recording:
     def decode(self, feature: Tensor) -> NDArray[np.uint8]:
         """Images are checked from `features`; nothing is decoded here."""
         return np.zeros((len(feature), 1, 1, 3), np.uint8)
+
+
+@contextmanager
+def layer_outputs(transformer: Transformer) -> Iterator[dict[str, list[Tensor]]]:
+    """Collects, call by call, what the layers of a transformer give while the context lasts."""
+    seen: dict[str, list[Tensor]] = {
+        "pool": [],
+        "modulation": [],
+        "text_in": [],
+        "block_in": [],
+        "block_out": [],
+    }
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            if name == "block_out":
+                seen["block_in"].append(inputs[0])
+            seen[name].append(output)
+
+        return hook
+
+    modules = {"pool": transformer.pool, "modulation": transformer.modulation, "text_in": transformer.text_in}
+    handles = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
+    handles += [block.register_forward_hook(keep("block_out")) for block in transformer.blocks]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -21,7 +21,17 @@ from service.model.memory import max_images
 from service.model.spec import Drawing, ImageSpec, Method, Styling, Timings, WeightedStyle
 from service.model.style import StyleFeature, blend, decompose, feature_of, principal_of
 
-__all__ = ["Abandoned", "Drawing", "Generator", "ImageSpec", "Method", "OutOfMemory", "Styling", "Timings", "WeightedStyle"]
+__all__ = [
+    "Abandoned",
+    "Drawing",
+    "Generator",
+    "ImageSpec",
+    "Method",
+    "OutOfMemory",
+    "Styling",
+    "Timings",
+    "WeightedStyle",
+]
 
 
 # Prompt, negative prompt, seed and guidance: jobs that agree on these (and the size) share a content path.
@@ -178,14 +188,18 @@ class Generator:
         alpha = self.alpha if styling.alpha is None else styling.alpha
         total = torch.zeros_like(feature)
         for style in styling.styles:
-            part = feature_of(style.feature) if styling.method.replaces else principal_of(style.feature, alpha)
+            part = (
+                feature_of(style.feature) if styling.method.replaces else principal_of(style.feature, alpha)
+            )
             total += style.weight * part.to(feature.device)
         if styling.method.replaces:
             return feature + styling.strength * (total - feature)
         return blend(feature, total, alpha, styling.strength)
 
     def _encode_texts(self, specs: Sequence[ImageSpec]) -> dict[str, Text]:
-        prompts = {spec.prompt for spec in specs} | {spec.negative_prompt for spec in specs if spec.negative_prompt}
+        prompts = {spec.prompt for spec in specs} | {
+            spec.negative_prompt for spec in specs if spec.negative_prompt
+        }
         return {prompt: self.backbone.encode_text(prompt) for prompt in sorted(prompts)}
 
     def _plan(self, specs: Sequence[ImageSpec], schedule: Schedule, texts: dict[str, Text]) -> Plan:

@@ -63,7 +63,11 @@ def read_infinity(folder: Path, config: InfinityConfig, device: torch.device) ->
     load_into(tokenizer, tokenizer_from_official(read_tensors(tokenizer_file)), source=str(tokenizer_file))
     text_encoder = TextEncoder.from_folder(folder / "text_encoder", device)
     return Infinity(
-        config, transformer, tokenizer, text_encoder, fingerprint=fingerprint(folder / "config.json", tokenizer_file)
+        config,
+        transformer,
+        tokenizer,
+        text_encoder,
+        fingerprint=fingerprint(folder / "config.json", tokenizer_file),
     )
 
 

@@ -49,7 +49,11 @@ class StyleFeature:
             {
                 "bits": np.packbits(self.bits),
                 "shape": np.array(
-                    [self.num_channels, *_flat(self.extent), *(side for grid in self.grids for side in _flat(grid))],
+                    [
+                        self.num_channels,
+                        *_flat(self.extent),
+                        *(side for grid in self.grids for side in _flat(grid)),
+                    ],
                     dtype=np.int32,
                 ),
                 "singular_values": self.singular_values,
@@ -101,7 +105,7 @@ def principal_of(style: StyleFeature, alpha: float) -> Tensor:
 
 
 def principal(feature: Tensor, alpha: float) -> Tensor:
-    """Phi_alpha of one accumulated feature [channels, H, W]; fp64 inside, as squaring halves the precision."""
+    """Phi_alpha of an accumulated feature [channels, H, W]; fp64 inside, as squaring halves the precision."""
     matrix = feature.flatten(1).T.double()  # [tokens, channels]
     _, vectors = torch.linalg.eigh(matrix.T @ matrix)  # ascending
     vectors = vectors.flip(-1)

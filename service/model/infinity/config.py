@@ -52,7 +52,6 @@ class SamplingConfig:
     top_p: float = 0.97
     guidance_layer: int = 0  # 0: on the logits; -n: on the output of the block n-th from the end
 
-
     def temperature_at(self, step: int) -> float:
         return self.temperature[step - 1] if isinstance(self.temperature, tuple) else self.temperature
 
@@ -83,7 +82,7 @@ class InfinityConfig:
             first = error.errors()[0]
             raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
         if (config.budget is None) == (not config.grids):
-            raise ValueError("give either budget (such as \"1M\") or grids, and not both")
+            raise ValueError('give either budget (such as "1M") or grids, and not both')
         return config
 
     @property

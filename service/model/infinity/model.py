@@ -31,7 +31,7 @@ class Infinity:
         config: InfinityConfig,
         transformer: Transformer,
         tokenizer: Tokenizer,
-        text_encoder: TextEncoder,
+        text_encoder: TextEncoder | None,
         *,
         fingerprint: str,
     ) -> None:
@@ -52,7 +52,7 @@ class Infinity:
     def bytes_per_row(self, schedule: Schedule) -> int:
         config = self.config.transformer
         cache = 2 * config.depth * schedule.num_tokens * config.width
-        # The widest step's activations: the feed-forward's hidden layer and half a dozen of the block's width.
+        # The widest step's activations: the feed-forward's hidden layer, and six of the block's width.
         widest = max(scale.num_tokens for scale in schedule.scales)
         return 4 * (cache + widest * (config.feedforward_width + 6 * config.width))
 
@@ -60,6 +60,7 @@ class Infinity:
         return tuple(scale.times(self.config.patch) for scale in schedule.scales)
 
     def encode_text(self, prompt: str) -> Text:
+        assert self.text_encoder is not None, "this Infinity was made without a text encoder"
         return self.text_encoder.encode(prompt, self.max_text_tokens)
 
     def begin(self, paths: Sequence[Path], schedule: Schedule) -> Cache:
@@ -174,7 +175,9 @@ class Infinity:
         for layer, block in enumerate(self._blocks):
             keys, values = cache.keys[layer][: cache.num_own], cache.values[layer][:active]
 
-            def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor = keys, values: Tensor = values) -> Tensor:
+            def attend(
+                q: Tensor, k: Tensor, v: Tensor, keys: Tensor = keys, values: Tensor = values
+            ) -> Tensor:
                 keys[:, :, start:end], values[:, :, start:end] = k, v
                 every = keys[:, :, :end]
                 if index is not None:

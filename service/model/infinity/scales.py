@@ -27,7 +27,7 @@ _PORTRAIT: dict[float, tuple[tuple[int, int], ...]] = {
 # A budget is a prefix of the 1M schedule.
 BUDGETS: dict[str, int] = {"0.06M": 7, "0.25M": 10, "0.60M": 12, "1M": 13}
 
-# One transformer token covers this many pixels on a side, for every released Infinity (8B: stride 8, patch 2).
+# Pixels on a side that one transformer token covers, in every released Infinity (8B: stride 8, patch 2).
 STRIDE = 16
 
 

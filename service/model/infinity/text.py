@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TextEncoder:
-    """Prompts to the last hidden state of T5's encoder, cut to the prompt's own tokens (golden README, 1.2)."""
+    """Prompts to the last hidden state of T5's encoder, without padding (golden README, 1.2)."""
 
     def __init__(self, words: WordTokenizer, encoder: T5EncoderModel) -> None:
         words.no_padding()
@@ -25,7 +25,9 @@ class TextEncoder:
         self._special = {words.token_to_id(token) for token in ("<pad>", "</s>")}
 
     @classmethod
-    def from_folder(cls, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> TextEncoder:
+    def from_folder(
+        cls, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> TextEncoder:
         """Read `tokenizer.json`, `config.json` and the weights; ValueError says which is missing."""
         from transformers import T5EncoderModel  # slow to import, and only wanted here
 
@@ -34,7 +36,8 @@ class TextEncoder:
                 raise ValueError(f"the text encoder's folder {folder} has no {name}")
         words = WordTokenizer.from_file(str(folder / "tokenizer.json"))
         encoder = T5EncoderModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
-        return cls(words, encoder.to(device))
+        encoder.to(device)  # type: ignore[arg-type]  # the library's own annotation is wrong
+        return cls(words, encoder)
 
     def encode(self, prompt: str, max_tokens: int) -> Text:
         """One prompt at a time, so that its features do not depend on its neighbours."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -100,8 +100,7 @@ class Level(nn.Module):
     def __init__(self, widths: Sequence[int], num_groups: int, resample: nn.Module) -> None:
         super().__init__()
         self.block = nn.ModuleList(
-            ResidualBlock(before, after, num_groups)
-            for before, after in zip(widths[:-1], widths[1:], strict=True)
+            ResidualBlock(before, after, num_groups) for before, after in pairwise(widths)
         )
         self.resample = resample
 

@@ -59,7 +59,7 @@ class SelfAttention(nn.Module):
         self.out = Linear(width, width)
 
     def forward(self, x: Tensor, rotation: Tensor, num_own: int, attend: Attend) -> Tensor:
-        """x: [rows, tokens, channels]. The first `num_own` rows need queries and keys, the others only values.
+        """x: [rows, tokens, channels]. The first `num_own` rows need queries and keys, the others values only.
 
         That is Structural Attention Correction's saving: a corrected row's attention weights are those of
         its content path (paper, section 4.3), so its own queries and keys are never used.
@@ -115,7 +115,13 @@ class Block(nn.Module):
         self.feedforward = FeedForward(config)
 
     def forward(
-        self, x: Tensor, condition: Tensor, rotation: Tensor, num_own: int, attend: Attend, read_text: ReadText
+        self,
+        x: Tensor,
+        condition: Tensor,
+        rotation: Tensor,
+        num_own: int,
+        attend: Attend,
+        read_text: ReadText,
     ) -> Tensor:
         """x: [rows, tokens, channels]; condition: [rows, 1, 6, channels], shared by all blocks."""
         gate1, gate2, scale1, scale2, shift1, shift2 = (self.modulation + condition).unbind(2)
@@ -136,7 +142,7 @@ class TextPool(nn.Module):
         self.out = Linear(config.width, config.width)
 
     def forward(self, text: Tensor, mask: Tensor) -> Tensor:
-        """text: [texts, tokens, text channels]; mask: [texts, tokens], true on real tokens -> [texts, width]."""
+        """[texts, width] of text [texts, tokens, channels] with a mask [texts, tokens], true on real tokens."""
         heads = self.query.shape[1]
         k, v = linear(text, self.key_value.weight, F.pad(self.v_bias, (len(self.v_bias), 0))).chunk(2, dim=-1)
         q = self.query[:, :, None].expand(len(text), -1, -1, -1)  # [texts, heads, 1, head width]
@@ -151,7 +157,9 @@ class Transformer(nn.Module):
         super().__init__()
         width = config.width
         self.config = config
-        self.unconditional_text = nn.Parameter(torch.randn(config.max_text_tokens, config.text_channels) * 0.02)
+        self.unconditional_text = nn.Parameter(
+            torch.randn(config.max_text_tokens, config.text_channels) * 0.02
+        )
         self.text_norm = RMSNorm(config.text_channels)
         self.text_in = nn.Sequential(
             Linear(config.text_channels, width), nn.GELU(approximate="tanh"), Linear(width, width)

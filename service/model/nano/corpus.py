@@ -23,7 +23,9 @@ def make_corpus(folder: Path, seed: int, num_images: int) -> tuple[NDArray[np.ui
         folder.mkdir(parents=True, exist_ok=True)
         starts = range(0, num_images, _CHUNK)
         with ProcessPoolExecutor() as pool:
-            parts = list(pool.map(_render_chunk, [(seed, start, min(_CHUNK, num_images - start)) for start in starts]))
+            parts = list(
+                pool.map(_render_chunk, [(seed, start, min(_CHUNK, num_images - start)) for start in starts])
+            )
         np.save(pictures, np.concatenate([part[0] for part in parts]))
         scenes.write_text(json.dumps([asdict(scene) for part in parts for scene in part[1]]))
     return np.load(pictures, mmap_mode="r"), [Scene(**each) for each in json.loads(scenes.read_text())]

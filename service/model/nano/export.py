@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 from transformers import T5EncoderModel
 
@@ -17,7 +16,9 @@ from service.model.nano.recipe import CONFIG
 from service.model.nano.words import write_vocabulary
 
 
-def export(folder: Path, transformer: Transformer, tokenizer: Tokenizer, text_encoder: T5EncoderModel) -> None:
+def export(
+    folder: Path, transformer: Transformer, tokenizer: Tokenizer, text_encoder: T5EncoderModel
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     settings = {key: value for key, value in asdict(CONFIG).items() if value is not None}
     (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
@@ -30,4 +31,4 @@ def export(folder: Path, transformer: Transformer, tokenizer: Tokenizer, text_en
         halves = {key: tensor.detach().half().contiguous() for key, tensor in tensors.items()}
         save_file(halves, folder / f"{name}.safetensors")
     write_vocabulary(folder / "text_encoder")
-    text_encoder.to(torch.float16).save_pretrained(folder / "text_encoder")
+    text_encoder.half().save_pretrained(folder / "text_encoder")

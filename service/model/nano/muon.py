@@ -1,4 +1,4 @@
-"""Muon in fp32: momentum, orthogonalised. torch's own rounds to bf16, which a CPU computes a hundred times slower."""
+"""Muon in fp32: momentum, orthogonalised. torch's own works in bf16, a hundred times slower on a CPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(Optimizer):
-    """For the weight matrices of the blocks; give everything else to AdamW."""
+    """For weight matrices and convolutions, whose kernels count as inputs; give everything else to AdamW."""
 
     def __init__(self, parameters: Iterable[Tensor], rate: float, momentum: float = 0.95) -> None:
         super().__init__(parameters, {"lr": rate, "momentum": momentum})
@@ -38,6 +38,6 @@ class Muon(Optimizer):
                 state = self.state[parameter]
                 buffer = state.setdefault("momentum", torch.zeros_like(parameter))
                 buffer.lerp_(parameter.grad, 1 - group["momentum"])
-                update = orthogonalise(parameter.grad.lerp(buffer, group["momentum"]))
-                shape = max(1.0, parameter.shape[0] / parameter.shape[1]) ** 0.5
-                parameter.add_(update, alpha=-group["lr"] * shape)
+                matrix = parameter.grad.lerp(buffer, group["momentum"]).flatten(1)
+                tallness = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+                parameter.add_(orthogonalise(matrix).view_as(parameter), alpha=-group["lr"] * tallness)

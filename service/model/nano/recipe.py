@@ -36,22 +36,22 @@ class Recipe:
     """Sizes and rates of a training run. `seed` decides renders, captions, order and initial weights."""
 
     seed: int = 20261122
+    adam_rate: float = 2e-3  # of all that Muon does not train
     num_images: int = 36_000
     num_held_out: int = 2_000
 
     tokenizer_batch: int = 32
-    tokenizer_steps: int = 900
-    tokenizer_rate: float = 2e-3
+    tokenizer_steps: int = 700
+    convolution_rate: float = 0.03
 
     transformer_batch: int = 48
-    transformer_steps: int = 1_000
-    muon_rate: float = 0.02
-    adam_rate: float = 2e-3
+    transformer_steps: int = 900
+    matrix_rate: float = 0.02
     flat_share: float = 0.55  # of the steps, before the rates fall linearly
     dropped_text: float = 0.1  # for classifier-free guidance
     max_flips: float = 0.3  # bitwise self-correction (Infinity, section 3.4): share of bits flipped a scale
 
-    decoder_steps: int = 400  # on quantised features, the encoder and so the bits held fixed
+    decoder_steps: int = 300  # on quantised features, the encoder and so the bits held fixed
     average: float = 0.997  # decay of the exponential moving average that is shipped
 
     checkpoint_every: int = 50

@@ -21,8 +21,12 @@ from service.model.nano.train_transformer import encode_corpus, train_transforme
 
 def main() -> None:
     recipe = Recipe()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, default=Path("runs/nano"), help="folder of pictures, checkpoints, log")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/nano"), help="folder of pictures, checkpoints, log"
+    )
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="model folder to write")
     for field in dataclasses.fields(recipe):
         parser.add_argument(

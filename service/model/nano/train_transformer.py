@@ -1,4 +1,4 @@
-"""Training nano's transformer and text encoder: the bits of each scale from the scales before and the caption."""
+"""Training nano's transformer and text encoder: each scale's bits from the scales before it and the caption."""
 
 from __future__ import annotations
 
@@ -115,9 +115,13 @@ class _BlockCausal:
         self.rotation = rotations(self.schedule, CONFIG.transformer.head_width, torch.device("cpu"))
 
     def losses(
-        self, transformer: Transformer, texts: Sequence[Tensor], inputs: Sequence[Tensor], labels: Sequence[Tensor]
+        self,
+        transformer: Transformer,
+        texts: Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        labels: Sequence[Tensor],
     ) -> tuple[list[tuple[int, Tensor]], float]:
-        """For each scale its side and the loss of each token [images, tokens]; and the last scale's accuracy."""
+        """A side and token losses [images, tokens] for each scale; and the accuracy on the last."""
         padded, text_mask = pad_texts(texts, max(map(len, texts)))
         normed = transformer.text_norm(padded)
         pooled = transformer.pool(normed, text_mask)
@@ -149,7 +153,9 @@ class _BlockCausal:
         return losses, accuracy
 
 
-def _encode(pair: Pair, words: WordTokenizer, captions: Sequence[str], dropped: NDArray[np.bool_]) -> list[Tensor]:
+def _encode(
+    pair: Pair, words: WordTokenizer, captions: Sequence[str], dropped: NDArray[np.bool_]
+) -> list[Tensor]:
     ids = [words.encode(each).ids for each in captions]
     longest = max(map(len, ids))
     mask = torch.tensor([[1] * len(each) + [0] * (longest - len(each)) for each in ids])
@@ -172,7 +178,7 @@ def _with_unknown(text: str, rng: np.random.Generator) -> str:
 def _initialise(transformer: Transformer) -> None:
     for block in transformer.blocks:  # every branch starts silent, gates open
         nn.init.normal_(block.modulation, std=0.02)  # type: ignore[arg-type]
-        block.modulation.data[:, :, :2] += 1.0  # type: ignore[operator, union-attr, index]
+        block.modulation.data[:, :, :2] += 1.0  # type: ignore[operator, index]
         for branch in (block.attention, block.text_attention):
             nn.init.zeros_(branch.out.weight)  # type: ignore[union-attr, arg-type]
         nn.init.zeros_(block.feedforward.down.weight)  # type: ignore[union-attr, arg-type]
@@ -183,10 +189,12 @@ def _initialise(transformer: Transformer) -> None:
 
 
 def _optimisers(pair: Pair, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    matrices = {name for name, parameter in pair.named_parameters() if ".blocks." in name and parameter.dim() == 2}
+    matrices = {
+        name for name, parameter in pair.named_parameters() if ".blocks." in name and parameter.dim() == 2
+    }
     muon = [parameter for name, parameter in pair.named_parameters() if name in matrices]
     rest = [parameter for name, parameter in pair.named_parameters() if name not in matrices]
     return [
-        Muon(muon, recipe.muon_rate),
+        Muon(muon, recipe.matrix_rate),
         torch.optim.AdamW(rest, recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]

@@ -30,7 +30,13 @@ class Run:
     """One training: resumes from its checkpoint, and writes one every so many steps."""
 
     def __init__(
-        self, name: str, folder: Path, modules: nn.Module, optimisers: Sequence[Optimizer], decay: float, every: int
+        self,
+        name: str,
+        folder: Path,
+        modules: nn.Module,
+        optimisers: Sequence[Optimizer],
+        decay: float,
+        every: int,
     ) -> None:
         self.name, self.file, self.log = name, folder / f"{name}.pt", folder / "log.txt"
         self.modules, self.optimisers, self.every = modules, optimisers, every

@@ -1,4 +1,4 @@
-"""The tiny T5 of nano: a word-level vocabulary and an untrained encoder, in the large models' folder layout."""
+"""The tiny T5 of nano: a word-level vocabulary and an untrained encoder, laid out like the large ones."""
 
 from __future__ import annotations
 

@@ -1,0 +1,254 @@
+"""Checking transformers through the real Generator: plain runs, stylised runs, and every step's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from service.evaluation.checks import (
+    BLENDED,
+    FEATURES,
+    IMAGES,
+    LOGITS,
+    Check,
+    compare,
+    read_tokenizer,
+    read_weights,
+    tokenizer_config,
+)
+from service.evaluation.recording import Recording, layer_outputs
+from service.model.backbone import Size
+from service.model.checkpoint import load_into
+from service.model.generator import Generator, ImageSpec, Method, Styling, WeightedStyle
+from service.model.infinity.config import InfinityConfig, SamplingConfig, TransformerConfig
+from service.model.infinity.model import Infinity
+from service.model.infinity.names import transformer_from_official
+from service.model.infinity.sampling import draw_noise
+from service.model.infinity.tokenizer import accumulated, resize
+from service.model.infinity.transformer import Transformer
+from service.model.style import StyleFeature, decompose, feature_of, singular_values
+
+
+class TransformerSet:
+    """The sets with a transformer: plain runs, stylised runs, and a tokenizer where one is given."""
+
+    def __init__(self, folder: Path, config: dict[str, Any], expected: Mapping[str, Tensor]) -> None:
+        self.config, self.expected = config, expected
+        self.folder = folder
+        self.patch = 2 if config.get("constructor", {}).get("apply_spatial_patchify") else 1
+        self.shape = TransformerConfig(
+            depth=config["depth"], width=config["C"], num_heads=config["H"],
+            text_channels=config["Ct5"], num_chunks=config["chunks"],
+        )  # fmt: skip
+        self.tokenizer_shape = tokenizer_config(
+            config.get("vae", {"codebook_dim": config["d"]}), 16 // self.patch
+        )
+        self.transformer = Transformer(self.shape, config["d"] * self.patch**2).eval()
+        weights = transformer_from_official(
+            read_weights(folder / "transformer.safetensors"), self.shape.depth // self.shape.num_chunks
+        )
+        load_into(self.transformer, weights, source=str(folder / "transformer.safetensors"))
+        self.tokenizer = read_tokenizer(folder / "vae.safetensors", self.tokenizer_shape)
+
+    def checks(self) -> Iterator[Check]:
+        runs: dict[str, dict[str, Any]] = self.config.get("runs", {})
+        for kind in ("text", "neg"):
+            if f"{kind}.lens" in self.expected:
+                yield self._lengths(kind)
+        for name, run in runs.items():
+            yield from self._stylised(name, run) if "alpha" in run else self._plain(name, run)
+        if "style_image_u8" in self.expected:
+            yield from self._personalised()
+
+    def _lengths(self, kind: str) -> Check:
+        """Texts are stored end to end: their lengths and their bounds must tell the same."""
+        bounds = torch.nn.functional.pad(self.expected[f"{kind}.lens"].cumsum(0), (1, 0))
+        return compare(f"{kind}.cu_seqlens", bounds, self.expected[f"{kind}.cu_seqlens"], 0)
+
+    def _infinity(self, run: Mapping[str, Any]) -> Infinity:
+        tau = run.get("tau", self.config["tau"])
+        sampling = SamplingConfig(
+            guidance=self.config["cfg"],
+            temperature=tuple(tau) if isinstance(tau, list) else tau,
+            top_k=run.get("top_k", 900),
+            top_p=run.get("top_p", 0.0 if run.get("top_k") == 1 else 0.97),
+            guidance_layer=run.get("cfg_insertion_layer", [0])[0],
+        )
+        config = InfinityConfig(
+            name="golden", transformer=self.shape, tokenizer=self.tokenizer_shape,
+            sampling=sampling, budget=self.config["pn"], patch=self.patch,
+        )  # fmt: skip
+        return Infinity(config, self.transformer, self.tokenizer, None, fingerprint="")
+
+    def _texts(self) -> dict[str, Tensor]:
+        texts: dict[str, Tensor] = {}
+        for kind in ("text", "neg"):
+            if f"{kind}.kv_compact" in self.expected:
+                parts = self.expected[f"{kind}.kv_compact"].split(self.expected[f"{kind}.lens"].tolist())
+                texts |= {f"{kind}{index}": part for index, part in enumerate(parts)}
+        return texts
+
+    def _size(self, infinity: Infinity) -> Size:
+        last = self.config["scale_schedule"][-1]
+        size = Size(last[2] * 16, last[1] * 16)
+        if size not in infinity.schedules:
+            raise ValueError(f"{self.folder}: no schedule of budget {self.config['pn']} is {size}")
+        return size
+
+    def _plain(self, name: str, run: Mapping[str, Any]) -> Iterator[Check]:
+        infinity, prompts = self._infinity(run), run.get("prompts", list(range(run["B"])))
+        seed = run.get("g_seed", 0)
+        joint = seed if "g_seed" in run and len(prompts) > 1 else None
+        recording = Recording(infinity, self._texts(), joint_seed=joint, num_images=len(prompts))
+        guidance = tuple(run["cfg"]) if isinstance(run["cfg"], list) else run["cfg"]
+        negative = "neg0" if "negative" in run else ""
+        size = self._size(infinity)
+        specs = [ImageSpec(f"text{prompt}", seed, size, negative, guidance) for prompt in prompts]
+        with layer_outputs(self.transformer) as layers:
+            Generator(recording).generate(specs)
+        yield from self._outcome(name, recording, range(len(prompts)))
+        if f"{name}.noise" in self.expected:
+            yield self._noise(name, seed, infinity)
+        if name == "g_b1" and "dbg.cond_BD" in self.expected:
+            yield from self._layers(layers)
+        for key, ours in self._intermediate(name, recording).items():
+            if key in self.expected:
+                yield compare(key, ours, self.expected[key], FEATURES)
+
+    def _outcome(
+        self, name: str, recording: Recording, paths: Sequence[int], source: int | None = None
+    ) -> Iterator[Check]:
+        bits = torch.stack([recording.path_bits(path, path if source is None else source) for path in paths])
+        yield compare(f"{name}.bits", bits, self.expected[f"{name}.bits"], 0)
+        final, tolerance = recording.features[-1][list(paths)], FEATURES if source is None else BLENDED
+        yield compare(f"{name}.final", final, self.expected[f"{name}.final"], tolerance)
+        if f"{name}.logits" in self.expected:
+            rows = [
+                torch.stack([each[path if path < len(each) else source or 0] for path in paths])
+                for each in recording.logits
+            ]
+            reference = self.expected[f"{name}.logits"]
+            yield compare(f"{name}.logits", torch.cat(rows, 1)[:, : reference.shape[1]], reference, LOGITS)
+
+    def _noise(self, name: str, seed: int, infinity: Infinity) -> Check:
+        generator = torch.Generator().manual_seed(seed)
+        tokens = [scale.num_tokens for scale in infinity.schedules[self._size(infinity)].scales]
+        ours = torch.cat([draw_noise(generator, each * infinity.config.bits_per_token) for each in tokens])
+        return compare(f"{name}.noise", ours, self.expected[f"{name}.noise"], FEATURES)
+
+    def _layers(self, layers: Mapping[str, list[Tensor]]) -> Iterator[Check]:
+        """The inside of one plain run: the condition, the text tokens, and each block at one scale."""
+        step, tokens = self.config["debug_scale_index"], self.config["lens"][0]
+        depth = self.shape.depth
+        ours = {
+            "cond_BD": layers["pool"][0],
+            "cond_gss": layers["modulation"][0].view(2, 1, 6, -1),
+            "ca_kv_in": layers["text_in"][0][:, :tokens].flatten(0, 1),
+            "block_in": layers["block_in"][step * depth],
+            "block_out": torch.stack(layers["block_out"][step * depth : (step + 1) * depth]),
+        }
+        for name, tensor in ours.items():
+            yield compare(f"dbg.{name}", tensor, self.expected[f"dbg.{name}"], LOGITS)
+
+    def _intermediate(self, name: str, recording: Recording) -> dict[str, Tensor]:
+        features = torch.stack(recording.features)
+        grids = recording.feature_grids(next(iter(recording.schedules.values())))
+        return {
+            f"{name}.summed": features,
+            f"{name}.summed_0_2_5": features[[0, 2, 5]],
+            f"{name}.next_in_3": resize(recording.features[2], grids[3]),
+        }
+
+    def _stylised(self, name: str, run: Mapping[str, Any]) -> Iterator[Check]:
+        """A stylised run of a set without a tokenizer: the style's bits are given."""
+        infinity = self._infinity(run)
+        size = self._size(infinity)
+        grids = infinity.feature_grids(infinity.schedules[size])
+        style = decompose(self.expected["style.bits"][0].numpy(), grids[: run["pfb_step"]], grids[-1])
+        yield compare("style.F_3", feature_of(style)[None], self.expected["style.F_3"], FEATURES)
+        yield _spectrum("style.S", style, self.expected["style.S"])
+        recording = Recording(infinity, self._texts())
+        styling = Styling((WeightedStyle(style),), alpha=run["alpha"], key_step=run["pfb_step"])
+        seed = run.get("g_seed", 0)
+        Generator(recording).generate([ImageSpec("text0", seed, size, guidance=run["cfg"], styling=styling)])
+        yield from self._outcome(name, recording, [1], source=0)
+        yield from self._blended(name, name, recording, run["pfb_step"])
+
+    def _blended(self, name: str, before: str, recording: Recording, key_step: int) -> Iterator[Check]:
+        start = recording.features[key_step - 1][0]
+        if f"{before}.F3_before" in self.expected:
+            yield compare(
+                f"{before}.F3_before", start.flatten(1), self.expected[f"{before}.F3_before"], FEATURES
+            )
+            yield compare(f"{before}.S_gen", singular_values(start), self.expected[f"{before}.S_gen"], LOGITS)
+        after = recording.inputs[key_step][1].flatten(1)
+        yield compare(f"{name}.F3_after", after, self.expected[f"{name}.F3_after"], BLENDED)
+
+    def _personalised(self) -> Iterator[Check]:
+        """Both paths from a style image to decoded pictures, for every variant of the method."""
+        key_step = self.config["pfb_step_1indexed"]
+        infinity = self._infinity({"top_k": 1})
+        size = self._size(infinity)
+        schedule = infinity.schedules[size]
+        grids = infinity.feature_grids(schedule)
+        image = self.expected["style_image_u8"].numpy()
+        bits = infinity.encode_image(image, schedule, len(grids))
+        yield compare("style.bits", torch.from_numpy(bits)[None], self.expected["style.bits"], 0)
+        parts = torch.from_numpy(bits).split([grid.num_tokens for grid in grids])
+        planes = [part.T.reshape(1, -1, g.height, g.width) for part, g in zip(parts, grids, strict=True)]
+        yield compare(
+            "style.F_last", accumulated(planes, grids[-1])[-1], self.expected["style.F_last"], FEATURES
+        )
+        style = Generator(Recording(infinity, {})).extract_style(image, size, key_step)
+        yield compare("style.F_3", feature_of(style)[None], self.expected["style.F_3"], FEATURES)
+        variants = sorted(
+            {key.split(".bits")[0] for key in self.expected if key.endswith(".bits")} - {"style"}
+        )
+        for name in variants:
+            yield from self._variant(name, style, size, key_step)
+
+    def _variant(self, name: str, style: StyleFeature, size: Size, key_step: int) -> Iterator[Check]:
+        mode, _, variant = name.partition(".")
+        sampled = mode == "s"
+        infinity = self._infinity({"top_k": self.config["top_k_sampling"] if sampled else 1})
+        recording = Recording(infinity, self._texts())
+        styling = _styling(variant, style, key_step)
+        seed = self.config["seed"] if sampled else 0
+        Generator(recording).generate([ImageSpec("text0", seed, size, styling=styling)])
+        path = 0 if styling is None else 1
+        yield from self._outcome(name, recording, [path], source=0)
+        if f"{name}.noise" in self.expected:
+            yield self._noise(name, seed, infinity)
+        if styling is not None:
+            yield from self._blended(name, mode, recording, key_step)
+            yield _spectrum(f"{mode}.S_sty", style, self.expected[f"{mode}.S_sty"])
+        decoded = infinity.tokenizer.decode(recording.features[-1][path : path + 1])
+        yield compare(
+            f"{name}.decoded_s8", decoded[:, :, 3::8, 5::8], self.expected[f"{name}.decoded_s8"], IMAGES
+        )
+        if f"{name}.image_u8_bgr_s2" in self.expected:
+            ours = torch.from_numpy(infinity.decode(recording.features[-1][path : path + 1])).flip(-1)
+            reference = self.expected[f"{name}.image_u8_bgr_s2"]
+            yield compare(f"{name}.image_u8_bgr_s2", ours[:, ::2, 1::2], reference, 1)  # truncation
+
+
+def _styling(variant: str, style: StyleFeature, key_step: int) -> Styling | None:
+    """`pfb_sac_a1.0`, `pfb_nosac_a1.0`, `rep_nosac`, `rep_sac` or `content`."""
+    if variant == "content":
+        return None
+    kind, correction, *alpha = variant.split("_")
+    method = Method({"pfb": "pfb", "rep": "rep"}[kind] + ("+sac" if correction == "sac" else ""))
+    return Styling(
+        (WeightedStyle(style),), alpha=float(alpha[0][1:]) if alpha else 1.0, method=method, key_step=key_step
+    )
+
+
+def _spectrum(name: str, style: StyleFeature, reference: Tensor) -> Check:
+    """Singular values, padded with the zeros that the decomposition leaves out."""
+    ours = torch.zeros_like(reference)
+    ours[: len(style.singular_values)] = torch.from_numpy(style.singular_values)
+    return compare(name, ours, reference, LOGITS)
