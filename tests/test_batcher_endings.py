@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 import weakref
@@ -70,7 +71,9 @@ async def test_a_running_batch_is_wanted_until_the_last_of_its_clients_has_gone(
     assert one.metric("cancellations_total", when="running") == 2
 
 
-async def test_after_an_abandoned_batch_the_next_one_runs() -> None:
+async def test_after_an_abandoned_batch_the_next_one_runs_and_no_error_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     model = GatedModel()
     async with serving(rig(model)) as batcher:
         (gone,) = batcher.submit(["a1"])
@@ -79,23 +82,24 @@ async def test_after_an_abandoned_batch_the_next_one_runs() -> None:
         kept = batcher.submit(["a2"])
         model.let_go(2)
         assert await results(kept) == ["A2"]
+    assert caplog.records == []
 
 
 async def test_a_job_whose_deadline_passed_never_reaches_the_model() -> None:
     model = GatedModel()
-    one = rig(model)
+    one = rig(model, max_jobs=2)
     async with serving(one) as batcher:
         jobs = batcher.submit(["a0"])
         await model.next_batch()
         late = batcher.submit(["a1", "a2"], deadline=one.clock.now + 5)
-        jobs += batcher.submit(["a3"], deadline=one.clock.now + 7)
+        jobs += batcher.submit(["a3", "a4"], deadline=one.clock.now + 7)
         one.clock.now += 6
         model.let_go(2)
         errors = await failures(late)
-        assert await results(jobs) == ["A0", "A3"]
+        assert await results(jobs) == ["A0", "A3", "A4"]
     assert [type(error) for error in errors] == [DeadlineExceeded, DeadlineExceeded]
     assert errors[0] is not errors[1]
-    assert model.batches == [["a0"], ["a3"]]
+    assert model.batches == [["a0"], ["a3", "a4"]]
     assert one.metric("rejections_total", reason="deadline_exceeded") == 2
 
 
@@ -124,6 +128,26 @@ async def test_a_deadline_is_kept_while_the_model_is_busy(which: str) -> None:
         assert batcher.num_queued == (0 if which == "queued" else 1)
         model.let_go(2)
         assert await results(queued if which == "running" else running)
+
+
+async def test_a_job_that_has_ended_is_not_kept_until_its_deadline_or_its_turn() -> None:
+    model = GatedModel()
+    one = rig(model)
+    async with serving(one) as batcher:
+        ended = batcher.submit(["a0"], deadline=one.clock.now + 3600)
+        model.let_go()
+        await results(ended)
+        busy = batcher.submit(["a1"])
+        await model.next_batch()
+        cancelled = batcher.submit(["a2"])
+        cancelled[0].future.cancel()
+        futures = [weakref.ref(job.future) for job in (*ended, *cancelled)]
+        del ended, cancelled
+        await others_had_their_turn()
+        gc.collect()
+        assert [future() for future in futures] == [None, None]
+        model.let_go()
+        await results(busy)
 
 
 # Failures
