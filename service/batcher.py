@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -101,7 +102,7 @@ class Batcher(Generic[In, Out]):
 
     @property
     def alive(self) -> bool:
-        """Whether jobs will be run: False before start and once the loop or the model thread died."""
+        """Whether jobs will be run: False before start and once its loop or the model thread died."""
         return self._task is not None and not self._task.done()
 
     @property
@@ -197,7 +198,7 @@ class Batcher(Generic[In, Out]):
             wait = self._retry_after_seconds()
             refusal = QueueFull(
                 f"The queue has no {num_jobs} free of its {self._max_queued} places; "
-                f"try again in {wait:.0f} seconds.",
+                f"try again in {math.ceil(wait)} seconds.",
                 retry_after_seconds=wait,
             )
         if refusal is not None:
