@@ -86,7 +86,9 @@ class Metrics:
         )
 
         self.stage_duration_seconds = latency(
-            "stage_duration_seconds", "Time in one stage: of a batch, or (encode) of one image.", "stage"
+            "stage_duration_seconds",
+            "Time in one stage: of a batch, or of one image (style, encode).",
+            "stage",
         )
         self.step_duration_seconds = latency(
             "step_duration_seconds", "Time a batch spent in one step of the transformer, from 1.", "step"

@@ -1,0 +1,76 @@
+"""ModelThread: the one thread on which the model runs, and what a call there can end in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
+from typing import TypeVar
+
+from service.model.generator import Abandoned, OutOfMemory
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+log = logging.getLogger(__name__)
+
+
+class Failure(Enum):
+    """Why a batch has no outputs; the value is the sentence for its clients."""
+
+    RAISED = "The model failed on this job; the service's log says why. Trying again may help."
+    OUT_OF_MEMORY = "This job alone does not fit into the model's memory; ask for a smaller size."
+    ABANDONED = "The batch stopped because all its clients had gone."
+    DIED = "The model stopped in the middle of this job; the service has to be restarted."
+
+
+class ModelThread(ThreadPoolExecutor):
+    """The one model thread, and `turn`, the right to use it, which batchers get in the order they asked.
+
+    A batcher forms its batch after it got the turn, so the batch holds all that queued up while the model was
+    busy, also when it was busy with another batcher's work.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(max_workers=1, thread_name_prefix="model")
+        self.turn = asyncio.Lock()
+
+    async def call(
+        self,
+        run: Callable[[Sequence[In], Callable[[], bool]], Sequence[Out]],
+        inputs: Sequence[In],
+        wanted: Callable[[], bool],
+    ) -> list[Out] | Failure:
+        """The outputs of `run(inputs, wanted)`, one for each input, or why there are none.
+
+        The log has the trace. Raises only when the thread itself is gone (RuntimeError: it was shut down).
+        """
+        return await asyncio.get_running_loop().run_in_executor(self, _outcome, run, inputs, wanted)
+
+
+def _outcome(
+    run: Callable[[Sequence[In], Callable[[], bool]], Sequence[Out]],
+    inputs: Sequence[In],
+    wanted: Callable[[], bool],
+) -> list[Out] | Failure:
+    # No exception leaves the thread: its traceback would keep the tensors of a batch that did not fit alive
+    # while the halves run, and a stray StopIteration cannot pass through a future at all.
+    try:
+        outputs = list(run(inputs, wanted))
+    except OutOfMemory:
+        log.warning("A batch of %d jobs ran out of memory.", len(inputs))
+        return Failure.OUT_OF_MEMORY
+    except Abandoned:
+        return Failure.ABANDONED
+    except Exception:
+        log.exception("A batch of %d jobs failed.", len(inputs))
+        return Failure.RAISED
+    except BaseException:
+        log.critical("The model thread was told to end in a batch of %d jobs.", len(inputs), exc_info=True)
+        return Failure.DIED
+    if len(outputs) != len(inputs):
+        log.error("A batch of %d jobs gave %d outputs.", len(inputs), len(outputs))
+        return Failure.RAISED
+    return outputs
