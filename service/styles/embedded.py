@@ -49,6 +49,7 @@ class EmbeddedServer:
         self._short_folder: tempfile.TemporaryDirectory[str] | None = None
         self._server: Process | None = None
         self._lifeline: Process | None = None
+        self._is_stopping = False
 
     @property
     def url(self) -> str:
@@ -63,8 +64,9 @@ class EmbeddedServer:
         return self._server.pid
 
     async def start(self) -> None:
-        """Returns when the server answers. EmbeddedServerError when it cannot; then nothing is left running."""
+        """Returns once the server answers; EmbeddedServerError, and nothing left running, when it cannot."""
         assert self.pid is None, "it runs already"
+        self._is_stopping = False
         try:
             self._claim_folder()
             await self._start_server()
@@ -78,19 +80,23 @@ class EmbeddedServer:
         return await self._server.wait()
 
     async def keep_running(self, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        """Start the server again whenever it dies; runs until cancelled. The client's retries bridge the
-        first pause; the pauses double while the server keeps dying.
+        """Start the server again whenever it dies, until `stop` or cancelled. The client's retries bridge
+        the first pause; the pauses double while the server keeps dying.
         """
         clock = asyncio.get_running_loop().time
         pause = FIRST_PAUSE_SECONDS
         while True:
             started = clock()
             status = await self.wait()
+            if self._is_stopping:
+                return
             if clock() - started > STEADY_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
             log.error("store_died", exit_status=status, restart_in_seconds=pause, log=self._log_tail())
             await self._end_server()  # its lifeline, which knows a process ID that may now become another's
             await sleep(pause)
+            if self._is_stopping:
+                return
             pause = min(2 * pause, MAX_PAUSE_SECONDS)
             try:
                 await self._start_server()
@@ -100,6 +106,7 @@ class EmbeddedServer:
 
     async def stop(self) -> None:
         """End the server and give the folder back; harmless when it does not run."""
+        self._is_stopping = True
         await self._end_server()
         self._service_lock.let_go()
         if self._short_folder is not None:
