@@ -49,7 +49,7 @@ class EmbeddedServer:
         self._short_folder: tempfile.TemporaryDirectory[str] | None = None
         self._server: Process | None = None
         self._lifeline: Process | None = None
-        self._is_stopping = False
+        self._stopping = asyncio.Event()
 
     @property
     def url(self) -> str:
@@ -66,7 +66,7 @@ class EmbeddedServer:
     async def start(self) -> None:
         """Returns once the server answers; EmbeddedServerError, and nothing left running, when it cannot."""
         assert self.pid is None, "it runs already"
-        self._is_stopping = False
+        self._stopping.clear()
         try:
             self._claim_folder()
             await self._start_server()
@@ -88,14 +88,14 @@ class EmbeddedServer:
         while True:
             started = clock()
             status = await self.wait()
-            if self._is_stopping:
+            if self._stopping.is_set():
                 return
             if clock() - started > STEADY_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
             log.error("store_died", exit_status=status, restart_in_seconds=pause, log=self._log_tail())
             await self._end_server()  # its lifeline, which knows a process ID that may now become another's
             await sleep(pause)
-            if self._is_stopping:
+            if self._stopping.is_set():
                 return
             pause = min(2 * pause, MAX_PAUSE_SECONDS)
             try:
@@ -106,7 +106,7 @@ class EmbeddedServer:
 
     async def stop(self) -> None:
         """End the server and give the folder back; harmless when it does not run."""
-        self._is_stopping = True
+        self._stopping.set()
         await self._end_server()
         self._service_lock.let_go()
         if self._short_folder is not None:

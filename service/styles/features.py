@@ -49,7 +49,7 @@ class FeatureCache:
         self._metrics = metrics
         self._clock = clock
         self._hot = HotFeatures(max_hot)
-        self._rebuilds = Flights[tuple[str, str], StyleFeature]()
+        self._rebuilds: Flights[tuple[str, str], StyleFeature] = Flights()
         self._keep = redis.register_script(KEEP_FEATURE)
 
     async def get(self, style_id: str, size: Size) -> StyleFeature:

@@ -65,7 +65,7 @@ class StyleStore:
         self._default_size = default_size
         self._metrics = metrics
         self._clock = clock
-        self._extractions = Flights[str, StyleFeature]()
+        self._extractions: Flights[str, StyleFeature] = Flights()
         self._features = FeatureCache(
             redis,
             rebuild=self._rebuild,
