@@ -1,0 +1,39 @@
+"""One piece of work for everyone who wants its result at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Hashable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+@dataclass(slots=True)
+class _Flight(Generic[V]):
+    task: asyncio.Task[V]
+    num_waiting: int = 0
+
+
+class Flights(Generic[K, V]):
+    """Work in flight by key. It is cancelled once nobody waits for it any more, and only then."""
+
+    def __init__(self) -> None:
+        self._flights: dict[K, _Flight[V]] = {}
+
+    async def run(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> V:
+        """The result of the `work` under way for `key`, started here when there is none; or its error."""
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight(asyncio.create_task(work()))
+        flight.num_waiting += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.num_waiting -= 1
+            if flight.task.done() or flight.num_waiting == 0:
+                flight.task.cancel()
+                if self._flights.get(key) is flight:  # a later one may have taken its place
+                    del self._flights[key]

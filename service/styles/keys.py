@@ -1,0 +1,88 @@
+"""Every key of the store, and the scripts that change several of them as one.
+
+    atelier:style:ID                          hash, the record
+    atelier:picture:ID:0                      string, the sealed style image
+    atelier:feature:ID:FINGERPRINT:SCHEDULE   string, a sealed style feature; expires, may be evicted
+    atelier:features:ID                       set of the feature keys, so that deleting finds them all
+    atelier:index                             sorted set of IDs in the order of their creation
+    atelier:sequence                          number of the latest creation
+
+Only features carry an expiry, so the volatile-* eviction policies never touch anything else. The scripts
+write either everything or nothing, to memory and to the append-only log.
+"""
+
+from __future__ import annotations
+
+INDEX = "atelier:index"
+SEQUENCE = "atelier:sequence"
+
+
+def record_key(style_id: str) -> str:
+    return f"atelier:style:{style_id}"
+
+
+def picture_key(style_id: str) -> str:
+    return f"atelier:picture:{style_id}:0"
+
+
+def feature_key(style_id: str, fingerprint: str, schedule: str) -> str:
+    return f"atelier:feature:{style_id}:{fingerprint}:{schedule}"
+
+
+def features_key(style_id: str) -> str:
+    return f"atelier:features:{style_id}"
+
+
+# KEYS: record, picture, feature, features, index, sequence
+# ARGV: ID, picture, feature, the feature's seconds to live, "replace" or "", then the record's fields
+# Returns the fields of the record that is there already; nothing when this one was written.
+# The picture goes first: a full store refuses a script's first write, and none after it.
+CREATE = """
+if ARGV[5] ~= 'replace' and redis.call('EXISTS', KEYS[1]) == 1 then
+  return redis.call('HGETALL', KEYS[1])
+end
+redis.call('SET', KEYS[2], ARGV[2])
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], unpack(ARGV, 6))
+redis.call('SET', KEYS[3], ARGV[3], 'EX', ARGV[4])
+redis.call('SADD', KEYS[4], KEYS[3])
+if not redis.call('ZSCORE', KEYS[5], ARGV[1]) then
+  redis.call('ZADD', KEYS[5], redis.call('INCR', KEYS[6]), ARGV[1])
+end
+return {}
+"""
+
+# KEYS: record, feature, features; ARGV: the feature, its seconds to live
+# Returns 0, and writes nothing, when the style has been deleted meanwhile.
+KEEP_FEATURE = """
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  return 0
+end
+redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[2])
+redis.call('SADD', KEYS[3], KEYS[2])
+return 1
+"""
+
+# KEYS: record, picture, features, index; ARGV: ID
+# Returns how many things it removed: 0 when there was no such style.
+DELETE = """
+for _, key in ipairs(redis.call('SMEMBERS', KEYS[3])) do
+  redis.call('DEL', key)
+end
+return redis.call('DEL', KEYS[1], KEYS[2], KEYS[3]) + redis.call('ZREM', KEYS[4], ARGV[1])
+"""
+
+# KEYS: index; ARGV: the ID to continue after or "", how many, "asc" or "desc"
+# Returns IDs; nil when the one to continue after is not there.
+LIST = """
+local rev = ARGV[3] == 'desc' and 'REV' or ''
+local first = 0
+if ARGV[1] ~= '' then
+  local rank = redis.call('Z' .. rev .. 'RANK', KEYS[1], ARGV[1])
+  if not rank then
+    return false
+  end
+  first = rank + 1
+end
+return redis.call('Z' .. rev .. 'RANGE', KEYS[1], first, first + ARGV[2] - 1)
+"""
