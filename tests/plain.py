@@ -1,0 +1,157 @@
+"""The method written down plainly, to hold the engine against: two runs, one image at a time.
+
+The content path runs first and keeps every layer's queries and keys; the generation path then runs from the
+beginning and uses them. Caches are concatenated, the SVD is the paper's own formula, nothing is shared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from service.model.backbone import Schedule
+from service.model.infinity.model import Infinity
+from service.model.infinity.rope import rotate, rotations
+from service.model.infinity.sampling import draw_noise, sample_bits
+from service.model.infinity.tokenizer import codes_from_bits, resize
+from service.model.infinity.transformer import Block, layer_norm, merge_heads, split_heads
+from service.model.spec import ImageSpec, Method
+from service.model.style import feature_of
+
+
+@dataclass
+class Trace:
+    """What one run leaves: its bits, its last feature, and each step's and layer's queries and keys."""
+
+    bits: list[Tensor] = field(default_factory=list)
+    feature: Tensor = field(default_factory=lambda: torch.zeros(0))
+    queries_keys: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+def phi(feature: Tensor, alpha: float) -> Tensor:
+    u, sigma, vt = torch.linalg.svd(feature.flatten(1).T.double(), full_matrices=False)
+    decayed = torch.exp(-alpha * torch.arange(len(sigma))) * sigma
+    return (u @ torch.diag(decayed) @ vt).T.view_as(feature).float()
+
+
+@torch.inference_mode()
+def draw(model: Infinity, spec: ImageSpec) -> Trace:
+    """The content path alone for a plain spec; both paths, one after the other, for a styled one."""
+    content = _run(model, spec, None)
+    return content if spec.styling is None else _run(model, spec, content)
+
+
+def _run(model: Infinity, spec: ImageSpec, content: Trace | None) -> Trace:
+    schedule = model.schedules[spec.size]
+    guidance = model.guidance if spec.guidance is None else spec.guidance
+    assert isinstance(guidance, float)
+    halves = [_Half(model, schedule, text) for text in _texts(model, spec)]
+    generator, trace = torch.Generator().manual_seed(spec.seed), Trace()
+    grid = schedule.scales[-1]
+    feature = torch.zeros(1, model.channels, grid.height, grid.width)
+    for step, scale in enumerate(schedule.scales, start=1):
+        pairs = []
+        for index, half in enumerate(halves):
+            pairs.append(
+                half.step(step, feature, trace, index, content, _corrects(spec, content, model, step))
+            )
+        conditional, unconditional = pairs
+        logits = guidance * conditional + (1 - guidance) * unconditional
+        noise = draw_noise(generator, scale.num_tokens * model.channels).view(scale.num_tokens, -1, 2)
+        bits = sample_bits(logits[0], noise, top_k=900, top_p=model.config.sampling.top_p)
+        trace.bits.append(bits)
+        code = codes_from_bits(bits.T.reshape(1, -1, scale.height, scale.width))
+        feature = feature + resize(code, grid)
+        if content is not None and step == model.key_step:
+            feature = _styled(model, spec, feature[0])[None]
+    trace.feature = feature[0]
+    return trace
+
+
+def _corrects(spec: ImageSpec, content: Trace | None, model: Infinity, step: int) -> bool:
+    styling = spec.styling
+    return (
+        content is not None
+        and styling is not None
+        and styling.method.corrects_attention
+        and step > model.key_step
+    )
+
+
+def _styled(model: Infinity, spec: ImageSpec, feature: Tensor) -> Tensor:
+    styling = spec.styling
+    assert styling is not None
+    alpha = model.alpha if styling.alpha is None else styling.alpha
+    replaces = styling.method in (Method.REP, Method.REP_SAC)
+    parts = [
+        style.weight * (feature_of(style.feature) if replaces else phi(feature_of(style.feature), alpha))
+        for style in styling.styles
+    ]
+    removed = feature if replaces else phi(feature, alpha)
+    return feature + styling.strength * (torch.stack(parts).sum(0) - removed)
+
+
+def _texts(model: Infinity, spec: ImageSpec) -> tuple[Tensor, Tensor]:
+    text = model.encode_text(spec.prompt).features
+    if spec.negative_prompt:
+        return text, model.encode_text(spec.negative_prompt).features
+    return text, model.transformer.unconditional_text[: len(text)]
+
+
+class _Half:
+    """One guidance half of one path: a batch of one row."""
+
+    def __init__(self, model: Infinity, schedule: Schedule, text: Tensor) -> None:
+        self.model, self.schedule = model, schedule
+        weights = model.transformer
+        normed = weights.text_norm(text[None])
+        self.pooled = weights.pool(normed, torch.ones(1, len(text), dtype=torch.bool))
+        self.text = weights.text_in(normed)
+        self.rotation = rotations(schedule, model.config.transformer.head_width, torch.device("cpu"))
+        self.keys: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}
+        self.done = 0
+
+    def step(
+        self, step: int, feature: Tensor, trace: Trace, half: int, content: Trace | None, corrects: bool
+    ) -> Tensor:
+        weights, scale = self.model.transformer, self.schedule.scales[step - 1]
+        if step == 1:
+            x = self.pooled[:, None] + weights.start
+        else:
+            x = weights.code_in(resize(feature, scale).flatten(2).transpose(1, 2))
+        x = x + weights.scale_embedding.weight[step - 1]
+        condition = weights.condition(self.pooled)
+        rotation = self.rotation[:, self.done : self.done + scale.num_tokens]
+        for layer, block in enumerate(weights.blocks):
+            assert isinstance(block, Block)
+            gate1, gate2, scale1, scale2, shift1, shift2 = (block.modulation + condition).unbind(2)
+            h = layer_norm(x) * (1 + scale1) + shift1
+            attention = block.attention
+            q, k, v = (
+                split_heads(part, attention.num_heads)
+                for part in F.linear(h, attention.qkv.weight).chunk(3, -1)
+            )
+            q = q + attention.q_bias.view(1, attention.num_heads, 1, -1)
+            v = v + attention.v_bias.view(1, attention.num_heads, 1, -1)
+            q = rotate(F.normalize(q, dim=-1) * attention.logit_scale.clamp(max=4.605170186).exp(), rotation)
+            k = rotate(F.normalize(k, dim=-1), rotation)
+            if corrects:
+                assert content is not None
+                q, k = content.queries_keys[step * 2 + half, layer]
+            trace.queries_keys[step * 2 + half, layer] = q, k
+            self.keys[layer] = torch.cat([self.keys[layer], k], 2) if layer in self.keys else k
+            self.values[layer] = torch.cat([self.values[layer], v], 2) if layer in self.values else v
+            weighted = (q @ self.keys[layer].transpose(-1, -2)).softmax(-1) @ self.values[layer]
+            x = x + gate1 * attention.out(merge_heads(weighted))
+            reading = block.text_attention
+            tk, tv = reading.keys_values(self.text)
+            tq = split_heads(reading.query(block.text_norm(x)), reading.num_heads)
+            weighted = (tq @ tk.transpose(-1, -2) * tq.shape[-1] ** -0.5).softmax(-1) @ tv
+            x = x + reading.out(merge_heads(weighted))
+            x = x + gate2 * block.feedforward(layer_norm(x) * (1 + scale2) + shift2)
+        self.done += scale.num_tokens
+        return weights.logits(x, self.pooled) / self.model.config.sampling.temperature_at(step)
