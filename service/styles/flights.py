@@ -35,5 +35,4 @@ class Flights(Generic[K, V]):
             flight.num_waiting -= 1
             if flight.num_waiting == 0:
                 flight.task.cancel()  # does nothing to work that is done
-                if self._flights.get(key) is flight:  # a later one may have taken its place
-                    del self._flights[key]
+                del self._flights[key]  # who comes from now on gets work of their own
