@@ -8,7 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -116,40 +117,43 @@ async def test_a_stopped_server_leaves_the_folder_to_the_next(server: EmbeddedSe
         assert await read(other, "a") == b"1"
 
 
-def start_service(folder: Path) -> tuple[subprocess.Popen[bytes], int, int]:
+@contextmanager
+def service_on(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int, int]]:
     """A service in a process of its own; with the process IDs of its server and its lifeline."""
     service = subprocess.Popen([sys.executable, "-c", SERVICE, folder], stdout=subprocess.PIPE)
-    assert service.stdout is not None
-    server_pid, lifeline_pid = service.stdout.readline().split()
-    return service, int(server_pid), int(lifeline_pid)
-
-
-def end(service: subprocess.Popen[bytes]) -> None:
-    service.kill()
-    service.wait()
-    assert service.stdout is not None
-    service.stdout.close()
+    server_pid = 0
+    try:
+        assert service.stdout is not None
+        server_pid, lifeline_pid = map(int, service.stdout.readline().split())
+        yield service, server_pid, lifeline_pid
+    finally:
+        service.kill()
+        service.communicate()
+        if server_pid and not FileLock(folder / "store" / "server.lock").take():
+            os.kill(server_pid, signal.SIGKILL)  # the test failed: leave nothing running
 
 
 async def test_the_server_ends_when_its_service_is_killed(tmp_path: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
-    service, _, _ = start_service(tmp_path)
-    with (tmp_path / "store" / "server.lock").open() as lock:
+    with service_on(tmp_path) as (service, _, _), (tmp_path / "store" / "server.lock").open() as lock:
         with pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        end(service)
-        await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)  # waits for the server's end
+        service.kill()
+        async with asyncio.timeout(10):  # until the server, which holds the lock, has ended
+            await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 async def test_an_orphan_is_stopped_before_the_next_server_starts(tmp_path: Path) -> None:
-    service, orphan_pid, lifeline_pid = start_service(tmp_path)
-    os.kill(lifeline_pid, signal.SIGKILL)
-    end(service)
-    os.kill(orphan_pid, 0)
-    async with running_server(tmp_path) as server:
-        assert server.pid != orphan_pid
-        assert not FileLock(tmp_path / "store" / "server.lock").take()
-        assert f"pid={server.pid}" in (server.folder / "store.log").read_text()
+    with service_on(tmp_path) as (service, orphan_pid, lifeline_pid):
+        os.kill(lifeline_pid, signal.SIGKILL)
+        service.kill()
+        service.wait()
+        os.kill(orphan_pid, 0)
+        async with running_server(tmp_path) as server:
+            assert server.pid != orphan_pid
+            assert not FileLock(tmp_path / "store" / "server.lock").take()
+            assert f"pid={server.pid}" in (server.folder / "store.log").read_text()
     # The orphan ended in good order: it was asked, not killed.
     assert "bye bye" in (tmp_path / "store" / "store.previous.log").read_text()
 

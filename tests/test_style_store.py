@@ -131,7 +131,9 @@ async def test_deleting_leaves_nothing_behind(replica: Replica, redis: Redis) ->
     assert caught.value.param == "style"
 
 
-@pytest.mark.parametrize("id", ["", "sty_", "sty_*", "sty_" + "A" * 26, "sty_" + "a" * 25 + ":", "ü" * 900])
+@pytest.mark.parametrize(
+    "id", ["", "sty_", "sty_*", "sty_" + "A" * 26, "sty_" + "a" * 25 + ":", "ü" * 900, "\ud800"]
+)
 async def test_what_is_no_id_is_no_style(replica: Replica, id: str) -> None:
     for lookup in (replica.store.get, replica.store.picture, replica.store.delete):
         with pytest.raises(StyleNotFound):

@@ -33,7 +33,6 @@ class Flights(Generic[K, V]):
             return await asyncio.shield(flight.task)
         finally:
             flight.num_waiting -= 1
-            if flight.task.done() or flight.num_waiting == 0:
-                flight.task.cancel()
-                if self._flights.get(key) is flight:  # a later one may have taken its place
-                    del self._flights[key]
+            if flight.num_waiting == 0:
+                flight.task.cancel()  # does nothing to work that is done
+                del self._flights[key]  # who comes from now on gets work of their own
