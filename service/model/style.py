@@ -56,8 +56,9 @@ class StyleFeature:
                     ],
                     dtype=np.int32,
                 ),
-                "singular_values": self.singular_values,
-                "directions": self.directions,
+                # The library writes memory as it lies, so an array in another order would come back scrambled.
+                "singular_values": np.ascontiguousarray(self.singular_values),
+                "directions": np.ascontiguousarray(self.directions),
             }
         )
 

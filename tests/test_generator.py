@@ -1,0 +1,137 @@
+"""What the Generator promises its callers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from service.model.backbone import Size
+from service.model.generator import Abandoned, Generator, ImageSpec, Method, Styling, WeightedStyle
+from service.model.style import StyleFeature
+from tests.test_pairing import SQUARE, WIDE, picture
+from tests.tiny import tiny_config, tiny_generator, tiny_infinity
+
+GENERATOR = tiny_generator()
+STYLE, OTHER = (GENERATOR.extract_style(picture(seed), SQUARE) for seed in (0, 1))
+PLAIN = ImageSpec("a red star", 11, SQUARE)
+
+
+def draw(**changes: object) -> np.ndarray:
+    styling = Styling((WeightedStyle(STYLE),), **changes)  # type: ignore[arg-type]
+    return GENERATOR.generate([replace(PLAIN, styling=styling)])[0].image
+
+
+def test_strength_zero_is_the_plain_model_bit_for_bit_and_more_is_not() -> None:
+    (plain,) = GENERATOR.generate([PLAIN])
+    assert np.array_equal(draw(strength=0.0), plain.image)
+    assert not np.array_equal(draw(strength=0.5), plain.image)
+    assert not np.array_equal(draw(strength=0.5), draw(strength=1.0))
+
+
+def test_alpha_and_every_method_change_the_image() -> None:
+    images = [
+        draw(),
+        draw(alpha=5.0),
+        draw(method=Method.PFB),
+        draw(method=Method.REP),
+        draw(method=Method.REP_SAC),
+    ]
+    assert len({image.tobytes() for image in images}) == len(images)
+
+
+def test_a_mixture_with_one_weight_zero_is_the_other_style() -> None:
+    both = Styling((WeightedStyle(STYLE, 1.0), WeightedStyle(OTHER, 0.0)))
+    (drawing,) = GENERATOR.generate([replace(PLAIN, styling=both)])
+    assert np.array_equal(drawing.image, draw())
+
+
+def test_jobs_of_one_prompt_and_seed_share_a_content_path() -> None:
+    batch = [
+        PLAIN,
+        replace(PLAIN, styling=Styling((WeightedStyle(STYLE),))),
+        replace(PLAIN, styling=Styling((WeightedStyle(OTHER),))),
+        replace(PLAIN, seed=12),
+    ]
+    timings = GENERATOR.generate(batch)[0].timings
+    assert timings.num_content_paths_shared == 2
+    assert timings.num_rows == 2 * (2 + 2)  # two content and two generation paths, two guidance halves each
+    assert timings.num_jobs == 4
+
+
+def test_no_guidance_needs_no_unconditional_rows() -> None:
+    assert GENERATOR.generate([replace(PLAIN, guidance=1.0)])[0].timings.num_rows == 1
+
+
+def test_guidance_of_one_value_a_step_is_taken_step_by_step() -> None:
+    constant = GENERATOR.generate([replace(PLAIN, guidance=2.0)])[0].image
+    every = GENERATOR.generate([replace(PLAIN, guidance=(2.0,) * 6)])[0].image
+    varied = GENERATOR.generate([replace(PLAIN, guidance=(2.0, 2.0, 2.0, 4.0, 1.0, 1.0))])[0].image
+    assert np.array_equal(constant, every)
+    assert not np.array_equal(constant, varied)
+    with pytest.raises(ValueError, match="3 values for 6 steps"):
+        GENERATOR.generate([replace(PLAIN, guidance=(1.0, 2.0, 3.0))])
+
+
+def test_a_batch_that_nobody_wants_stops_at_the_next_step() -> None:
+    asked = []
+
+    def wanted() -> bool:
+        asked.append(True)
+        return len(asked) < 3
+
+    with pytest.raises(Abandoned, match="stopped after step 3 of 6"):
+        GENERATOR.generate([PLAIN], wanted)
+    assert len(asked) == 3
+
+
+def test_timings_cover_every_step_and_stage() -> None:
+    timings = GENERATOR.generate([PLAIN])[0].timings
+    assert len(timings.step_seconds) == GENERATOR.num_steps(SQUARE) == 6
+    assert all(second > 0 for second in timings.step_seconds)
+    assert sum(timings.step_seconds) <= timings.transformer_seconds
+    assert timings.text_seconds > 0
+    assert timings.decode_seconds > 0
+
+
+def test_every_native_size_gives_its_pixels_and_another_is_refused_by_name() -> None:
+    for size in GENERATOR.sizes:
+        image = GENERATOR.generate([replace(PLAIN, size=size)])[0].image
+        assert (image.shape, image.dtype) == ((size.height, size.width, 3), np.uint8)
+    with pytest.raises(ValueError, match="tiny draws 64x64, 96x64, not 8x8"):
+        GENERATOR.generate([replace(PLAIN, size=Size(8, 8))])
+
+
+def test_a_batch_of_two_sizes_or_two_key_steps_is_refused() -> None:
+    with pytest.raises(ValueError, match="one size"):
+        GENERATOR.generate([PLAIN, replace(PLAIN, size=WIDE)])
+    steps = [replace(PLAIN, styling=Styling((WeightedStyle(STYLE),), key_step=step)) for step in (2, 3)]
+    with pytest.raises(ValueError, match="one key step"):
+        GENERATOR.generate(steps)
+
+
+def test_the_key_step_belongs_to_the_configuration_and_to_the_schedules_name() -> None:
+    later = Generator(tiny_infinity(replace(tiny_config(), style=replace(tiny_config().style, key_step=4))))
+    assert later.schedule_name(SQUARE) != GENERATOR.schedule_name(SQUARE) != GENERATOR.schedule_name(WIDE)
+    style = later.extract_style(picture(0), SQUARE)
+    assert sum(grid.num_tokens for grid in style.grids) == 1 + 4 + 9 + 16
+    image = later.generate([replace(PLAIN, styling=Styling((WeightedStyle(style),)))])[0].image
+    assert not np.array_equal(image, draw())
+
+
+def test_a_style_feature_does_not_change_when_it_is_stored() -> None:
+    stored = StyleFeature.from_bytes(STYLE.to_bytes())
+    (drawing,) = GENERATOR.generate([replace(PLAIN, styling=Styling((WeightedStyle(stored),)))])
+    assert np.array_equal(drawing.image, draw())
+
+
+def test_a_prompt_without_a_known_word_carries_a_warning() -> None:
+    known, unknown = GENERATOR.generate([PLAIN, replace(PLAIN, prompt="xyzzy qwerty")])
+    assert known.warnings == ()
+    assert "none of the prompt's words" in unknown.warnings[0]
+
+
+def test_warm_up_draws_every_size_and_memory_gives_at_least_one_image() -> None:
+    GENERATOR.warm_up()
+    assert all(1 <= GENERATOR.max_images(size) <= 16 for size in GENERATOR.sizes)
