@@ -87,8 +87,9 @@ def test_unwrapped_names_and_constant_buffers_are_accepted_in_silence() -> None:
         "quantizer.lfq.mask",
         "quantize.lfq.mask",
     ]
-    assert list(tokenizer_from_official(dict.fromkeys(names, zero))) == names[:1] + [
-        "decoder.up.1.resample.conv.weight"
+    assert list(tokenizer_from_official(dict.fromkeys(names, zero))) == [
+        *names[:1],
+        "decoder.up.1.resample.conv.weight",
     ]
     buffer = {"block_chunks.0.module.0.sa.zero_k_bias": zero}
     assert transformer_from_official(buffer, 1) == {}

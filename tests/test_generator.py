@@ -98,7 +98,8 @@ def test_timings_cover_every_step_and_stage() -> None:
 def test_every_native_size_gives_its_pixels_and_another_is_refused_by_name() -> None:
     for size in GENERATOR.sizes:
         image = GENERATOR.generate([replace(PLAIN, size=size)])[0].image
-        assert (image.shape, image.dtype) == ((size.height, size.width, 3), np.uint8)
+        assert image.shape == (size.height, size.width, 3)
+        assert image.dtype == np.uint8
     with pytest.raises(ValueError, match="tiny draws 64x64, 96x64, not 8x8"):
         GENERATOR.generate([replace(PLAIN, size=Size(8, 8))])
 

@@ -8,7 +8,7 @@ from service.model.backbone import Scale, Size
 from service.model.infinity import scales
 
 # Native sizes of the 1M budget, width by height (Infinity's table of aspect ratios).
-NATIVE = "1024x1024 896x1120 864x1152 832x1248 768x1344 720x1440 640x1600 592x1776".split()
+NATIVE = ["1024x1024", "896x1120", "864x1152", "832x1248", "768x1344", "720x1440", "640x1600", "592x1776"]
 
 
 def test_the_native_sizes_are_the_fifteen_published_ones_square_first() -> None:

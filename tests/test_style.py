@@ -82,12 +82,9 @@ def test_a_feature_survives_its_bytes_and_they_are_few(
     blob = style.to_bytes()
     again = StyleFeature.from_bytes(blob)
     assert (again.grids, again.extent) == (style.grids, style.extent)
-    for ours, theirs in [
-        (again.bits, style.bits),
-        (again.singular_values, style.singular_values),
-        (again.directions, style.directions),
-    ]:
-        assert np.array_equal(ours, theirs)
+    assert np.array_equal(again.bits, style.bits)
+    assert np.array_equal(again.singular_values, style.singular_values)
+    assert np.array_equal(again.directions, style.directions)
     assert len(blob) < 10_000
 
 

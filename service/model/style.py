@@ -56,7 +56,7 @@ class StyleFeature:
                     ],
                     dtype=np.int32,
                 ),
-                # The library writes memory as it lies, so an array in another order would come back scrambled.
+                # The library writes memory as it lies: another order would come back scrambled.
                 "singular_values": np.ascontiguousarray(self.singular_values),
                 "directions": np.ascontiguousarray(self.directions),
             }

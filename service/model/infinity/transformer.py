@@ -59,7 +59,7 @@ class SelfAttention(nn.Module):
         self.out = Linear(width, width)
 
     def forward(self, x: Tensor, rotation: Tensor, num_own: int, attend: Attend) -> Tensor:
-        """x: [rows, tokens, channels]. The first `num_own` rows need queries and keys, the others values only.
+        """x: [rows, tokens, channels]. The first `num_own` rows need queries and keys, the rest values only.
 
         That is Structural Attention Correction's saving: a corrected row's attention weights are those of
         its content path (paper, section 4.3), so its own queries and keys are never used.
@@ -142,7 +142,7 @@ class TextPool(nn.Module):
         self.out = Linear(config.width, config.width)
 
     def forward(self, text: Tensor, mask: Tensor) -> Tensor:
-        """[texts, width] of text [texts, tokens, channels] with a mask [texts, tokens], true on real tokens."""
+        """[texts, width] of text [texts, tokens, channels] with mask [texts, tokens], true on real ones."""
         heads = self.query.shape[1]
         k, v = linear(text, self.key_value.weight, F.pad(self.v_bias, (len(self.v_bias), 0))).chunk(2, dim=-1)
         q = self.query[:, :, None].expand(len(text), -1, -1, -1)  # [texts, heads, 1, head width]

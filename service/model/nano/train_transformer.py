@@ -1,4 +1,4 @@
-"""Training nano's transformer and text encoder: each scale's bits from the scales before it and the caption."""
+"""Training nano's transformer and text encoder: a scale's bits from the scales before it and the caption."""
 
 from __future__ import annotations
 
