@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
+import psutil
 import torch
 
 from service.model.backbone import Backbone, Schedule
@@ -23,7 +23,8 @@ def max_images(backbone: Backbone[Any], schedule: Schedule) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
+    """What a batch could take: on a GPU also what torch's allocator holds without using it."""
     if device.type == "cuda":
-        free: int = torch.cuda.mem_get_info(device)[0]
-        return free
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
+    return int(psutil.virtual_memory().available)

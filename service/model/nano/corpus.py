@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def make_corpus(folder: Path, seed: int, num_images: int) -> tuple[NDArray[np.ui
     if not scenes.exists():
         folder.mkdir(parents=True, exist_ok=True)
         starts = range(0, num_images, _CHUNK)
-        with ProcessPoolExecutor() as pool:
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
             parts = list(
                 pool.map(_render_chunk, [(seed, start, min(_CHUNK, num_images - start)) for start in starts])
             )

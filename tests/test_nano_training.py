@@ -1,0 +1,101 @@
+"""The recipe of nano, run for real at a size that takes seconds."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer as WordTokenizer
+from torch import nn
+
+from service.model import presets
+from service.model.generator import ImageSpec, Styling, WeightedStyle
+from service.model.nano.captions import VOCABULARY
+from service.model.nano.muon import Muon, orthogonalise
+from service.model.nano.recipe import Recipe
+from service.model.nano.train import train
+from service.model.nano.train_transformer import corrected_scales
+from service.model.nano.trainer import Run
+from service.model.nano.words import write_vocabulary
+
+SHORT = Recipe(
+    num_images=24, tokenizer_batch=4, tokenizer_steps=3, transformer_batch=4, transformer_steps=3,
+    decoder_steps=2, checkpoint_every=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("nano")
+    train(folder / "run", folder / "model", SHORT)
+    return folder / "model"
+
+
+def test_one_command_gives_a_model_folder_that_draws(model_folder: Path) -> None:
+    generator = presets.load(str(model_folder))
+    size = generator.default_size
+    style = generator.extract_style(np.full((70, 50, 3), (200, 30, 30), np.uint8), size)
+    (drawing,) = generator.generate([ImageSpec("a cat", 1, size, styling=Styling((WeightedStyle(style),)))])
+    assert drawing.image.shape == (64, 64, 3)
+    assert drawing.warnings == ()
+
+
+def test_a_finished_run_resumes_to_the_same_weights(model_folder: Path, tmp_path: Path) -> None:
+    train(model_folder.parent / "run", tmp_path, SHORT)
+    for name in ("transformer.safetensors", "tokenizer.safetensors", "config.json"):
+        assert (tmp_path / name).read_bytes() == (model_folder / name).read_bytes()
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    def finish(folder: Path, *, keep_halfway: Path | None = None) -> nn.Linear:
+        torch.manual_seed(0)
+        module = nn.Linear(3, 2)
+        run = Run("linear", folder, module, [torch.optim.AdamW(module.parameters(), 0.1)], 0.9, every=2)
+        while run.step < 6:
+            module(torch.full((1, 3), float(run.step))).square().sum().backward()
+            run.finish_step(6, 0.5, {})
+            if run.step == 2 and keep_halfway is not None:
+                shutil.copy(folder / "linear.pt", keep_halfway)
+        run.load_average()
+        return module
+
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "resumed").mkdir()
+    whole = finish(tmp_path / "whole", keep_halfway=tmp_path / "resumed" / "linear.pt")
+    resumed = finish(tmp_path / "resumed")
+    assert torch.equal(whole.weight, resumed.weight)
+
+
+def test_labels_after_a_flipped_bit_correct_it() -> None:
+    torch.manual_seed(0)
+    h = torch.randn(4, 24, 8, 8)
+    clean_inputs, clean_labels = corrected_scales(h, 0.0)
+    inputs, labels = corrected_scales(h, 0.3)
+    assert len(inputs) == len(labels) - 1 == 5
+    assert torch.equal(labels[0], clean_labels[0])
+    assert not torch.equal(inputs[0], clean_inputs[0])
+    assert not torch.equal(labels[1], clean_labels[1])
+
+
+def test_muon_makes_every_direction_of_a_gradient_count_alike() -> None:
+    matrix = torch.randn(12, 30) @ torch.diag(torch.logspace(0, -2, 30))
+    values = torch.linalg.svdvals(orthogonalise(matrix))
+    assert 0.4 < values.min() < values.max() < 1.4
+    kernel = nn.Parameter(torch.zeros(8, 8, 3, 3))
+    F.conv2d(torch.randn(1, 8, 5, 5), kernel).sum().backward()
+    Muon([kernel], 0.1).step()
+    assert kernel.abs().max() > 0
+
+
+def test_every_spelling_of_a_word_has_one_id_and_other_words_are_unknown(tmp_path: Path) -> None:
+    num_ids = write_vocabulary(tmp_path)
+    words = WordTokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert num_ids == len(set(VOCABULARY.values())) + 3
+    for spelling, head in VOCABULARY.items():
+        assert words.encode(spelling).ids == words.encode(head).ids
+    assert words.encode("A RED kitten!").ids == words.encode("a red cat").ids
+    assert words.encode("zyzzyva").tokens == ["<unk>", "</s>"]

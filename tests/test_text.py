@@ -1,0 +1,47 @@
+"""The text encoder: its limits, and independence of everything but the prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from service.model.infinity.text import TextEncoder
+from service.model.nano.words import untrained_encoder, write_vocabulary
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    untrained_encoder(write_vocabulary(tmp_path), 128).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@torch.inference_mode()
+def test_a_prompt_becomes_one_vector_a_token_and_the_end(folder: Path) -> None:
+    encoder = TextEncoder.from_folder(folder, torch.device("cpu"))
+    text = encoder.encode("a red glorp", 64)
+    assert text.features.shape == (4, 128)
+    assert (text.num_known, text.num_unknown) == (2, 1)
+    assert torch.equal(text.features, encoder.encode("A  red, glorp!", 64).features)
+
+
+@torch.inference_mode()
+def test_a_long_prompt_is_cut_and_keeps_its_end_mark(folder: Path) -> None:
+    encoder = TextEncoder.from_folder(folder, torch.device("cpu"))
+    cut = encoder.encode("red " * 500, 10)
+    assert cut.features.shape == (10, 128)
+    assert torch.equal(cut.features, encoder.encode("red " * 9, 64).features)
+
+
+@torch.inference_mode()
+def test_an_empty_prompt_is_its_end_mark_alone(folder: Path) -> None:
+    assert TextEncoder.from_folder(folder, torch.device("cpu")).encode("", 64).features.shape == (1, 128)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json"])
+def test_a_folder_that_lacks_a_file_is_refused_by_its_name(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=f"has no {name}"):
+        TextEncoder.from_folder(folder, torch.device("cpu"))
