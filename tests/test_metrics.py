@@ -24,7 +24,7 @@ def series_names() -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", ["alerts.yml", "grafana-dashboard.json"])
+@pytest.mark.parametrize("name", ["alerts.yml", "dashboards/atelier.json"])
 def test_what_deploy_asks_for_exists(name: str) -> None:
     asked = set(re.findall(r"\b(?:atelier|process|python)_\w+", (DEPLOY / name).read_text()))
     assert asked
@@ -32,7 +32,7 @@ def test_what_deploy_asks_for_exists(name: str) -> None:
 
 
 def test_the_dashboard_shows_every_metric_of_our_own() -> None:
-    dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    dashboard = json.loads((DEPLOY / "dashboards" / "atelier.json").read_text())
     queries = " ".join(target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ()))
     families = {family.name for family in Metrics().registry.collect() if family.name.startswith("atelier_")}
     assert {name for name in families if name not in queries} == {"atelier_build"}
