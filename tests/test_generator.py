@@ -130,7 +130,12 @@ def test_a_style_feature_does_not_change_when_it_is_stored() -> None:
 def test_a_prompt_without_a_known_word_carries_a_warning() -> None:
     known, unknown = GENERATOR.generate([PLAIN, replace(PLAIN, prompt="xyzzy qwerty")])
     assert known.warnings == ()
-    assert "none of the prompt's words" in unknown.warnings[0]
+    assert unknown.warnings == ("tiny knows none of the prompt's words, so the prompt had no effect",)
+
+
+def test_a_prompt_that_is_too_long_is_cut_with_a_warning() -> None:
+    (drawing,) = GENERATOR.generate([replace(PLAIN, prompt="a red star " * 40)])
+    assert drawing.warnings == ("the prompt was cut: tiny reads 64 tokens",)
 
 
 def test_warm_up_draws_every_size_and_memory_gives_at_least_one_image() -> None:

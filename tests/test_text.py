@@ -32,7 +32,9 @@ def test_a_long_prompt_is_cut_and_keeps_its_end_mark(folder: Path) -> None:
     encoder = TextEncoder.from_folder(folder, torch.device("cpu"))
     cut = encoder.encode("red " * 500, 10)
     assert cut.features.shape == (10, 128)
-    assert torch.equal(cut.features, encoder.encode("red " * 9, 64).features)
+    whole = encoder.encode("red " * 9, 64)
+    assert torch.equal(cut.features, whole.features)
+    assert (cut.is_cut, whole.is_cut) == (True, False)
 
 
 @torch.inference_mode()

@@ -79,8 +79,9 @@ class Text:
     """An encoded prompt: the text encoder's last hidden state, without padding."""
 
     features: Tensor  # [tokens, text channels] fp32
+    num_known: int = 0  # words of the prompt that the encoder has a token for
     num_unknown: int = 0
-    num_known: int = 0
+    is_cut: bool = False  # the prompt was longer than the model reads
 
 
 @dataclass(frozen=True, slots=True)

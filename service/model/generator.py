@@ -233,9 +233,12 @@ class Generator:
         return spec.prompt, spec.negative_prompt, spec.seed, guidance
 
     def _warnings(self, text: Text) -> tuple[str, ...]:
+        warnings = []
         if text.num_unknown and not text.num_known:
-            return ("the model knows none of the prompt's words, so the prompt had no effect",)
-        return ()
+            warnings.append(f"{self.name} knows none of the prompt's words, so the prompt had no effect")
+        if text.is_cut:
+            warnings.append(f"the prompt was cut: {self.name} reads {self.max_prompt_tokens} tokens")
+        return tuple(warnings)
 
     def _schedule(self, size: Size) -> Schedule:
         schedule = self.backbone.schedules.get(size)

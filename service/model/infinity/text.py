@@ -42,10 +42,11 @@ class TextEncoder:
     def encode(self, prompt: str, max_tokens: int) -> Text:
         """One prompt at a time, so that its features do not depend on its neighbours."""
         ids = self._words.encode(prompt).ids
-        if len(ids) > max_tokens:  # T5 keeps the end mark
+        is_cut = len(ids) > max_tokens
+        if is_cut:  # T5 keeps the end mark
             ids = [*ids[: max_tokens - 1], ids[-1]]
         unknown = sum(token == self._unknown for token in ids)
         device = self._encoder.shared.weight.device
         hidden = self._encoder(input_ids=torch.tensor([ids], device=device)).last_hidden_state[0]
         known = len(ids) - unknown - sum(token in self._special for token in ids)
-        return Text(hidden.float(), num_unknown=unknown, num_known=known)
+        return Text(hidden.float(), num_known=known, num_unknown=unknown, is_cut=is_cut)
