@@ -45,13 +45,13 @@ class Recipe:
     convolution_rate: float = 0.03
 
     transformer_batch: int = 48
-    transformer_steps: int = 900
+    transformer_steps: int = 1_100
     matrix_rate: float = 0.02
     flat_share: float = 0.55  # of the steps, before the rates fall linearly
     dropped_text: float = 0.1  # for classifier-free guidance
     max_flips: float = 0.3  # bitwise self-correction (Infinity, section 3.4): share of bits flipped a scale
 
-    decoder_steps: int = 300  # on quantised features, the encoder and so the bits held fixed
+    decoder_steps: int = 250  # on quantised features, the encoder and so the bits held fixed
     average: float = 0.997  # decay of the exponential moving average that is shipped
 
     checkpoint_every: int = 50
