@@ -1,13 +1,17 @@
 """The errors a client can see, and the one table that gives each its HTTP status.
 
 ServiceError
- +- InvalidRequest        400  something in the request is wrong; `param` names it
+ +- InvalidRequest        400  a field is missing, unknown or out of range; `param` names it
  +- InvalidApiKey         401
  +- StyleNotFound         404
+ +- ModelNotFound         404  the model asked for is not the one that is served
+ +- RouteNotFound         404  no such path
+ +- MethodNotAllowed      405  the path is there, the method is not
  +- Conflict              409
  +- PayloadTooLarge       413
  +- UnsupportedMediaType  415
  +- InvalidImage          422  the upload is not a picture we can read
+ +- ClientGone            499  nobody is left to read it; it exists for the log and the metrics
  +- QueueFull             429  `retry_after_seconds` is the work already queued
  +- NotReady              503  warming up or draining
  +- StoreUnavailable      503  Redis cannot be reached
@@ -52,6 +56,18 @@ class StyleNotFound(ServiceError):
     code, status, type = "style_not_found", 404, "invalid_request_error"
 
 
+class ModelNotFound(ServiceError):
+    code, status, type = "model_not_found", 404, "invalid_request_error"
+
+
+class RouteNotFound(ServiceError):
+    code, status, type = "not_found", 404, "invalid_request_error"
+
+
+class MethodNotAllowed(ServiceError):
+    code, status, type = "method_not_allowed", 405, "invalid_request_error"
+
+
 class Conflict(ServiceError):
     code, status, type = "conflict", 409, "invalid_request_error"
 
@@ -66,6 +82,10 @@ class UnsupportedMediaType(ServiceError):
 
 class InvalidImage(ServiceError):
     code, status, type = "invalid_image", 422, "invalid_request_error"
+
+
+class ClientGone(ServiceError):
+    code, status, type = "client_closed_request", 499, "invalid_request_error"
 
 
 class QueueFull(ServiceError):

@@ -1,0 +1,247 @@
+"""create_app: wires the parts; owns start, drain and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import structlog
+from fastapi import FastAPI
+from numpy.typing import NDArray
+from redis.asyncio import Redis
+
+from service import __version__
+from service.batcher import Batcher
+from service.http import health, images, models, styles
+from service.http.bodies import BodyBound
+from service.http.observation import Observation
+from service.http.parts import Parts, Readiness
+from service.http.problems import install_problems
+from service.http.schemas import ProblemResponse
+from service.media import Picture
+from service.metrics import Metrics
+from service.model import presets
+from service.model.backbone import Size
+from service.model.generator import Drawing, Generator, ImageSpec
+from service.model.style import StyleFeature
+from service.model_thread import ModelThread
+from service.settings import Settings
+from service.styles.embedded import EmbeddedServer, EmbeddedServerError
+from service.styles.store import StyleStore
+
+# Decoding takes up to 17 bytes a pixel of the upload, so this also bounds memory.
+NUM_MEDIA_THREADS = 2
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+PoolT = TypeVar("PoolT", bound=ThreadPoolExecutor)
+
+log = structlog.stdlib.get_logger("atelier")
+
+
+class CannotStart(Exception):
+    """Why the service does not start, in a sentence for the person who started it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """A style image to take the feature of, for images of one size."""
+
+    pixels: NDArray[np.uint8]  # [height, width, 3]
+    size: Size
+
+
+class Service:
+    """The parts of one app from start to stop. `settled` is set once the start has succeeded or failed."""
+
+    def __init__(self, settings: Settings, generator: Generator | None) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.readiness = Readiness()
+        self.settled = asyncio.Event()
+        self.failure: Exception | None = None
+        self._generator = generator
+        self._stack = AsyncExitStack()
+        self._starting: asyncio.Task[None] | None = None
+        self.metrics.ready.set_function(lambda: float(self.readiness.is_ready))
+
+    def start(self) -> None:
+        """Begin to open the store and to load the model; the event loop stays free meanwhile."""
+        self._starting = asyncio.create_task(self._start(), name="start")
+
+    async def stop(self) -> None:
+        """Finish what was accepted, then give everything back in the reverse order of its start."""
+        self.readiness.close("The service is shutting down.")
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
+        await self._stack.aclose()
+
+    async def _start(self) -> None:
+        try:
+            self.readiness.parts = await self._wire()
+        except (CannotStart, EmbeddedServerError) as error:
+            self.failure = error
+            log.error("cannot_start", reason=str(error))
+        except Exception as error:
+            self.failure = error
+            log.exception("cannot_start")
+        finally:
+            if self.failure is not None:
+                self.readiness.close("The service could not start; its log says why.")
+            self.settled.set()
+
+    async def _wire(self) -> Parts:
+        settings, metrics = self.settings, self.metrics
+        redis = await self._open_redis()
+        model_thread = self._thread_pool(ModelThread())
+        media = self._thread_pool(ThreadPoolExecutor(NUM_MEDIA_THREADS, thread_name_prefix="media"))
+        generator = await asyncio.get_running_loop().run_in_executor(model_thread, self._load)
+        metrics.build_info.info(
+            {"version": __version__, "model": generator.name, "fingerprint": generator.fingerprint}
+        )
+        generation = await self._started(
+            Batcher(
+                _observed(generator, metrics),
+                name="generate",
+                group=lambda spec: spec.size,
+                max_jobs=generator.max_images,
+                max_queued=settings.max_queued,
+                executor=model_thread,
+                metrics=metrics,
+            )
+        )
+        extraction = await self._started(
+            Batcher(
+                lambda inputs, _: [generator.extract_style(each.pixels, each.size) for each in inputs],
+                name="extract",
+                group=lambda each: each.size,
+                # One at a time: together they would not be faster, and an image would have to wait for all.
+                max_jobs=lambda _: 1,
+                max_queued=settings.max_queued,
+                executor=model_thread,
+                metrics=metrics,
+            )
+        )
+
+        async def extract(picture: Picture, size: Size) -> StyleFeature:
+            pixels = await asyncio.get_running_loop().run_in_executor(media, picture.pixels)
+            return await extraction.submit([Extraction(pixels, size)])[0].future
+
+        store = StyleStore(
+            redis,
+            extract=extract,
+            fingerprint=generator.fingerprint,
+            schedule_name=generator.schedule_name,
+            default_size=generator.default_size,
+            metrics=metrics,
+        )
+        return Parts(
+            settings=settings,
+            metrics=metrics,
+            generator=generator,
+            generation=generation,
+            store=store,
+            media=media,
+            alive=lambda: generation.alive and extraction.alive,
+            created=int(time.time()),
+        )
+
+    async def _open_redis(self) -> Redis:
+        url = self.settings.redis_url
+        if url is None:
+            server = EmbeddedServer(self.settings.data_dir)
+            await server.start()
+            self._stack.push_async_callback(server.stop)
+            watching = asyncio.create_task(server.keep_running(), name="store")
+            self._stack.push_async_callback(_cancelled, watching)
+            url = server.url
+        redis = Redis.from_url(url)
+        self._stack.push_async_callback(redis.aclose)
+        return redis
+
+    def _load(self) -> Generator:
+        """On the model thread: the generator, resident and warm."""
+        generator = self._generator
+        if generator is None:
+            try:
+                generator = presets.load(self.settings.model, self.settings.device)
+            except ValueError as error:
+                raise CannotStart(str(error)) from error
+        generator.warm_up()
+        return generator
+
+    def _thread_pool(self, pool: PoolT) -> PoolT:
+        # Shut down off the loop: a thread may be in the middle of loading a model.
+        self._stack.push_async_callback(asyncio.to_thread, pool.shutdown)
+        return pool
+
+    async def _started(self, batcher: Batcher[In, Out]) -> Batcher[In, Out]:
+        await batcher.start()
+        self._stack.push_async_callback(batcher.stop)
+        return batcher
+
+
+def create_app(settings: Settings, generator: Generator | None = None) -> FastAPI:
+    """The ASGI app; its lifespan starts and stops a Service, found at `app.state.service`.
+
+    Without a generator the model of the settings is loaded, while `/livez` answers and `/readyz` says 503.
+    """
+    service = Service(settings, generator)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        try:
+            yield
+        finally:
+            await service.stop()
+
+    app = FastAPI(
+        title="Atelier",
+        version=__version__,
+        summary="Style-personalised images: upload a style once, draw any prompt in it.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        responses={"default": {"model": ProblemResponse, "description": "Any failure."}},
+    )
+    app.state.service = service
+    app.state.readiness = service.readiness
+    app.state.metrics = service.metrics
+    install_problems(app)
+    for noun in (images, styles, models, health):
+        app.include_router(noun.router)
+    app.add_middleware(BodyBound, max_upload_bytes=settings.max_upload_bytes)
+    app.add_middleware(Observation, metrics=service.metrics)
+    return app
+
+
+def _observed(
+    generator: Generator, metrics: Metrics
+) -> Callable[[Sequence[ImageSpec], Callable[[], bool]], list[Drawing]]:
+    """`generator.generate`, its durations counted once a batch: the drawings of a batch share them."""
+
+    def run(specs: Sequence[ImageSpec], wanted: Callable[[], bool]) -> list[Drawing]:
+        drawings = generator.generate(specs, wanted)
+        timings = drawings[0].timings
+        for stage in ("text", "transformer", "decode"):
+            seconds = getattr(timings, f"{stage}_seconds")
+            metrics.stage_duration_seconds.labels(stage=stage).observe(seconds)
+        for step, seconds in enumerate(timings.step_seconds, start=1):
+            metrics.step_duration_seconds.labels(step=str(step)).observe(seconds)
+        metrics.batch_rows.observe(timings.num_rows)
+        metrics.content_paths_shared.inc(timings.num_content_paths_shared)
+        return drawings
+
+    return run
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

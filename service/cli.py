@@ -1,0 +1,75 @@
+"""The command `atelier`. Commands import what they need themselves, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+cli = typer.Typer(
+    help="Style-personalised images: upload a style once, draw any prompt in it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """The console script."""
+    cli(prog_name="atelier")
+
+
+def fail(message: str) -> NoReturn:
+    """End the command with a sentence on stderr and exit status 1."""
+    typer.echo(message, err=True)
+    raise typer.Exit(1)
+
+
+@cli.callback()
+def atelier() -> None:
+    """Each flag is also a setting: --data-dir is ATELIER_DATA_DIR in the environment. A flag wins."""
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    from service import __version__
+
+    typer.echo(__version__)
+
+
+@cli.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 by default.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 8000 by default, 0 for a free one.")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the embedded style store.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A known model or the folder of one; nano by default.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or cuda:N.")] = None,
+    redis_url: Annotated[
+        str | None, typer.Option(help="A Redis to use instead of the embedded store.")
+    ] = None,
+    log_format: Annotated[str | None, typer.Option(help="console (the default) or json.")] = None,
+) -> None:
+    """Serve the REST API until SIGTERM or Ctrl-C; work that was accepted is finished first."""
+    from service.settings import read_settings
+
+    try:
+        settings = read_settings(
+            host=host,
+            port=port,
+            data_dir=data_dir,
+            model=model,
+            device=device,
+            redis_url=redis_url,
+            log_format=log_format,
+        )
+    except ValueError as error:
+        fail(str(error))
+    from service.serving import run_server
+
+    raise typer.Exit(run_server(settings))

@@ -1,0 +1,50 @@
+"""Whether the service lives, is ready, what it counts, and which version it is."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
+from prometheus_client.exposition import choose_encoder
+
+from service import __version__
+from service.http.parts import ReadyParts
+from service.http.schemas import LiveResponse, ReadyResponse, VersionResponse
+from service.metrics import Metrics
+
+router = APIRouter()
+
+
+@router.get("/livez", tags=["health"])
+async def livez() -> LiveResponse:
+    """200 as long as the event loop turns."""
+    return LiveResponse()
+
+
+@router.get("/readyz", tags=["health"])
+async def readyz(parts: ReadyParts) -> ReadyResponse:
+    """200 while images can be drawn; 503 with the reason while the model loads, and once it has died.
+
+    A store that does not answer is reported and leaves the answer at 200: plain images and styles in memory
+    still work, and since all replicas share one store, taking them all out of service would help nobody.
+    """
+    return ReadyResponse(store="ready" if await parts.store.ping() else "unavailable")
+
+
+@router.get("/metrics", tags=["health"], response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Prometheus text, or OpenMetrics when `Accept` asks for it."""
+    of_app = request.app.state.metrics
+    assert isinstance(of_app, Metrics)
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(of_app.registry), headers={"Content-Type": content_type})
+
+
+@router.get("/version", tags=["health"])
+async def version() -> VersionResponse:
+    """The version of the service; `/v1/models` has that of the model."""
+    return VersionResponse(version=__version__)
+
+
+@router.get("/", include_in_schema=False)
+async def root() -> Response:
+    return RedirectResponse("/docs", status_code=307)

@@ -1,0 +1,81 @@
+"""What the routes need of a ready service."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Annotated, ParamSpec, TypeVar
+
+from fastapi import Depends, Request
+
+from service.batcher import Batcher
+from service.errors import NotReady
+from service.metrics import Metrics
+from service.model.generator import Drawing, Generator, ImageSpec
+from service.settings import Settings
+from service.styles.store import StyleStore
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+# Nobody knows how long a model takes to load; a client that asks every few seconds costs nothing.
+RETRY_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of a ready service, wired. `media` is the thread pool that decodes and encodes pictures."""
+
+    settings: Settings
+    metrics: Metrics
+    generator: Generator
+    generation: Batcher[ImageSpec, Drawing]
+    store: StyleStore
+    media: Executor
+    alive: Callable[[], bool]  # False for good once a batcher or the model thread has died
+    created: int  # when the model was loaded, in seconds since 1970
+
+    def deadline(self) -> float | None:
+        """When a job that is accepted now is given up, on the batchers' clock."""
+        allowed = self.settings.request_timeout_seconds
+        return None if allowed is None else time.monotonic() + allowed
+
+    async def off_loop(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run blocking work on pictures away from the event loop, and away from the model thread."""
+        return await asyncio.get_running_loop().run_in_executor(self.media, lambda: work(*args, **kwargs))
+
+
+@dataclass(slots=True)
+class Readiness:
+    """The parts once they are wired; before that, and after a failure or a stop, why there are none."""
+
+    parts: Parts | None = None
+    reason: str = "The model is loading."
+
+    @property
+    def is_ready(self) -> bool:
+        return self.parts is not None and self.parts.alive()
+
+    def close(self, reason: str) -> None:
+        """Not ready from now on, and why."""
+        self.parts, self.reason = None, reason
+
+    def require(self) -> Parts:
+        """NotReady when there are no parts, or the model has died."""
+        if self.parts is None:
+            raise NotReady(self.reason, retry_after_seconds=RETRY_SECONDS)
+        if not self.parts.alive():
+            raise NotReady("The model has died; restart the service.", retry_after_seconds=RETRY_SECONDS)
+        return self.parts
+
+
+def _ready_parts(request: Request) -> Parts:
+    readiness = request.app.state.readiness
+    assert isinstance(readiness, Readiness)
+    return readiness.require()
+
+
+ReadyParts = Annotated[Parts, Depends(_ready_parts)]

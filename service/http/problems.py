@@ -1,0 +1,79 @@
+"""The one error body, and how every failure becomes it."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from service.errors import ClientGone, InvalidRequest, MethodNotAllowed, RouteNotFound, ServiceError
+from service.http.refusals import refusal
+
+
+def error_response(error: ServiceError, headers: dict[str, str] | None = None) -> Response:
+    """The body {"error": {message, type, param, code}} with its status, and `Retry-After` where known."""
+    body = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    headers = dict(headers or {})
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
+    # Escaped to ASCII: a field's name may hold half a surrogate pair, which UTF-8 cannot carry.
+    content = json.dumps({"error": body}, ensure_ascii=True)
+    return Response(content, status_code=error.status, headers=headers, media_type="application/json")
+
+
+def unexpected_response() -> Response:
+    """What a client sees of a failure that we did not foresee: the log has the trace, the answer has none."""
+    return error_response(
+        ServiceError("Something failed on our side. The log has the details under this X-Request-ID.")
+    )
+
+
+def install_problems(app: FastAPI) -> None:
+    """Give every failure of the app the one error body; unforeseen ones are answered in observation.py."""
+    app.add_exception_handler(ServiceError, _of_service_error)
+    app.add_exception_handler(RequestValidationError, _of_validation_error)
+    app.add_exception_handler(HTTPException, _of_http_exception)
+    app.add_exception_handler(ClientDisconnect, _of_client_disconnect)
+
+
+async def _of_service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    return error_response(error)
+
+
+async def _of_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return error_response(refusal(error))
+
+
+async def _of_client_disconnect(request: Request, error: Exception) -> Response:
+    return error_response(ClientGone("The client closed the connection."))
+
+
+async def _of_http_exception(request: Request, error: Exception) -> Response:
+    """The framework's own refusals: no route, wrong method, a body it could not read."""
+    assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, ServiceError):  # ours, raised while the framework was reading the body
+        return error_response(error.__cause__)
+    if isinstance(error.__cause__, ClientDisconnect):
+        return await _of_client_disconnect(request, error.__cause__)
+    path = request.url.path
+    if error.status_code == 404:
+        return error_response(RouteNotFound(f"There is no {path}; /docs lists what there is."))
+    if error.status_code == 405:
+        allowed = ", ".join(_methods_of(request.app, path))
+        message = f"{request.method} is not a method of {path}; it has {allowed}."
+        return error_response(MethodNotAllowed(message), {"Allow": allowed})
+    return error_response(InvalidRequest(f"The body cannot be read: {error.detail}", code="invalid_body"))
+
+
+def _methods_of(app: FastAPI, path: str) -> list[str]:
+    routes = iter_route_contexts(app.routes)
+    return sorted(
+        {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
+    )

@@ -1,0 +1,65 @@
+"""From a request to what the model draws; what only the model and the settings can refuse is refused here."""
+
+from __future__ import annotations
+
+import secrets
+
+from service.errors import InvalidRequest
+from service.http.models import require_model
+from service.http.parts import Parts
+from service.http.schemas import MAX_SEED, GenerationRequest
+from service.media import OutputFormat
+from service.model.backbone import Size
+from service.model.generator import Generator, ImageSpec, Styling
+
+
+def require_drawable(body: GenerationRequest, output: OutputFormat, parts: Parts) -> None:
+    """A ServiceError when the request names another model, a size that is not native, or too long a prompt.
+
+    Also when the image could be drawn and then not encoded as asked.
+    """
+    require_model(parts, body.model)
+    native_size(body, parts.generator)
+    for name in ("prompt", "negative_prompt"):
+        num_chars, bound = len(getattr(body, name)), parts.settings.max_prompt_chars
+        if num_chars > bound:
+            raise InvalidRequest(f"{name} has {num_chars} characters; it may have {bound}.", param=name)
+    if not body.prompt.strip():
+        raise InvalidRequest("prompt is blank; say what to draw.", param="prompt")
+    if output is OutputFormat.PNG and body.output_compression not in (None, 100):
+        raise InvalidRequest(
+            "output_compression is for jpeg and webp; a png is lossless. Leave it out, or name another "
+            "output_format.",
+            param="output_compression",
+        )
+
+
+def native_size(body: GenerationRequest, generator: Generator) -> Size:
+    """The size asked for; InvalidRequest with the list of sizes when the model has no such."""
+    if body.size == "auto":
+        return generator.default_size
+    for size in generator.sizes:
+        if str(size) == body.size:
+            return size
+    native = ", ".join(map(str, generator.sizes))
+    raise InvalidRequest(
+        f"{generator.name} has no size {body.size}; it draws {native} (auto is {generator.default_size}).",
+        param="size",
+        code="unsupported_size",
+    )
+
+
+def image_specs(body: GenerationRequest, styling: Styling | None, generator: Generator) -> list[ImageSpec]:
+    """One for each image: image i is drawn with seed + i, so a set is found again by its first seed."""
+    first_seed = secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed
+    return [
+        ImageSpec(
+            prompt=body.prompt,
+            seed=(first_seed + index) % (MAX_SEED + 1),
+            size=native_size(body, generator),
+            negative_prompt=body.negative_prompt,
+            guidance=body.guidance,
+            styling=styling,
+        )
+        for index in range(body.n)
+    ]

@@ -1,0 +1,73 @@
+"""Settings: the only reader of the environment."""
+
+from __future__ import annotations
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from platformdirs import user_data_path
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "ATELIER_"
+
+
+class Settings(BaseSettings):
+    """Everything that can be chosen at start, frozen. Each field is also the variable ATELIER_<FIELD>.
+
+    Arguments win over the environment. A variable with the prefix that names no field is refused, so that a
+    misspelt setting is a sentence at start and not a default in production.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    data_dir: Path = Field(
+        default_factory=lambda: user_data_path("atelier"), description="Folder of the embedded style store."
+    )
+    model: str = Field("nano", description="Name of a known model, or the folder of one.")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    threads: int | None = Field(None, ge=1, description="CPU threads of the model; unset: one for each core.")
+    redis_url: str | None = Field(None, description="Redis of the style store; unset: an embedded server.")
+    max_queued: int = Field(64, ge=1, description="Images that may wait for the model.")
+    max_upload_bytes: int = Field(10 * 2**20, ge=1, description="Largest upload.")
+    max_upload_pixels: int = Field(50_000_000, ge=1, description="Most pixels an uploaded picture may hold.")
+    max_prompt_chars: int = Field(4000, ge=1, description="Longest prompt.")
+    request_timeout_seconds: float | None = Field(
+        None, gt=0, description="A job older than this is given up; unset: never."
+    )
+    drain_seconds: int = Field(
+        60, ge=0, description="After SIGTERM, how long accepted work may take to finish."
+    )
+    log_prompts: bool = Field(False, description="Write prompts to the log.")
+    log_format: Literal["console", "json"] = Field("console", description="Form of the log's lines.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_variables(cls, values: Any) -> Any:
+        known = [PREFIX + name.upper() for name in cls.model_fields]
+        for variable in sorted(os.environ):
+            name = variable.upper()
+            if name.startswith(PREFIX) and name not in known:
+                near = get_close_matches(name, known, n=1, cutoff=0)[0]
+                raise ValueError(f"{variable} is not a setting; the nearest one is {near}")
+        return values
+
+
+def read_settings(**flags: object) -> Settings:
+    """Settings from the environment, under the flags that are not None. ValueError: a sentence a problem."""
+    given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise ValueError("\n".join(_sentence(dict(each)) for each in error.errors())) from None
+
+
+def _sentence(error: dict[str, Any]) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+    if not error["loc"]:
+        return message
+    return f"{PREFIX}{str(error['loc'][0]).upper()} {message}, not {error['input']!r}"
