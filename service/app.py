@@ -33,7 +33,7 @@ from service.model.style import StyleFeature
 from service.model_thread import ModelThread
 from service.settings import Settings
 from service.styles.embedded import EmbeddedServer, EmbeddedServerError
-from service.styles.store import StyleStore
+from service.styles.store import StyleStore, connect
 
 # Decoding takes up to 17 bytes a pixel of the upload, so this also bounds memory.
 NUM_MEDIA_THREADS = 2
@@ -162,7 +162,10 @@ class Service:
             watching = asyncio.create_task(server.keep_running(), name="store")
             self._stack.push_async_callback(_cancelled, watching)
             url = server.url
-        redis = Redis.from_url(url)
+        try:
+            redis = connect(url)
+        except ValueError as error:
+            raise CannotStart(f"The Redis URL cannot be used: {error}") from error
         self._stack.push_async_callback(redis.aclose)
         return redis
 

@@ -27,7 +27,7 @@ async def readyz(parts: ReadyParts) -> ReadyResponse:
     A store that does not answer is reported and leaves the answer at 200: plain images and styles in memory
     still work, and since all replicas share one store, taking them all out of service would help nobody.
     """
-    return ReadyResponse(store="ready" if await parts.store.ping() else "unavailable")
+    return ReadyResponse(store="ready" if await parts.store_answers() else "unavailable")
 
 
 @router.get("/metrics", tags=["health"], response_class=Response)

@@ -23,6 +23,8 @@ P = ParamSpec("P")
 
 # Nobody knows how long a model takes to load; a client that asks every few seconds costs nothing.
 RETRY_SECONDS = 2.0
+# Kubernetes gives a probe one second by default.
+PROBE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,12 @@ class Parts:
         """When a job that is accepted now is given up, on the batchers' clock."""
         allowed = self.settings.request_timeout_seconds
         return None if allowed is None else time.monotonic() + allowed
+
+    async def store_answers(self) -> bool:
+        """Whether the store answers soon enough for the probe that asks."""
+        ping = asyncio.create_task(self.store.ping())
+        await asyncio.wait([ping], timeout=PROBE_SECONDS)
+        return ping.result() if ping.done() else not ping.cancel()
 
     async def off_loop(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run blocking work on pictures away from the event loop, and away from the model thread."""

@@ -69,7 +69,8 @@ async def _of_http_exception(request: Request, error: Exception) -> Response:
         allowed = ", ".join(_methods_of(request.app, path))
         message = f"{request.method} is not a method of {path}; it has {allowed}."
         return error_response(MethodNotAllowed(message), {"Allow": allowed})
-    return error_response(InvalidRequest(f"The body cannot be read: {error.detail}", code="invalid_body"))
+    message = f"The body cannot be read. {error.detail.removesuffix('.')}."
+    return error_response(InvalidRequest(message, code="invalid_body"))
 
 
 def _methods_of(app: FastAPI, path: str) -> list[str]:

@@ -39,6 +39,9 @@ def unknown_field(name: str, known: list[str]) -> PydanticCustomError:
 
 
 def _style_of_id(value: Any) -> Any:
+    if not isinstance(value, str | dict | None):
+        sentence = 'style must be a style ID, or an object such as {"id": "sty_...", "strength": 0.8}.'
+        raise PydanticCustomError("unsupported_value", "{sentence}", {"sentence": sentence})
     return {"id": value} if isinstance(value, str) else value
 
 

@@ -91,8 +91,9 @@ async def get_style(style_id: str, parts: ReadyParts) -> StyleResponse:
 )
 async def get_style_image(style_id: str, parts: ReadyParts) -> Response:
     """The picture as it is kept: upright, in sRGB, bounded, lossless WebP."""
+    style = await parts.store.get(style_id)
     content = await parts.store.picture(style_id)
-    return Response(content, media_type="image/webp", headers={"X-Content-Type-Options": "nosniff"})
+    return Response(content, media_type=style.image_media_type, headers={"X-Content-Type-Options": "nosniff"})
 
 
 @router.delete("/v1/styles/{style_id}")

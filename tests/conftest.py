@@ -1,0 +1,31 @@
+"""Fixtures for tests that speak HTTP to the service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+if TYPE_CHECKING:
+    from tests.server import Running
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A ready server of the tiny model, with a store of its own."""
+    # Imported here, so that tests of one part run without loading all the others.
+    from service.settings import Settings
+    from tests.server import serving
+    from tests.tiny import tiny_generator
+
+    with serving(Settings(data_dir=tmp_path_factory.mktemp("server")), tiny_generator()) as running:
+        running.wait_until_settled()
+        yield running
+
+
+@pytest.fixture
+def client(server: Running) -> Iterator[httpx.Client]:
+    with server.client() as client:
+        yield client

@@ -1,0 +1,42 @@
+"""Settings come from the environment and from flags, and a mistake is a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings, read_settings
+
+
+def test_the_environment_sets_and_a_flag_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATELIER_PORT", "9000")
+    monkeypatch.setenv("ATELIER_DATA_DIR", "/somewhere")
+    settings = read_settings(port=9001, data_dir=None)
+    assert settings.port == 9001
+    assert settings.data_dir == Path("/somewhere")
+
+
+def test_an_unknown_variable_is_refused_with_the_nearest_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATELIER_MAX_QUEUE", "5")
+    with pytest.raises(ValueError, match=r"^ATELIER_MAX_QUEUE is not a setting.*ATELIER_MAX_QUEUED$"):
+        read_settings()
+
+
+def test_a_value_out_of_range_is_named_with_what_would_be_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATELIER_PORT", "70000")
+    with pytest.raises(ValueError, match=r"^ATELIER_PORT must be less than or equal to 65535, not '70000'$"):
+        read_settings()
+
+
+def test_every_mistake_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATELIER_PORT", "x")
+    with pytest.raises(ValueError, match="PORT") as refused:
+        read_settings(log_format="xml")
+    assert len(str(refused.value).splitlines()) == 2
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1
