@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import threading
 from pathlib import Path
 
 import httpx
 import pytest
 
 from service.settings import Settings
-from tests.rig import GatedGenerator
+from tests.gated import GatedGenerator
 from tests.server import Running, serving
 from tests.tiny import tiny_generator
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
+from service.model.generator import Drawing, Generator, ImageSpec, always
 from service.settings import Settings
-from tests.rig import GatedGenerator
+from tests.gated import GatedGenerator
 from tests.server import Running, serving
 from tests.tiny import tiny_generator
 from tests.uploads import picture, upload
@@ -28,8 +27,8 @@ GENERATIONS = "/v1/images/generations"
 def busy(tmp_path: Path, max_queued: int) -> Iterator[tuple[Running, GatedGenerator]]:
     """A ready server whose model holds every batch until the gate is opened."""
     generator = GatedGenerator(tiny_generator())
+    generator.open()
     with serving(Settings(data_dir=tmp_path, max_queued=max_queued), generator) as running:
-        generator.open()
         running.wait_until_settled()
         generator.close()
         try:
@@ -38,10 +37,30 @@ def busy(tmp_path: Path, max_queued: int) -> Iterator[tuple[Running, GatedGenera
             generator.open()
 
 
-def metric(client: httpx.Client, name: str) -> float:
-    """The value of the sample, labels included in the name; 0 when it is not there yet."""
+def post(server: Running, body: dict[str, Any]) -> httpx.Response:
+    with server.client() as client:
+        return client.post(GENERATIONS, json=body)
+
+
+def metric(client: httpx.Client, sample: str) -> float:
+    """The value of a sample, its name written with its labels; 0 while there is none."""
     lines = client.get("/metrics").text.splitlines()
-    return next((float(line.split()[-1]) for line in lines if line.startswith(f"{name} ")), 0.0)
+    return next((float(line.split()[-1]) for line in lines if line.startswith(f"{sample} ")), 0.0)
+
+
+def wait_until_queued(client: httpx.Client, num_jobs: int) -> None:
+    """Return once so many jobs wait: each look is a round trip, and the test's time limit ends a vain wait."""
+    while metric(client, 'atelier_queue_depth{queue="generate"}') != num_jobs:
+        pass
+
+
+def hanging(server: Running, body: dict[str, Any]) -> socket.socket:
+    """A connection that has sent a request and does not read the answer."""
+    content = json.dumps(body).encode()
+    connection = socket.create_connection((server.host, server.port))
+    head = f"POST {GENERATIONS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+    return connection
 
 
 def test_requests_at_once_are_batched_and_each_gets_what_it_gets_alone(server: Running) -> None:
@@ -58,16 +77,81 @@ def test_requests_at_once_are_batched_and_each_gets_what_it_gets_alone(server: R
             for _ in range(32)
         ]
         alone = [client.post(GENERATIONS, json=body).json()["data"] for body in bodies]
-        num_before, jobs_before = (metric(client, f'atelier_batch_size_{of}{{queue="generate"}}') for of in ("count", "sum"))
-        with ThreadPoolExecutor(32) as threads:
-            together = list(threads.map(lambda body: _post(server, body), bodies))
-        num_batches = metric(client, 'atelier_batch_size_count{queue="generate"}') - num_before
-        num_jobs = metric(client, 'atelier_batch_size_sum{queue="generate"}') - jobs_before
-    assert [response.json()["data"] for response in together] == alone
-    assert num_jobs == 32
-    assert num_batches < 32
+        size = 'atelier_batch_size_{}{{queue="generate"}}'
+        num_batches, num_jobs = metric(client, size.format("count")), metric(client, size.format("sum"))
+        with ThreadPoolExecutor(len(bodies)) as threads:
+            together = list(threads.map(lambda body: post(server, body), bodies))
+        assert [response.json()["data"] for response in together] == alone
+        assert metric(client, size.format("sum")) - num_jobs == len(bodies)
+        assert metric(client, size.format("count")) - num_batches < len(bodies) / 2
 
 
-def _post(server: Running, body: dict[str, Any]) -> httpx.Response:
-    with server.client() as client:
-        return client.post(GENERATIONS, json=body)
+def test_a_full_queue_refuses_with_the_time_to_wait_and_takes_the_next_when_there_is_room(
+    tmp_path: Path,
+) -> None:
+    with busy(tmp_path, max_queued=4) as (server, generator), server.client() as client:
+        with ThreadPoolExecutor(2) as threads:
+            running = threads.submit(post, server, {"prompt": "a star"})
+            generator.wait_for_batch()
+            queued = threads.submit(post, server, {"prompt": "a star", "n": 3})
+            wait_until_queued(client, 3)
+            refused = post(server, {"prompt": "a star", "n": 2})
+            assert refused.status_code == 429
+            assert refused.json()["error"]["code"] == "queue_full"
+            assert refused.json()["error"]["type"] == "rate_limit_error"
+            assert int(refused.headers["Retry-After"]) >= 1
+            assert metric(client, 'atelier_queue_depth{queue="generate"}') == 3
+            generator.open()
+            assert running.result().status_code == queued.result().status_code == 200
+        assert post(server, {"prompt": "a star", "n": 2}).status_code == 200
+
+
+def test_more_images_than_the_queue_ever_holds_are_refused_for_good(tmp_path: Path) -> None:
+    with busy(tmp_path, max_queued=2) as (server, _):
+        assert post(server, {"prompt": "a star", "n": 3}).status_code == 400
+
+
+def test_a_client_that_leaves_gives_its_places_back(tmp_path: Path) -> None:
+    with busy(tmp_path, max_queued=2) as (server, generator), server.client() as client:
+        running = hanging(server, {"prompt": "a star"})
+        generator.wait_for_batch()
+        queued = hanging(server, {"prompt": "a mug", "n": 2})
+        wait_until_queued(client, 2)
+        queued.close()
+        wait_until_queued(client, 0)
+        running.close()
+        while metric(client, 'atelier_cancellations_total{queue="generate",when="running"}') != 1:
+            pass
+        generator.open()
+        assert post(server, {"prompt": "a cat"}).status_code == 200
+        assert [spec.prompt for batch in generator.batches[-2:] for spec in batch] == ["a star", "a cat"]
+        assert metric(client, f'atelier_requests_total{{code="499",route="POST {GENERATIONS}"}}') == 2
+
+
+def test_an_image_that_fails_fails_its_request_and_no_other(tmp_path: Path) -> None:
+    with serving(Settings(data_dir=tmp_path), MoodyGenerator(tiny_generator().backbone)) as server:
+        server.wait_until_settled()
+        failed = post(server, {"prompt": MoodyGenerator.DISLIKED, "n": 2})
+        assert failed.status_code == 500
+        assert failed.json()["error"]["code"] == "generation_failed"
+        assert "mood" not in failed.text
+        assert post(server, {"prompt": "a star"}).status_code == 200
+
+
+class MoodyGenerator(Generator):
+    """The real one, except for a prompt that it will not draw."""
+
+    DISLIKED = "a hat"
+
+    def generate(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> list[Drawing]:
+        if any(spec.prompt == self.DISLIKED for spec in specs):
+            raise RuntimeError("not in the mood")
+        return super().generate(specs, wanted)
+
+
+def test_work_accepted_before_a_stop_is_finished(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        with busy(tmp_path, max_queued=4) as (server, generator):
+            accepted = threads.submit(post, server, {"prompt": "a star"})
+            generator.wait_for_batch()
+        assert accepted.result().status_code == 200
