@@ -31,6 +31,7 @@ class Incoming(BaseModel):
 
 
 def unknown_field(name: str, known: list[str]) -> PydanticCustomError:
+    name = name.encode(errors="backslashreplace").decode()  # half a surrogate pair is no text to answer with
     near = get_close_matches(name, known, n=1)
     instead = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}."
     shown = name if len(name) <= MAX_SHOWN_CHARS else f"{name[:MAX_SHOWN_CHARS]}..."
