@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -98,37 +98,15 @@ class Service:
             self.settled.set()
 
     async def _wire(self) -> Parts:
-        settings, metrics = self.settings, self.metrics
         redis = await self._open_redis()
         model_thread = self._thread_pool(ModelThread())
         media = self._thread_pool(ThreadPoolExecutor(NUM_MEDIA_THREADS, thread_name_prefix="media"))
         generator = await asyncio.get_running_loop().run_in_executor(model_thread, self._load)
-        metrics.build_info.info(
+        self.metrics.build_info.info(
             {"version": __version__, "model": generator.name, "fingerprint": generator.fingerprint}
         )
-        generation = await self._started(
-            Batcher(
-                _observed(generator, metrics),
-                name="generate",
-                group=lambda spec: spec.size,
-                max_jobs=generator.max_images,
-                max_queued=settings.max_queued,
-                executor=model_thread,
-                metrics=metrics,
-            )
-        )
-        extraction = await self._started(
-            Batcher(
-                lambda inputs, _: [generator.extract_style(each.pixels, each.size) for each in inputs],
-                name="extract",
-                group=lambda each: each.size,
-                # One at a time: together they would not be faster, and an image would have to wait for all.
-                max_jobs=lambda _: 1,
-                max_queued=settings.max_queued,
-                executor=model_thread,
-                metrics=metrics,
-            )
-        )
+        generation = await self._start_generation(generator, model_thread)
+        extraction = await self._start_extraction(generator, model_thread)
 
         async def extract(picture: Picture, size: Size) -> StyleFeature:
             pixels = await asyncio.get_running_loop().run_in_executor(media, picture.pixels)
@@ -140,17 +118,55 @@ class Service:
             fingerprint=generator.fingerprint,
             schedule_name=generator.schedule_name,
             default_size=generator.default_size,
-            metrics=metrics,
+            metrics=self.metrics,
         )
         return Parts(
-            settings=settings,
-            metrics=metrics,
+            settings=self.settings,
+            metrics=self.metrics,
             generator=generator,
             generation=generation,
             store=store,
             media=media,
             alive=lambda: generation.alive and extraction.alive,
             created=int(time.time()),
+        )
+
+    async def _start_generation(
+        self, generator: Generator, model_thread: ModelThread
+    ) -> Batcher[ImageSpec, Drawing]:
+        def max_jobs(size: Hashable) -> int:
+            assert isinstance(size, Size)
+            return generator.max_images(size)
+
+        return await self._started(
+            Batcher(
+                _observed(generator, self.metrics),
+                name="generate",
+                group=lambda spec: spec.size,
+                max_jobs=max_jobs,
+                max_queued=self.settings.max_queued,
+                executor=model_thread,
+                metrics=self.metrics,
+            )
+        )
+
+    async def _start_extraction(
+        self, generator: Generator, model_thread: ModelThread
+    ) -> Batcher[Extraction, StyleFeature]:
+        def run(inputs: Sequence[Extraction], wanted: Callable[[], bool]) -> list[StyleFeature]:
+            return [generator.extract_style(each.pixels, each.size) for each in inputs]
+
+        return await self._started(
+            Batcher(
+                run,
+                name="extract",
+                group=lambda each: each.size,
+                # One at a time: together they would not be faster, and an image would have to wait for all.
+                max_jobs=lambda _: 1,
+                max_queued=self.settings.max_queued,
+                executor=model_thread,
+                metrics=self.metrics,
+            )
         )
 
     async def _open_redis(self) -> Redis:

@@ -50,13 +50,14 @@ def serve(
         str | None, typer.Option(help="A known model or the folder of one; nano by default.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or cuda:N.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of the model; all by default.")] = None,
     redis_url: Annotated[
         str | None, typer.Option(help="A Redis to use instead of the embedded store.")
     ] = None,
     log_format: Annotated[str | None, typer.Option(help="console (the default) or json.")] = None,
 ) -> None:
     """Serve the REST API until SIGTERM or Ctrl-C; work that was accepted is finished first."""
-    from service.settings import read_settings
+    from service.settings import limit_threads, read_settings
 
     try:
         settings = read_settings(
@@ -65,11 +66,13 @@ def serve(
             data_dir=data_dir,
             model=model,
             device=device,
+            threads=threads,
             redis_url=redis_url,
             log_format=log_format,
         )
     except ValueError as error:
         fail(str(error))
+    limit_threads(settings)
     from service.serving import run_server
 
     raise typer.Exit(run_server(settings))

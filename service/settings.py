@@ -23,27 +23,33 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     data_dir: Path = Field(
         default_factory=lambda: user_data_path("atelier"), description="Folder of the embedded style store."
     )
-    model: str = Field("nano", description="Name of a known model, or the folder of one.")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
-    threads: int | None = Field(None, ge=1, description="CPU threads of the model; unset: one for each core.")
-    redis_url: str | None = Field(None, description="Redis of the style store; unset: an embedded server.")
-    max_queued: int = Field(64, ge=1, description="Images that may wait for the model.")
-    max_upload_bytes: int = Field(10 * 2**20, ge=1, description="Largest upload.")
-    max_upload_pixels: int = Field(50_000_000, ge=1, description="Most pixels an uploaded picture may hold.")
-    max_prompt_chars: int = Field(4000, ge=1, description="Longest prompt.")
+    model: str = Field(default="nano", description="Name of a known model, or the folder of one.")
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads of the model; unset: one for each core."
+    )
+    redis_url: str | None = Field(
+        default=None, description="Redis of the style store; unset: an embedded server."
+    )
+    max_queued: int = Field(default=64, ge=1, description="Images that may wait for the model.")
+    max_upload_bytes: int = Field(default=10 * 2**20, ge=1, description="Largest upload.")
+    max_upload_pixels: int = Field(
+        default=50_000_000, ge=1, description="Most pixels an uploaded picture may hold."
+    )
+    max_prompt_chars: int = Field(default=4000, ge=1, description="Longest prompt.")
     request_timeout_seconds: float | None = Field(
-        None, gt=0, description="A job older than this is given up; unset: never."
+        default=None, gt=0, description="A job older than this is given up; unset: never."
     )
     drain_seconds: int = Field(
-        60, ge=0, description="After SIGTERM, how long accepted work may take to finish."
+        default=60, ge=0, description="After SIGTERM, how long accepted work may take to finish."
     )
-    log_prompts: bool = Field(False, description="Write prompts to the log.")
-    log_format: Literal["console", "json"] = Field("console", description="Form of the log's lines.")
+    log_prompts: bool = Field(default=False, description="Write prompts to the log.")
+    log_format: Literal["console", "json"] = Field(default="console", description="Form of the log's lines.")
 
     @model_validator(mode="before")
     @classmethod
@@ -64,6 +70,12 @@ def read_settings(**flags: object) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         raise ValueError("\n".join(_sentence(dict(each)) for each in error.errors())) from None
+
+
+def limit_threads(settings: Settings) -> None:
+    """Keep the model to `settings.threads`. Before torch is imported: OpenMP looks only once."""
+    if settings.threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(settings.threads)
 
 
 def _sentence(error: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ PATIENCE_SECONDS = 60
 
 
 class GatedGenerator(Generator):
-    """A generator whose batches wait, on the model thread, while the gate is closed. It is closed at first."""
+    """A generator whose batches wait, on the model thread, while the gate is closed, as it is at first."""
 
     def __init__(self, generator: Generator) -> None:
         super().__init__(generator.backbone)

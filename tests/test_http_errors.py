@@ -106,7 +106,8 @@ def test_another_content_type_is_refused_with_the_right_one(
 
 
 @pytest.mark.parametrize(
-    "content_type", ["multipart/form-data", "multipart/form-data; boundary=x", 'multipart/form-data; boundary=""']
+    "content_type",
+    ["multipart/form-data", "multipart/form-data; boundary=x", 'multipart/form-data; boundary=""'],
 )
 def test_a_malformed_form_is_refused(client: httpx.Client, content_type: str) -> None:
     refused = client.post("/v1/styles", content=b"--y\r\nnonsense", headers={"Content-Type": content_type})
@@ -123,7 +124,9 @@ def test_a_path_or_method_that_does_not_exist_is_named(client: httpx.Client) -> 
     assert "GET, POST" in error["message"]
 
 
-@pytest.mark.parametrize("query", [{"limit": 0}, {"limit": 101}, {"limit": "x"}, {"order": "up"}, {"limt": 1}])
+@pytest.mark.parametrize(
+    "query", [{"limit": 0}, {"limit": 101}, {"limit": "x"}, {"order": "up"}, {"limt": 1}]
+)
 def test_a_wrong_query_is_named(client: httpx.Client, query: dict[str, str]) -> None:
     error = error_of(client.get("/v1/styles", params=query), 400)
     assert error["param"] == next(iter(query))
@@ -140,7 +143,10 @@ def test_a_body_over_the_bound_is_refused_before_it_is_sent(server: Running) -> 
 def test_a_body_of_no_declared_length_is_refused_once_it_is_over_the_bound(client: httpx.Client) -> None:
     endless = (b"x" * 2**16 for _ in range(200))
     headers = {"Content-Type": "application/json"}
-    assert error_of(client.post(GENERATIONS, content=endless, headers=headers), 413)["code"] == "payload_too_large"
+    assert (
+        error_of(client.post(GENERATIONS, content=endless, headers=headers), 413)["code"]
+        == "payload_too_large"
+    )
 
 
 def test_an_upload_over_the_bound_is_refused_with_the_bound(client: httpx.Client) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from service.settings import Settings
 from tests.gated import GatedGenerator
-from tests.server import Running, serving
+from tests.server import serving
 from tests.tiny import tiny_generator
 
 
@@ -69,8 +69,12 @@ def test_the_document_and_the_pages_are_there(client: httpx.Client) -> None:
     assert client.get("/", follow_redirects=True).status_code == 200
 
 
-@pytest.mark.parametrize(("sent", "is_kept"), [("my-id_1.2", True), ("x" * 128, True), ("x" * 129, False), ("a b", False)])
-def test_a_request_id_is_kept_when_it_is_sound_and_else_made(client: httpx.Client, sent: str, is_kept: bool) -> None:
+@pytest.mark.parametrize(
+    ("sent", "is_kept"), [("my-id_1.2", True), ("x" * 128, True), ("x" * 129, False), ("a b", False)]
+)
+def test_a_request_id_is_kept_when_it_is_sound_and_else_made(
+    client: httpx.Client, sent: str, is_kept: bool
+) -> None:
     answered = client.get("/livez", headers={"X-Request-ID": sent}).headers["X-Request-ID"]
     assert answered == sent if is_kept else re.fullmatch("req_[0-9a-f]{32}", answered)
 

@@ -92,7 +92,7 @@ def test_compression_is_the_quality_of_a_jpeg(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("fields", [{"negative_prompt": "a circle"}, {"guidance": 1.5}, {"prompt": "a mug"}])
-def test_what_steers_the_model_changes_the_image(client: httpx.Client, fields: dict[str, object]) -> None:
+def test_what_steers_the_model_changes_the_image(client: httpx.Client, fields: dict[str, Any]) -> None:
     assert images_of(generate(client, seed=6, **fields)) != images_of(generate(client, seed=6))
 
 

@@ -49,7 +49,7 @@ def metric(client: httpx.Client, sample: str) -> float:
 
 
 def wait_until_queued(client: httpx.Client, num_jobs: int) -> None:
-    """Return once so many jobs wait: each look is a round trip, and the test's time limit ends a vain wait."""
+    """Return once so many jobs wait. Each look is a round trip; the test's time limit ends a vain wait."""
     while metric(client, 'atelier_queue_depth{queue="generate"}') != num_jobs:
         pass
 

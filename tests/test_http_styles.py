@@ -49,7 +49,13 @@ def test_a_deleted_style_is_gone_and_can_be_uploaded_anew(client: httpx.Client) 
 def test_the_list_is_paged_by_cursor(client: httpx.Client) -> None:
     for style in client.get("/v1/styles", params={"limit": 100}).json()["data"]:
         client.delete(f"/v1/styles/{style['id']}")
-    empty = {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
+    empty: dict[str, object] = {
+        "object": "list",
+        "data": [],
+        "first_id": None,
+        "last_id": None,
+        "has_more": False,
+    }
     assert client.get("/v1/styles").json() == empty
     ids = [upload(client, picture(seed)).json()["id"] for seed in (10, 11, 12)]
     first = client.get("/v1/styles", params={"limit": 2, "order": "asc"}).json()

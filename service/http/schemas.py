@@ -65,14 +65,14 @@ class StyleChoice(Incoming):
 
     id: str = Field(min_length=1, max_length=500, description="ID of an uploaded style, `sty_...`.")
     strength: float = Field(
-        1.0,
+        default=1.0,
         ge=0,
         le=1.5,
         allow_inf_nan=False,
         description="Amount of style: 0 is the plain model, 1 the paper.",
     )
     alpha: float | None = Field(
-        None,
+        default=None,
         ge=0,
         le=10,
         allow_inf_nan=False,
@@ -88,18 +88,27 @@ class GenerationRequest(Incoming):
     )
 
     prompt: str = Field(min_length=1, description="What to draw.")
-    model: str | None = Field(None, description="Name of the model that is served, as in `/v1/models`.")
-    n: int = Field(1, ge=1, le=MAX_IMAGES, description="Number of images; image i is drawn with seed + i.")
-    size: str = Field("auto", max_length=20, description="`WIDTHxHEIGHT` among the model's sizes, or `auto`.")
+    model: str | None = Field(
+        default=None, description="Name of the model that is served, as in `/v1/models`."
+    )
+    n: int = Field(
+        default=1, ge=1, le=MAX_IMAGES, description="Number of images; image i is drawn with seed + i."
+    )
+    size: str = Field(
+        default="auto", max_length=20, description="`WIDTHxHEIGHT` among the model's sizes, or `auto`."
+    )
     style: (
         Annotated[StyleChoice, BeforeValidator(_style_of_id, json_schema_input_type=str | StyleChoice)] | None
-    ) = Field(None, description="A style ID, or the style with its strength and alpha.")
+    ) = Field(default=None, description="A style ID, or the style with its strength and alpha.")
     seed: int | None = Field(
-        None, ge=0, le=MAX_SEED, description="Same seed, same image. One is drawn and returned when left out."
+        default=None,
+        ge=0,
+        le=MAX_SEED,
+        description="Same seed, same image. One is drawn and returned when left out.",
     )
-    negative_prompt: str = Field("", description="What to keep away from.")
+    negative_prompt: str = Field(default="", description="What to keep away from.")
     guidance: float | None = Field(
-        None,
+        default=None,
         ge=0,
         le=30,
         allow_inf_nan=False,
@@ -107,15 +116,20 @@ class GenerationRequest(Incoming):
     )
     response_format: Annotated[Literal["b64_json"], BeforeValidator(_only_base64)] = "b64_json"
     output_format: Literal["png", "jpeg", "webp"] | None = Field(
-        None, description="`png` when left out, or what `Accept` asks for."
+        default=None, description="`png` when left out, or what `Accept` asks for."
     )
     output_compression: int | None = Field(
-        None, ge=0, le=100, description="Quality of a JPEG or WebP image in percent; 90 when left out."
+        default=None,
+        ge=0,
+        le=100,
+        description="Quality of a JPEG or WebP image in percent; 90 when left out.",
     )
-    user: str | None = Field(None, max_length=512, description="Accepted for OpenAI's clients; not used.")
-    quality: Literal["auto", "high"] = Field("auto", description="There is one quality.")
-    background: Literal["auto", "opaque"] = Field("auto", description="Images are opaque.")
-    moderation: Literal["auto"] = Field("auto", description="There is no moderation to choose.")
+    user: str | None = Field(
+        default=None, max_length=512, description="Accepted for OpenAI's clients; not used."
+    )
+    quality: Literal["auto", "high"] = Field(default="auto", description="There is one quality.")
+    background: Literal["auto", "opaque"] = Field(default="auto", description="Images are opaque.")
+    moderation: Literal["auto"] = Field(default="auto", description="There is no moderation to choose.")
     stream: Annotated[Literal[False], BeforeValidator(_not_streamed)] = False
 
 
@@ -132,7 +146,7 @@ class GenerationResponse(BaseModel):
     output_format: Literal["png", "jpeg", "webp"]
     style: StyleChoice | None = None
     warnings: list[str] | None = Field(
-        None, description="What was done other than asked, such as a cut prompt."
+        default=None, description="What was done other than asked, such as a cut prompt."
     )
 
 
@@ -150,9 +164,11 @@ class StyleQuery(Incoming):
     # Text is all that a query holds, so numbers are read from it.
     model_config = ConfigDict(strict=False)
 
-    limit: int = Field(20, ge=1, le=100, description="Most styles in one answer.")
-    after: str | None = Field(None, max_length=500, description="The `last_id` of the answer before.")
-    order: Literal["asc", "desc"] = Field("desc", description="By time of creation; newest first by default.")
+    limit: int = Field(default=20, ge=1, le=100, description="Most styles in one answer.")
+    after: str | None = Field(default=None, max_length=500, description="The `last_id` of the answer before.")
+    order: Literal["asc", "desc"] = Field(
+        default="desc", description="By time of creation; newest first by default."
+    )
 
 
 class StyleListResponse(BaseModel):
