@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Callable
 
 import uvicorn
 
@@ -23,8 +22,11 @@ Atelier is ready on {url} with the model {model}. Try:
 """
 
 
-def run_server(settings: Settings, say: Callable[[str], None] = print) -> int:
-    """Serve until a signal ends it; the exit status: 0, or 1 when the service could not start."""
+def run_server(settings: Settings) -> int:
+    """Serve until a signal ends it, and print how to use the service once it is ready.
+
+    Returns the exit status: 0, or 1 when the service could not start.
+    """
     # uvicorn puts the signal back and raises it again once it has finished; this makes that a success.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     configure_logs(settings.log_format)
@@ -39,10 +41,10 @@ def run_server(settings: Settings, say: Callable[[str], None] = print) -> int:
         timeout_graceful_shutdown=settings.drain_seconds,
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        return runner.run(_serve(uvicorn.Server(config), app.state.service, say))
+        return runner.run(_serve(uvicorn.Server(config), app.state.service))
 
 
-async def _serve(server: uvicorn.Server, service: Service, say: Callable[[str], None]) -> int:
+async def _serve(server: uvicorn.Server, service: Service) -> int:
     serving = asyncio.create_task(server.serve())
     settled = asyncio.create_task(service.settled.wait())
     await asyncio.wait({serving, settled}, return_when=asyncio.FIRST_COMPLETED)
@@ -50,7 +52,7 @@ async def _serve(server: uvicorn.Server, service: Service, say: Callable[[str], 
         server.should_exit = True
     elif not serving.done():
         model = service.readiness.require().generator.name
-        say(START.format(url=_url(server), model=model))
+        print(START.format(url=_url(server), model=model), flush=True)
     await serving
     settled.cancel()
     return 0 if service.failure is None else 1

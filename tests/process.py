@@ -1,0 +1,93 @@
+"""`atelier serve` as users run it: a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+from safetensors.torch import save_file
+
+from service.model.infinity.names import tokenizer_to_official, transformer_to_official
+from service.model.nano.words import untrained_encoder, write_vocabulary
+from tests.tiny import tiny_config, tiny_infinity
+
+ROOT = Path(__file__).parents[1]
+PATIENCE_SECONDS = 60
+
+
+def write_tiny_model(folder: Path) -> None:
+    """The tiny model as a folder that `--model` takes."""
+    config, backbone = tiny_config(), tiny_infinity()
+    folder.mkdir()
+    settings = {name: value for name, value in asdict(config).items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(settings))
+    transformer = transformer_to_official(
+        dict(backbone.transformer.named_parameters()), config.transformer.depth
+    )
+    tokenizer = tokenizer_to_official(dict(backbone.tokenizer.named_parameters()))
+    save_file(
+        {name: each.contiguous() for name, each in transformer.items()}, folder / "transformer.safetensors"
+    )
+    save_file({name: each.contiguous() for name, each in tokenizer.items()}, folder / "tokenizer.safetensors")
+    num_words = write_vocabulary(folder / "text_encoder")
+    untrained_encoder(num_words, config.transformer.text_channels).save_pretrained(folder / "text_encoder")
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "service", *map(str, arguments)]
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A server process that said it is ready; `hint` is all that it said."""
+
+    process: subprocess.Popen[str]
+    hint: str
+
+    @property
+    def url(self) -> str:
+        found = re.search(r"http://\S+", self.hint)
+        assert found is not None
+        return found[0]
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=PATIENCE_SECONDS)
+
+    def end(self, how: signal.Signals) -> int:
+        """Send the signal; the exit status."""
+        os.kill(self.process.pid, how)
+        return self.process.wait(PATIENCE_SECONDS)
+
+
+@contextmanager
+def serve(*arguments: str | Path, log: Path) -> Iterator[Serving]:
+    """Serves on a free port; its log goes to a file."""
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            command("serve", "--port", "0", *arguments),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            hint = ""
+            while "/metrics" not in hint:
+                line = process.stdout.readline()
+                assert line, f"the server ended before it was ready: {log.read_text()}"
+                hint += line
+            yield Serving(process, hint)
+        finally:
+            process.kill()

@@ -1,0 +1,103 @@
+"""`atelier serve`: what it prints, what a kill loses, how it ends."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.process import PATIENCE_SECONDS, ROOT, command, serve, write_tiny_model
+from tests.uploads import is_image, picture, upload
+
+GENERATIONS = "/v1/images/generations"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    write_tiny_model(folder)
+    return folder
+
+
+def test_the_printed_lines_work_as_they_are(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "style.png").write_bytes(picture(50))
+    with serve("--data-dir", tmp_path, "--model", model, log=tmp_path / "log") as server:
+        lines = [line.strip() for line in server.hint.splitlines() if line.strip().startswith("curl")]
+        create, draw, metrics = map(shlex.split, lines)
+        style = subprocess.run(create, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+        with server.client() as client:
+            (listed,) = client.get("/v1/styles").json()["data"]
+        assert listed["id"] in style
+        draw = [part.replace("sty_...", listed["id"]) for part in draw]
+        subprocess.run(draw, cwd=tmp_path, check=True, capture_output=True)
+        assert is_image((tmp_path / "star.png").read_bytes(), "PNG", (64, 64))
+        counted = subprocess.run(metrics, check=True, capture_output=True, text=True).stdout
+        assert "atelier_images_total 1.0" in counted
+
+
+def test_a_style_outlives_kill_9_right_after_its_201_and_draws_the_same(tmp_path: Path, model: Path) -> None:
+    arguments = ("--data-dir", tmp_path, "--model", model)
+    with serve(*arguments, log=tmp_path / "log") as server, server.client() as client:
+        first = upload(client, picture(51)).json()
+        body = {"prompt": "a star", "seed": 1, "style": first["id"]}
+        before = client.post(GENERATIONS, json=body).json()["data"]
+        second = upload(client, picture(52))
+        server.end(signal.SIGKILL)
+    with serve(*arguments, log=tmp_path / "log") as server, server.client() as client:
+        assert client.get(second.headers["Location"]).json() == second.json()
+        assert client.get(f"/v1/styles/{first['id']}").json() == first
+        assert client.post(GENERATIONS, json=body).json()["data"] == before
+        assert server.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_accepted_work_finish_and_ends_with_0(
+    tmp_path: Path, model: Path, how: signal.Signals
+) -> None:
+    arguments = ("--data-dir", tmp_path, "--model", model)
+    with (
+        serve(*arguments, log=tmp_path / "log") as server,
+        server.client() as client,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        answer = threads.submit(client.post, GENERATIONS, json={"prompt": "a star", "n": 10})
+        with server.client() as other:
+            while 'atelier_batch_size_count{queue="generate"}' not in other.get("/metrics").text:
+                pass
+        assert server.end(how) == 0
+        assert len(answer.result().json()["data"]) == 10
+
+
+def test_a_model_that_is_not_there_is_told_in_a_sentence(tmp_path: Path) -> None:
+    arguments = command("serve", "--port", "0", "--data-dir", tmp_path, "--model", "nonesuch")
+    ended = subprocess.run(
+        arguments, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
+    assert ended.returncode == 1
+    assert "there is no model 'nonesuch'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_taken_port_is_told_in_a_sentence(tmp_path: Path, model: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        arguments = command("serve", "--port", port, "--data-dir", tmp_path, "--model", model)
+        ended = subprocess.run(
+            arguments, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+        )
+    assert ended.returncode == 1
+    assert port in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_help_loads_neither_torch_nor_the_server() -> None:
+    look = "import sys, service.cli; sys.exit(bool({'torch', 'fastapi', 'redis'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", look], cwd=ROOT, check=True)
