@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
 
 import uvicorn
@@ -11,6 +12,9 @@ import uvicorn
 from service.app import Service, create_app
 from service.logs import configure_logs
 from service.settings import Settings
+
+# Connections that may wait to be accepted: bursts are refused by us, with a reason, not by the kernel.
+BACKLOG = 2048
 
 START = """\
 Atelier is ready on {url} with the model {model}. Try:
@@ -27,37 +31,51 @@ def run_server(settings: Settings) -> int:
 
     Returns the exit status: 0, or 1 when the service could not start.
     """
-    # uvicorn puts the signal back and raises it again once it has finished; this makes that a success.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # uvicorn puts these back and raises the signal again once it has finished; this makes that a success.
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, lambda *_: sys.exit(0))
     configure_logs(settings.log_format)
+    try:
+        listener = _listen(settings.host, settings.port)
+    except OSError as error:
+        print(
+            f"Cannot listen on {settings.host}, port {settings.port}: {error.strerror}. Choose another "
+            "--host or --port.",
+            file=sys.stderr,
+        )
+        return 1
     app = create_app(settings)
     config = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=settings.drain_seconds,
     )
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        return runner.run(_serve(uvicorn.Server(config), app.state.service))
+    with listener, asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        return runner.run(_serve(uvicorn.Server(config), listener, app.state.service))
 
 
-async def _serve(server: uvicorn.Server, service: Service) -> int:
-    serving = asyncio.create_task(server.serve())
+async def _serve(server: uvicorn.Server, listener: socket.socket, service: Service) -> int:
+    url = _url(listener)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
     settled = asyncio.create_task(service.settled.wait())
     await asyncio.wait({serving, settled}, return_when=asyncio.FIRST_COMPLETED)
     if service.failure is not None:
         server.should_exit = True
-    elif not serving.done():
-        model = service.readiness.require().generator.name
-        print(START.format(url=_url(server), model=model), flush=True)
+    elif service.readiness.parts is not None:
+        print(START.format(url=url, model=service.readiness.parts.generator.name), flush=True)
     await serving
     settled.cancel()
     return 0 if service.failure is None else 1
 
 
-def _url(server: uvicorn.Server) -> str:
-    host, port = server.servers[0].sockets[0].getsockname()[:2]
+def _listen(host: str, port: int) -> socket.socket:
+    """Before anything else is started: a port that is taken ends the command at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import signal
 import socket
@@ -54,6 +55,22 @@ def test_a_style_outlives_kill_9_right_after_its_201_and_draws_the_same(tmp_path
         assert client.get(f"/v1/styles/{first['id']}").json() == first
         assert client.post(GENERATIONS, json=body).json()["data"] == before
         assert server.end(signal.SIGTERM) == 0
+
+
+def test_every_line_of_a_json_log_is_an_object_and_a_request_has_one(tmp_path: Path, model: Path) -> None:
+    log = tmp_path / "log"
+    with (
+        serve("--data-dir", tmp_path, "--model", model, "--log-format", "json", log=log) as server,
+        server.client() as client,
+    ):
+        headers = {"X-Request-ID": "mine"}
+        client.post(GENERATIONS, json={"prompt": "a secret star", "n": 2}, headers=headers)
+        assert server.end(signal.SIGTERM) == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    (line,) = [line for line in lines if line.get("request_id") == "mine"]
+    assert (line["event"], line["status"], line["num_images"]) == ("request", 200, 2)
+    assert line["transformer_seconds"] > 0
+    assert "secret" not in log.read_text()
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])

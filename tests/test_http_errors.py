@@ -8,7 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.types import Receive, Scope, Send
 
+from service.http.observation import Observation
+from service.metrics import Metrics
 from tests.server import Running
 from tests.uploads import picture, upload
 
@@ -147,6 +150,18 @@ def test_a_body_of_no_declared_length_is_refused_once_it_is_over_the_bound(clien
         error_of(client.post(GENERATIONS, content=endless, headers=headers), 413)["code"]
         == "payload_too_large"
     )
+
+
+async def test_what_nobody_foresaw_is_a_500_that_tells_nothing_and_can_be_found_in_the_log() -> None:
+    async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("a secret")
+
+    transport = httpx.ASGITransport(Observation(failing, Metrics()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        refused = await client.get("/")
+    error = error_of(refused, 500)
+    assert (error["type"], error["code"]) == ("server_error", "internal_error")
+    assert "secret" not in refused.text
 
 
 def test_an_upload_over_the_bound_is_refused_with_the_bound(client: httpx.Client) -> None:

@@ -24,11 +24,11 @@ GENERATIONS = "/v1/images/generations"
 
 
 @contextmanager
-def busy(tmp_path: Path, max_queued: int) -> Iterator[tuple[Running, GatedGenerator]]:
+def busy(tmp_path: Path, max_queued: int, **more: Any) -> Iterator[tuple[Running, GatedGenerator]]:
     """A ready server whose model holds every batch until the gate is opened."""
     generator = GatedGenerator(tiny_generator())
     generator.open()
-    with serving(Settings(data_dir=tmp_path, max_queued=max_queued), generator) as running:
+    with serving(Settings(data_dir=tmp_path, max_queued=max_queued, **more), generator) as running:
         running.wait_until_settled()
         generator.close()
         try:
@@ -126,6 +126,13 @@ def test_a_client_that_leaves_gives_its_places_back(tmp_path: Path) -> None:
         assert post(server, {"prompt": "a cat"}).status_code == 200
         assert [spec.prompt for batch in generator.batches[-2:] for spec in batch] == ["a star", "a cat"]
         assert metric(client, f'atelier_requests_total{{code="499",route="POST {GENERATIONS}"}}') == 2
+
+
+def test_a_job_that_is_too_late_is_told_so(tmp_path: Path) -> None:
+    with busy(tmp_path, max_queued=4, request_timeout_seconds=0.05) as (server, _):
+        late = post(server, {"prompt": "a star"})
+        assert late.status_code == 504
+        assert late.json()["error"]["code"] == "deadline_exceeded"
 
 
 def test_an_image_that_fails_fails_its_request_and_no_other(tmp_path: Path) -> None:
