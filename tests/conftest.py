@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+import structlog
 
 # Read by torch when it is imported. The tiny model has no use for more threads, and on a machine that has
 # other work to do, threads that wait for each other take ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Our log lines go to the standard library's logging, where pytest keeps them with the test they belong to.
+structlog.configure(
+    processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer(sort_keys=True)],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+    wrapper_class=structlog.stdlib.BoundLogger,
+)
 
 if TYPE_CHECKING:
     from tests.server import Running

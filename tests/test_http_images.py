@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from service.settings import Settings
+from tests.server import serving
+from tests.tiny import tiny_generator
 from tests.uploads import is_image, picture, upload
 
 SIZE = (64, 64)
@@ -107,6 +111,24 @@ def test_every_native_size_is_drawn_at_that_size(client: httpx.Client) -> None:
         response = generate(client, size=size)
         assert response.json()["size"] == size
         assert is_image(images_of(response)[0], "PNG", tuple(map(int, size.split("x"))))  # type: ignore[arg-type]
+
+
+def test_a_batch_is_counted_by_stage_and_step_once(tmp_path: Path) -> None:
+    with serving(Settings(data_dir=tmp_path), tiny_generator()) as server, server.client() as client:
+        server.wait_until_settled()
+        assert len(images_of(generate(client, n=3))) == 3
+        lines = client.get("/metrics").text.splitlines()
+    for once in (
+        'atelier_stage_duration_seconds_count{stage="text"} 1.0',
+        'atelier_stage_duration_seconds_count{stage="transformer"} 1.0',
+        'atelier_stage_duration_seconds_count{stage="decode"} 1.0',
+        'atelier_step_duration_seconds_count{step="1"} 1.0',
+        'atelier_step_duration_seconds_count{step="6"} 1.0',
+        "atelier_batch_rows_sum 6.0",  # three content paths, with and without the prompt
+        'atelier_stage_duration_seconds_count{stage="encode"} 3.0',
+        "atelier_images_total 3.0",
+    ):
+        assert once in lines
 
 
 def test_server_timing_says_where_the_time_went(client: httpx.Client) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from service.model.backbone import Size
 from service.model.generator import Drawing, Generator, ImageSpec, always
 from service.settings import Settings
 from tests.gated import GatedGenerator
@@ -145,10 +146,25 @@ def test_an_image_that_fails_fails_its_request_and_no_other(tmp_path: Path) -> N
         assert post(server, {"prompt": "a star"}).status_code == 200
 
 
+def test_when_one_image_fails_the_others_of_its_request_are_given_up(tmp_path: Path) -> None:
+    generator = MoodyGenerator(tiny_generator().backbone)
+    generator.max_in_batch = 1
+    with serving(Settings(data_dir=tmp_path), generator) as server, server.client() as client:
+        server.wait_until_settled()
+        assert post(server, {"prompt": MoodyGenerator.DISLIKED, "n": 4}).status_code == 500
+        cancelled = 'atelier_cancellations_total{{queue="generate",when="{}"}}'
+        given_up = [metric(client, cancelled.format(when)) for when in ("queued", "running")]
+        assert sum(given_up) == 3
+
+
 class MoodyGenerator(Generator):
     """The real one, except for a prompt that it will not draw."""
 
     DISLIKED = "a hat"
+    max_in_batch = 8
+
+    def max_images(self, size: Size) -> int:
+        return self.max_in_batch
 
     def generate(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> list[Drawing]:
         if any(spec.prompt == self.DISLIKED for spec in specs):
