@@ -40,6 +40,27 @@ def version() -> None:
 
 
 @cli.command()
+def verify(
+    folders: Annotated[list[Path], typer.Argument(help="Folders laid out like tests/golden/*_tiny.")],
+) -> None:
+    """Check this build against the reference's numbers; exit status 1 on any difference."""
+    from service.evaluation.verify import table, verify
+
+    num_missed = num_checks = 0
+    for folder in folders:
+        try:
+            checks = verify(folder)
+        except ValueError as error:
+            fail(str(error))
+        typer.echo(f"{folder}\n{table(checks)}\n")
+        num_checks += len(checks)
+        num_missed += sum(not check.passed for check in checks)
+    if num_missed:
+        fail(f"{num_missed} of {num_checks} tensors differ from the reference.")
+    typer.echo(f"All {num_checks} tensors agree with the reference.")
+
+
+@cli.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 by default.")] = None,
     port: Annotated[

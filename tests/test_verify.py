@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -49,6 +51,29 @@ def test_one_changed_number_is_a_miss(name: str, tensor: str, tmp_path: Path) ->
     tensors[tensor] = changed.view_as(tensors[tensor])
     save_file(tensors, folder / "tensors.safetensors")
     assert any(not check.passed for check in verify(folder))
+
+
+def test_the_command_prints_a_table_and_ends_with_one_on_a_miss(tmp_path: Path) -> None:
+    def run(folder: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "service", "verify", str(folder)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    good = run(GOLDEN / "infinity_vae_tiny")
+    assert good.returncode == 0, good.stderr
+    assert "p16.bits" in good.stdout
+    assert "All 22 tensors agree" in good.stdout
+    folder = tmp_path / "changed"
+    shutil.copytree(GOLDEN / "infinity_vae_tiny", folder)
+    tensors = load_file(folder / "tensors.safetensors")
+    tensors["p8.decoded_crop"][0, 0, 5, 5] += 0.001
+    save_file(tensors, folder / "tensors.safetensors")
+    bad = run(folder)
+    assert bad.returncode == 1
+    assert "MISS" in bad.stdout
+    assert "1 of 22 tensors differ" in bad.stderr
+    nothing = run(tmp_path / "nothing")
+    assert nothing.returncode == 1
+    assert "not laid out like a golden set" in nothing.stderr
 
 
 def test_every_expected_number_is_checked() -> None:
