@@ -143,7 +143,11 @@ async def test_what_is_no_id_is_no_style(replica: Replica, id: str) -> None:
 async def test_of_two_creations_at_once_one_is_new_and_the_picture_is_extracted_once(
     replica: Replica,
 ) -> None:
-    creations = [replica.store.create(picture_of(1), name=str(i)) for i in range(2)]
+    replica.extractor.gate.clear()
+    creations = [asyncio.create_task(replica.store.create(picture_of(1), name=str(i))) for i in range(2)]
+    while replica.store.extractions.num_waiting(style_id_of([picture_of(1).digest])) < 2:
+        await asyncio.sleep(0)  # not for a time: only until both have got there
+    replica.extractor.gate.set()
     (first, is_new), (second, is_also_new) = await asyncio.gather(*creations)
     assert {is_new, is_also_new} == {True, False}
     assert first == second == await replica.store.get(first.id)

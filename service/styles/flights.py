@@ -23,6 +23,11 @@ class Flights(Generic[K, V]):
     def __init__(self) -> None:
         self._flights: dict[K, _Flight[V]] = {}
 
+    def num_waiting(self, key: K) -> int:
+        """How many wait for the work of `key`."""
+        flight = self._flights.get(key)
+        return 0 if flight is None else flight.num_waiting
+
     async def run(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> V:
         """The result of the `work` under way for `key`, started here when there is none; or its error."""
         flight = self._flights.get(key)

@@ -65,7 +65,7 @@ class StyleStore:
         self._default_size = default_size
         self._metrics = metrics
         self._clock = clock
-        self._extractions: Flights[str, StyleFeature] = Flights()
+        self.extractions: Flights[str, StyleFeature] = Flights()
         self._features = FeatureCache(
             redis,
             rebuild=self._rebuild,
@@ -96,7 +96,7 @@ class StyleStore:
             image_height=picture.height,
             image_media_type=picture.media_type,
         )
-        feature = await self._extractions.run(id, lambda: self._extracted(picture))
+        feature = await self.extractions.run(id, lambda: self._extracted(picture))
         winner = await self._write(style, picture, feature, replace=not is_sound)
         self._features.put_hot(id, self._default_size, feature)
         return (style, old is None) if winner is None else (winner, False)
