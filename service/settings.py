@@ -74,6 +74,8 @@ def read_settings(**flags: object) -> Settings:
 
 def limit_threads(settings: Settings) -> None:
     """Keep the model to `settings.threads`. Before torch is imported: OpenMP looks only once."""
+    # Idle threads that spin would take the core on which the event loop answers.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if settings.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
 
