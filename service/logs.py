@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from typing import Literal
 
@@ -41,7 +40,5 @@ def configure_logs(form: Literal["console", "json"]) -> None:
     root = logging.getLogger()
     root.handlers[:] = [output]
     root.setLevel(logging.INFO)
-    # transformers would draw a progress bar between the lines.
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     # Our own line for each request says more; see http/observation.py.
     logging.getLogger("uvicorn.access").disabled = True

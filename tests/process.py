@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -10,13 +9,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from safetensors.torch import save_file
+import torch
 
-from service.model.infinity.names import tokenizer_to_official, transformer_to_official
+from service.model.infinity.folder import write_infinity
 from service.model.nano.words import untrained_encoder, write_vocabulary
 from tests.tiny import tiny_config, tiny_infinity
 
@@ -27,17 +26,7 @@ PATIENCE_SECONDS = 60
 def write_tiny_model(folder: Path) -> None:
     """The tiny model as a folder that `--model` takes."""
     config, backbone = tiny_config(), tiny_infinity()
-    folder.mkdir()
-    settings = {name: value for name, value in asdict(config).items() if value is not None}
-    (folder / "config.json").write_text(json.dumps(settings))
-    transformer = transformer_to_official(
-        dict(backbone.transformer.named_parameters()), config.transformer.depth
-    )
-    tokenizer = tokenizer_to_official(dict(backbone.tokenizer.named_parameters()))
-    save_file(
-        {name: each.contiguous() for name, each in transformer.items()}, folder / "transformer.safetensors"
-    )
-    save_file({name: each.contiguous() for name, each in tokenizer.items()}, folder / "tokenizer.safetensors")
+    write_infinity(folder, config, backbone.transformer, backbone.tokenizer, torch.float32)
     num_words = write_vocabulary(folder / "text_encoder")
     untrained_encoder(num_words, config.transformer.text_channels).save_pretrained(folder / "text_encoder")
 

@@ -64,7 +64,7 @@ def test_a_transformer_has_exactly_the_official_names_and_shapes(name: str) -> N
     config, bits = TRANSFORMERS[name]
     with torch.device("meta"):
         own = dict(Transformer(config, bits).named_parameters())
-    per_chunk = config.depth // config.num_chunks
+    per_chunk = config.blocks_per_chunk
     renamed = transformer_to_official(own, per_chunk)
     assert shapes(renamed) == official(name, "transformer")
     assert transformer_from_official(renamed, per_chunk).keys() == own.keys()

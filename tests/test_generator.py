@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from service.model import presets
 from service.model.backbone import Size
 from service.model.generator import Abandoned, Generator, ImageSpec, Method, Styling, WeightedStyle
 from service.model.style import StyleFeature
+from tests.process import write_tiny_model
 from tests.test_pairing import SQUARE, WIDE, picture
 from tests.tiny import tiny_config, tiny_generator, tiny_infinity
 
@@ -141,3 +144,17 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_warning() -> None:
 def test_warm_up_draws_every_size_and_memory_gives_at_least_one_image() -> None:
     GENERATOR.warm_up()
     assert all(1 <= GENERATOR.max_images(size) <= 16 for size in GENERATOR.sizes)
+
+
+def test_a_device_that_is_not_there_is_told_in_a_sentence(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "tiny")
+    with pytest.raises(ValueError, match="There is no device 'warp:9' here"):
+        presets.load(str(tmp_path / "tiny"), "warp:9")
+
+
+def test_a_configuration_that_cannot_be_is_told_by_its_field(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "tiny")
+    file = tmp_path / "tiny" / "config.json"
+    file.write_text(file.read_text().replace('"width": 64', '"breadth": 64'))
+    with pytest.raises(ValueError, match=r"config\.json: transformer\.width: Field required"):
+        presets.load(str(tmp_path / "tiny"))

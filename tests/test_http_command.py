@@ -97,7 +97,7 @@ def test_a_model_that_is_not_there_is_told_in_a_sentence(tmp_path: Path) -> None
         arguments, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
     )
     assert ended.returncode == 1
-    assert "there is no model 'nonesuch'" in ended.stderr
+    assert "There is no model 'nonesuch'" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

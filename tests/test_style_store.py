@@ -145,8 +145,9 @@ async def test_of_two_creations_at_once_one_is_new_and_the_picture_is_extracted_
 ) -> None:
     replica.extractor.gate.clear()
     creations = [asyncio.create_task(replica.store.create(picture_of(1), name=str(i))) for i in range(2)]
-    while replica.store.extractions.num_waiting(style_id_of([picture_of(1).digest])) < 2:
-        await asyncio.sleep(0)  # noqa: ASYNC110  # not for a time: only until both have got there
+    style_id = style_id_of([picture_of(1).digest])
+    while replica.store.extractions.num_waiting(style_id) < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0)  # not for a time: only until both have got there
     replica.extractor.gate.set()
     (first, is_new), (second, is_also_new) = await asyncio.gather(*creations)
     assert {is_new, is_also_new} == {True, False}

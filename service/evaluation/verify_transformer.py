@@ -49,7 +49,7 @@ class TransformerSet:
         )
         self.transformer = Transformer(self.shape, config["d"] * self.patch**2).eval()
         weights = transformer_from_official(
-            read_weights(folder / "transformer.safetensors"), self.shape.depth // self.shape.num_chunks
+            read_weights(folder / "transformer.safetensors"), self.shape.blocks_per_chunk
         )
         load_into(self.transformer, weights, source=str(folder / "transformer.safetensors"))
         self.tokenizer = read_tokenizer(folder / "vae.safetensors", self.tokenizer_shape)

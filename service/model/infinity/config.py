@@ -21,6 +21,10 @@ class TransformerConfig:
     max_scales: int = 15
 
     @property
+    def blocks_per_chunk(self) -> int:
+        return self.depth // self.num_chunks
+
+    @property
     def head_width(self) -> int:
         return self.width // self.num_heads
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import sha256
-from pathlib import Path as FilePath
 
 import numpy as np
 import torch
@@ -233,12 +231,3 @@ def _read_text(q: Tensor, groups: Sequence[TextGroup], layer: int) -> Tensor:
                 q[index], group.keys[layer][:n], group.values[layer][:n], attn_mask=group.mask[:n]
             )
     return out
-
-
-def fingerprint(config_file: FilePath, tokenizer_file: FilePath) -> str:
-    """16 hex characters over what decides a style feature: the configuration and the image tokenizer."""
-    digest = sha256(config_file.read_bytes())
-    with tokenizer_file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()[:16]

@@ -30,6 +30,9 @@ class TextEncoder:
     ) -> TextEncoder:
         """Read `tokenizer.json`, `config.json` and the weights; ValueError says which is missing."""
         from transformers import T5EncoderModel  # slow to import, and only wanted here
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # it would draw between the lines of the log
 
         for name in ("tokenizer.json", "config.json"):
             if not (folder / name).is_file():

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 
+from service.model.infinity.folder import write_infinity
 from service.model.nano.corpus import make_corpus
-from service.model.nano.export import export
-from service.model.nano.recipe import WEIGHTS, Recipe
+from service.model.nano.recipe import CONFIG, WEIGHTS, Recipe
 from service.model.nano.train_tokenizer import fine_tune_decoder, train_tokenizer
 from service.model.nano.train_transformer import encode_corpus, train_transformer
+from service.model.nano.words import write_vocabulary
 
 
 def main() -> None:
@@ -43,7 +44,9 @@ def train(run: Path, out: Path, recipe: Recipe) -> None:
     features = encode_corpus(run, tokenizer, pictures)
     transformer, text_encoder = train_transformer(run, features, scenes, recipe)
     fine_tune_decoder(run, tokenizer, pictures, recipe)
-    export(out, transformer, tokenizer, text_encoder)
+    write_infinity(out, CONFIG, transformer, tokenizer, torch.float16)
+    write_vocabulary(out / "text_encoder")
+    text_encoder.half().save_pretrained(out / "text_encoder")
 
 
 if __name__ == "__main__":
