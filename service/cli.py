@@ -61,6 +61,25 @@ def verify(
 
 
 @cli.command()
+def bench(
+    model: Annotated[str, typer.Option(help="A known model or the folder of one.")] = "nano",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    repeats: Annotated[int, typer.Option(min=1, help="Repetitions that count.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
+) -> None:
+    """Time plain and stylised images on this machine, and say on what."""
+    from service.evaluation.bench import measure, report
+    from service.model import presets
+
+    try:
+        generator = presets.load(model, device)
+    except ValueError as error:
+        fail(str(error))
+    measurements = list(measure(generator, repeats=repeats, seed=seed))
+    typer.echo(report(generator, measurements, repeats=repeats, seed=seed))
+
+
+@cli.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 by default.")] = None,
     port: Annotated[
