@@ -1,7 +1,7 @@
 """The bundled model draws what it is asked, and a style image's palette carries over.
 
-Judged by the pixels themselves: the renderer's palette is known, so the colour in the middle and the colour of
-the border say what was drawn. Thresholds leave room for another machine's rounding and noise stream.
+Judged by the pixels themselves: the renderer's palette is known, so the colour in the middle and the colour
+of the border say what was drawn. Thresholds leave room for another machine's rounding and noise stream.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def scenes(seed: int, objects: tuple[str, ...]) -> list[Scene]:
     rng = np.random.default_rng(seed)
     pairs = allowed_pairs("flat")
     chosen = [pairs[index] for index in rng.integers(len(pairs), size=NUM_PAIRS)]
-    return [Scene(objects[i % len(objects)], *pair, "flat") for i, pair in enumerate(chosen)]
+    return [
+        Scene(objects[i % len(objects)], colour, ground, "flat") for i, (colour, ground) in enumerate(chosen)
+    ]
 
 
 def border(image: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -30,7 +30,7 @@ class Measurement:
 
 
 def measure(generator: Generator, *, repeats: int, seed: int) -> Iterator[Measurement]:
-    """Plain and stylised images, alone and four at once, and a style's extraction; the first call unwarmed."""
+    """Plain and stylised images, alone and four at once, and a style's extraction; the first call is cold."""
     size = generator.default_size
     rng = np.random.default_rng(seed)
     picture = rng.integers(0, 256, (size.height, size.width, 3), dtype=np.uint8)
