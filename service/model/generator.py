@@ -209,7 +209,12 @@ class Generator:
         for spec in specs:
             content.setdefault(self._content_key(spec), len(content))
         paths = [
-            Path(texts[prompt], texts.get(negative), _every_step(guidance, len(schedule.scales)))
+            Path(
+                texts[prompt],
+                # Not texts.get: an empty prompt elsewhere in the batch is no negative prompt of this job.
+                texts[negative] if negative else None,
+                _every_step(guidance, len(schedule.scales)),
+            )
             for prompt, negative, _, guidance in content
         ]
         stylings: list[Styling | None] = [None] * len(content)
