@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from service.container import read_container
 from service.errors import InvalidImage, PayloadTooLarge, ServiceError, UnsupportedMediaType
 from tests.pictures import black_png, chunk, gradient, png, read, saved
 
@@ -117,6 +118,11 @@ def test_a_png_with_a_wrong_checksum_is_refused() -> None:
     upload[-13] ^= 1  # the checksum of the pixels
     with pytest.raises(InvalidImage, match="checksum"):
         read(bytes(upload))
+
+
+def test_of_many_colour_profiles_only_the_first_is_inflated() -> None:
+    first, other = (chunk(b"iCCP", b"p\0\0" + zlib.compress(text)) for text in (b"first", b"other"))
+    assert read_container(black_png(first, other)).icc_profile == b"first"
 
 
 def test_a_jpeg_of_endless_scans_is_refused() -> None:
