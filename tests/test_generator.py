@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,3 +159,32 @@ def test_a_configuration_that_cannot_be_is_told_by_its_field(tmp_path: Path) -> 
     file.write_text(file.read_text().replace('"width": 64', '"breadth": 64'))
     with pytest.raises(ValueError, match=r"config\.json: transformer\.width: Field required"):
         presets.load(str(tmp_path / "tiny"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [('"num_heads"', '"spare": 1, "num_heads"', r"transformer\.spare"), ('"grids"', '"girds"', "girds")],
+)
+def test_a_field_of_the_configuration_that_is_not_known_is_refused(
+    tmp_path: Path, old: str, new: str, field: str
+) -> None:
+    write_tiny_model(tmp_path / "tiny")
+    file = tmp_path / "tiny" / "config.json"
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(ValueError, match=rf"config\.json: {field}: Unexpected"):
+        presets.load(str(tmp_path / "tiny"))
+
+
+def test_a_pixel_budget_that_is_none_of_the_official_ones_is_refused(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "tiny")
+    file = tmp_path / "tiny" / "config.json"
+    settings = json.loads(file.read_text()) | {"grids": [], "budget": "2M"}
+    file.write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"config\.json: budget: must be one of 0\.06M, .* not '2M'"):
+        presets.load(str(tmp_path / "tiny"))
+
+
+def test_an_empty_prompt_in_the_batch_is_no_negative_prompt_of_the_others() -> None:
+    (alone,) = GENERATOR.generate([PLAIN])
+    beside = GENERATOR.generate([PLAIN, replace(PLAIN, prompt="")])[0]
+    assert np.array_equal(alone.image, beside.image)

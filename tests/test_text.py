@@ -47,3 +47,10 @@ def test_a_folder_that_lacks_a_file_is_refused_by_its_name(folder: Path, name: s
     (folder / name).unlink()
     with pytest.raises(ValueError, match=f"has no {name}"):
         TextEncoder.from_folder(folder, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors"])
+def test_a_damaged_file_is_refused_with_the_folder(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="cannot be read"):
+        TextEncoder.from_folder(folder, torch.device("cpu"))

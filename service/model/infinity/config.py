@@ -81,12 +81,14 @@ class InfinityConfig:
     def from_json(cls, text: str | bytes) -> InfinityConfig:
         """Read a `config.json`; ValueError names the field that is missing, unknown or wrong."""
         try:
-            config = TypeAdapter(cls).validate_json(text)
+            config = TypeAdapter(cls).validate_json(text, extra="forbid")
         except ValidationError as error:
             first = error.errors()[0]
             raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
         if (config.budget is None) == (not config.grids):
             raise ValueError('give either budget (such as "1M") or grids, and not both')
+        if config.budget is not None and config.budget not in scales.BUDGETS:
+            raise ValueError(f"budget: must be one of {', '.join(scales.BUDGETS)}, not {config.budget!r}")
         return config
 
     @property

@@ -28,7 +28,7 @@ class TextEncoder:
     def from_folder(
         cls, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> TextEncoder:
-        """Read `tokenizer.json`, `config.json` and the weights; ValueError says which is missing."""
+        """Read `tokenizer.json`, `config.json` and the weights; ValueError: what is missing or damaged."""
         from transformers import T5EncoderModel  # slow to import, and only wanted here
         from transformers.utils import logging
 
@@ -37,8 +37,11 @@ class TextEncoder:
         for name in ("tokenizer.json", "config.json"):
             if not (folder / name).is_file():
                 raise ValueError(f"the text encoder's folder {folder} has no {name}")
-        words = WordTokenizer.from_file(str(folder / "tokenizer.json"))
-        encoder = T5EncoderModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        try:
+            words = WordTokenizer.from_file(str(folder / "tokenizer.json"))
+            encoder = T5EncoderModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        except Exception as error:  # the first library raises nothing narrower, the second anything at all
+            raise ValueError(f"the text encoder in {folder} cannot be read: {error}") from error
         encoder.to(device)  # type: ignore[arg-type]  # the library's own annotation is wrong
         return cls(words, encoder)
 
