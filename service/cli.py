@@ -62,17 +62,27 @@ def verify(
 
 @cli.command()
 def bench(
-    model: Annotated[str, typer.Option(help="A known model or the folder of one.")] = "nano",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    model: Annotated[
+        str | None, typer.Option(help="A known model or the folder of one; nano by default.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or cuda:N.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of the model; all by default.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions that count.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
 ) -> None:
     """Time plain and stylised images on this machine, and say on what."""
+    from service.settings import limit_threads, read_settings
+
+    try:
+        settings = read_settings(model=model, device=device, threads=threads)
+    except ValueError as error:
+        fail(str(error))
+    limit_threads(settings)  # as `serve` does, so that the numbers are the service's
     from service.evaluation.bench import measure, report
     from service.model import presets
 
     try:
-        generator = presets.load(model, device)
+        generator = presets.load(settings.model, settings.device)
     except ValueError as error:
         fail(str(error))
     measurements = list(measure(generator, repeats=repeats, seed=seed))
