@@ -72,7 +72,7 @@ class StyleFeature:
             num_bits = sum(grid.num_tokens for grid in grids) * num_channels
             bits = np.unpackbits(arrays["bits"])[:num_bits].reshape(-1, num_channels)
             values, directions = arrays["singular_values"], arrays["directions"]
-        except (SafetensorError, KeyError, ValueError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"these bytes are no style feature: {error}") from error
         if bits.size != num_bits or directions.shape != (len(values), num_channels):
             raise ValueError("these bytes are no style feature: its arrays do not fit together")

@@ -167,17 +167,17 @@ class EmbeddedServer:
     async def _launch(self, binary: Path) -> None:
         lock = self._server_lock.descriptor
         assert lock is not None
-        try:
-            with (self.folder / "store.log").open("wb") as output:
+        with (self.folder / "store.log").open("wb") as output:
+            try:
                 # A session of its own: Ctrl-C in the terminal must reach us first, and the store last.
                 self._server = await asyncio.create_subprocess_exec(
                     binary, "-", cwd=self.folder, stdin=PIPE, stdout=output, stderr=STDOUT,
                     start_new_session=True, pass_fds=(lock,),
                 )  # fmt: skip
-        except OSError as error:
-            raise EmbeddedServerError(
-                f"The bundled store server {binary} cannot be run ({error.strerror}); {INSTEAD}."
-            ) from error
+            except OSError as error:
+                raise EmbeddedServerError(
+                    f"The bundled store server {binary} cannot be run ({error.strerror}); {INSTEAD}."
+                ) from error
         # Through the pipe, because Valkey takes the path of a configuration file for a glob pattern.
         assert self._server.stdin is not None
         self._server.stdin.write(server_config(self.folder, self._socket).encode())
