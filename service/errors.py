@@ -7,12 +7,11 @@ ServiceError
  +- ModelNotFound         404  the model asked for is not the one that is served
  +- RouteNotFound         404  no such path
  +- MethodNotAllowed      405  the path is there, the method is not
- +- Conflict              409
  +- PayloadTooLarge       413
  +- UnsupportedMediaType  415
  +- InvalidImage          422  the upload is not a picture we can read
- +- ClientGone            499  nobody is left to read it; it exists for the log and the metrics
  +- QueueFull             429  `retry_after_seconds` is the work already queued
+ +- ClientGone            499  nobody is left to read it; it exists for the log and the metrics
  +- NotReady              503  warming up or draining
  +- StoreUnavailable      503  Redis cannot be reached
  +- DeadlineExceeded      504
@@ -66,10 +65,6 @@ class RouteNotFound(ServiceError):
 
 class MethodNotAllowed(ServiceError):
     code, status, type = "method_not_allowed", 405, "invalid_request_error"
-
-
-class Conflict(ServiceError):
-    code, status, type = "conflict", 409, "invalid_request_error"
 
 
 class PayloadTooLarge(ServiceError):

@@ -36,7 +36,6 @@ class Cache:
     paths: tuple[Path, ...]
     rows: tuple[Row, ...]
     schedule: Schedule
-    num_content: int  # content paths
     num_active: int  # paths
     num_active_rows: int
     own_rows: int  # rows that compute their own attention, once forked

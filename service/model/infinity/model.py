@@ -76,7 +76,6 @@ class Infinity:
             paths=tuple(paths),
             rows=rows,
             schedule=schedule,
-            num_content=num_content,
             num_active=num_content,
             num_active_rows=sum(row.path < num_content for row in rows),
             own_rows=own,

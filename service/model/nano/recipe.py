@@ -38,7 +38,6 @@ class Recipe:
     seed: int = 20261122
     adam_rate: float = 2e-3  # of all that Muon does not train
     num_images: int = 36_000
-    num_held_out: int = 2_000
 
     tokenizer_batch: int = 32
     tokenizer_steps: int = 700
