@@ -206,7 +206,7 @@ class ModelResponse(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str
-    fingerprint: str = Field(description="16 hex characters over the configuration and the weights.")
+    fingerprint: str = Field(description="16 hex characters over the configuration and the image tokenizer.")
     sizes: list[str]
     default_size: str
 
