@@ -147,6 +147,32 @@ def test_warm_up_draws_every_size_and_memory_gives_at_least_one_image() -> None:
     assert all(1 <= GENERATOR.max_images(size) <= 16 for size in GENERATOR.sizes)
 
 
+def test_logits_that_are_not_finite_are_an_error_and_no_image() -> None:
+    broken = tiny_infinity()
+    broken.transformer.head.bias[3] = float("nan")
+    with pytest.raises(FloatingPointError, match="not finite"):
+        Generator(broken).generate([PLAIN])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ('"key_step": 3', '"key_step": 6', "key_step: must be from 1 to 5"),
+        ('"max_scales": 8', '"max_scales": 5', "max_scales: must be at least 6"),
+        ('"temperature": 0.5', '"temperature": [0.5, 0.5]', "temperature: has 2 values for 6 steps"),
+    ],
+)
+def test_a_configuration_whose_steps_do_not_fit_is_refused(
+    tmp_path: Path, old: str, new: str, sentence: str
+) -> None:
+    write_tiny_model(tmp_path / "tiny")
+    file = tmp_path / "tiny" / "config.json"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(ValueError, match=sentence):
+        presets.load(str(tmp_path / "tiny"))
+
+
 def test_a_device_that_is_not_there_is_told_in_a_sentence(tmp_path: Path) -> None:
     write_tiny_model(tmp_path / "tiny")
     with pytest.raises(ValueError, match="There is no device 'warp:9' here"):

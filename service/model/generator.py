@@ -161,11 +161,13 @@ class Generator:
         generators = [torch.Generator().manual_seed(seed) for seed in plan.seeds]
         cache = backbone.begin(plan.paths, schedule)
         seconds: list[float] = []
+        broken = torch.zeros((), dtype=torch.bool, device=backbone.device)
         for step in range(1, len(schedule.scales) + 1):
             began = clock()
             noise = torch.stack([backbone.noise(each, schedule, step) for each in generators])
             logits = backbone.predict(cache, step, feature)
             codes = backbone.sample(logits, noise[plan.sources[: len(logits)]], schedule, step)
+            broken = broken | ~torch.isfinite(logits).all()
             feature = backbone.accumulate(feature, codes, schedule, step)
             if step == plan.key_step and len(plan.paths) > plan.num_content:
                 backbone.fork(cache)
@@ -173,6 +175,8 @@ class Generator:
             seconds.append(clock() - began)
             if not wanted():
                 raise Abandoned(f"stopped after step {step} of {len(schedule.scales)}")
+        if broken:  # asked once, after the loop: on a GPU each question waits for the device
+            raise FloatingPointError("the model gave logits that are not finite")
         return feature, tuple(seconds), len(cache.rows)
 
     def _stylise(self, feature: Tensor, plan: Plan) -> Tensor:

@@ -89,7 +89,24 @@ class InfinityConfig:
             raise ValueError('give either budget (such as "1M") or grids, and not both')
         if config.budget is not None and config.budget not in scales.BUDGETS:
             raise ValueError(f"budget: must be one of {', '.join(scales.BUDGETS)}, not {config.budget!r}")
+        config._check_steps()
         return config
+
+    def _check_steps(self) -> None:
+        counts = {scales.BUDGETS[self.budget]} if self.budget else {len(grids) for grids in self.grids}
+        fewest, most = min(counts), max(counts)
+        if not 1 <= self.style.key_step < fewest:
+            raise ValueError(
+                f"style.key_step: must be from 1 to {fewest - 1}, one less than the steps of the shortest "
+                f"schedule, not {self.style.key_step}"
+            )
+        if most > self.transformer.max_scales:
+            raise ValueError(
+                f"transformer.max_scales: must be at least {most}, the steps of the longest schedule"
+            )
+        temperature = self.sampling.temperature
+        if isinstance(temperature, tuple) and len(temperature) < most:
+            raise ValueError(f"sampling.temperature: has {len(temperature)} values for {most} steps")
 
     @property
     def bits_per_token(self) -> int:
