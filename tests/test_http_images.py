@@ -87,6 +87,14 @@ def test_an_image_accept_gives_the_bytes_and_the_seed_in_a_header(client: httpx.
     assert images_of(generate(client, seed=5, output_format=format)) == [raw.content]
 
 
+def test_a_prompt_that_had_no_effect_is_warned_of_in_both_forms(client: httpx.Client) -> None:
+    (warning,) = generate(client, prompt="xyzzy").json()["warnings"]
+    assert "none of the prompt's words" in warning
+    assert generate(client, accept="image/png", prompt="xyzzy").headers["X-Warnings"] == warning
+    assert "warnings" not in generate(client).json()
+    assert "X-Warnings" not in generate(client, accept="image/png").headers
+
+
 def test_compression_is_the_quality_of_a_jpeg(client: httpx.Client) -> None:
     sizes = [
         len(images_of(generate(client, seed=5, output_format="jpeg", output_compression=quality))[0])

@@ -43,8 +43,11 @@ async def generate(
         account.fields["prompt"] = body.prompt
     jobs, files = await while_present(request, _illustrate(parts, body, form.format, account))
     specs, drawings = [job.input for job in jobs], [job.future.result() for job in jobs]
+    warnings = sorted({warning for drawing in drawings for warning in drawing.warnings})
     if form.is_raw:
         headers = {"X-Seed": str(specs[0].seed), "X-Content-Type-Options": "nosniff"}
+        if warnings:
+            headers["X-Warnings"] = "; ".join(warnings).encode("ascii", "replace").decode()
         return Response(files[0], media_type=f"image/{form.format.value}", headers=headers)
     images = [
         GeneratedImage(b64_json=b64encode(file).decode(), seed=spec.seed)
@@ -57,7 +60,7 @@ async def generate(
         size=str(specs[0].size),
         output_format=form.format.value,
         style=_styled_with(body, parts),
-        warnings=sorted({warning for drawing in drawings for warning in drawing.warnings}) or None,
+        warnings=warnings or None,
     )
     return JSONResponse(answer.model_dump(exclude_none=True))
 
