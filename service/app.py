@@ -36,7 +36,8 @@ from service.styles.embedded import EmbeddedServer, EmbeddedServerError
 from service.styles.store import StyleStore, connect
 
 # Decoding takes up to 17 bytes a pixel of the upload, so this also bounds memory.
-NUM_MEDIA_THREADS = 2
+NUM_DECODING_THREADS = 2
+NUM_ENCODING_THREADS = 2
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -100,7 +101,8 @@ class Service:
     async def _wire(self) -> Parts:
         redis = await self._open_redis()
         model_thread = self._thread_pool(ModelThread())
-        media = self._thread_pool(ThreadPoolExecutor(NUM_MEDIA_THREADS, thread_name_prefix="media"))
+        decoding = self._thread_pool(ThreadPoolExecutor(NUM_DECODING_THREADS, thread_name_prefix="decode"))
+        encoding = self._thread_pool(ThreadPoolExecutor(NUM_ENCODING_THREADS, thread_name_prefix="encode"))
         generator = await asyncio.get_running_loop().run_in_executor(model_thread, self._load)
         self.metrics.build_info.info(
             {"version": __version__, "model": generator.name, "fingerprint": generator.fingerprint}
@@ -109,7 +111,7 @@ class Service:
         extraction = await self._start_extraction(generator, model_thread)
 
         async def extract(picture: Picture, size: Size) -> StyleFeature:
-            pixels = await asyncio.get_running_loop().run_in_executor(media, picture.pixels)
+            pixels = await asyncio.get_running_loop().run_in_executor(decoding, picture.pixels)
             return await extraction.submit([Extraction(pixels, size)])[0].future
 
         store = StyleStore(
@@ -126,7 +128,8 @@ class Service:
             generator=generator,
             generation=generation,
             store=store,
-            media=media,
+            decoding=decoding,
+            encoding=encoding,
             alive=lambda: generation.alive and extraction.alive,
             created=int(time.time()),
         )

@@ -43,7 +43,9 @@ class Settings(BaseSettings):
     )
     max_prompt_chars: int = Field(default=4000, ge=1, description="Longest prompt.")
     request_timeout_seconds: float | None = Field(
-        default=None, gt=0, description="A job older than this is given up; unset: never."
+        default=None,
+        gt=0,
+        description="An image that takes longer is given up, time in the queue included; unset: never.",
     )
     drain_seconds: int = Field(
         default=60, ge=0, description="After SIGTERM, how long accepted work may take to finish."

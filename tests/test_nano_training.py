@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,11 @@ def test_a_finished_run_resumes_to_the_same_weights(model_folder: Path, tmp_path
     train(model_folder.parent / "run", tmp_path, SHORT)
     for name in ("transformer.safetensors", "tokenizer.safetensors", "config.json"):
         assert (tmp_path / name).read_bytes() == (model_folder / name).read_bytes()
+
+
+def test_a_run_that_was_begun_with_another_recipe_is_left_alone(model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="was begun with another recipe"):
+        train(model_folder.parent / "run", tmp_path, replace(SHORT, seed=1))
 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:

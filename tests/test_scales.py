@@ -19,6 +19,11 @@ def test_the_native_sizes_are_the_fifteen_published_ones_square_first() -> None:
     assert next(iter(ours)) == Size(1024, 1024)
 
 
+def test_ratios_go_by_their_published_names() -> None:
+    tall = (1.0, 1.25, 1.333, 1.5, 1.75, 2.0, 2.5, 3.0)
+    assert set(scales.RATIOS) == {*tall, 0.8, 0.75, 0.666, 0.571, 0.5, 0.4, 0.333}
+
+
 @pytest.mark.parametrize(("budget", "num_steps"), [("0.06M", 7), ("0.25M", 10), ("0.60M", 12), ("1M", 13)])
 @pytest.mark.parametrize("ratio", scales.RATIOS)
 def test_a_budget_is_a_prefix_that_grows_to_the_size_of_its_ratio(

@@ -92,6 +92,10 @@ def test_a_folder_of_another_kind_is_refused_with_a_sentence(tmp_path: Path) -> 
     save_file({"x": torch.zeros(1)}, tmp_path / "tensors.safetensors")
     with pytest.raises(ValueError, match="neither transformer"):
         verify(tmp_path)
+    shutil.copy(GOLDEN / "infinity_vae_tiny" / "config.json", tmp_path)
+    shutil.copy(GOLDEN / "infinity_vae_tiny" / "vae_p16.safetensors", tmp_path)
+    with pytest.raises(ValueError, match=r"it has no 'p16\.image_u8'"):
+        verify(tmp_path)
 
 
 def test_not_a_number_is_a_miss_and_the_table_says_so() -> None:

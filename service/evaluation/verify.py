@@ -26,10 +26,13 @@ def verify(folder: Path) -> list[Check]:
         raise ValueError(f"{folder} is not laid out like a golden set: it has no config.json")
     config: dict[str, Any] = json.loads(config_file.read_text())
     expected = read_tensors(folder / "tensors.safetensors")
-    if (folder / "transformer.safetensors").is_file():
-        return list(TransformerSet(folder, config, expected).checks())
-    if any(folder.glob("vae_*.safetensors")):
-        return list(tokenizer_checks(folder, config, expected))
+    try:
+        if (folder / "transformer.safetensors").is_file():
+            return list(TransformerSet(folder, config, expected).checks())
+        if any(folder.glob("vae_*.safetensors")):
+            return list(tokenizer_checks(folder, config, expected))
+    except KeyError as error:
+        raise ValueError(f"{folder} is not laid out like a golden set: it has no {error}") from error
     raise ValueError(f"{folder} holds neither transformer.safetensors nor vae_*.safetensors")
 
 

@@ -80,7 +80,7 @@ async def _illustrate(
     with account.stage("encode"):
         files = await asyncio.gather(
             *(
-                parts.off_loop(_encode, parts, drawing, output, body.output_compression)
+                parts.off_loop(parts.encoding, _encode, parts, drawing, output, body.output_compression)
                 for drawing in drawings
             )
         )

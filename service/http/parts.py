@@ -29,14 +29,18 @@ PROBE_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of a ready service, wired. `media` is the thread pool that decodes and encodes pictures."""
+    """The parts of a ready service, wired.
+
+    Uploads are decoded and images encoded in pools of their own: slow uploads hold up no finished image.
+    """
 
     settings: Settings
     metrics: Metrics
     generator: Generator
     generation: Batcher[ImageSpec, Drawing]
     store: StyleStore
-    media: Executor
+    decoding: Executor
+    encoding: Executor
     alive: Callable[[], bool]  # False for good once a batcher or the model thread has died
     created: int  # when the model was loaded, in seconds since 1970
 
@@ -51,9 +55,9 @@ class Parts:
         await asyncio.wait([ping], timeout=PROBE_SECONDS)
         return ping.result() if ping.done() else not ping.cancel()
 
-    async def off_loop(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def off_loop(self, pool: Executor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run blocking work on pictures away from the event loop, and away from the model thread."""
-        return await asyncio.get_running_loop().run_in_executor(self.media, lambda: work(*args, **kwargs))
+        return await asyncio.get_running_loop().run_in_executor(pool, lambda: work(*args, **kwargs))
 
 
 @dataclass(slots=True)

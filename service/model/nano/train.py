@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from pathlib import Path
 
 import torch
@@ -39,6 +40,8 @@ def main() -> None:
 
 
 def train(run: Path, out: Path, recipe: Recipe) -> None:
+    """Every stage that `run` does not hold yet. ValueError when it was begun with another recipe."""
+    _begin(run, recipe)
     pictures, scenes = make_corpus(run, recipe.seed, recipe.num_images)
     tokenizer = train_tokenizer(run, pictures, recipe)
     features = encode_corpus(run, tokenizer, pictures)
@@ -47,6 +50,15 @@ def train(run: Path, out: Path, recipe: Recipe) -> None:
     write_infinity(out, CONFIG, transformer, tokenizer, torch.float16)
     write_vocabulary(out / "text_encoder")
     text_encoder.half().save_pretrained(out / "text_encoder")
+
+
+def _begin(run: Path, recipe: Recipe) -> None:
+    """Keep the recipe with what it makes: checkpoints of another one would be taken for this one's."""
+    file, text = run / "recipe.json", json.dumps(dataclasses.asdict(recipe), indent=1)
+    run.mkdir(parents=True, exist_ok=True)
+    if file.exists() and file.read_text() != text:
+        raise ValueError(f"{run} was begun with another recipe, {file}: give that one, or another --run")
+    file.write_text(text)
 
 
 if __name__ == "__main__":
