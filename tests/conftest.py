@@ -1,9 +1,10 @@
-"""Fixtures for tests that speak HTTP to the service."""
+"""Fixtures: the service over HTTP, and a real style store."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -22,6 +23,9 @@ structlog.configure(
 )
 
 if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from service.styles.embedded import EmbeddedServer
     from tests.server import Running
 
 
@@ -42,3 +46,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def client(server: Running) -> Iterator[httpx.Client]:
     with server.client() as client:
         yield client
+
+
+@pytest.fixture
+async def valkey(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    """An embedded server on a folder of its own."""
+    from tests.valkey import running_server
+
+    async with running_server(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+async def redis(valkey: EmbeddedServer) -> AsyncIterator[Redis]:
+    from service.styles.store import connect
+
+    async with connect(valkey.url) as redis:
+        yield redis

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
@@ -14,19 +12,6 @@ from service.errors import StoreUnavailable, StyleNotFound
 from service.styles.embedded import EmbeddedServer
 from service.styles.store import connect
 from tests.stores import LARGE, SMALL, Replica, feature_of, picture_of
-from tests.valkey import running_server
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
-    async with running_server(tmp_path) as server:
-        yield server
-
-
-@pytest.fixture
-async def redis(server: EmbeddedServer) -> AsyncIterator[Redis]:
-    async with connect(server.url) as redis:
-        yield redis
 
 
 @pytest.fixture
@@ -133,12 +118,12 @@ async def test_a_deletion_by_another_replica_is_noticed_within_half_a_minute(
 
 
 async def test_while_the_store_is_away_hot_styles_are_served_and_all_else_says_so(
-    server: EmbeddedServer, redis: Redis, style_id: str
+    valkey: EmbeddedServer, redis: Redis, style_id: str
 ) -> None:
     replica = Replica(redis)
     await replica.store.feature(style_id, SMALL)
     assert await replica.store.ping()
-    await server.stop()
+    await valkey.stop()
     replica.clock.now += 31  # even when the time has come to ask whether the style still exists
     feature = await replica.store.feature(style_id, SMALL)
     assert feature.to_bytes() == feature_of(picture_of(1), SMALL).to_bytes()
@@ -156,7 +141,7 @@ async def test_while_the_store_is_away_hot_styles_are_served_and_all_else_says_s
         assert caught.value.retry_after_seconds == 2
     assert not await replica.store.ping()
     assert replica.num_errors() == 8
-    await server.start()
+    await valkey.start()
     assert (await replica.store.get(style_id)).id == style_id
 
 
@@ -191,12 +176,12 @@ async def test_a_full_store_refuses_new_styles_whole_and_still_deletes_and_serve
     assert await redis.keys() == [b"atelier:sequence"]
 
 
-async def test_only_the_features_used_last_are_hot(server: EmbeddedServer, redis: Redis) -> None:
+async def test_only_the_features_used_last_are_hot(valkey: EmbeddedServer, redis: Redis) -> None:
     replica = Replica(redis, max_hot=2)
     ids = [(await replica.store.create(picture_of(i), name=None))[0].id for i in range(2)]
     await replica.store.feature(ids[0], SMALL)
     ids.append((await replica.store.create(picture_of(2), name=None))[0].id)
-    await server.stop()
+    await valkey.stop()
     for hot in (ids[0], ids[2]):
         await replica.store.feature(hot, SMALL)
     with pytest.raises(StoreUnavailable):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -20,19 +18,6 @@ from service.styles.record import Style, from_hash, is_style_id, style_id_of, to
 from service.styles.seal import FEATURE, PICTURE, seal, unseal
 from service.styles.store import connect
 from tests.stores import LARGE, SMALL, Replica, feature_of, picture_of
-from tests.valkey import running_server
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
-    async with running_server(tmp_path) as server:
-        yield server
-
-
-@pytest.fixture
-async def redis(server: EmbeddedServer) -> AsyncIterator[Redis]:
-    async with connect(server.url) as redis:
-        yield redis
 
 
 @pytest.fixture
@@ -79,14 +64,14 @@ def test_an_id_once_given_out_never_changes() -> None:
     assert style_id_of(["ab" * 32]) == "sty_lczb64ttqkp5qy777m54kwto2g"
 
 
-async def test_what_was_created_survives_kill_9(server: EmbeddedServer, replica: Replica) -> None:
+async def test_what_was_created_survives_kill_9(valkey: EmbeddedServer, replica: Replica) -> None:
     picture = picture_of(1)
     style, _ = await replica.store.create(picture, name="reeds")
-    assert server.pid is not None
-    os.kill(server.pid, signal.SIGKILL)
-    await server.wait()
-    await server.start()
-    async with connect(server.url) as redis:
+    assert valkey.pid is not None
+    os.kill(valkey.pid, signal.SIGKILL)
+    await valkey.wait()
+    await valkey.start()
+    async with connect(valkey.url) as redis:
         after = Replica(redis)
         assert await after.store.get(style.id) == style
         assert await after.store.picture(style.id) == picture.content
