@@ -16,8 +16,9 @@ from service.model.backbone import Schedule
 from service.model.infinity.model import Infinity
 from service.model.infinity.rope import rotate, rotations
 from service.model.infinity.sampling import draw_noise, sample_bits
-from service.model.infinity.tokenizer import codes_from_bits, resize
+from service.model.infinity.tokenizer import codes_from_bits
 from service.model.infinity.transformer import Block, layer_norm, merge_heads, split_heads
+from service.model.resize import resize
 from service.model.spec import ImageSpec, Method
 from service.model.style import feature_of
 

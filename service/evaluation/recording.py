@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from service.model.backbone import Path, Scale, Schedule, Text
 from service.model.infinity.cache import Cache
 from service.model.infinity.model import Infinity
+from service.model.infinity.sampling import draw_noise
 from service.model.infinity.transformer import Transformer
 
 
@@ -76,9 +77,9 @@ class Recording:
         if self._joint is None:
             return self.infinity.noise(generator, schedule, step)
         if not self._drawn:
-            num_bits = schedule.scales[step - 1].num_tokens * self.infinity.config.bits_per_token
-            joint = torch.empty(self._num_images * num_bits, 2).exponential_(generator=self._joint)
             tokens = schedule.scales[step - 1].num_tokens
+            num_bits = tokens * self.infinity.config.bits_per_token
+            joint = draw_noise(self._joint, self._num_images * num_bits)
             self._drawn = list(joint.view(self._num_images, tokens, -1, 2))
         return self._drawn.pop(0)
 

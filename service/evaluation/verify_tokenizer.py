@@ -12,7 +12,8 @@ from torch import Tensor
 
 from service.evaluation.checks import FEATURES, IMAGES, Check, compare, read_tokenizer, tokenizer_config
 from service.model.backbone import Scale
-from service.model.infinity.tokenizer import accumulated, quantise, resize
+from service.model.infinity.tokenizer import accumulated, quantise
+from service.model.resize import pool, resize
 
 
 def tokenizer_checks(
@@ -48,10 +49,7 @@ def _tokenizer_features(
         return F.pixel_unshuffle(planes, patch).flatten(2).transpose(1, 2)
 
     inputs = [as_tokens(resize(feature, grid)) for feature, grid in zip(features, grids[1:], strict=False)]
-    areas = [
-        F.interpolate(feature, size=(grid.height, grid.width), mode="area")
-        for feature, grid in zip(features, grids[1:4], strict=False)
-    ]
+    areas = [pool(feature, grid) for feature, grid in zip(features, grids[1:4], strict=False)]
     ours = {
         "F": torch.stack(list(features)),
         "F_1": features[0],

@@ -28,8 +28,8 @@ from service.model.infinity.config import InfinityConfig, SamplingConfig, Transf
 from service.model.infinity.model import Infinity
 from service.model.infinity.names import transformer_from_official
 from service.model.infinity.sampling import draw_noise
-from service.model.infinity.tokenizer import accumulated, resize
 from service.model.infinity.transformer import Transformer
+from service.model.resize import resize
 from service.model.style import StyleFeature, decompose, feature_of, singular_values
 
 
@@ -198,11 +198,8 @@ class TransformerSet:
         image = self.expected["style_image_u8"].numpy()
         bits = infinity.encode_image(image, schedule, len(grids))
         yield compare("style.bits", torch.from_numpy(bits)[None], self.expected["style.bits"], 0)
-        parts = torch.from_numpy(bits).split([grid.num_tokens for grid in grids])
-        planes = [part.T.reshape(1, -1, g.height, g.width) for part, g in zip(parts, grids, strict=True)]
-        yield compare(
-            "style.F_last", accumulated(planes, grids[-1])[-1], self.expected["style.F_last"], FEATURES
-        )
+        last = feature_of(decompose(bits, grids, grids[-1]))[None]
+        yield compare("style.F_last", last, self.expected["style.F_last"], FEATURES)
         style = Generator(Recording(infinity, {})).extract_style(image, size, key_step)
         yield compare("style.F_3", feature_of(style)[None], self.expected["style.F_3"], FEATURES)
         variants = sorted(
@@ -241,7 +238,7 @@ def _styling(variant: str, style: StyleFeature, key_step: int) -> Styling | None
     if variant == "content":
         return None
     kind, correction, *alpha = variant.split("_")
-    method = Method({"pfb": "pfb", "rep": "rep"}[kind] + ("+sac" if correction == "sac" else ""))
+    method = Method(f"{kind}+sac" if correction == "sac" else kind)
     return Styling(
         (WeightedStyle(style),), alpha=float(alpha[0][1:]) if alpha else 1.0, method=method, key_step=key_step
     )

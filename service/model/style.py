@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import Tensor
 
 from service.model.backbone import Scale
+from service.model.resize import resize
 
 # A singular value below this share of the largest is rounding, and its vector arbitrary.
 _RANK_TOLERANCE = 1e-9
@@ -101,17 +101,14 @@ def feature_of(style: StyleFeature) -> Tensor:
 def principal_of(style: StyleFeature, alpha: float) -> Tensor:
     """Phi_alpha(F) of the style feature, [channels, H, W] fp32: the codes are re-weighted, then upsampled."""
     directions = torch.from_numpy(style.directions).double()
-    decay = torch.exp(-alpha * torch.arange(len(directions), dtype=torch.float64))
-    return _spread(style, _codes(style.bits) @ (directions.T * decay) @ directions)
+    return _spread(style, _reweighted(_codes(style.bits), directions.T, alpha))
 
 
 def principal(feature: Tensor, alpha: float) -> Tensor:
     """Phi_alpha of an accumulated feature [channels, H, W]; fp64 inside, as squaring halves the precision."""
     matrix = feature.flatten(1).T.double()  # [tokens, channels]
     _, vectors = torch.linalg.eigh(matrix.T @ matrix)  # ascending
-    vectors = vectors.flip(-1)
-    decay = torch.exp(-alpha * torch.arange(vectors.shape[1], dtype=torch.float64, device=feature.device))
-    return (matrix @ (vectors * decay) @ vectors.T).T.reshape(feature.shape).float()
+    return _reweighted(matrix, vectors.flip(-1), alpha).T.reshape(feature.shape).float()
 
 
 def blend(feature: Tensor, style: Tensor, alpha: float, strength: float) -> Tensor:
@@ -127,6 +124,12 @@ def singular_values(feature: Tensor) -> Tensor:
     return torch.linalg.svdvals(feature.flatten(1).double()).float()
 
 
+def _reweighted(matrix: Tensor, vectors: Tensor, alpha: float) -> Tensor:
+    """matrix [tokens, channels] times M, from right singular vectors [channels, rank] in descending order."""
+    decay = torch.exp(-alpha * torch.arange(vectors.shape[1], dtype=torch.float64, device=vectors.device))
+    return matrix @ (vectors * decay) @ vectors.T
+
+
 def _codes(bits: NDArray[np.uint8]) -> Tensor:
     return (torch.from_numpy(bits).double() * 2 - 1) / bits.shape[1] ** 0.5  # [tokens, channels]
 
@@ -135,7 +138,7 @@ def _spread(style: StyleFeature, codes: Tensor) -> Tensor:
     """Upsample each scale's rows of codes [tokens, channels] to the extent, and add them up."""
     total = torch.zeros(codes.shape[1], style.extent.height, style.extent.width, dtype=codes.dtype)
     for grid, rows in zip(style.grids, codes.split([grid.num_tokens for grid in style.grids]), strict=True):
-        total += _upsample(rows.T.reshape(-1, grid.height, grid.width), style.extent)
+        total += resize(rows.T.reshape(1, -1, grid.height, grid.width), style.extent)[0]
     return total.float()
 
 
@@ -143,16 +146,9 @@ def _upsampling_basis(grids: Sequence[Scale], extent: Scale) -> Tensor:
     """[H W, tokens]: the map that each token of the grids becomes on the extent, one column a token."""
     parts = []
     for grid in grids:
-        units = torch.eye(grid.num_tokens, dtype=torch.float64).view(-1, grid.height, grid.width)
-        parts.append(_upsample(units, extent).flatten(1).T)
+        units = torch.eye(grid.num_tokens, dtype=torch.float64).view(1, -1, grid.height, grid.width)
+        parts.append(resize(units, extent)[0].flatten(1).T)
     return torch.cat(parts, dim=1)
-
-
-def _upsample(planes: Tensor, extent: Scale) -> Tensor:
-    size = (extent.height, extent.width)
-    if planes.shape[-2:] == size:
-        return planes
-    return F.interpolate(planes[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
 def _flat(scale: Scale) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from service.model.backbone import Path, Row, Schedule, lay_out
+from service.model.backbone import Path, Row, Schedule
 
 # Texts are padded to a multiple of this, and rows of one padded length are read together: a row is computed
 # at the same length whoever shares its batch, so its rounding does not depend on them.
@@ -39,6 +39,7 @@ class Cache:
     num_active: int  # paths
     num_active_rows: int
     own_rows: int  # rows that compute their own attention, once forked
+    origins: tuple[int, ...]  # a row: the content path's row of the same guidance half
     rotation: Tensor  # [2, tokens, head width / 2]
     pooled: Tensor  # [rows, width]
     condition: Tensor  # [rows, 1, 6, width]
@@ -56,22 +57,15 @@ class Cache:
 
     def attention_sources(self) -> list[int]:
         """For each active row, the row whose queries and keys it attends with."""
-        first = {(row.path, row.conditional): index for index, row in enumerate(self.rows)}
-        sources = []
-        for index, row in enumerate(self.rows[: self.num_active_rows]):
-            path = self.paths[row.path]
-            follows = index >= self.own_rows and path.source is not None
-            sources.append(first[path.source, row.conditional] if follows else index)  # type: ignore[index]
-        return sources
+        return [
+            origin if index >= self.own_rows else index
+            for index, origin in enumerate(self.origins[: self.num_active_rows])
+        ]
 
     def fork(self) -> None:
         """Activate every row; generation rows start from their content row's cache."""
-        first = {(row.path, row.conditional): index for index, row in enumerate(self.rows)}
-        for index, row in enumerate(self.rows[self.num_active_rows :], start=self.num_active_rows):
-            source = self.paths[row.path].source
-            assert source is not None
-            origin = first[source, row.conditional]
-            done = slice(0, self.num_tokens)
+        done = slice(0, self.num_tokens)
+        for index, origin in enumerate(self.origins[self.num_active_rows :], start=self.num_active_rows):
             for keys, values in zip(self.keys, self.values, strict=True):
                 values[index, :, done] = values[origin, :, done]
                 if index < self.own_rows:
@@ -79,8 +73,11 @@ class Cache:
         self.num_active, self.num_active_rows = len(self.paths), len(self.rows)
 
 
-def count_own_rows(paths: Sequence[Path]) -> int:
-    return sum(not paths[row.path].corrected for row in lay_out(paths))
+def origins_of(paths: Sequence[Path], rows: Sequence[Row]) -> tuple[int, ...]:
+    """For each row the row of its content path, of the same guidance half; a content row is its own."""
+    index_of = {(row.path, row.conditional): index for index, row in enumerate(rows)}
+    sources = [index if path.source is None else path.source for index, path in enumerate(paths)]
+    return tuple(index_of[sources[row.path], row.conditional] for row in rows)
 
 
 def bucketed(lengths: Sequence[int]) -> dict[int, list[int]]:

@@ -12,13 +12,14 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from service.model.backbone import Path, Scale, Schedule, Size, Text, lay_out
-from service.model.infinity.cache import Cache, TextGroup, bucketed, count_own_rows, pad_texts
+from service.model.infinity.cache import Cache, TextGroup, bucketed, origins_of, pad_texts
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.rope import rotations
 from service.model.infinity.sampling import draw_noise, sample_bits
 from service.model.infinity.text import TextEncoder
-from service.model.infinity.tokenizer import Tokenizer, codes_from_bits, quantise, resize
+from service.model.infinity.tokenizer import Tokenizer, codes_from_bits, quantise
 from service.model.infinity.transformer import Block, Transformer
+from service.model.resize import resize
 
 
 class Infinity:
@@ -65,7 +66,7 @@ class Infinity:
         rows = lay_out(paths)
         texts = [self._row_text(paths[row.path], conditional=row.conditional) for row in rows]
         pooled, groups = self._read_texts(texts)
-        config, own = self.config.transformer, count_own_rows(paths)
+        config, own = self.config.transformer, sum(not paths[row.path].corrected for row in rows)
         num_content = sum(path.source is None for path in paths)
 
         def empty(num_rows: int) -> list[Tensor]:
@@ -79,6 +80,7 @@ class Infinity:
             num_active=num_content,
             num_active_rows=sum(row.path < num_content for row in rows),
             own_rows=own,
+            origins=origins_of(paths, rows),
             rotation=rotations(schedule, config.head_width, self.device),
             pooled=pooled,
             condition=self.transformer.condition(pooled),

@@ -14,14 +14,9 @@ from torch import Tensor, nn
 
 from service.model.backbone import Scale
 from service.model.infinity.config import TokenizerConfig
+from service.model.resize import pool, resize
 
 _EPSILON = 1e-6
-
-
-def resize(x: Tensor, scale: Scale) -> Tensor:
-    """Bilinear, without corner alignment or anti-aliasing, also when it shrinks."""
-    size = (scale.height, scale.width)
-    return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
 def codes_from_bits(bits: Tensor) -> Tensor:
@@ -36,9 +31,7 @@ def quantise(h: Tensor, grids: Sequence[Scale], num_steps: int | None = None) ->
     """
     residual, every = h, []
     for grid in grids[:num_steps]:
-        size = (grid.height, grid.width)
-        pooled = residual if residual.shape[-2:] == size else F.interpolate(residual, size=size, mode="area")
-        every.append(pooled > 0)
+        every.append(pool(residual, grid) > 0)
         residual = residual - resize(codes_from_bits(every[-1]), grids[-1])
     return every
 
