@@ -62,8 +62,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> Non
         module = nn.Linear(3, 2)
         run = Run("linear", folder, module, [torch.optim.AdamW(module.parameters(), 0.1)], 0.9, every=2)
         while run.step < 6:
-            module(torch.full((1, 3), float(run.step))).square().sum().backward()
-            run.finish_step(6, 0.5, {})
+            run.descend(module(torch.full((1, 3), float(run.step))).square().sum(), 6, 0.5, {})
             if run.step == 2 and keep_halfway is not None:
                 shutil.copy(folder / "linear.pt", keep_halfway)
         run.load_average()

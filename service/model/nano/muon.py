@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
@@ -41,3 +41,21 @@ class Muon(Optimizer):
                 matrix = parameter.grad.lerp(buffer, group["momentum"]).flatten(1)
                 tallness = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
                 parameter.add_(orthogonalise(matrix).view_as(parameter), alpha=-group["lr"] * tallness)
+
+
+def muon_and_adam(
+    module: nn.Module,
+    by_muon: Callable[[str, Tensor], bool],
+    *,
+    muon_rate: float,
+    momentum: float,
+    adam_rate: float,
+    weight_decay: float,
+) -> list[Optimizer]:
+    """Muon for the parameters that `by_muon(name, parameter)` chooses, AdamW for the rest of a module."""
+    chosen = [each for name, each in module.named_parameters() if by_muon(name, each)]
+    rest = [each for name, each in module.named_parameters() if not by_muon(name, each)]
+    return [
+        Muon(chosen, muon_rate, momentum),
+        torch.optim.AdamW(rest, adam_rate, betas=(0.9, 0.98), weight_decay=weight_decay),
+    ]

@@ -30,6 +30,9 @@ CONFIG = InfinityConfig(
     grids=(((1, 1), (2, 2), (3, 3), (4, 4), (6, 6), (8, 8)),),
 )
 
+(SCHEDULE,) = CONFIG.schedules().values()  # nano has one size
+GRIDS = SCHEDULE.scales
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:

@@ -11,16 +11,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from service.model.backbone import Scale
 from service.model.infinity.tokenizer import Tokenizer, accumulated, quantise
-from service.model.nano.muon import Muon
-from service.model.nano.recipe import CONFIG, Recipe
+from service.model.nano.muon import muon_and_adam
+from service.model.nano.recipe import CONFIG, GRIDS, Recipe
 from service.model.nano.trainer import Run
 
-
-def grids() -> tuple[Scale, ...]:
-    (schedule,) = CONFIG.schedules().values()
-    return schedule.scales
+_TOKENIZER, _DECODER = 1, 2  # stages, each with a random stream of its own
 
 
 def train_tokenizer(folder: Path, pictures: NDArray[np.uint8], recipe: Recipe) -> Tokenizer:
@@ -33,23 +29,15 @@ def train_tokenizer(folder: Path, pictures: NDArray[np.uint8], recipe: Recipe) -
     optimisers = _optimisers(tokenizer, recipe)
     run = Run("tokenizer", folder, tokenizer, optimisers, recipe.average, recipe.checkpoint_every)
     while run.step < recipe.tokenizer_steps:
-        rng = np.random.default_rng([recipe.seed, 1, run.step])
-        images = as_images(
-            pictures[np.sort(rng.choice(len(pictures), recipe.tokenizer_batch, replace=False))]
-        )
+        images = _images(pictures, recipe, _TOKENIZER, run.step)
         h = tokenizer.encode(images)
-        bits = quantise(h.detach(), grids())
-        feature = accumulated(bits, grids()[-1])[-1]
+        bits = quantise(h.detach(), GRIDS)
+        feature = accumulated(bits, GRIDS[-1])[-1]
         decoded = tokenizer.decoder(h + (feature - h).detach())  # straight through
         seen, commitment = picture_loss(decoded, images), F.mse_loss(h, feature)
         loss = seen + commitment + 0.02 * unused_bits(h)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
-        psnr = psnr_of(decoded, images)
-        run.finish_step(
-            recipe.tokenizer_steps, recipe.flat_share,
-            {"loss": seen.item(), "commitment": commitment.item(), "psnr": psnr},
-        )  # fmt: skip
+        losses = {"loss": seen.item(), "commitment": commitment.item(), "psnr": psnr_of(decoded, images)}
+        run.descend(loss, recipe.tokenizer_steps, recipe.flat_share, losses)
     run.load_average()
     return tokenizer
 
@@ -62,30 +50,32 @@ def fine_tune_decoder(
     optimisers = _optimisers(decoder, recipe, share=0.3)
     run = Run("decoder", folder, decoder, optimisers, recipe.average, recipe.checkpoint_every)
     while run.step < recipe.decoder_steps:
-        rng = np.random.default_rng([recipe.seed, 2, run.step])
-        images = as_images(
-            pictures[np.sort(rng.choice(len(pictures), recipe.tokenizer_batch, replace=False))]
-        )
+        images = _images(pictures, recipe, _DECODER, run.step)
         with torch.no_grad():
-            feature = accumulated(quantise(tokenizer.encode(images), grids()), grids()[-1])[-1]
+            feature = accumulated(quantise(tokenizer.encode(images), GRIDS), GRIDS[-1])[-1]
         decoded = decoder(feature)
         loss = picture_loss(decoded, images)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-        psnr = psnr_of(decoded, images)
-        run.finish_step(recipe.decoder_steps, 0.3, {"loss": loss.item(), "psnr": psnr})
+        losses = {"loss": loss.item(), "psnr": psnr_of(decoded, images)}
+        run.descend(loss, recipe.decoder_steps, 0.3, losses)
     run.load_average()
 
 
 def _optimisers(module: nn.Module, recipe: Recipe, share: float = 1.0) -> list[torch.optim.Optimizer]:
     """Muon for the convolutions, which learn several times faster by it, AdamW for the rest."""
-    kernels = [each for each in module.parameters() if each.dim() == 4 and min(each.shape[:2]) >= 8]
-    chosen = {id(each) for each in kernels}
-    rest = [each for each in module.parameters() if id(each) not in chosen]
-    return [
-        Muon(kernels, recipe.convolution_rate * share, momentum=0.9),
-        torch.optim.AdamW(rest, recipe.adam_rate * share, betas=(0.9, 0.98), weight_decay=1e-3),
-    ]
+    return muon_and_adam(
+        module,
+        lambda _, kernel: kernel.dim() == 4 and min(kernel.shape[:2]) >= 8,
+        muon_rate=recipe.convolution_rate * share,
+        momentum=0.9,
+        adam_rate=recipe.adam_rate * share,
+        weight_decay=1e-3,
+    )
+
+
+def _images(pictures: NDArray[np.uint8], recipe: Recipe, stage: int, step: int) -> Tensor:
+    """The batch of a step, decided by the recipe's seed: a resumed run sees what it would have seen."""
+    rng = np.random.default_rng([recipe.seed, stage, step])
+    return as_images(pictures[np.sort(rng.choice(len(pictures), recipe.tokenizer_batch, replace=False))])
 
 
 def as_images(pictures: NDArray[np.uint8]) -> Tensor:

@@ -15,15 +15,16 @@ from transformers import T5EncoderModel
 
 from service.model.infinity.cache import pad_texts
 from service.model.infinity.rope import rotations
-from service.model.infinity.tokenizer import Tokenizer, codes_from_bits, resize
+from service.model.infinity.tokenizer import Tokenizer, codes_from_bits
 from service.model.infinity.transformer import Transformer
 from service.model.nano.captions import caption
-from service.model.nano.muon import Muon
-from service.model.nano.recipe import CONFIG, Recipe
+from service.model.nano.muon import muon_and_adam
+from service.model.nano.recipe import CONFIG, GRIDS, SCHEDULE, Recipe
 from service.model.nano.scene import Scene
-from service.model.nano.train_tokenizer import as_images, grids
+from service.model.nano.train_tokenizer import as_images
 from service.model.nano.trainer import Run
 from service.model.nano.words import untrained_encoder, write_vocabulary
+from service.model.resize import pool, resize
 
 _UNKNOWN_WORDS = 0.15  # share of captions with a word the vocabulary lacks, so that such words do no harm
 
@@ -68,15 +69,12 @@ def train_transformer(
         torch.manual_seed(int(rng.integers(2**31)))
         inputs, labels = corrected_scales(torch.from_numpy(features[chosen]).float(), recipe.max_flips)
         texts = _encode(pair, words, captions, rng.random(len(chosen)) < recipe.dropped_text)
-        losses, accuracy = attention.losses(pair.transformer, texts, inputs, labels)
-        loss = torch.cat([each / side for side, each in losses], dim=1).sum() / sum(
-            each.shape[1] / side * len(chosen) for side, each in losses
+        by_scale, accuracy = attention.losses(pair.transformer, texts, inputs, labels)
+        loss = torch.cat([each / side for side, each in by_scale], dim=1).sum() / sum(
+            each.shape[1] / side * len(chosen) for side, each in by_scale
         )
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(pair.parameters(), 1.0)
-        run.finish_step(
-            recipe.transformer_steps, recipe.flat_share, {"loss": loss.item(), "last_accuracy": accuracy}
-        )
+        losses = {"loss": loss.item(), "last_accuracy": accuracy}
+        run.descend(loss, recipe.transformer_steps, recipe.flat_share, losses)
     run.load_average()
     return pair.transformer, pair.text_encoder
 
@@ -87,18 +85,17 @@ def corrected_scales(h: Tensor, max_flips: float) -> tuple[list[Tensor], list[Te
     At each scale some bits of what the model sees are flipped, and the labels of the scales after it correct
     the error. inputs: [images, bits, h, w] of scales 2..S; labels: [images, bits, h, w] bool of scales 1..S.
     """
-    every = grids()
     residual, feature = h, torch.zeros_like(h)
     inputs: list[Tensor] = []
     labels: list[Tensor] = []
-    for index, grid in enumerate(every):
-        bits = F.interpolate(residual, size=(grid.height, grid.width), mode="area") > 0
+    for index, grid in enumerate(GRIDS):
+        bits = pool(residual, grid) > 0
         labels.append(bits)
-        if index + 1 < len(every):
+        if index + 1 < len(GRIDS):
             rate = torch.rand(len(h), 1, 1, 1) * max_flips
-            code = resize(codes_from_bits(bits ^ (torch.rand(bits.shape) < rate)), every[-1])
+            code = resize(codes_from_bits(bits ^ (torch.rand(bits.shape) < rate)), GRIDS[-1])
             residual, feature = residual - code, feature + code
-            inputs.append(resize(feature, every[index + 1]))
+            inputs.append(resize(feature, GRIDS[index + 1]))
     return inputs, labels
 
 
@@ -106,13 +103,12 @@ class _BlockCausal:
     """Teacher forcing: all scales at once, each attending to itself and to those before it."""
 
     def __init__(self) -> None:
-        (self.schedule,) = CONFIG.schedules().values()
         scale = torch.cat(
-            [torch.full((each.num_tokens,), index) for index, each in enumerate(self.schedule.scales)]
+            [torch.full((each.num_tokens,), index) for index, each in enumerate(SCHEDULE.scales)]
         )
         self.scale = scale
         self.mask = scale[:, None] >= scale[None]
-        self.rotation = rotations(self.schedule, CONFIG.transformer.head_width, torch.device("cpu"))
+        self.rotation = rotations(SCHEDULE, CONFIG.transformer.head_width, torch.device("cpu"))
 
     def losses(
         self,
@@ -142,7 +138,7 @@ class _BlockCausal:
             x = block(x, condition, self.rotation, len(x), attend, read_text)
         logits = transformer.logits(x, pooled)
         losses, offset, accuracy = [], 0, 0.0
-        for scale, label in zip(self.schedule.scales, labels, strict=True):
+        for scale, label in zip(SCHEDULE.scales, labels, strict=True):
             part = logits[:, offset : offset + scale.num_tokens]
             target = label.flatten(2).transpose(1, 2)  # [images, tokens, bits]
             margin = part[..., 1] - part[..., 0]
@@ -189,12 +185,11 @@ def _initialise(transformer: Transformer) -> None:
 
 
 def _optimisers(pair: Pair, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    matrices = {
-        name for name, parameter in pair.named_parameters() if ".blocks." in name and parameter.dim() == 2
-    }
-    muon = [parameter for name, parameter in pair.named_parameters() if name in matrices]
-    rest = [parameter for name, parameter in pair.named_parameters() if name not in matrices]
-    return [
-        Muon(muon, recipe.matrix_rate),
-        torch.optim.AdamW(rest, recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
+    return muon_and_adam(
+        pair,
+        lambda name, matrix: ".blocks." in name and matrix.dim() == 2,
+        muon_rate=recipe.matrix_rate,
+        momentum=0.95,
+        adam_rate=recipe.adam_rate,
+        weight_decay=0.0,
+    )

@@ -50,8 +50,10 @@ class Run:
                 optimiser.load_state_dict(stored)
             self.average.values, self.step = state["average"], state["step"]
 
-    def finish_step(self, num_steps: int, flat_share: float, losses: Mapping[str, float]) -> None:
-        """Step the optimisers at this step's rate, then average, log and save."""
+    def descend(self, loss: Tensor, num_steps: int, flat_share: float, losses: Mapping[str, float]) -> None:
+        """One step down the clipped gradient of `loss` at this step's rate; then average, log and save."""
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
         left = (num_steps - self.step) / (num_steps * (1 - flat_share))
         factor = max(0.02, min(1.0, left, (self.step + 1) / 20))
         for optimiser, rates in zip(self.optimisers, self.rates, strict=True):
