@@ -237,8 +237,8 @@ def create_app(settings: Settings, generator: Generator | None = None) -> FastAP
     app.state.readiness = service.readiness
     app.state.metrics = service.metrics
     install_problems(app)
-    for noun in (images, styles, models, health):
-        app.include_router(noun.router)
+    for routes in (images, styles, models, health):
+        app.include_router(routes.router)
     app.add_middleware(BodyBound, max_upload_bytes=settings.max_upload_bytes)
     app.add_middleware(Observation, metrics=service.metrics)
     return app

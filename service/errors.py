@@ -2,7 +2,6 @@
 
 ServiceError
  +- InvalidRequest        400  a field is missing, unknown or out of range; `param` names it
- +- InvalidApiKey         401
  +- StyleNotFound         404
  +- ModelNotFound         404  the model asked for is not the one that is served
  +- RouteNotFound         404  no such path
@@ -45,10 +44,6 @@ class ServiceError(Exception):
 
 class InvalidRequest(ServiceError):
     code, status, type = "invalid_value", 400, "invalid_request_error"
-
-
-class InvalidApiKey(ServiceError):
-    code, status, type = "invalid_api_key", 401, "authentication_error"
 
 
 class StyleNotFound(ServiceError):

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.container import read_container
 from service.errors import InvalidImage, PayloadTooLarge, ServiceError, UnsupportedMediaType
+from service.image_container import read_container
 from tests.pictures import black_png, chunk, gradient, png, read, saved
 
 # --- what is refused ----------------------------------------------------------------------------------------

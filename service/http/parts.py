@@ -51,9 +51,10 @@ class Parts:
 
     async def store_answers(self) -> bool:
         """Whether the store answers soon enough for the probe that asks."""
-        ping = asyncio.create_task(self.store.ping())
-        await asyncio.wait([ping], timeout=PROBE_SECONDS)
-        return ping.result() if ping.done() else not ping.cancel()
+        try:
+            return await asyncio.wait_for(self.store.ping(), PROBE_SECONDS)
+        except TimeoutError:
+            return False
 
     async def off_loop(self, pool: Executor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run blocking work on pictures away from the event loop, and away from the model thread."""

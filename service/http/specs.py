@@ -8,7 +8,7 @@ from service.errors import InvalidRequest
 from service.http.models import require_model
 from service.http.parts import Parts
 from service.http.schemas import MAX_SEED, GenerationRequest
-from service.media import OutputFormat
+from service.media import OutputFormat, check_compression
 from service.model.backbone import Size
 from service.model.generator import Generator, ImageSpec, Styling
 
@@ -26,12 +26,7 @@ def require_drawable(body: GenerationRequest, output: OutputFormat, parts: Parts
             raise InvalidRequest(f"{name} has {num_chars} characters; it may have {bound}.", param=name)
     if not body.prompt.strip():
         raise InvalidRequest("prompt is blank; say what to draw.", param="prompt")
-    if output is OutputFormat.PNG and body.output_compression not in (None, 100):
-        raise InvalidRequest(
-            "output_compression is for jpeg and webp; a png is lossless. Leave it out, or name another "
-            "output_format.",
-            param="output_compression",
-        )
+    check_compression(output, body.output_compression)
 
 
 def native_size(body: GenerationRequest, generator: Generator) -> Size:
