@@ -16,6 +16,7 @@ from torch import nn
 from service.model import presets
 from service.model.generator import ImageSpec, Styling, WeightedStyle
 from service.model.nano.captions import VOCABULARY
+from service.model.nano.compute import Compute
 from service.model.nano.muon import Muon, orthogonalise
 from service.model.nano.recipe import Recipe
 from service.model.nano.train import train
@@ -24,15 +25,16 @@ from service.model.nano.trainer import Run
 from service.model.nano.words import write_vocabulary
 
 SHORT = Recipe(
-    num_images=24, tokenizer_batch=4, tokenizer_steps=3, transformer_batch=4, transformer_steps=3,
-    decoder_steps=2, checkpoint_every=2,
+    num_images=24, num_outside=8, tokenizer_batch=4, outside_share=0.25, tokenizer_steps=3, decoder_steps=2,
+    transformer_batch=4, transformer_steps=3, checkpoint_every=2, sheet_every=3,
 )  # fmt: skip
+FP32 = Compute(torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("nano")
-    train(folder / "run", folder / "model", SHORT)
+    train(folder / "run", folder / "model", SHORT, FP32)
     return folder / "model"
 
 
@@ -46,14 +48,14 @@ def test_one_command_gives_a_model_folder_that_draws(model_folder: Path) -> None
 
 
 def test_a_finished_run_resumes_to_the_same_weights(model_folder: Path, tmp_path: Path) -> None:
-    train(model_folder.parent / "run", tmp_path, SHORT)
+    train(model_folder.parent / "run", tmp_path, SHORT, FP32)
     for name in ("transformer.safetensors", "tokenizer.safetensors", "config.json"):
         assert (tmp_path / name).read_bytes() == (model_folder / name).read_bytes()
 
 
 def test_a_run_that_was_begun_with_another_recipe_is_left_alone(model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="was begun with another recipe"):
-        train(model_folder.parent / "run", tmp_path, replace(SHORT, seed=1))
+        train(model_folder.parent / "run", tmp_path, replace(SHORT, seed=1), FP32)
 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
@@ -88,7 +90,7 @@ def test_labels_after_a_flipped_bit_correct_it() -> None:
 
 def test_muon_makes_every_direction_of_a_gradient_count_alike() -> None:
     matrix = torch.randn(12, 30) @ torch.diag(torch.logspace(0, -2, 30))
-    values = torch.linalg.svdvals(orthogonalise(matrix))
+    values = torch.linalg.svdvals(orthogonalise(matrix[None])[0])
     assert 0.4 < values.min() < values.max() < 1.4
     kernel = nn.Parameter(torch.zeros(8, 8, 3, 3))
     F.conv2d(torch.randn(1, 8, 5, 5), kernel).sum().backward()

@@ -163,8 +163,10 @@ def _on_background(colour: str, rng: np.random.Generator) -> str:
 def _with_medium(text: str, name: str, rng: np.random.Generator) -> str:
     if not text:
         return name
+    bare = name.removesuffix(" style")
     inside = f"{text} in {name}" if name.endswith("style") else f"{text}, {name}"
-    forms = (f"{text}, {name}", f"{text}, {name}", inside, f"{name}, {text}", f"{name}: {text}")
+    drawn = f"{text} drawn in {bare}" if name.endswith("style") else f"{text}, {name}"
+    forms = (f"{text}, {name}", f"{text}, {name}", inside, drawn, f"{name}, {text}", f"{bare}: {text}")
     return forms[rng.integers(len(forms))]
 
 

@@ -38,22 +38,26 @@ GRIDS = SCHEDULE.scales
 class Recipe:
     """Sizes and rates of a training run. `seed` decides renders, captions, order and initial weights."""
 
-    seed: int = 20261122
+    seed: int = 20261123
     adam_rate: float = 2e-3  # of all that Muon does not train
-    num_images: int = 36_000
+    flat_share: float = 0.55  # of the steps, before the rates fall linearly
+    average: float = 0.998  # decay of the exponential moving average that is shipped
+    num_images: int = 48_000
+    num_outside: int = 6_000  # pictures from outside the renderer's world, for the image tokenizer alone
 
     tokenizer_batch: int = 32
-    tokenizer_steps: int = 700
+    outside_share: float = 0.125  # of a tokenizer's batch
+    tokenizer_steps: int = 2_200
     convolution_rate: float = 0.03
 
+    decoder_steps: int = 600  # on quantised features, the encoder and so the bits held fixed
+    decoder_share: float = 0.3  # of the tokenizer's rates
+
     transformer_batch: int = 48
-    transformer_steps: int = 1_100
+    transformer_steps: int = 2_800
     matrix_rate: float = 0.02
-    flat_share: float = 0.55  # of the steps, before the rates fall linearly
     dropped_text: float = 0.1  # for classifier-free guidance
     max_flips: float = 0.3  # bitwise self-correction (Infinity, section 3.4): share of bits flipped a scale
 
-    decoder_steps: int = 250  # on quantised features, the encoder and so the bits held fixed
-    average: float = 0.997  # decay of the exponential moving average that is shipped
-
     checkpoint_every: int = 50
+    sheet_every: int = 300

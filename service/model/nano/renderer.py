@@ -27,7 +27,11 @@ Canvas = NDArray[np.float32]  # [side, side, 3], RGB in 0..1
 
 BLACK = np.array([0.04, 0.04, 0.06], dtype=np.float32)
 WHITE = np.array([0.98, 0.98, 0.97], dtype=np.float32)
-PIXELS_ACROSS = 16
+BROWN = np.array([0.35, 0.2, 0.08], dtype=np.float32)
+# Patterns repeat as often as the model's finest grid has tokens across, so that every token of a pattern
+# carries the same code: a pattern that beats against the grid comes out of 64 pixels as grey.
+REPEATS = 8
+PIXELS_ACROSS = 2 * REPEATS
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +51,10 @@ def render(scene: Scene, rng: np.random.Generator, side: int = 64) -> NDArray[np
     KeyError when a word of the scene is not in its list.
     """
     placement = Placement(
-        x=0.5 + rng.uniform(-0.045, 0.045),
-        y=0.5 + rng.uniform(-0.045, 0.045),
-        radius=rng.uniform(0.33, 0.405),
-        turn_radians=math.radians(rng.uniform(-7, 7)),
+        x=0.5 + rng.uniform(-0.035, 0.035),
+        y=0.5 + rng.uniform(-0.035, 0.035),
+        radius=rng.uniform(0.34, 0.405),
+        turn_radians=math.radians(rng.uniform(-6, 6)),
     )
     sketch = Sketch(
         shape=draw_silhouette(scene.object, side, placement),
@@ -74,27 +78,26 @@ def _outline(sketch: Sketch) -> Canvas:
 
 def _stripes(sketch: Sketch) -> Canvas:
     x, y = _grid(sketch.side)
-    turn = math.radians(sketch.rng.uniform(40, 50))
-    period = sketch.rng.uniform(0.15, 0.175)  # 9.6 to 11.2 px of 64
-    phase = (x * math.cos(turn) + y * math.sin(turn)) / period + sketch.rng.uniform()
+    phase = REPEATS * (x + y) + sketch.rng.uniform(-0.05, 0.05)
     wave = np.sin(2 * math.pi * phase).astype(np.float32)
-    # The slope at the crossing makes the edge one pixel wide: antialiasing without oversampling.
-    return _two_toned(sketch, _step(wave * period * sketch.side / (2 * math.pi)))
+    # Divided by the slope at the crossing, an edge is one pixel wide: antialiased without oversampling.
+    slope = 2 * math.pi * REPEATS * math.sqrt(2) / sketch.side
+    return _two_toned(sketch, _step(wave / slope))
 
 
 def _checker(sketch: Sketch) -> Canvas:
     x, y = _grid(sketch.side)
-    cell = sketch.rng.uniform(0.12, 0.135)  # 7.7 to 8.6 px of 64
-    sharpness = cell * sketch.side / math.pi
-    across = _step(np.sin(math.pi * (x / cell + sketch.rng.uniform(0, 2))) * sharpness)
-    down = _step(np.sin(math.pi * (y / cell + sketch.rng.uniform(0, 2))) * sharpness)
+    slope = 2 * math.pi * REPEATS / sketch.side
+    across = _step(np.sin(2 * math.pi * (REPEATS * x + sketch.rng.uniform(-0.04, 0.04))) / slope)
+    down = _step(np.sin(2 * math.pi * (REPEATS * y + sketch.rng.uniform(-0.04, 0.04))) / slope)
     return _two_toned(sketch, across + down - 2 * across * down)
 
 
 def _wood_grain(sketch: Sketch) -> Canvas:
-    ground = _grain(sketch, sketch.background)
-    # The object is inlaid: cut from another plank, so its rings run their own way.
-    inlay = _grain(sketch, sketch.colour)
+    x, y = _grid(sketch.side)
+    ground = _grain(sketch, sketch.background, y, x)
+    # The object is inlaid: cut from another plank, so its grain runs the other way.
+    inlay = _grain(sketch, sketch.colour, x, y)
     canvas = _over(ground, inlay, sketch.shape.figure)
     return _with_details(canvas, sketch, sketch.colour)
 
@@ -196,17 +199,12 @@ def _light_of(colour: Colour) -> Colour:
     return _mixed(colour, WHITE, 0.8) if _luminance(colour) < 0.8 else _mixed(colour, BLACK, 0.65)
 
 
-def _grain(sketch: Sketch, colour: Colour) -> Canvas:
-    rng, side = sketch.rng, sketch.side
-    x, y = _grid(side)
-    # Rings around a heart near an edge of the plank, stretched along it and made uneven by slow waves.
-    heart_x, heart_y = rng.uniform(-0.25, 1.25), rng.choice([-0.1, 1.1]) + rng.uniform(-0.2, 0.2)
-    warp = (_clouds(rng, 4, side) - 0.5) * 0.22
-    rings = np.hypot((x - heart_x) * 1.3, (y - heart_y) * 0.75) + warp
-    phase = rings / rng.uniform(0.15, 0.18)
-    late = (phase - np.floor(phase)) ** 2
-    tone = _mixed(_second_tone(colour), np.array([0.35, 0.2, 0.08], dtype=np.float32), 0.25)
-    return _over(colour[None, None], tone, late.astype(np.float32))
+def _grain(sketch: Sketch, colour: Colour, across: Coverage, along: Coverage) -> Canvas:
+    """Year rings cut lengthwise: lines that run along one axis, bent by one slow wave."""
+    bend = 0.3 * np.sin(2 * math.pi * (along + sketch.rng.uniform()))
+    wave = 0.5 + 0.5 * np.sin(2 * math.pi * (REPEATS * across + bend))
+    tone = _mixed(_second_tone(colour), BROWN, 0.3)
+    return _over(colour[None, None], tone, (wave**2).astype(np.float32))
 
 
 def _washed(colour: Colour, clouds: Coverage) -> Canvas:

@@ -1,7 +1,8 @@
 """`python -m service.model.nano.train`: from nothing to the weights that ship. Resumes where it stopped.
 
-Pictures are rendered first, then the image tokenizer is trained, then the transformer with its text encoder
-on the tokenizer's bits, then the decoder a little more. On two CPU cores this takes about an hour and a half.
+Pictures are rendered first, then the image tokenizer is trained, then its decoder a little more, then the
+transformer with its text encoder on the tokenizer's bits. That takes an hour and a half on two CPU cores that
+have bf16 instructions, twice as long on others. `log.txt` and `sheets/` in the run's folder show how it goes.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import subprocess
 from pathlib import Path
 
 import torch
 
 from service.model.infinity.folder import write_infinity
+from service.model.nano.compute import Compute, fastest
 from service.model.nano.corpus import make_corpus
 from service.model.nano.recipe import CONFIG, WEIGHTS, Recipe
 from service.model.nano.train_tokenizer import fine_tune_decoder, train_tokenizer
@@ -34,31 +37,44 @@ def main() -> None:
         parser.add_argument(
             f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default, metavar="N"
         )
+    parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
     chosen = vars(parser.parse_args())
-    run, out = chosen.pop("run"), chosen.pop("out")
-    train(run, out, Recipe(**chosen))
+    run, out, device = chosen.pop("run"), chosen.pop("out"), chosen.pop("device")
+    train(run, out, Recipe(**chosen), fastest(device))
 
 
-def train(run: Path, out: Path, recipe: Recipe) -> None:
+def train(run: Path, out: Path, recipe: Recipe, compute: Compute) -> None:
     """Every stage that `run` does not hold yet. ValueError when it was begun with another recipe."""
     _begin(run, recipe)
-    pictures, scenes = make_corpus(run, recipe.seed, recipe.num_images)
-    tokenizer = train_tokenizer(run, pictures, recipe)
-    features = encode_corpus(run, tokenizer, pictures)
-    transformer, text_encoder = train_transformer(run, features, scenes, recipe)
-    fine_tune_decoder(run, tokenizer, pictures, recipe)
+    corpus = make_corpus(run, recipe.seed, recipe.num_images, recipe.num_outside)
+    tokenizer = train_tokenizer(run, corpus, recipe, compute)
+    features = encode_corpus(run, tokenizer, corpus.renders)
+    fine_tune_decoder(run, tokenizer, corpus, recipe, compute)
+    transformer, text_encoder = train_transformer(run, features, corpus.scenes, tokenizer, recipe, compute)
     write_infinity(out, CONFIG, transformer, tokenizer, torch.float16)
     write_vocabulary(out / "text_encoder")
     text_encoder.half().save_pretrained(out / "text_encoder")
+    (out / "training.json").write_text((run / "training.json").read_text())
 
 
 def _begin(run: Path, recipe: Recipe) -> None:
-    """Keep the recipe with what it makes: checkpoints of another one would be taken for this one's."""
-    file, text = run / "recipe.json", json.dumps(dataclasses.asdict(recipe), indent=1)
+    """Keep recipe and commit with what they make: other checkpoints would be taken for this recipe's."""
+    file, numbers = run / "training.json", dataclasses.asdict(recipe)
     run.mkdir(parents=True, exist_ok=True)
-    if file.exists() and file.read_text() != text:
+    if not file.exists():
+        file.write_text(json.dumps({"commit": _commit(), "recipe": numbers}, indent=1) + "\n")
+    elif json.loads(file.read_text())["recipe"] != numbers:
         raise ValueError(f"{run} was begun with another recipe, {file}: give that one, or another --run")
-    file.write_text(text)
+
+
+def _commit() -> str:
+    """The commit that trains, "+" after it when files differ from it; "unknown" outside a checkout."""
+    try:
+        command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+        named = subprocess.run(command, cwd=WEIGHTS, capture_output=True, text=True, check=True)  # noqa: S603
+        return named.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 if __name__ == "__main__":

@@ -8,59 +8,75 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from service.model.infinity.tokenizer import Tokenizer, accumulated, quantise
+from service.model.nano.compute import Compute
+from service.model.nano.corpus import Corpus
 from service.model.nano.muon import muon_and_adam
 from service.model.nano.recipe import CONFIG, GRIDS, Recipe
+from service.model.nano.sheets import as_images, save_reconstructions
 from service.model.nano.trainer import Run
 
 _TOKENIZER, _DECODER = 1, 2  # stages, each with a random stream of its own
 
 
-def train_tokenizer(folder: Path, pictures: NDArray[np.uint8], recipe: Recipe) -> Tokenizer:
+def train_tokenizer(folder: Path, corpus: Corpus, recipe: Recipe, compute: Compute) -> Tokenizer:
     """Train to the recipe's number of steps; returns the averaged weights."""
     torch.manual_seed(recipe.seed)
-    tokenizer = Tokenizer(CONFIG.tokenizer).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tokenizer = Tokenizer(CONFIG.tokenizer).to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in tokenizer.modules():  # residual branches start silent
         if hasattr(module, "conv2"):
             torch.nn.init.zeros_(module.conv2.weight)
-    optimisers = _optimisers(tokenizer, recipe)
+    optimisers = _optimisers(tokenizer, recipe, compute)
     run = Run("tokenizer", folder, tokenizer, optimisers, recipe.average, recipe.checkpoint_every)
     while run.step < recipe.tokenizer_steps:
-        images = _images(pictures, recipe, _TOKENIZER, run.step)
-        h = tokenizer.encode(images)
+        images = _images(corpus, recipe, _TOKENIZER, run.step).to(compute.device)
+        with compute.autocast():
+            h = tokenizer.encode(images).float()
         bits = quantise(h.detach(), GRIDS)
         feature = accumulated(bits, GRIDS[-1])[-1]
-        decoded = tokenizer.decoder(h + (feature - h).detach())  # straight through
+        with compute.autocast():
+            decoded = tokenizer.decoder(h + (feature - h).detach()).float()  # straight through
         seen, commitment = picture_loss(decoded, images), F.mse_loss(h, feature)
         loss = seen + commitment + 0.02 * unused_bits(h)
-        losses = {"loss": seen.item(), "commitment": commitment.item(), "psnr": psnr_of(decoded, images)}
+        losses = {"loss": loss.item(), "commitment": commitment.item(), "psnr": psnr_of(decoded, images)}
         run.descend(loss, recipe.tokenizer_steps, recipe.flat_share, losses)
+        _look(run, tokenizer, corpus, recipe)
     run.load_average()
     return tokenizer
 
 
 def fine_tune_decoder(
-    folder: Path, tokenizer: Tokenizer, pictures: NDArray[np.uint8], recipe: Recipe
+    folder: Path, tokenizer: Tokenizer, corpus: Corpus, recipe: Recipe, compute: Compute
 ) -> None:
     """More decoder steps on quantised features: the bits, and so the transformer, stay as they are."""
     decoder = tokenizer.decoder
-    optimisers = _optimisers(decoder, recipe, share=0.3)
+    optimisers = _optimisers(decoder, recipe, compute, recipe.decoder_share)
     run = Run("decoder", folder, decoder, optimisers, recipe.average, recipe.checkpoint_every)
     while run.step < recipe.decoder_steps:
-        images = _images(pictures, recipe, _DECODER, run.step)
+        images = _images(corpus, recipe, _DECODER, run.step).to(compute.device)
         with torch.no_grad():
             feature = accumulated(quantise(tokenizer.encode(images), GRIDS), GRIDS[-1])[-1]
-        decoded = decoder(feature)
+        with compute.autocast():
+            decoded = decoder(feature).float()
         loss = picture_loss(decoded, images)
         losses = {"loss": loss.item(), "psnr": psnr_of(decoded, images)}
-        run.descend(loss, recipe.decoder_steps, 0.3, losses)
+        run.descend(loss, recipe.decoder_steps, 0.0, losses)
+        _look(run, tokenizer, corpus, recipe)
     run.load_average()
 
 
-def _optimisers(module: nn.Module, recipe: Recipe, share: float = 1.0) -> list[torch.optim.Optimizer]:
+def _look(run: Run, tokenizer: Tokenizer, corpus: Corpus, recipe: Recipe) -> None:
+    if run.step % recipe.sheet_every == 0:
+        with run.averaged():
+            file = run.file.parent / "sheets" / f"{run.name}_{run.step:05d}.png"
+            save_reconstructions(file, tokenizer, corpus)
+
+
+def _optimisers(
+    module: nn.Module, recipe: Recipe, compute: Compute, share: float = 1.0
+) -> list[torch.optim.Optimizer]:
     """Muon for the convolutions, which learn several times faster by it, AdamW for the rest."""
     return muon_and_adam(
         module,
@@ -69,18 +85,17 @@ def _optimisers(module: nn.Module, recipe: Recipe, share: float = 1.0) -> list[t
         momentum=0.9,
         adam_rate=recipe.adam_rate * share,
         weight_decay=1e-3,
+        precision=compute.precision,
     )
 
 
-def _images(pictures: NDArray[np.uint8], recipe: Recipe, stage: int, step: int) -> Tensor:
+def _images(corpus: Corpus, recipe: Recipe, stage: int, step: int) -> Tensor:
     """The batch of a step, decided by the recipe's seed: a resumed run sees what it would have seen."""
     rng = np.random.default_rng([recipe.seed, stage, step])
-    return as_images(pictures[np.sort(rng.choice(len(pictures), recipe.tokenizer_batch, replace=False))])
-
-
-def as_images(pictures: NDArray[np.uint8]) -> Tensor:
-    """[images, 64, 64, 3] uint8 -> [images, 3, 64, 64] in [-1, 1], channels last."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    num_outside = round(recipe.tokenizer_batch * recipe.outside_share)
+    renders = rng.choice(len(corpus.renders), recipe.tokenizer_batch - num_outside, replace=False)
+    outside = rng.choice(len(corpus.outside), num_outside, replace=False)
+    return as_images(np.concatenate([corpus.renders[np.sort(renders)], corpus.outside[np.sort(outside)]]))
 
 
 def picture_loss(decoded: Tensor, images: Tensor) -> Tensor:

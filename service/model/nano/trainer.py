@@ -1,9 +1,10 @@
-"""What both trainings share: the average that is shipped, checkpoints, rates and the log."""
+"""What all trainings share: the average that is shipped, checkpoints, rates and the log."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ class Run:
         self.rates = [[group["lr"] for group in each.param_groups] for each in optimisers]
         self.step, self.started = 0, time.monotonic()
         if self.file.exists():
-            state: dict[str, Any] = torch.load(self.file, weights_only=True)
+            state: dict[str, Any] = torch.load(
+                self.file, map_location=next(modules.parameters()).device, weights_only=True
+            )
             modules.load_state_dict(state["modules"])
             for optimiser, stored in zip(optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(stored)
@@ -82,6 +85,18 @@ class Run:
         with torch.no_grad():
             for name, parameter in self.modules.named_parameters():
                 parameter.copy_(self.average.values[name])
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The average in place of the weights, for a look at what would be shipped now."""
+        own = {name: parameter.detach().clone() for name, parameter in self.modules.named_parameters()}
+        self.load_average()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in self.modules.named_parameters():
+                    parameter.copy_(own[name])
 
     def _write(self, losses: Mapping[str, float]) -> None:
         seconds = time.monotonic() - self.started
