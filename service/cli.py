@@ -26,6 +26,10 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
+def _say_on_stderr(message: str) -> None:
+    typer.echo(message, err=True)
+
+
 @cli.callback()
 def atelier() -> None:
     """Each flag is also a setting: --data-dir is ATELIER_DATA_DIR in the environment. A flag wins."""
@@ -87,6 +91,42 @@ def bench(
         fail(str(error))
     measurements = list(measure(generator, repeats=repeats, seed=seed))
     typer.echo(report(generator, measurements, repeats=repeats, seed=seed))
+
+
+@cli.command()
+def evaluate(
+    model: Annotated[
+        str | None, typer.Option(help="nano, or the folder of a model trained by its recipe.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report, the plots and the sheet.")] = Path(
+        "evaluation"
+    ),
+    pairs: Annotated[int, typer.Option(min=6, help="Pairs of prompt and reference, over all seeds.")] = 480,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 1 on.")] = 3,
+    device: Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or cuda:N.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of the model; all by default.")] = None,
+) -> None:
+    """Judge what nano draws: prompts, styles, and the paper's ablations; minutes on two cores."""
+    from service.settings import limit_threads, read_settings
+
+    try:
+        settings = read_settings(model=model, device=device, threads=threads)
+    except ValueError as error:
+        fail(str(error))
+    limit_threads(settings)
+    from service.evaluation.evaluate import evaluate as run
+    from service.evaluation.judge import load_judge
+    from service.evaluation.results import require_plots, save_results
+    from service.model import presets
+
+    try:
+        require_plots()
+        generator = presets.load(settings.model, settings.device)
+        found = run(generator, load_judge(), seeds=range(1, seeds + 1), num_pairs=pairs, say=_say_on_stderr)
+    except ValueError as error:
+        fail(str(error))
+    typer.echo(save_results(found, generator, out))
+    _say_on_stderr(f"Report, numbers, plots and the sheet of pictures are in {out}.")
 
 
 @cli.command()

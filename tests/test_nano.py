@@ -6,6 +6,9 @@ of the border say what was drawn. Thresholds leave room for another machine's ro
 
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import asdict
 from functools import cache
 
 import numpy as np
@@ -15,9 +18,9 @@ from numpy.typing import NDArray
 from service.model import presets
 from service.model.generator import Generator, ImageSpec, Styling, WeightedStyle
 from service.model.nano.captions import full_caption
-from service.model.nano.recipe import WEIGHTS
+from service.model.nano.recipe import WEIGHTS, Recipe
 from service.model.nano.renderer import render
-from service.model.nano.scene import OBJECTS, PALETTE, Scene, allowed_pairs
+from service.model.nano.scene import MEDIA, OBJECTS, PALETTE, Scene, allowed_pairs
 
 SOLID = ("circle", "square", "heart")  # objects whose middle shows their colour
 NUM_PAIRS = 24
@@ -85,6 +88,26 @@ def test_colours_and_backgrounds_are_drawn_as_asked() -> None:
     borders = [nearest(border(drawing.image)) for drawing in drawings]
     assert np.mean([got == scene.colour for got, scene in zip(middles, asked, strict=True)]) >= 0.9
     assert np.mean([got == scene.background for got, scene in zip(borders, asked, strict=True)]) >= 0.9
+
+
+def test_a_prompt_that_names_nothing_is_told_what_can_be_drawn() -> None:
+    generator = nano()
+    nothing, something = generator.generate(
+        [
+            ImageSpec(prompt, 1, generator.default_size)
+            for prompt in ("a dragon", "two scarlet kittens, please")
+        ]
+    )
+    (warning,) = nothing.warnings
+    assert warning.startswith("the prompt names nothing that nano knows; it draws one of circle, square")
+    assert all(name in warning for name in (*OBJECTS, *PALETTE, *MEDIA))
+    assert something.warnings == ()
+
+
+def test_the_weights_say_where_they_come_from() -> None:
+    training = json.loads((WEIGHTS / "training.json").read_text())
+    assert re.fullmatch("[0-9a-f]{40}", training["commit"])
+    assert training["recipe"] == asdict(Recipe())
 
 
 def test_the_background_of_the_style_image_carries_over_to_another_object() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from service.model.infinity.text import TextEncoder
+from service.model.nano.captions import FILLERS
 from service.model.nano.words import untrained_encoder, write_vocabulary
 
 
@@ -25,6 +26,14 @@ def test_a_prompt_becomes_one_vector_a_token_and_the_end(folder: Path) -> None:
     assert text.features.shape == (4, 128)
     assert (text.num_known, text.num_unknown) == (2, 1)
     assert torch.equal(text.features, encoder.encode("A  red, glorp!", 64).features)
+
+
+@torch.inference_mode()
+def test_words_that_name_nothing_are_not_counted_as_known(folder: Path) -> None:
+    encoder = TextEncoder.from_folder(folder, torch.device("cpu"), fillers=FILLERS)
+    named = encoder.encode("a big red kitten drawn in neon", 64)
+    assert (named.num_known, named.num_unknown) == (3, 1)
+    assert encoder.encode("a picture of the glorp in some style", 64).num_known == 0
 
 
 @torch.inference_mode()

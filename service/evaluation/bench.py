@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from service import __version__
+from service.evaluation.hardware import describe
 from service.model.generator import Generator, ImageSpec, Styling, WeightedStyle
 
 _WARM_UP = 2
@@ -56,7 +57,7 @@ def report(generator: Generator, measurements: list[Measurement], *, repeats: in
     plain = next(each for each in measurements if each.name == "plain image").percentile(50)
     lines = [
         f"atelier {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
-        f"{_hardware(generator.backbone.device)}; {torch.get_num_threads()} threads",
+        describe(generator.backbone.device),
         f"model {generator.name}, size {generator.default_size}, seed {seed}, "
         f"{repeats} repetitions after {_WARM_UP} that do not count",
         "",
@@ -80,14 +81,3 @@ def _timed(work: Callable[[], object], repeats: int) -> tuple[float, ...]:
         work()  # ends with the images on the host, so nothing is still running
         seconds.append(time.perf_counter() - began)
     return tuple(seconds)
-
-
-def _hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        with open("/proc/cpuinfo") as lines:
-            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()

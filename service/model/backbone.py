@@ -79,7 +79,7 @@ class Text:
     """An encoded prompt: the text encoder's last hidden state, without padding."""
 
     features: Tensor  # [tokens, text channels] fp32
-    num_known: int = 0  # words of the prompt that the encoder has a token for
+    num_known: int = 0  # words of the prompt that mean something to the model
     num_unknown: int = 0
     is_cut: bool = False  # the prompt was longer than the model reads
 
@@ -139,6 +139,7 @@ class Backbone(Protocol, Generic[CacheT]):
     channels: int
     device: torch.device
     max_text_tokens: int
+    draws: str  # what a model of few words can draw; empty where any word may mean something
 
     def bytes_per_row(self, schedule: Schedule) -> int:
         """Memory that one row of a batch takes: its cache and the activations of its widest step."""

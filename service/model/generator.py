@@ -243,8 +243,9 @@ class Generator:
 
     def _warnings(self, text: Text) -> tuple[str, ...]:
         warnings = []
-        if text.num_unknown and not text.num_known:
-            warnings.append(f"{self.name} knows none of the prompt's words, so the prompt had no effect")
+        if not text.num_known:
+            can = f"; it draws {self.backbone.draws}" if self.backbone.draws else ""
+            warnings.append(f"the prompt names nothing that {self.name} knows{can}")
         if text.is_cut:
             warnings.append(f"the prompt was cut: {self.name} reads {self.max_prompt_tokens} tokens")
         return tuple(warnings)

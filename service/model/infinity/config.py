@@ -67,6 +67,14 @@ class StyleConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VocabularyConfig:
+    """Of a model that knows few words."""
+
+    draws: str  # what it can draw, for people who asked for something else
+    fillers: tuple[str, ...] = ()  # words it knows that name nothing by themselves: "a", "of"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InfinityConfig:
     name: str
     transformer: TransformerConfig
@@ -76,6 +84,7 @@ class InfinityConfig:
     budget: str | None = None  # one of the official pixel budgets, or
     grids: tuple[tuple[tuple[int, int], ...], ...] = ()  # schedules of one's own
     patch: int = 1  # tokenizer cells on a side that one transformer token covers
+    vocabulary: VocabularyConfig | None = None  # None: any word may mean something
 
     @classmethod
     def from_json(cls, text: str | bytes) -> InfinityConfig:

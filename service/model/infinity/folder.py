@@ -38,11 +38,12 @@ def read_infinity(folder: Path, device: torch.device) -> Infinity:
     weights = transformer_from_official(read_tensors(transformer_file), config.transformer.blocks_per_chunk)
     load_into(transformer, weights, source=str(transformer_file))
     load_into(tokenizer, tokenizer_from_official(read_tensors(tokenizer_file)), source=str(tokenizer_file))
+    fillers = config.vocabulary.fillers if config.vocabulary else ()
     return Infinity(
         config,
         transformer,
         tokenizer,
-        TextEncoder.from_folder(folder / "text_encoder", device),
+        TextEncoder.from_folder(folder / "text_encoder", device, fillers=fillers),
         fingerprint=fingerprint(folder / "config.json", tokenizer_file),
     )
 

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from service.model.nano.scene import Scene
+from service.model.nano.scene import COLOURS, MEDIA, OBJECTS, Scene
 
 # How often a caption leaves a part out, so that each part is learnt alone and a style can fill the gap.
 DROP_OBJECT, DROP_COLOUR, DROP_BACKGROUND, DROP_MEDIUM = 0.05, 0.25, 0.30, 0.40
@@ -59,6 +59,14 @@ VOCABULARY: Mapping[str, str] = MappingProxyType(
     {word: head for head, others in _SPELLINGS.items() for word in (head, *others.split())}
 )
 """Every known word, lower case, and the token it stands for. Split text with `words` before looking it up."""
+
+# Heads that name nothing to draw: a prompt of these alone asks for anything at all.
+FILLERS: tuple[str, ...] = ("background", "style", "picture", "drawn", "a", "on", "in", "of")
+DRAWS = (
+    f"one of {', '.join(OBJECTS)}, in {', '.join(COLOURS)}, on a background of such a colour, "
+    f"as {', '.join(MEDIA)}: a red cat on a blue background, neon style"
+)
+"""What the model can draw, in a sentence's half."""
 
 # Captions use these; the vocabulary also knows words that would read oddly here ("valentine", "christmas").
 _NOUNS: dict[str, tuple[str, ...]] = {

@@ -31,24 +31,33 @@ class Corpus:
 
 def make_corpus(folder: Path, seed: int, num_images: int, num_outside: int) -> Corpus:
     """Made by all cores, unless the folder has it already."""
-    renders, outside, scenes = folder / "renders.npy", folder / "outside.npy", folder / "scenes.json"
+    renders, scenes = make_renders(folder, seed, num_images)
+    outside = folder / "outside.npy"
+    if not outside.exists():
+        _save(outside, np.concatenate(_parts(_outside_chunk, seed, num_outside)))
+    return Corpus(renders, scenes, np.load(outside, mmap_mode="r"))
+
+
+def make_renders(folder: Path, seed: int, num_images: int) -> tuple[Pictures, list[Scene]]:
+    """Rendered pictures and what they show."""
+    renders, scenes = folder / "renders.npy", folder / "scenes.json"
     if not scenes.exists():  # written last
         folder.mkdir(parents=True, exist_ok=True)
-        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-            np.save(outside, np.concatenate(_parts(pool, _outside_chunk, seed, num_outside)))
-            parts = _parts(pool, _render_chunk, seed, num_images)
-        np.save(renders, np.concatenate([part[0] for part in parts]))
+        parts = _parts(_render_chunk, seed, num_images)
+        _save(renders, np.concatenate([part[0] for part in parts]))
         scenes.write_text(json.dumps([asdict(scene) for part in parts for scene in part[1]]))
-    return Corpus(
-        np.load(renders, mmap_mode="r"),
-        [Scene(**each) for each in json.loads(scenes.read_text())],
-        np.load(outside, mmap_mode="r"),
-    )
+    return np.load(renders, mmap_mode="r"), [Scene(**each) for each in json.loads(scenes.read_text())]
 
 
-def _parts(pool: ProcessPoolExecutor, work: Callable[..., Any], seed: int, total: int) -> list[Any]:
-    starts = range(0, total, _CHUNK)
-    return list(pool.map(work, [(seed, start, min(_CHUNK, total - start)) for start in starts]))
+def _save(file: Path, array: Pictures) -> None:
+    np.save(file.with_suffix(".new.npy"), array)
+    file.with_suffix(".new.npy").replace(file)
+
+
+def _parts(work: Callable[..., Any], seed: int, total: int) -> list[Any]:
+    tasks = [(seed, start, min(_CHUNK, total - start)) for start in range(0, total, _CHUNK)]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        return list(pool.map(work, tasks))
 
 
 def _render_chunk(task: tuple[int, int, int]) -> tuple[Pictures, list[Scene]]:

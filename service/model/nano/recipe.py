@@ -11,7 +11,9 @@ from service.model.infinity.config import (
     StyleConfig,
     TokenizerConfig,
     TransformerConfig,
+    VocabularyConfig,
 )
+from service.model.nano.captions import DRAWS, FILLERS
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -28,6 +30,7 @@ CONFIG = InfinityConfig(
     # F_3 of an 8x8 latent is 3x3 and holds no shape: the step after it carries the palette better.
     style=StyleConfig(key_step=4, alpha=0.3),
     grids=(((1, 1), (2, 2), (3, 3), (4, 4), (6, 6), (8, 8)),),
+    vocabulary=VocabularyConfig(draws=DRAWS, fillers=FILLERS),
 )
 
 (SCHEDULE,) = CONFIG.schedules().values()  # nano has one size

@@ -3,6 +3,7 @@
 import colorsys
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +64,7 @@ class Scene:
 
 def contrast(first: str, second: str) -> float:
     """Distance of two palette colours in Oklab: 0 for equal colours, 1 from black to white."""
-    return float(np.linalg.norm(_oklab(PALETTE[first]) - _oklab(PALETTE[second])))
+    return float(np.linalg.norm(_named(first) - _named(second)))
 
 
 @cache
@@ -96,8 +97,12 @@ def jittered(name: str, rng: np.random.Generator) -> NDArray[np.float32]:
     return np.array(colorsys.hls_to_rgb(hue, lightness, saturation), dtype=np.float32)
 
 
-def _oklab(colour: tuple[int, int, int]) -> NDArray[np.float64]:
-    srgb = np.array(colour) / 255
+def _named(colour: str) -> NDArray[np.float64]:
+    return oklab(np.array(PALETTE[colour]) / 255)
+
+
+def oklab(srgb: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Colours [..., 3] of sRGB in 0..1 in Oklab (Ottosson, 2020), where distances are those that eyes see."""
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     to_cones = np.array(
         [
@@ -113,4 +118,4 @@ def _oklab(colour: tuple[int, int, int]) -> NDArray[np.float64]:
             [0.0259040371, 0.7827717662, -0.8086757660],
         ]
     )
-    return np.asarray(to_lab @ np.cbrt(to_cones @ linear))
+    return np.asarray(np.cbrt(linear @ to_cones.T) @ to_lab.T)

@@ -1,0 +1,110 @@
+"""An Evaluation as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from service.evaluation.evaluate import BASE, Evaluation
+from service.evaluation.intervals import Estimate
+from service.evaluation.judge import ATTRIBUTES
+from service.evaluation.stylisation import Configuration, Score
+
+_COLUMNS = {
+    "kept": "object kept",
+    "leaked": "leaked",
+    "background": "background",
+    "medium": "medium",
+    "colour": "colour",
+    "style": "style",
+    "harmonic": "harmonic",
+    "vanished": "vanished",
+}
+
+_STYLE = """The prompt names an object; the reference shows another one.
+Kept: the prompt's object is drawn. Leaked: the reference's object is drawn.
+Background, medium and colour: as the reference's; style: their mean; harmonic: of style and object kept.
+Vanished: nothing stands out from the background."""
+
+
+def report(found: Evaluation, *, model: str, about: str) -> str:
+    """Every table, with what the columns mean."""
+    fidelity = found.fidelity
+    sections = [
+        f"# {model}\n\n{about}\nSeeds {', '.join(map(str, found.seeds))}; {found.num_pairs} pairs. "
+        "Shares in %, intervals of 95 % in brackets. The judge is a classifier trained on renders.",
+        "## Image tokenizer\n\nPSNR in dB over held-out pictures.\n\n"
+        + _table(
+            ["pictures", "PSNR"],
+            [
+                [name, f"{each.value:.2f} ({each.low:.2f} - {each.high:.2f})"]
+                for name, each in fidelity.psnr.items()
+            ],
+        ),
+        "## Prompts\n\nFrom captions that name all four attributes: how many are drawn as asked.\n\n"
+        + _table(
+            ["pictures", *fidelity.prompts],
+            [
+                _named("renders", fidelity.renders),
+                _named("renders, through the image tokenizer", fidelity.reconstructions),
+                _named("drawn from captions", fidelity.prompts),
+            ],
+        )
+        + "\n\nAll four right, by object and by medium:\n\n"
+        + _table(["object", *fidelity.by_object], [_named("", fidelity.by_object, brief=True)])
+        + "\n\n"
+        + _table(["medium", *fidelity.by_medium], [_named("", fidelity.by_medium, brief=True)]),
+        f"## Style\n\n{_STYLE}\n\n" + _scores(found.headline, brief=False),
+        f"## Ablation\n\nOn {_size(found.ablation)} of the pairs.\n\n" + _scores(found.ablation, brief=True),
+        "## Alpha\n\n" + _scores(found.alphas, brief=True),
+        "## Another prompt at one step\n\nHow often an attribute is still the prompt's, and how often the "
+        "other prompt's.\n\n"
+        + _table(
+            ["step", *ATTRIBUTES, *(f"other {name}" for name in ATTRIBUTES)],
+            [
+                [
+                    "none" if step == 0 else str(step),
+                    *(_brief(own[name]) for name in ATTRIBUTES),
+                    *(_brief(other[name]) for name in ATTRIBUTES),
+                ]
+                for step, (own, other) in found.swaps.items()
+            ],
+        ),
+        "## Singular components\n\nThe largest components of F after step 5 replaced by the reference's.\n\n"
+        + _table(
+            ["components", *_COLUMNS.values()],
+            [[str(count), *_cells(each, brief=True)] for count, each in found.components.items()],
+        ),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _scores(scores: Mapping[Configuration, Score], *, brief: bool) -> str:
+    return _table(
+        ["method", "key step", *_COLUMNS.values()],
+        [
+            [str(each), "" if each == BASE else str(each.key_step), *_cells(score, brief=brief)]
+            for each, score in sorted(scores.items(), key=lambda item: item[0].key_step or 0)
+        ],
+    )
+
+
+def _cells(score: Score, *, brief: bool) -> list[str]:
+    estimates = score.estimates()
+    return [_brief(estimates[name]) if brief else estimates[name].percent() for name in _COLUMNS]
+
+
+def _named(name: str, estimates: Mapping[str, Estimate], *, brief: bool = False) -> list[str]:
+    return [name, *(_brief(each) if brief else each.percent() for each in estimates.values())]
+
+
+def _brief(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.1f}"
+
+
+def _size(scores: Mapping[Configuration, Score]) -> int:
+    return len(scores[BASE].kept)
+
+
+def _table(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [head, ["-"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
