@@ -16,8 +16,10 @@ from torch import nn
 from service.model import presets
 from service.model.generator import ImageSpec, Styling, WeightedStyle
 from service.model.nano.captions import VOCABULARY
-from service.model.nano.compute import Compute
+from service.model.nano.compute import Compute, fastest
+from service.model.nano.corpus import make_corpus
 from service.model.nano.muon import Muon, orthogonalise
+from service.model.nano.outside import outside_picture
 from service.model.nano.recipe import Recipe
 from service.model.nano.train import train
 from service.model.nano.train_transformer import corrected_scales
@@ -106,3 +108,45 @@ def test_every_spelling_of_a_word_has_one_id_and_other_words_are_unknown(tmp_pat
         assert words.encode(spelling).ids == words.encode(head).ids
     assert words.encode("A RED kitten!").ids == words.encode("a red cat").ids
     assert words.encode("zyzzyva").tokens == ["<unk>", "</s>"]
+
+
+def test_pictures_from_outside_are_decided_by_their_seed_and_differ() -> None:
+    first, again = (outside_picture(np.random.default_rng(4)) for _ in range(2))
+    assert first.shape == (64, 64, 3)
+    assert np.array_equal(first, again)
+    pictures = {outside_picture(np.random.default_rng(seed)).tobytes() for seed in range(60)}
+    assert len(pictures) == 60
+
+
+def test_half_a_corpus_is_made_good(tmp_path: Path) -> None:
+    whole = make_corpus(tmp_path, 5, 20, 10)
+    (tmp_path / "outside.npy").unlink()
+    again = make_corpus(tmp_path, 5, 20, 10)
+    assert np.array_equal(whole.outside, again.outside)
+    assert np.array_equal(whole.renders, again.renders)
+    assert whole.scenes == again.scenes
+
+
+def test_the_average_can_be_looked_at_without_losing_the_weights(tmp_path: Path) -> None:
+    module = nn.Linear(2, 2)
+    run = Run("linear", tmp_path, module, [torch.optim.SGD(module.parameters(), 0.1)], 0.9, every=9)
+    for _ in range(3):
+        run.descend(module(torch.ones(1, 2)).square().sum(), 9, 0.5, {})
+    own = module.weight.detach().clone()
+    with run.averaged():
+        assert torch.equal(module.weight, run.average.values["weight"])
+        assert not torch.equal(module.weight, own)
+    assert torch.equal(module.weight, own)
+
+
+def test_bf16_is_taken_only_where_it_is_faster_and_still_learns(tmp_path: Path) -> None:
+    assert fastest("cpu").precision in (torch.float32, torch.bfloat16)
+    train(tmp_path / "run", tmp_path / "model", SHORT, Compute(torch.device("cpu"), torch.bfloat16))
+    assert presets.load(str(tmp_path / "model")).name == "nano"
+
+
+def test_matrices_are_orthogonalised_together_as_one_by_one() -> None:
+    torch.manual_seed(0)
+    matrices = torch.randn(4, 6, 9)
+    alone = torch.cat([orthogonalise(each[None]) for each in matrices])
+    assert torch.allclose(orthogonalise(matrices), alone, atol=1e-5)

@@ -1,0 +1,90 @@
+"""`python -m service.evaluation.samples`: the sample pictures, drawn by a running service.
+
+Six style images, three from nano's own world and three from outside it, go up as an app would send them;
+every prompt then comes back in every style. Needs `atelier serve --model nano` at --url.
+"""
+
+from __future__ import annotations
+
+import argparse
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from service.model.nano.outside import outside_picture
+from service.model.nano.renderer import render
+from service.model.nano.scene import Scene
+
+PROMPTS = ("a cat", "a house", "a star", "a fish", "a tree", "a mug", "a heart", "a flower")
+_RENDERED = {
+    "neon": Scene("triangle", "pink", "blue", "neon"),
+    "wood": Scene("circle", "orange", "teal", "wood grain"),
+    "checker": Scene("square", "yellow", "purple", "checker"),
+}
+_OUTSIDE = {"dunes": 8, "rose": 28, "dots": 52}  # seeds
+_FOLDER = Path(__file__).parents[1] / "http" / "playground" / "samples"
+_SIDE = 96
+_SEED = 11
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="of a running service")
+    parser.add_argument("--out", type=Path, default=_FOLDER, help="folder to write")
+    chosen = parser.parse_args()
+    with httpx.Client(base_url=chosen.url, timeout=60) as client:
+        make_samples(client, chosen.out)
+
+
+def make_samples(client: httpx.Client, folder: Path) -> None:
+    """Writes a PNG for each style image, and sheet.png: styles by prompts, after the style images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[list[Image.Image | None]] = [[None, *(_drawn(client, prompt, None) for prompt in PROMPTS)]]
+    for name, picture in style_images().items():
+        image = Image.fromarray(picture)
+        image.save(folder / f"{name}.png")
+        with (folder / f"{name}.png").open("rb") as file:
+            answer = client.post("/v1/styles", files={"image": file}, data={"name": name})
+        answer.raise_for_status()
+        style = answer.json()["id"]
+        rows.append([image, *(_drawn(client, prompt, style) for prompt in PROMPTS)])
+    _sheet(rows).save(folder / "sheet.png")
+
+
+def style_images() -> dict[str, NDArray[np.uint8]]:
+    """Six pictures [64, 64, 3] by name."""
+    rendered = {name: render(scene, np.random.default_rng(_SEED)) for name, scene in _RENDERED.items()}
+    outside = {name: outside_picture(np.random.default_rng(seed)) for name, seed in _OUTSIDE.items()}
+    return rendered | outside
+
+
+def _drawn(client: httpx.Client, prompt: str, style: str | None) -> Image.Image:
+    body = {"prompt": prompt, "seed": _SEED} | ({"style": style} if style else {})
+    answer = client.post("/v1/images/generations", json=body, headers={"Accept": "image/png"})
+    answer.raise_for_status()
+    return Image.open(BytesIO(answer.content)).convert("RGB")
+
+
+def _sheet(rows: list[list[Image.Image | None]]) -> Image.Image:
+    gap, head = 6, 18
+    width, height = len(rows[0]) * (_SIDE + gap) + gap, len(rows) * (_SIDE + gap) + head
+    sheet = Image.new("RGB", (width, height), "white")
+    pencil = ImageDraw.Draw(sheet)
+    for column, title in enumerate(("style", *PROMPTS)):
+        pencil.text((gap + column * (_SIDE + gap), 4), title, fill=(60, 60, 60))
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            if image is not None:
+                large = image.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+                sheet.paste(large, (gap + x * (_SIDE + gap), head + y * (_SIDE + gap)))
+    return sheet
+
+
+if __name__ == "__main__":
+    main()
