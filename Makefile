@@ -11,7 +11,7 @@ PIP_EXTRA_ARGS ?=
 ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: run test check bench clean
+.PHONY: run test check bench evaluate clean
 
 run: $(VENV)/.installed
 	$(BIN)/atelier serve $(ARGS)
@@ -27,6 +27,9 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	$(BIN)/atelier bench $(ARGS)
+
+evaluate: $(VENV)/.installed-dev
+	$(BIN)/atelier evaluate $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

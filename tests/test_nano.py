@@ -15,8 +15,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from service.evaluation.evaluate import SHAPE_STEP
+from service.evaluation.fidelity import evaluate_fidelity
+from service.evaluation.judge import load_judge
+from service.evaluation.pairs import held_out_pairs, held_out_scenes
+from service.evaluation.stylisation import Configuration, evaluate_styles
 from service.model import presets
-from service.model.generator import Generator, ImageSpec, Styling, WeightedStyle
+from service.model.generator import Generator, ImageSpec, Method, Styling, WeightedStyle
 from service.model.nano.captions import full_caption
 from service.model.nano.recipe import WEIGHTS, Recipe
 from service.model.nano.renderer import render
@@ -88,6 +93,33 @@ def test_colours_and_backgrounds_are_drawn_as_asked() -> None:
     borders = [nearest(border(drawing.image)) for drawing in drawings]
     assert np.mean([got == scene.colour for got, scene in zip(middles, asked, strict=True)]) >= 0.9
     assert np.mean([got == scene.background for got, scene in zip(borders, asked, strict=True)]) >= 0.9
+
+
+def test_captions_are_drawn_as_the_judge_reads_them() -> None:
+    asked, renders = held_out_scenes(50, 96)
+    found = evaluate_fidelity(nano(), load_judge(), asked, renders, 50)
+    assert found.psnr["renders"].value > 27
+    assert found.reconstructions["all four"].value > 0.95
+    assert found.prompts["all four"].value > 0.9
+
+
+def test_a_style_is_carried_and_the_object_kept() -> None:
+    generator = nano()
+    configured = Configuration(Method.PFB_SAC, generator.key_step, generator.alpha)
+    (score,) = evaluate_styles(generator, load_judge(), held_out_pairs(50, 64), [configured]).values()
+    assert score.kept.mean() > 0.88
+    assert score.leaked.mean() < 0.05
+    assert score.background.mean() > 0.88
+    assert score.medium.mean() > 0.75
+    assert score.colour.mean() > 0.5
+
+
+def test_where_the_feature_holds_shape_replacing_it_leaks_and_the_method_does_not() -> None:
+    step, alpha = SHAPE_STEP, nano().alpha
+    replaced, blended = Configuration(Method.REP, step), Configuration(Method.PFB_SAC, step, alpha)
+    scores = evaluate_styles(nano(), load_judge(), held_out_pairs(51, 48), [replaced, blended])
+    assert scores[replaced].leaked.mean() > scores[blended].leaked.mean()
+    assert scores[replaced].kept.mean() < scores[blended].kept.mean() - 0.1
 
 
 def test_a_prompt_that_names_nothing_is_told_what_can_be_drawn() -> None:
