@@ -101,7 +101,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the report, the plots and the sheet.")] = Path(
         "evaluation"
     ),
-    pairs: Annotated[int, typer.Option(min=6, help="Pairs of prompt and reference, over all seeds.")] = 480,
+    pairs: Annotated[int, typer.Option(min=6, help="Pairs of prompt and reference a seed.")] = 480,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 1 on.")] = 3,
     device: Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or cuda:N.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the model; all by default.")] = None,

@@ -40,7 +40,7 @@ def judge() -> Judge:
 @pytest.fixture(scope="module")
 def found(nano: Generator, judge: Judge) -> Evaluation:
     said: list[str] = []
-    result = evaluate(nano, judge, seeds=(1, 2), num_pairs=12, say=said.append)
+    result = evaluate(nano, judge, seeds=(1, 2), num_pairs=6, say=said.append)
     assert len(said) >= 3
     return result
 
@@ -113,7 +113,7 @@ def test_an_evaluation_has_every_table_and_leaves_its_files(
         assert section in text
     assert (tmp_path / "report.md").read_text() == text
     numbers = json.loads((tmp_path / "numbers.json").read_text())
-    assert numbers["num_pairs"] == 12
+    assert numbers["num_pairs"] == 6
     assert len(numbers["ablation"]) == len(ablations(nano))
     assert numbers["headline"][0]["kept"]["low"] <= numbers["headline"][0]["kept"]["value"]
     for name in ("ablation", "alpha", "swaps", "components", "sheet"):

@@ -33,7 +33,7 @@ class Evaluation:
     """All that a run found; tables and plots are made of it."""
 
     seeds: tuple[int, ...]
-    num_pairs: int
+    num_pairs: int  # of each seed
     configured: Configuration
     fidelity: Fidelity
     headline: dict[Configuration, Score]  # all pairs, every seed
@@ -55,7 +55,7 @@ def evaluate(
     say: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> Evaluation:
-    """Draw and judge everything. `num_pairs` for the main table, split over the seeds; others take a part.
+    """Draw and judge everything: the main tables on `num_pairs` of each seed, the others on a third of one's.
 
     ValueError when the model does not draw nano's world: the judge knows no other.
     """
@@ -67,25 +67,26 @@ def evaluate(
         )
     began = clock()
     configured = Configuration(Method.PFB_SAC, generator.key_step, generator.alpha)
-    per_seed = -(-num_pairs // len(seeds))
-    say("fidelity")
-    scenes, renders = held_out_scenes(seeds[0], num_pairs)
+    say("prompts")
+    worlds = [held_out_scenes(seed, num_pairs) for seed in seeds]
+    scenes = [scene for world, _ in worlds for scene in world]
+    renders = np.concatenate([drawn for _, drawn in worlds])
     fidelity = evaluate_fidelity(generator, judge, scenes, renders, seeds[0])
-    say("stylisation")
-    pairs = [pair for seed in seeds for pair in held_out_pairs(seed, per_seed)]
+    say("styles")
+    pairs = [pair for seed in seeds for pair in held_out_pairs(seed, num_pairs)]
     headline = evaluate_styles(generator, judge, pairs, [BASE, configured])
     say("ablation")
-    some = pairs[:per_seed]
+    some = pairs[: -(-num_pairs // 3)]
     ablation = evaluate_styles(generator, judge, some, ablations(generator))
     alphas = evaluate_styles(generator, judge, some, sweep(generator))
     say("analyses")
-    swaps = swapped_prompts(generator, judge, scenes[: max(8, num_pairs // 5)], seeds[0])
+    swaps = swapped_prompts(generator, judge, scenes[: -(-num_pairs // 5)], seeds[0])
     components = singular_components(generator, judge, some, SHAPE_STEP, (1, 2, 4, 8, 16, backbone.channels))
     examples = held_out_pairs(seeds[0] + 1_000, 12)
     shown = [BASE, *(Configuration(method, step, _alpha(method, generator)) for method, step in SHOWN)]
     return Evaluation(
         seeds=tuple(seeds),
-        num_pairs=len(pairs),
+        num_pairs=num_pairs,
         configured=configured,
         fidelity=fidelity,
         headline=headline,

@@ -41,7 +41,7 @@ def evaluate_fidelity(
     media = np.array([scene.medium for scene in scenes])
     rng = np.random.default_rng([73, seed])
     outside = np.stack([outside_picture(rng) for _ in range(200)])
-    of_media = {name: _mean(quality[media == name]) for name in MEDIA}
+    of_media = {name: _mean(quality[media == name]) for name in MEDIA if name in media}
     of_outside = _mean(psnr(outside, reconstructed(tokenizer, outside)))
 
     specs = [

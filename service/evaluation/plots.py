@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from service.evaluation.evaluate import BASE, Evaluation
 from service.evaluation.judge import ATTRIBUTES
 from service.evaluation.stylisation import Configuration, Score
+from service.model.generator import Method
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _LARGER = 2
 _LABEL = 200  # pixels left of a row for its name
+_MARKERS = {Method.REP: "v", Method.REP_SAC: "^", Method.PFB: "s", Method.PFB_SAC: "o"}
 
 
 def save_plots(found: Evaluation, folder: Path) -> list[Path]:
@@ -77,8 +79,11 @@ def _ablation(found: Evaluation, axes: Axes) -> None:
     """Style against object kept: to the top right is better."""
     for configuration, score in found.ablation.items():
         style, kept = _point(score)
-        axes.plot(style, kept, "o", color=f"C{configuration.key_step or 0}")
-        axes.annotate(_row_name(configuration), (style, kept), textcoords="offset points", xytext=(5, 4))
+        marker = "*" if configuration.method is None else _MARKERS[configuration.method]
+        axes.plot(
+            style, kept, marker, color=f"C{configuration.key_step or 0}", label=_row_name(configuration)
+        )
+    axes.legend(ncols=2)
     _name(axes, "Methods by key step", "style of the reference, %", "object of the prompt kept, %")
 
 

@@ -30,7 +30,7 @@ def report(found: Evaluation, *, model: str, about: str) -> str:
     """Every table, with what the columns mean."""
     fidelity = found.fidelity
     sections = [
-        f"# {model}\n\n{about}\nSeeds {', '.join(map(str, found.seeds))}; {found.num_pairs} pairs. "
+        f"# {model}\n\n{about}\nSeeds {', '.join(map(str, found.seeds))}, {found.num_pairs} pairs and captions each. "
         "Shares in %, intervals of 95 % in brackets. The judge is a classifier trained on renders.",
         "## Image tokenizer\n\nPSNR in dB over held-out pictures.\n\n"
         + _table(
@@ -54,7 +54,8 @@ def report(found: Evaluation, *, model: str, about: str) -> str:
         + "\n\n"
         + _table(["medium", *fidelity.by_medium], [_named("", fidelity.by_medium, brief=True)]),
         f"## Style\n\n{_STYLE}\n\n" + _scores(found.headline, brief=False),
-        f"## Ablation\n\nOn {_size(found.ablation)} of the pairs.\n\n" + _scores(found.ablation, brief=True),
+        f"## Ablation\n\nOn {_size(found.ablation)} pairs of the first seed.\n\n"
+        + _scores(found.ablation, brief=True),
         "## Alpha\n\n" + _scores(found.alphas, brief=True),
         "## Another prompt at one step\n\nHow often an attribute is still the prompt's, and how often the "
         "other prompt's.\n\n"
