@@ -30,7 +30,8 @@ def report(found: Evaluation, *, model: str, about: str) -> str:
     """Every table, with what the columns mean."""
     fidelity = found.fidelity
     sections = [
-        f"# {model}\n\n{about}\nSeeds {', '.join(map(str, found.seeds))}, {found.num_pairs} pairs and captions each. "
+        f"# {model}\n\n{about}\n"
+        f"Seeds {', '.join(map(str, found.seeds))}, {found.num_pairs} pairs and captions each. "
         "Shares in %, intervals of 95 % in brackets. The judge is a classifier trained on renders.",
         "## Image tokenizer\n\nPSNR in dB over held-out pictures.\n\n"
         + _table(
