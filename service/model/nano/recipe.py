@@ -57,7 +57,7 @@ class Recipe:
     decoder_share: float = 0.3  # of the tokenizer's rates
 
     transformer_batch: int = 48
-    transformer_steps: int = 2_800
+    transformer_steps: int = 3_200
     matrix_rate: float = 0.02
     dropped_text: float = 0.1  # for classifier-free guidance
     max_flips: float = 0.3  # bitwise self-correction (Infinity, section 3.4): share of bits flipped a scale

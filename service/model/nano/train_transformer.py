@@ -139,8 +139,11 @@ class _Lesson:
         """A side and token losses [images, tokens] for each scale; and the accuracy on the last."""
         device = self.compute.device
         codes = torch.cat([each.flatten(2).transpose(1, 2) for each in inputs], dim=1).to(device)
+        # T5 divides its scores by nothing: in bf16 they would drown the relative positions, and with them
+        # which colour is the object's and which the background's.
+        texts = self._encode(captions, dropped)
         with self.compute.autocast():
-            logits = self._logits(self._encode(captions, dropped), codes).float()
+            logits = self._logits(texts, codes).float()
         losses, offset, accuracy = [], 0, 0.0
         for scale, label in zip(SCHEDULE.scales, labels, strict=True):
             part = logits[:, offset : offset + scale.num_tokens]
