@@ -9,7 +9,7 @@ import sys
 
 import uvicorn
 
-from service.app import Service, create_app
+from service.app import CannotStart, Service, create_app
 from service.logs import configure_logs
 from service.settings import Settings
 
@@ -36,6 +36,11 @@ def run_server(settings: Settings) -> int:
         signal.signal(ending, lambda *_: sys.exit(0))
     configure_logs(settings.log_format)
     try:
+        app = create_app(settings)
+    except CannotStart as error:
+        print(error, file=sys.stderr)
+        return 1
+    try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:
         print(
@@ -44,7 +49,6 @@ def run_server(settings: Settings) -> int:
             file=sys.stderr,
         )
         return 1
-    app = create_app(settings)
     config = uvicorn.Config(
         app,
         log_config=None,
