@@ -102,8 +102,8 @@ class Claim:
         """For the requests to come; an answer that cannot be kept is only logged, since it can be sent."""
         assert self._is_ours, "an answer is kept once"
         content = answer.to_bytes()
-        if len(content) > MAX_BYTES:
-            log.warning("answer_not_kept", num_bytes=len(content), max_bytes=MAX_BYTES)
+        if len(content) > self._answers.max_bytes:
+            log.warning("answer_not_kept", num_bytes=len(content), max_bytes=self._answers.max_bytes)
             return
         milliseconds = 1000 * self._answers.seconds
         kept = self._answers.keep(
@@ -134,9 +134,11 @@ class KeptAnswers:
         *,
         metrics: Metrics,
         seconds: int,
+        max_bytes: int = MAX_BYTES,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.seconds = seconds
+        self.max_bytes = max_bytes
         self.sleep = sleep
         self._redis = redis
         self._metrics = metrics

@@ -42,7 +42,8 @@ class Allowance:
         if cost > rate.limit:
             raise InvalidRequest(
                 f"The request asks for {cost} {kind}, and this API key may ask for {rate.limit} a minute; "
-                "ask for fewer at a time."
+                "ask for fewer at a time.",
+                param="n",
             )
         is_taken, window = await self._parts.rates.take(rate, cost)
         self._windows[kind] = window
