@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from service import __version__
 from service.access.answers import KeptAnswers
-from service.access.keyring import read_keyring, require_guard
+from service.access.keyring import Keyring, read_keyring, require_guard
 from service.access.rates import Rates
 from service.batcher import Batcher
 from service.http import health, images, models, styles
@@ -67,8 +67,9 @@ class Extraction:
 class Service:
     """The parts of one app from start to stop. `settled` is set once the start has succeeded or failed."""
 
-    def __init__(self, settings: Settings, generator: Generator | None) -> None:
+    def __init__(self, settings: Settings, keyring: Keyring, generator: Generator | None) -> None:
         self.settings = settings
+        self.keyring = keyring
         self.metrics = Metrics()
         self.readiness = Readiness()
         self.settled = asyncio.Event()
@@ -231,7 +232,7 @@ def create_app(settings: Settings, generator: Generator | None = None) -> FastAP
         require_guard(settings, keyring)
     except ValueError as error:
         raise CannotStart(str(error)) from error
-    service = Service(settings, generator)
+    service = Service(settings, keyring, generator)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

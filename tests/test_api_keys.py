@@ -73,7 +73,7 @@ def test_a_line_without_limits_has_those_of_the_settings_and_none_lifts_them() -
         (f"acme sha256:{DIGEST} images=1 images=2", "images is there twice"),
         (f"acme sha256:{DIGEST} colour=blue", "'colour=blue' is not one of tenant=NAME"),
         (f"acme sha256:{DIGEST} admin", "'admin' is not one of"),
-        ("atl_abc", "sha256"),
+        ("atl_abc", "this is a key itself"),
     ],
 )
 def test_a_wrong_line_stops_the_start_with_its_place_and_the_reason(
@@ -86,6 +86,13 @@ def test_a_wrong_line_stops_the_start_with_its_place_and_the_reason(
     assert f"Line 4 of {file}" in str(refused.value)
     with pytest.raises(CannotStart, match=r"Entry 1 of ATELIER_API_KEYS is no API key"):
         create_app(Settings(data_dir=tmp_path, api_keys=line))
+
+
+def test_a_secret_in_the_wrong_place_is_not_repeated() -> None:
+    secret = new_secret()
+    with pytest.raises(ValueError, match="this is a key itself") as refused:
+        read_keyring(Settings(api_keys=secret))
+    assert secret not in str(refused.value)
 
 
 def test_the_file_and_the_environment_count_together_and_no_name_twice(tmp_path: Path) -> None:
