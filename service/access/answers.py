@@ -35,9 +35,12 @@ HEADER = "Idempotency-Key"
 # Returns the fingerprint and the answer that are there, no answer while it is claimed; nothing when the claim
 # is ours now.
 CLAIM = """
-local fields = redis.call('HMGET', KEYS[1], 'fingerprint', 'answer')
+local fields = redis.call('HMGET', KEYS[1], 'fingerprint', 'answer', 'claim')
+if fields[3] == ARGV[2] then  -- sent again, because the first sending's answer was lost
+  return {}
+end
 if fields[1] then
-  return fields
+  return {fields[1], fields[2]}
 end
 redis.call('HSET', KEYS[1], 'fingerprint', ARGV[1], 'claim', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
@@ -150,8 +153,8 @@ class KeptAnswers:
     async def claim(self, *, scope: Sequence[str], fingerprint: str) -> AsyncIterator[Claim]:
         """`scope` is whose the key is: tenant, route, and the key. `fingerprint` stands for what was asked.
 
-        IdempotencyKeyInUse while the first request runs,
-        IdempotencyKeyReused when it asked for something else, StoreUnavailable when Redis cannot tell.
+        IdempotencyKeyInUse while the first request runs, IdempotencyKeyReused when it asked for something
+        else, StoreUnavailable when Redis cannot tell.
         """
         digest = hashlib.sha256(json.dumps(scope).encode()).hexdigest()
         claim = await self._claimed(f"atelier:answer:{digest}", fingerprint)
@@ -200,7 +203,7 @@ class KeptAnswers:
         except RedisError as error:
             count_error(error, self._metrics)
             raise StoreUnavailable(
-                "The store that keeps answers for Idempotency-Keys cannot be reached. Try again shortly, or "
+                "The store that keeps answers for Idempotency-Keys cannot be used now. Try again shortly, or "
                 "leave the header out.",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             ) from error
