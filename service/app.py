@@ -255,7 +255,7 @@ def create_app(settings: Settings, generator: Generator | None = None) -> FastAP
     app.state.metrics = service.metrics
     install_problems(app)
     for routes in (images, styles, models):
-        app.include_router(routes.router, dependencies=[Depends(BEARER)])
+        app.include_router(routes.router, dependencies=[Depends(BEARER)] if len(keyring) else [])
     app.include_router(health.router)
     # The last one added is the outermost.
     app.add_middleware(Idempotency, readiness=service.readiness)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,11 +10,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from redis.asyncio import Redis
 
-from service.access.answers import CLAIM_SECONDS, Answer, KeptAnswers
-from service.errors import IdempotencyKeyInUse, IdempotencyKeyReused, StoreUnavailable
-from service.metrics import Metrics
 from service.settings import Settings
 from service.styles.embedded import EmbeddedServer
 from tests.gated import GatedGenerator
@@ -220,91 +215,12 @@ async def test_without_its_store_a_key_is_refused_and_the_image_is_drawn_without
         assert client.post(GENERATIONS, json=STAR).status_code == 200
 
 
-# --- the store of answers -----------------------------------------------------------------------------------
-
-SCOPE = ("acme", GENERATIONS, "key")
-ANSWER = Answer(201, (("content-type", "text/plain"), ("x-odd", "\xff")), b"\x00\nbody")
-
-
-def kept_answers(redis: Redis, **more: Any) -> KeptAnswers:
-    return KeptAnswers(redis, metrics=Metrics(), seconds=600, **more)
-
-
-async def test_what_is_kept_comes_back_whole_from_any_replica_until_it_expires(redis: Redis) -> None:
-    async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f") as claim:
-        assert claim.answer is None
-        await claim.keep(ANSWER)
-    async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f") as claim:
-        assert claim.answer == ANSWER
-    with pytest.raises(IdempotencyKeyReused):
-        async with kept_answers(redis).claim(scope=SCOPE, fingerprint="g"):
-            pass
-    (key,) = await redis.keys("atelier:answer:*")
-    assert 590 < await redis.ttl(key) <= 600
-    assert b"claim" not in await redis.hgetall(key)
-
-
-async def test_a_claim_is_let_go_when_nothing_was_kept(redis: Redis) -> None:
-    with pytest.raises(ZeroDivisionError):
-        async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f"):
-            raise ZeroDivisionError
-    assert await redis.keys() == []
-
-
-async def test_a_claim_is_renewed_while_it_is_held_and_ends_with_its_process(redis: Redis) -> None:
-    asleep: asyncio.Queue[float] = asyncio.Queue()
-    turn = asyncio.Semaphore(0)
-
-    async def sleep(seconds: float) -> None:
-        await asleep.put(seconds)
-        await turn.acquire()
-
-    async with kept_answers(redis, sleep=sleep).claim(scope=SCOPE, fingerprint="f"):
-        (key,) = await redis.keys()
-        assert 0 < await redis.ttl(key) <= CLAIM_SECONDS
-        assert await asleep.get() == CLAIM_SECONDS / 3
-        await redis.expire(key, 5)
-        turn.release()
-        await asleep.get()
-        assert await redis.ttl(key) > 5
-        with pytest.raises(IdempotencyKeyInUse):
-            async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f"):
-                pass
-
-
-async def test_a_claim_that_was_lost_takes_nothing_from_the_one_that_came_after(redis: Redis) -> None:
-    async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f") as lost:
-        await redis.flushall()  # as if it had expired
-        async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f") as claim:
-            await lost.keep(Answer(200, (), b"late"))
-            await lost.let_go()
-            await claim.keep(ANSWER)
-    async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f") as claim:
-        assert claim.answer == ANSWER
-
-
-async def test_a_damaged_answer_is_forgotten(redis: Redis) -> None:
-    async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f") as claim:
-        await claim.keep(ANSWER)
-    (key,) = await redis.keys()
-    await redis.hset(key, "answer", b"damage")
-    async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f") as claim:
-        assert claim.answer is None
-
-
-async def test_an_answer_over_the_bound_is_not_kept(redis: Redis) -> None:
-    async with kept_answers(redis, max_bytes=1000).claim(scope=SCOPE, fingerprint="f") as claim:
-        await claim.keep(Answer(200, (), bytes(1000)))
-    assert await redis.keys() == []
-
-
-async def test_an_answer_that_cannot_be_kept_is_no_error_and_a_claim_that_cannot_be_made_is(
-    redis: Redis, valkey: EmbeddedServer
-) -> None:
-    answers = kept_answers(redis)
-    async with answers.claim(scope=SCOPE, fingerprint="f") as claim:
-        await valkey.stop()
-        await claim.keep(ANSWER)
-    with pytest.raises(StoreUnavailable, match="Try again shortly, or leave the header out"):
-        async with answers.claim(scope=SCOPE, fingerprint="f"):
-            pass
+def test_the_document_names_the_header_on_both(client: httpx.Client) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    described = [
+        (path, method)
+        for path, methods in paths.items()
+        for method, operation in methods.items()
+        if any(each["name"] == "Idempotency-Key" for each in operation.get("parameters", ()))
+    ]
+    assert described == [(GENERATIONS, "post"), ("/v1/styles", "post")]

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 from redis.exceptions import RedisError
 
+from service.access.answer import CLAIM, KEEP, LET_GO, Answer, answer_key
 from service.errors import IdempotencyKeyInUse, IdempotencyKeyReused, StoreUnavailable
 from service.styles.connection import RETRY_AFTER_SECONDS, count_error
-from service.styles.seal import seal, unseal
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from service.metrics import Metrics
 
-ANSWER = b"AtA1"
 # Ten images of 1024 x 1024 in base64, with room to spare; a longer answer is sent and not kept.
 MAX_BYTES = 32 * 2**20
 # A claim outlives its process by so much; while that lives, it is renewed three times as often.
@@ -31,62 +27,7 @@ CLAIM_SECONDS = 30
 RETRY_SECONDS = 1.0  # until the client may look again whether the first request is done
 HEADER = "Idempotency-Key"
 
-# KEYS: answer; ARGV: fingerprint, claim, milliseconds to live
-# Returns the fingerprint and the answer that are there, no answer while it is claimed; nothing when the claim
-# is ours now.
-CLAIM = """
-local fields = redis.call('HMGET', KEYS[1], 'fingerprint', 'answer', 'claim')
-if fields[3] == ARGV[2] then  -- sent again, because the first sending's answer was lost
-  return {}
-end
-if fields[1] then
-  return {fields[1], fields[2]}
-end
-redis.call('HSET', KEYS[1], 'fingerprint', ARGV[1], 'claim', ARGV[2])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return {}
-"""
-
-# KEYS: answer; ARGV: claim, milliseconds to live, the sealed answer or "" to only renew the claim
-# Does nothing when the claim is no longer ours.
-KEEP = """
-if redis.call('HGET', KEYS[1], 'claim') ~= ARGV[1] then
-  return 0
-end
-if ARGV[3] ~= '' then
-  redis.call('HSET', KEYS[1], 'answer', ARGV[3])
-  redis.call('HDEL', KEYS[1], 'claim')
-end
-return redis.call('PEXPIRE', KEYS[1], ARGV[2])
-"""
-
-# KEYS: answer, and ARGV: claim, which is left alone when it is no longer ours
-LET_GO = """
-if redis.call('HGET', KEYS[1], 'claim') == ARGV[1] then
-  return redis.call('DEL', KEYS[1])
-end
-return 0
-"""
-
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    status: int
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
-
-    def to_bytes(self) -> bytes:
-        """A line of JSON, then the body."""
-        return json.dumps([self.status, self.headers]).encode() + b"\n" + self.body
-
-    @classmethod
-    def from_bytes(cls, content: bytes) -> Answer:
-        """ValueError when it is not what `to_bytes` wrote."""
-        head, _, body = content.partition(b"\n")
-        status, headers = json.loads(head)
-        return cls(int(status), tuple((name, value) for name, value in headers), body)
 
 
 class Claim:
@@ -104,14 +45,12 @@ class Claim:
     async def keep(self, answer: Answer) -> None:
         """For the requests to come; an answer that cannot be kept is only logged, since it can be sent."""
         assert self._is_ours, "an answer is kept once"
-        content = answer.to_bytes()
-        if len(content) > self._answers.max_bytes:
-            log.warning("answer_not_kept", num_bytes=len(content), max_bytes=self._answers.max_bytes)
+        sealed = answer.to_bytes()
+        if len(sealed) > self._answers.max_bytes:
+            log.warning("answer_not_kept", num_bytes=len(sealed), max_bytes=self._answers.max_bytes)
             return
         milliseconds = 1000 * self._answers.seconds
-        kept = self._answers.keep(
-            keys=[self._store_key], args=[self._token, milliseconds, seal(ANSWER, content)]
-        )
+        kept = self._answers.keep(keys=[self._store_key], args=[self._token, milliseconds, sealed])
         self._is_ours = await self._answers.tried(kept) is None
 
     async def renew(self) -> None:
@@ -156,8 +95,7 @@ class KeptAnswers:
         IdempotencyKeyInUse while the first request runs, IdempotencyKeyReused when it asked for something
         else, StoreUnavailable when Redis cannot tell.
         """
-        digest = hashlib.sha256(json.dumps(scope).encode()).hexdigest()
-        claim = await self._claimed(f"atelier:answer:{digest}", fingerprint)
+        claim = await self._claimed(answer_key(scope), fingerprint)
         renewing = asyncio.create_task(claim.renew()) if claim.answer is None else None
         try:
             yield claim
@@ -196,7 +134,7 @@ class KeptAnswers:
                     retry_after_seconds=RETRY_SECONDS,
                 )
             try:
-                return Claim(self, store_key, Answer.from_bytes(unseal(ANSWER, sealed)), token)
+                return Claim(self, store_key, Answer.from_bytes(sealed), token)
             except ValueError as error:
                 log.error("answer_damaged", reason=str(error))
                 await self._redis.delete(store_key)

@@ -64,7 +64,7 @@ def _lines(settings: Settings) -> Iterator[tuple[str, str]]:
     if path is None:
         return
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ValueError(f"The file of API keys {path} cannot be read: {reason}.") from error

@@ -11,7 +11,8 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.access.answers import HEADER, Answer, Claim
+from service.access.answer import Answer
+from service.access.answers import HEADER, Claim
 from service.errors import (
     ClientGone,
     IdempotencyKeyInUse,
@@ -85,7 +86,7 @@ class Idempotency:
                     scope["state"]["account"].fields["replayed"] = True
                     await _replay(claim.answer, send)
                 else:
-                    await self.app(scope, _given_back(body, receive), _recording(claim, send))
+                    await self.app(scope, _given_back(body, receive), recording(claim, send))
         except ServiceError as error:  # the app's own are answered within it
             if isinstance(error, IdempotencyKeyInUse | IdempotencyKeyReused):
                 parts.metrics.refusals.labels(reason=error.code).inc()
@@ -118,7 +119,7 @@ def _given_back(body: bytes, receive: Receive) -> Receive:
     return given
 
 
-def _recording(claim: Claim, send: Send) -> Send:
+def recording(claim: Claim, send: Send) -> Send:
     """Sends on, and keeps a success before its last byte goes out: who has it all may ask again at once."""
     status, headers, body = 0, Headers(), bytearray()
 

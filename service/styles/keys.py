@@ -8,7 +8,7 @@
                                               tenant without a name
     atelier:index:TENANT                      the same of a tenant with one
     atelier:sequence                          number of the latest creation
-    atelier:answer:DIGEST                     hash, the answer kept for an Idempotency-Key; access/answers.py
+    atelier:answer:DIGEST                     hash, the answer kept for an Idempotency-Key; access/answer.py
     atelier:rate:...                          counts of the rate limits; access/rates.py
 
 An ID belongs to one tenant (record.py), so what is under an ID needs no further mark of whose it is. Styles
