@@ -89,7 +89,7 @@ def test_every_path_of_the_api_asks_for_a_key_and_says_so_in_the_document(shared
 def test_the_scheme_is_read_in_any_case(shared: Running) -> None:
     with shared.client() as client:
         assert (
-            client.get("/v1/models", headers={"Authorization": f"bearer  {ACME.secret}"}).status_code == 200
+            client.get("/v1/models", headers={"Authorization": f"BEARER  {ACME.secret}"}).status_code == 200
         )
 
 
@@ -192,7 +192,7 @@ def test_styles_from_before_there_were_keys_belong_to_the_tenant_without_a_name(
 # --- the store ----------------------------------------------------------------------------------------------
 
 
-async def test_a_feature_in_memory_or_lost_is_its_tenants_alone(redis: Redis) -> None:
+async def test_a_picture_and_a_feature_in_memory_or_lost_are_their_tenants_alone(redis: Redis) -> None:
     replica = Replica(redis)
     acme, beta = replica.store.of("acme"), replica.store.of("beta")
     style, _ = await acme.create(picture_of(1), name=None)
@@ -202,6 +202,10 @@ async def test_a_feature_in_memory_or_lost_is_its_tenants_alone(redis: Redis) ->
         for other in (beta, replica.store):
             with pytest.raises(StyleNotFound):
                 await other.feature(style.id, size)
+    for other in (beta, replica.store):
+        with pytest.raises(StyleNotFound):
+            await other.picture(style.id)
+    assert await acme.picture(style.id) == picture_of(1).content
 
 
 async def test_nothing_of_a_tenants_deleted_style_is_left_in_the_store(redis: Redis) -> None:
