@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 from starlette.types import Message
 
-from service.access.answer import Answer
+from service.access.answer import CLAIM, Answer
 from service.access.answers import CLAIM_SECONDS, KeptAnswers
 from service.errors import IdempotencyKeyInUse, IdempotencyKeyReused, StoreUnavailable
 from service.http.idempotency import recording
@@ -66,15 +66,26 @@ async def test_a_claim_is_renewed_while_it_is_held_and_ends_with_its_process(red
                 pass
 
 
-async def test_a_claim_that_was_lost_takes_nothing_from_the_one_that_came_after(redis: Redis) -> None:
+@pytest.mark.parametrize("late", ["keeps", "lets go"])
+async def test_a_claim_that_was_lost_takes_nothing_from_the_one_that_came_after(
+    redis: Redis, late: str
+) -> None:
     async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f") as lost:
         await redis.flushall()  # as if it had expired
         async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f") as claim:
-            await lost.keep(Answer(200, (), b"late"))
-            await lost.let_go()
+            await (lost.keep(Answer(200, (), b"late")) if late == "keeps" else lost.let_go())
+            (key,) = await redis.keys()
+            assert sorted(await redis.hgetall(key)) == [b"claim", b"fingerprint"]
             await claim.keep(ANSWER)
     async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f") as claim:
         assert claim.answer == ANSWER
+
+
+async def test_a_claim_whose_confirmation_was_lost_is_sent_again_and_is_one_claim(redis: Redis) -> None:
+    script = redis.register_script(CLAIM)
+    assert await script(keys=["k"], args=["f", "mine", 1000]) == []
+    assert await script(keys=["k"], args=["f", "mine", 1000]) == []
+    assert await script(keys=["k"], args=["f", "theirs", 1000]) == [b"f", None]
 
 
 async def test_a_damaged_answer_is_forgotten(redis: Redis) -> None:
