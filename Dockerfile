@@ -25,6 +25,7 @@ RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin atelier \
 COPY --from=build /opt/atelier /opt/atelier
 ENV PATH=/opt/atelier/bin:$PATH PYTHONUNBUFFERED=1 \
     ATELIER_HOST=0.0.0.0 ATELIER_PORT=8000 ATELIER_DATA_DIR=/data ATELIER_LOG_FORMAT=json
+# It listens beyond the container, so it starts with API keys (ATELIER_API_KEYS) or ATELIER_ALLOW_ANONYMOUS=true.
 USER atelier
 WORKDIR /home/atelier
 VOLUME /data

@@ -12,17 +12,23 @@ from typing import TypeVar
 
 import numpy as np
 import structlog
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from numpy.typing import NDArray
 from redis.asyncio import Redis
 
 from service import __version__
+from service.access.answers import KeptAnswers
+from service.access.keyring import Keyring, read_keyring, require_guard
+from service.access.rates import Rates
 from service.batcher import Batcher
 from service.http import health, images, models, styles
+from service.http.authentication import BEARER, Authentication
 from service.http.bodies import BodyBound
+from service.http.idempotency import Idempotency
 from service.http.observation import Observation
 from service.http.parts import Parts, Readiness
 from service.http.problems import install_problems
+from service.http.rate_limits import RateLimits
 from service.http.schemas import ProblemResponse
 from service.media import Picture
 from service.metrics import Metrics
@@ -61,8 +67,9 @@ class Extraction:
 class Service:
     """The parts of one app from start to stop. `settled` is set once the start has succeeded or failed."""
 
-    def __init__(self, settings: Settings, generator: Generator | None) -> None:
+    def __init__(self, settings: Settings, keyring: Keyring, generator: Generator | None) -> None:
         self.settings = settings
+        self.keyring = keyring
         self.metrics = Metrics()
         self.readiness = Readiness()
         self.settled = asyncio.Event()
@@ -122,12 +129,16 @@ class Service:
             default_size=generator.default_size,
             metrics=self.metrics,
         )
+        # The embedded store has this one replica, whose own counts are exact and cost no write to the disk.
+        is_shared = self.settings.redis_url is not None
         return Parts(
             settings=self.settings,
             metrics=self.metrics,
             generator=generator,
             generation=generation,
             store=store,
+            rates=Rates(redis if is_shared else None, metrics=self.metrics),
+            answers=KeptAnswers(redis, metrics=self.metrics, seconds=self.settings.idempotency_seconds),
             decoding=decoding,
             encoding=encoding,
             alive=lambda: generation.alive and extraction.alive,
@@ -214,8 +225,14 @@ def create_app(settings: Settings, generator: Generator | None = None) -> FastAP
     """The ASGI app; its lifespan starts and stops a Service, found at `app.state.service`.
 
     Without a generator the model of the settings is loaded, while `/livez` answers and `/readyz` says 503.
+    CannotStart when the API keys cannot be read, or there are none where there must be.
     """
-    service = Service(settings, generator)
+    try:
+        keyring = read_keyring(settings)
+        require_guard(settings, keyring)
+    except ValueError as error:
+        raise CannotStart(str(error)) from error
+    service = Service(settings, keyring, generator)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -237,9 +254,14 @@ def create_app(settings: Settings, generator: Generator | None = None) -> FastAP
     app.state.readiness = service.readiness
     app.state.metrics = service.metrics
     install_problems(app)
-    for routes in (images, styles, models, health):
-        app.include_router(routes.router)
+    for routes in (images, styles, models):
+        app.include_router(routes.router, dependencies=[Depends(BEARER)] if len(keyring) else [])
+    app.include_router(health.router)
+    # The last one added is the outermost.
+    app.add_middleware(Idempotency, readiness=service.readiness)
     app.add_middleware(BodyBound, max_upload_bytes=settings.max_upload_bytes)
+    app.add_middleware(RateLimits, readiness=service.readiness)
+    app.add_middleware(Authentication, keyring=keyring, metrics=service.metrics)
     app.add_middleware(Observation, metrics=service.metrics)
     return app
 

@@ -15,6 +15,10 @@ cli = typer.Typer(
 )
 
 
+keys = typer.Typer(help="API keys.", no_args_is_help=True)
+cli.add_typer(keys, name="keys")
+
+
 def main() -> None:
     """The console script."""
     cli(prog_name="atelier")
@@ -41,6 +45,30 @@ def version() -> None:
     from service import __version__
 
     typer.echo(__version__)
+
+
+@keys.command("new")
+def new_key(
+    name: Annotated[str, typer.Argument(help="Of the key, for the log.")],
+    tenant: Annotated[
+        str | None,
+        typer.Option(
+            help='Whose styles it sees: the name, by default. "" has the styles from before there were keys.'
+        ),
+    ] = None,
+    requests: Annotated[int | None, typer.Option(min=1, help="Most requests a minute.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Most images a minute.")] = None,
+) -> None:
+    """Make an API key, and the line that lets it in. The key itself is kept nowhere."""
+    from service.access.api_key import Limits, new_secret, write_line
+
+    secret = new_secret()
+    try:
+        line = write_line(secret, name, tenant=tenant, limits=Limits(requests, images))
+    except ValueError as error:
+        fail(f"This key cannot be made: {error}.")
+    typer.echo(f"The API key, shown this once:\n\n  {secret}\n")
+    typer.echo(f"The line for the file that ATELIER_API_KEYS_FILE names, read at the next start:\n\n  {line}")
 
 
 @cli.command()
@@ -144,6 +172,9 @@ def serve(
     redis_url: Annotated[
         str | None, typer.Option(help="A Redis to use instead of the embedded store.")
     ] = None,
+    api_keys_file: Annotated[
+        Path | None, typer.Option(help="File of API keys; without any, nobody else can call.")
+    ] = None,
     log_format: Annotated[str | None, typer.Option(help="console (the default) or json.")] = None,
 ) -> None:
     """Serve the REST API until SIGTERM or Ctrl-C; work that was accepted is finished first."""
@@ -158,6 +189,7 @@ def serve(
             device=device,
             threads=threads,
             redis_url=redis_url,
+            api_keys_file=api_keys_file,
             log_format=log_format,
         )
     except ValueError as error:

@@ -2,13 +2,17 @@
 
 ServiceError
  +- InvalidRequest        400  a field is missing, unknown or out of range; `param` names it
+ +- InvalidApiKey         401
  +- StyleNotFound         404
  +- ModelNotFound         404  the model asked for is not the one that is served
  +- RouteNotFound         404  no such path
  +- MethodNotAllowed      405  the path is there, the method is not
+ +- IdempotencyKeyInUse   409  the request of this Idempotency-Key is still running
  +- PayloadTooLarge       413
  +- UnsupportedMediaType  415
  +- InvalidImage          422  the upload is not a picture we can read
+ +- IdempotencyKeyReused  422  another request came with this Idempotency-Key before
+ +- RateLimitExceeded     429  `retry_after_seconds` is when there is room for this request
  +- QueueFull             429  `retry_after_seconds` is the work already queued
  +- ClientGone            499  nobody is left to read it; it exists for the log and the metrics
  +- NotReady              503  warming up or draining
@@ -46,6 +50,10 @@ class InvalidRequest(ServiceError):
     code, status, type = "invalid_value", 400, "invalid_request_error"
 
 
+class InvalidApiKey(ServiceError):
+    code, status, type = "invalid_api_key", 401, "invalid_request_error"
+
+
 class StyleNotFound(ServiceError):
     code, status, type = "style_not_found", 404, "invalid_request_error"
 
@@ -62,6 +70,10 @@ class MethodNotAllowed(ServiceError):
     code, status, type = "method_not_allowed", 405, "invalid_request_error"
 
 
+class IdempotencyKeyInUse(ServiceError):
+    code, status, type = "idempotency_key_in_use", 409, "invalid_request_error"
+
+
 class PayloadTooLarge(ServiceError):
     code, status, type = "payload_too_large", 413, "invalid_request_error"
 
@@ -72,6 +84,14 @@ class UnsupportedMediaType(ServiceError):
 
 class InvalidImage(ServiceError):
     code, status, type = "invalid_image", 422, "invalid_request_error"
+
+
+class IdempotencyKeyReused(ServiceError):
+    code, status, type = "idempotency_key_reused", 422, "invalid_request_error"
+
+
+class RateLimitExceeded(ServiceError):
+    code, status, type = "rate_limit_exceeded", 429, "rate_limit_error"
 
 
 class ClientGone(ServiceError):

@@ -24,6 +24,7 @@ LATENCY_BUCKETS = (
 SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 QUEUES = ("generate", "extract")
+REFUSALS = ("invalid_api_key", "rate_limit_exceeded", "idempotency_key_in_use", "idempotency_key_reused")
 STAGES = ("text", "style", "transformer", "decode", "encode")
 REJECTIONS = ("queue_full", "not_ready", "deadline_exceeded")
 CANCELLATIONS = ("queued", "running")
@@ -63,6 +64,9 @@ class Metrics:
         )
         self.request_duration_seconds = latency(
             "request_duration_seconds", "From a request's first byte to its response's last.", "route"
+        )
+        self.refusals = counter(
+            "refusals", "Requests refused for who sent them, how often, or how often already.", "reason"
         )
         self.images = counter("images", "Images drawn and handed to a response.")
 
@@ -108,6 +112,11 @@ class Metrics:
             "build", "Version of the service and the model it runs.", namespace="atelier", registry=registry
         )
 
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        for reason in REFUSALS:
+            self.refusals.labels(reason=reason)
         for queue, reason in product(QUEUES, REJECTIONS):
             self.rejections.labels(queue=queue, reason=reason)
         for queue, when in product(QUEUES, CANCELLATIONS):

@@ -9,7 +9,7 @@ import sys
 
 import uvicorn
 
-from service.app import Service, create_app
+from service.app import CannotStart, Service, create_app
 from service.logs import configure_logs
 from service.settings import Settings
 
@@ -19,11 +19,12 @@ BACKLOG = 2048
 START = """\
 Atelier is ready on {url} with the model {model}. Try:
 
-  curl -F image=@style.png {url}/v1/styles
-  curl {url}/v1/images/generations -H 'Content-Type: application/json' -H 'Accept: image/png' \
+  curl{key} -F image=@style.png {url}/v1/styles
+  curl{key} {url}/v1/images/generations -H 'Content-Type: application/json' -H 'Accept: image/png' \
 -d '{{"prompt": "a star", "style": "sty_..."}}' -o star.png
   curl {url}/metrics
 """
+KEY = ' -H "Authorization: Bearer $API_KEY"'
 
 
 def run_server(settings: Settings) -> int:
@@ -36,6 +37,11 @@ def run_server(settings: Settings) -> int:
         signal.signal(ending, lambda *_: sys.exit(0))
     configure_logs(settings.log_format)
     try:
+        app = create_app(settings)
+    except CannotStart as error:
+        print(error, file=sys.stderr)
+        return 1
+    try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:
         print(
@@ -44,7 +50,6 @@ def run_server(settings: Settings) -> int:
             file=sys.stderr,
         )
         return 1
-    app = create_app(settings)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -64,7 +69,8 @@ async def _serve(server: uvicorn.Server, listener: socket.socket, service: Servi
     if service.failure is not None:
         server.should_exit = True
     elif service.readiness.parts is not None:
-        print(START.format(url=url, model=service.readiness.parts.generator.name), flush=True)
+        key = KEY if len(service.keyring) else ""
+        print(START.format(url=url, model=service.readiness.parts.generator.name, key=key), flush=True)
     await serving
     settled.cancel()
     return 0 if service.failure is None else 1

@@ -36,6 +36,25 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(
         default=None, description="Redis of the style store; unset: an embedded server."
     )
+    api_keys_file: Path | None = Field(
+        default=None, description="File of API keys, a line each, as `atelier keys new` prints them."
+    )
+    api_keys: str | None = Field(
+        default=None, description="More such lines, with commas or line breaks between them."
+    )
+    allow_anonymous: bool = Field(
+        default=False,
+        description="Listen beyond this machine without API keys: something else decides who may call.",
+    )
+    requests_per_minute: int | None = Field(
+        default=None, ge=1, description="Of an API key whose line says nothing else; unset: no limit."
+    )
+    images_per_minute: int | None = Field(
+        default=None, ge=1, description="Of an API key whose line says nothing else; unset: no limit."
+    )
+    idempotency_seconds: int = Field(
+        default=3600, ge=1, description="How long the answer to a request with an Idempotency-Key is kept."
+    )
     max_queued: int = Field(default=64, ge=1, description="Images that may wait for the model.")
     max_upload_bytes: int = Field(default=10 * 2**20, ge=1, description="Largest upload.")
     max_upload_pixels: int = Field(

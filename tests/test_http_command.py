@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.keys import Key
 from tests.process import PATIENCE_SECONDS, ROOT, command, serve, write_tiny_model
 from tests.uploads import is_image, picture, upload
 
@@ -40,6 +42,26 @@ def test_the_printed_lines_work_as_they_are(tmp_path: Path, model: Path) -> None
         assert is_image((tmp_path / "star.png").read_bytes(), "PNG", (64, 64))
         counted = subprocess.run(metrics, check=True, capture_output=True, text=True).stdout
         assert "atelier_images_total 1.0" in counted
+
+
+def test_with_api_keys_the_printed_lines_send_one(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "style.png").write_bytes(picture(50))
+    key = Key("acme")
+    (tmp_path / "keys").write_text(key.line)
+    arguments = ("--data-dir", tmp_path, "--model", model, "--api-keys-file", tmp_path / "keys")
+    with serve(*arguments, log=tmp_path / "log") as server:
+        create = next(line for line in server.hint.splitlines() if "v1/styles" in line)
+        for secret, part in ((key.secret, '"id":"sty_'), ("wrong", "invalid_api_key")):
+            answer = subprocess.run(
+                ["/bin/sh", "-c", create],
+                cwd=tmp_path,
+                env={**os.environ, "API_KEY": secret},
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+            assert part in answer
+        assert key.secret not in (tmp_path / "log").read_text()
 
 
 def test_a_style_outlives_kill_9_right_after_its_201_and_draws_the_same(tmp_path: Path, model: Path) -> None:

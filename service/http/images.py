@@ -13,9 +13,11 @@ from fastapi.responses import JSONResponse
 from service.batcher import Job
 from service.http.accept import wanted_form
 from service.http.bodies import json_only
+from service.http.idempotency import IDEMPOTENT
 from service.http.observation import Account, account
 from service.http.parts import Parts, ReadyParts
 from service.http.presence import while_present
+from service.http.rate_limits import Allowance, allowance
 from service.http.schemas import GeneratedImage, GenerationRequest, GenerationResponse, StyleChoice
 from service.http.specs import image_specs, native_size, require_drawable
 from service.media import OutputFormat, encode_image
@@ -28,17 +30,19 @@ router = APIRouter(tags=["images"])
     "/v1/images/generations",
     response_model=GenerationResponse,
     responses={200: {"content": {f"image/{output.value}": {} for output in OutputFormat}}},
-    dependencies=[Depends(json_only)],
+    dependencies=[Depends(json_only), IDEMPOTENT],
 )
 async def generate(
     request: Request,
     body: GenerationRequest,
     parts: ReadyParts,
     account: Annotated[Account, Depends(account)],
+    allowance: Annotated[Allowance, Depends(allowance)],
 ) -> Response:
     """Draw `n` images. When `Accept` is an image type and `n` is 1, the answer is the image itself."""
     form = wanted_form(request.headers.get("accept", ""), body)
     require_drawable(body, form.format, parts)
+    await allowance.take("images", body.n)
     if parts.settings.log_prompts:
         account.fields["prompt"] = body.prompt
     jobs, files = await while_present(request, _illustrate(parts, body, form.format, account))

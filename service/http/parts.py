@@ -6,13 +6,16 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ParamSpec, TypeVar
 
 from fastapi import Depends, Request
 
+from service.access.answers import KeptAnswers
+from service.access.rates import Rates
 from service.batcher import Batcher
 from service.errors import NotReady
+from service.http.caller import caller_of
 from service.metrics import Metrics
 from service.model.generator import Drawing, Generator, ImageSpec
 from service.settings import Settings
@@ -39,6 +42,8 @@ class Parts:
     generator: Generator
     generation: Batcher[ImageSpec, Drawing]
     store: StyleStore
+    rates: Rates
+    answers: KeptAnswers
     decoding: Executor
     encoding: Executor
     alive: Callable[[], bool]  # False for good once a batcher or the model thread has died
@@ -86,9 +91,11 @@ class Readiness:
 
 
 def _ready_parts(request: Request) -> Parts:
+    """As the caller sees them: of the styles, its tenant's alone. No route can forget whose they are."""
     readiness = request.app.state.readiness
     assert isinstance(readiness, Readiness)
-    return readiness.require()
+    parts = readiness.require()
+    return replace(parts, store=parts.store.of(caller_of(request.scope).tenant))
 
 
 ReadyParts = Annotated[Parts, Depends(_ready_parts)]

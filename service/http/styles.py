@@ -11,6 +11,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from service.errors import InvalidRequest
 from service.http.bodies import multipart_only
+from service.http.idempotency import IDEMPOTENT
 from service.http.parts import Parts, ReadyParts
 from service.http.presence import while_present
 from service.http.schemas import (
@@ -57,7 +58,7 @@ FORM_SCHEMA: dict[str, Any] = {
     response_model=StyleResponse,
     responses={200: {"model": StyleResponse, "description": "This picture was uploaded before."}},
     openapi_extra=FORM_SCHEMA,
-    dependencies=[Depends(multipart_only)],
+    dependencies=[Depends(multipart_only), IDEMPOTENT],
 )
 async def create_style(request: Request, response: Response, parts: ReadyParts) -> StyleResponse:
     """201 for a new style, 200 when this picture was uploaded before: the ID is the picture's own."""

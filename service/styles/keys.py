@@ -4,17 +4,25 @@
     atelier:picture:ID:0                      string, the sealed style image
     atelier:feature:ID:FINGERPRINT:SCHEDULE   string, a sealed style feature; expires, may be evicted
     atelier:features:ID                       set of the feature keys, so that deleting finds them all
-    atelier:index                             sorted set of IDs in the order of their creation
+    atelier:index                             sorted set of IDs in the order of their creation: those of the
+                                              tenant without a name
+    atelier:index:TENANT                      the same of a tenant with one
     atelier:sequence                          number of the latest creation
+    atelier:answer:DIGEST                     hash, the answer kept for an Idempotency-Key; access/answer.py
+    atelier:rate:...                          counts of the rate limits; access/rates.py
 
-Only features carry an expiry, so the volatile-* eviction policies never touch anything else. The scripts
+An ID belongs to one tenant (record.py), so what is under an ID needs no further mark of whose it is. Styles
+carry no expiry and everything else does, so the volatile-* eviction policies never touch a style. The scripts
 write either everything or nothing, to memory and to the append-only log.
 """
 
 from __future__ import annotations
 
-INDEX = "atelier:index"
 SEQUENCE = "atelier:sequence"
+
+
+def index_key(tenant: str) -> str:
+    return f"atelier:index:{tenant}" if tenant else "atelier:index"
 
 
 def record_key(style_id: str) -> str:

@@ -15,18 +15,23 @@ from service.errors import ServiceError, StyleNotFound
 log = structlog.get_logger(__name__)
 
 FORMAT = "1"
-_ID = re.compile(r"sty_[a-z2-7]{26}")
+# The tenant without a name has the styles of a service without API keys.
+NAMELESS = ""
+_ID = re.compile(r"sty_([a-z2-7]{10})?[a-z2-7]{26}")
 
 
-def style_id_of(picture_digests: Sequence[str]) -> str:
+def style_id_of(picture_digests: Sequence[str], *, tenant: str = NAMELESS) -> str:
     """The content address of a style: the same sources, the same ID, on every replica and after a restart.
 
-    130 bits of a SHA-256 over one line for each source. Whatever else may one day tell two styles apart (an
-    owner, words) becomes a line of its own, so that the IDs given out before stay what they are.
+    130 bits of a SHA-256 over one line for each source. Whatever else may one day tell two styles apart (such
+    as words) becomes a line of its own, so that the IDs given out before stay what they are. In front of them
+    the mark of the tenant, so that an ID alone says whose style it is: without a look at the store, which
+    could tell others by its answer or by its time what is there.
     """
     lines = [f"picture {digest}\n" for digest in picture_digests]
-    digest = hashlib.sha256("".join(lines).encode()).digest()
-    return "sty_" + base64.b32encode(digest).decode().lower()[:26]
+    if tenant != NAMELESS:
+        lines.append(f"tenant {tenant}\n")
+    return f"sty_{_mark(tenant)}{_base32_digest(''.join(lines))[:26]}"
 
 
 def not_found(style_id: str, *, param: str | None = None) -> StyleNotFound:
@@ -48,9 +53,10 @@ def damaged(style_id: str, part: str, reason: ValueError) -> ServiceError:
     )
 
 
-def is_style_id(text: str) -> bool:
-    """Whether it has the form of one; only such text ever becomes part of a key."""
-    return _ID.fullmatch(text) is not None
+def is_style_id(text: str, *, tenant: str = NAMELESS) -> bool:
+    """Whether it has the form of an ID of this tenant's; only such text ever becomes part of a store key."""
+    match = _ID.fullmatch(text)
+    return match is not None and (match[1] or "") == _mark(tenant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +112,12 @@ def from_hash(style_id: str, fields: Mapping[bytes, bytes]) -> Style:
         image_height=number("image_height"),
         image_media_type=text("image_media_type"),
     )
+
+
+def _mark(tenant: str) -> str:
+    """50 bits that stand for the tenant in its style IDs; none for the tenant without a name."""
+    return "" if tenant == NAMELESS else _base32_digest(f"tenant {tenant}\n")[:10]
+
+
+def _base32_digest(text: str) -> str:
+    return base64.b32encode(hashlib.sha256(text.encode()).digest()).decode().lower()

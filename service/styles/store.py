@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -16,14 +17,23 @@ from service.styles.flights import Flights
 from service.styles.keys import (
     CREATE,
     DELETE,
-    INDEX,
     LIST,
     SEQUENCE,
     features_key,
+    index_key,
     picture_key,
     record_key,
 )
-from service.styles.record import Style, damaged, from_hash, is_style_id, not_found, style_id_of, to_hash
+from service.styles.record import (
+    NAMELESS,
+    Style,
+    damaged,
+    from_hash,
+    is_style_id,
+    not_found,
+    style_id_of,
+    to_hash,
+)
 from service.styles.seal import FEATURE, PICTURE, seal, unseal
 
 if TYPE_CHECKING:
@@ -44,7 +54,9 @@ class Page:
 
 
 class StyleStore:
-    """Every method may raise StoreUnavailable (Redis is away or refuses); those that take an ID,
+    """The styles of one tenant: at first those of the tenant without a name.
+
+    Every method may raise StoreUnavailable (Redis is away or refuses); those that take an ID,
     StyleNotFound; those that read a record or a picture, ServiceError `style_damaged`.
     """
 
@@ -61,6 +73,7 @@ class StyleStore:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._redis = redis
+        self._tenant = NAMELESS
         self._extract = extract
         self._default_size = default_size
         self._metrics = metrics
@@ -79,11 +92,17 @@ class StyleStore:
         self._delete = redis.register_script(DELETE)
         self._list = redis.register_script(LIST)
 
+    def of(self, tenant: str) -> StyleStore:
+        """The same store as this tenant sees it: the styles of others are not there."""
+        seen = copy.copy(self)  # the connection, the features in memory and the work in flight are shared
+        seen._tenant = tenant
+        return seen
+
     async def create(self, picture: Picture, *, name: str | None) -> tuple[Style, bool]:
         """The style of this picture, and whether it is new. One that exists keeps its name; one whose record
         or picture is damaged is written anew. Nothing is written until its feature has been extracted.
         """
-        id = style_id_of([picture.digest])
+        id = style_id_of([picture.digest], tenant=self._tenant)
         old, is_sound = await self._examine(id)
         if old is not None and is_sound:
             return old, False
@@ -102,7 +121,7 @@ class StyleStore:
         return (style, old is None) if winner is None else (winner, False)
 
     async def get(self, style_id: str) -> Style:
-        _check(style_id)
+        self._check(style_id)
         with reaching_store(self._metrics):
             fields = await self._redis.hgetall(record_key(style_id))
         if not fields:
@@ -131,12 +150,13 @@ class StyleStore:
 
     async def picture(self, style_id: str) -> bytes:
         """The style image as stored: bounded, re-encoded, of the record's `image_media_type`."""
+        self._check(style_id)
         return await self._picture(style_id, param=None)
 
     async def delete(self, style_id: str) -> None:
         """Removes the record, the picture, and the features of every model and schedule."""
-        _check(style_id)
-        keys = [record_key(style_id), picture_key(style_id), features_key(style_id), INDEX]
+        self._check(style_id)
+        keys = [record_key(style_id), picture_key(style_id), features_key(style_id), index_key(self._tenant)]
         with reaching_store(self._metrics):
             num_removed = await self._delete(keys=keys, args=[style_id])
         self._features.forget(style_id)
@@ -147,7 +167,7 @@ class StyleStore:
         """For the schedule of `size`. One that is hot needs no Redis; one that is lost is rebuilt, once for
         all who ask meanwhile; errors of `extract` pass through.
         """
-        _check(style_id, param="style")
+        self._check(style_id, param="style")
         return await self._features.get(style_id, size)
 
     async def ping(self) -> bool:
@@ -191,7 +211,7 @@ class StyleStore:
                     picture_key(style.id),
                     self._features.key(style.id, self._default_size),
                     features_key(style.id),
-                    INDEX,
+                    index_key(self._tenant),
                     SEQUENCE,
                 ],
                 args=[
@@ -209,7 +229,7 @@ class StyleStore:
 
     async def _ids(self, after: str | None, limit: int, order: str) -> Sequence[str] | None:
         with reaching_store(self._metrics):
-            ids = await self._list(keys=[INDEX], args=[after or "", limit, order])
+            ids = await self._list(keys=[index_key(self._tenant)], args=[after or "", limit, order])
         return None if ids is None else [id.decode() for id in ids]
 
     async def _readable(self, ids: Sequence[str]) -> Sequence[Style]:
@@ -228,7 +248,6 @@ class StyleStore:
         return styles
 
     async def _picture(self, style_id: str, *, param: str | None) -> bytes:
-        _check(style_id, param=param)
         with reaching_store(self._metrics):
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.exists(record_key(style_id))
@@ -249,10 +268,9 @@ class StyleStore:
             raise damaged(style_id, "picture", error) from error
         return await self._extract(picture, size)
 
-
-def _check(style_id: str, *, param: str | None = None) -> None:
-    if not is_style_id(style_id):
-        raise not_found(style_id, param=param)
+    def _check(self, style_id: str, *, param: str | None = None) -> None:
+        if not is_style_id(style_id, tenant=self._tenant):
+            raise not_found(style_id, param=param)
 
 
 def _read_record(style_id: str, fields: dict[bytes, bytes]) -> Style:

@@ -1,0 +1,113 @@
+"""ApiKey: who may call, for which tenant, how often; kept as a line of text with a hash of the secret."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from dataclasses import dataclass
+
+from service.styles.record import NAMELESS
+
+# So that a secret which leaks into a log or a repository is recognised for what it is.
+PREFIX = "atl_"
+HASH = "sha256:"
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much one API key may ask for in a minute; None is as much as it likes."""
+
+    requests: int | None = None
+    images: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    name: str  # for the log; no two keys share one
+    tenant: str  # whose styles it sees; several keys may share one
+    digest: bytes  # SHA-256 of the secret: nobody guesses 256 random bits, so no slow hash is needed
+    limits: Limits
+
+
+def new_secret() -> str:
+    """What a client sends: 256 random bits, in 47 characters."""
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+def digest_of(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def write_line(secret: str, name: str, *, tenant: str | None = None, limits: Limits | None = None) -> str:
+    """The line that lets `secret` in; ValueError when `read_line` would refuse it."""
+    _require_name(name)  # before a blank in it makes two words
+    parts = [name, HASH + digest_of(secret).hex()]
+    if tenant is not None:
+        parts.append(f"tenant={tenant}")
+    if limits is not None and limits.requests is not None:
+        parts.append(f"requests={limits.requests}")
+    if limits is not None and limits.images is not None:
+        parts.append(f"images={limits.images}")
+    line = " ".join(parts)
+    read_line(line, Limits())
+    return line
+
+
+def read_line(line: str, limits: Limits) -> ApiKey:
+    """`NAME sha256:HEX [tenant=NAME] [requests=N] [images=N]`; ValueError says what is wrong.
+
+    The tenant is the key's own name when it is left out, and the tenant without a name after `tenant=`.
+    `limits` hold where the line has none; `none` lifts one.
+    """
+    name, _, rest = line.strip().partition(" ")
+    if name.startswith(PREFIX):  # said without repeating it: what is wrong here ends up in logs
+        raise ValueError("this is a key itself, where a line with its name and hash belongs")
+    hashed, *options = rest.split() or [""]
+    _require_name(name)
+    digest = hashed.removeprefix(HASH)
+    if not hashed.startswith(HASH) or not _DIGEST.fullmatch(digest):
+        raise ValueError(f"after the name {name} comes {HASH} and 64 hex digits")
+    chosen = _options(options)
+    tenant = chosen.get("tenant", name)
+    if tenant != NAMELESS and not _NAME.fullmatch(tenant):
+        raise ValueError(f"the tenant {tenant[:70]!r} must be 1 to 64 of A-Z a-z 0-9 . _ -, or empty")
+    return ApiKey(
+        name=name,
+        tenant=tenant,
+        digest=bytes.fromhex(digest),
+        limits=Limits(
+            requests=_bound(chosen, "requests", limits.requests),
+            images=_bound(chosen, "images", limits.images),
+        ),
+    )
+
+
+def _require_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"the name {name[:70]!r} must be 1 to 64 of A-Z a-z 0-9 . _ -")
+
+
+def _options(words: list[str]) -> dict[str, str]:
+    chosen: dict[str, str] = {}
+    for word in words:
+        option, equals, value = word.partition("=")
+        if not equals or option not in ("tenant", "requests", "images"):
+            raise ValueError(f"{word[:70]!r} is not one of tenant=NAME, requests=N, images=N")
+        if option in chosen:
+            raise ValueError(f"{option} is there twice")
+        chosen[option] = value
+    return chosen
+
+
+def _bound(chosen: dict[str, str], option: str, otherwise: int | None) -> int | None:
+    value = chosen.get(option)
+    if value is None:
+        return otherwise
+    if value == "none":
+        return None
+    if not (value.isascii() and value.isdigit() and 0 < int(value) < 10**9):
+        raise ValueError(f"{option}={value[:20]} must be a number above 0, or none")
+    return int(value)

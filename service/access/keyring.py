@@ -1,0 +1,88 @@
+"""Keyring: the API keys that are let in, and where the service may listen without any."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
+
+from service.access.api_key import ApiKey, Limits, digest_of, read_line
+from service.settings import Settings
+
+
+class Keyring:
+    """No keys at all: everyone is let in."""
+
+    def __init__(self, api_keys: Sequence[ApiKey]) -> None:
+        self.api_keys = tuple(api_keys)
+
+    def __len__(self) -> int:
+        return len(self.api_keys)
+
+    def find(self, secret: str) -> ApiKey | None:
+        """The key whose secret this is. How long the search takes says nothing about how near a guess was."""
+        digest, found = digest_of(secret), None
+        for api_key in self.api_keys:
+            if hmac.compare_digest(api_key.digest, digest):
+                found = api_key
+        return found
+
+
+def read_keyring(settings: Settings) -> Keyring:
+    """The keys of the file and of the environment together. ValueError: a sentence on what is wrong where."""
+    limits = Limits(settings.requests_per_minute, settings.images_per_minute)
+    found: dict[str, ApiKey] = {}
+    for place, line in _lines(settings):
+        try:
+            api_key = read_line(line, limits)
+        except ValueError as error:
+            raise ValueError(f"{place} is no API key: {error}. `atelier keys new` prints lines.") from error
+        if api_key.name in found:
+            raise ValueError(f"{place} names {api_key.name} again; give each API key a name of its own.")
+        found[api_key.name] = api_key
+    return Keyring(list(found.values()))
+
+
+def require_guard(settings: Settings, keyring: Keyring) -> None:
+    """ValueError when others than this machine could call and nobody said that they may."""
+    if len(keyring) or settings.allow_anonymous or _is_loopback(settings.host):
+        return
+    raise ValueError(
+        f"Without API keys the service listens on this machine alone, not on {settings.host or 'everything'}"
+        ". Name a file of keys in ATELIER_API_KEYS_FILE (`atelier keys new NAME` makes one), or set "
+        "ATELIER_ALLOW_ANONYMOUS=true when something else decides who may call."
+    )
+
+
+def _lines(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Each line that is neither blank nor a comment, with its place."""
+    # Commas too, because the environment files of containers hold no line breaks.
+    for number, line in enumerate((settings.api_keys or "").replace(",", "\n").split("\n"), start=1):
+        if line.strip():
+            yield f"Entry {number} of ATELIER_API_KEYS", line.strip()
+    path = settings.api_keys_file
+    if path is None:
+        return
+    try:
+        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ValueError(f"The file of API keys {path} cannot be read: {reason}.") from error
+    keys = [
+        (f"Line {number} of {path}", line.strip())
+        for number, line in enumerate(lines, start=1)
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
+    if not keys:  # else a file that was emptied by accident would let everyone in
+        raise ValueError(f"The file of API keys {path} holds none; add the line of `atelier keys new NAME`.")
+    yield from keys
+
+
+def _is_loopback(host: str) -> bool:
+    """Names are not looked up: what they stand for may change after the start."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
