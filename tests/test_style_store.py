@@ -246,8 +246,8 @@ READINGS = st.builds(
 
 
 @given(
-    st.one_of(
-        st.builds(
+    st.sampled_from([PICTURES, WORDS, CODE]).flatmap(
+        lambda source: st.builds(
             Style,
             id=st.just("sty_x"),
             name=st.none() | st.text(),
@@ -256,7 +256,6 @@ READINGS = st.builds(
             reading=st.none() | READINGS,
             **source,
         )
-        for source in (PICTURES, WORDS, CODE)
     )
 )
 def test_a_record_reads_back_as_it_was_written(style: Style) -> None:
