@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -228,14 +229,15 @@ async def test_a_record_of_a_newer_version_is_refused_and_unknown_fields_are_not
     assert "format is '3'" in logs[0]["reason"]
 
 
-PICTURES = {
+Fields = dict[str, st.SearchStrategy[Any]]
+PICTURES: Fields = {
     "num_images": st.integers(1, 10),
     "image_width": st.integers(0, 2048),
     "image_height": st.integers(0, 2048),
     "image_media_type": st.text(),
 }
-WORDS = {"num_images": st.just(0), "words": st.builds(Words, st.text(), st.integers(0, 2**32 - 1))}
-CODE = {"num_images": st.integers(1, 255)}
+WORDS: Fields = {"num_images": st.just(0), "words": st.builds(Words, st.text(), st.integers(0, 2**32 - 1))}
+CODE: Fields = {"num_images": st.integers(1, 255)}
 READINGS = st.builds(
     Reading,
     code=st.text(),
@@ -246,7 +248,7 @@ READINGS = st.builds(
 
 
 @given(
-    st.sampled_from([PICTURES, WORDS, CODE]).flatmap(
+    st.sampled_from((PICTURES, WORDS, CODE)).flatmap(
         lambda source: st.builds(
             Style,
             id=st.just("sty_x"),

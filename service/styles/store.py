@@ -234,6 +234,7 @@ class StyleStore:
         self, draft: Style, contents: Sequence[bytes], work: Callable[[], Coroutine[Any, Any, StyleFeature]]
     ) -> tuple[Style, bool]:
         old, is_sound = await self._archive.examine(draft.id, num_pictures=len(contents))
+        is_sound = is_sound and (old is None or self._has_sound_code(old))
         if old is not None and is_sound:
             return await self._with_reading(old), False
         size = self._reader.default_size
@@ -249,6 +250,13 @@ class StyleStore:
         )
         self._features.put_hot(style.id, size, feature)
         return (style, old is None) if winner is None else (await self._with_reading(winner), False)
+
+    def _has_sound_code(self, style: Style) -> bool:
+        try:
+            return style.reading is None or bool(self._codes.read(style.reading.code))
+        except InvalidRequest as error:
+            damaged(style.id, "code", ValueError(error.message))
+            return False
 
     async def _with_reading(self, style: Style) -> Style:
         """With the reading of this model, read now and kept when the record has none."""
