@@ -103,6 +103,7 @@ class Generator:
             blank = np.full((size.height, size.width, 3), 127, np.uint8)
             styling = Styling((WeightedStyle(self.extract_style(blank, size)),))
             self.generate([ImageSpec("warm up", 0, size, styling=styling)])
+            self.restore_style(StyleBits(np.zeros(self.style_shape, np.uint8)), size)
 
     @torch.inference_mode()
     def extract_style(
