@@ -128,7 +128,7 @@ class StyleStore:
             metadata=metadata or {},
             words=words,
         )
-        return await self._create(draft, [], lambda: self._imagine(words))
+        return await self._create(draft, [], lambda: self._reader.imagine(words))
 
     async def create_from_code(
         self, code: str, *, name: str | None, metadata: Mapping[str, str] | None = None
@@ -295,7 +295,7 @@ class StyleStore:
             except InvalidRequest as error:
                 raise damaged(style.id, "code", ValueError(error.message)) from error
         if style.words is not None:
-            feature = await self._imagine(style.words)
+            feature = await self._reader.imagine(style.words)
             await self._keep_reading(style, feature)
             return feature.counts
         raise InvalidRequest(
@@ -308,9 +308,6 @@ class StyleStore:
     async def _extract(self, pictures: Sequence[Picture], size: Size) -> StyleFeature:
         # One after the other: each holds its pixels, and the model reads one at a time.
         return mean_of([await self._reader.extract(picture, size) for picture in pictures])
-
-    async def _imagine(self, words: Words) -> StyleFeature:
-        return await self._reader.imagine(words)
 
     async def _ids(self, after: str | None, limit: int, order: str) -> Sequence[str] | None:
         return await self._archive.ids(INDEX, after=after, limit=limit, order=order)
