@@ -7,13 +7,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
 import structlog
 from fastapi import Depends, FastAPI
-from numpy.typing import NDArray
 from redis.asyncio import Redis
 
 from service import __version__
@@ -21,6 +18,7 @@ from service.access.answers import KeptAnswers
 from service.access.keyring import Keyring, read_keyring, require_guard
 from service.access.rates import Rates
 from service.batcher import Batcher
+from service.extraction import Extraction, ToRead, reading_on
 from service.http import health, images, models, styles
 from service.http.authentication import BEARER, Authentication
 from service.http.bodies import BodyBound
@@ -30,7 +28,6 @@ from service.http.parts import Parts, Readiness
 from service.http.problems import install_problems
 from service.http.rate_limits import RateLimits
 from service.http.schemas import ProblemResponse
-from service.media import Picture
 from service.metrics import Metrics
 from service.model import presets
 from service.model.backbone import Size
@@ -54,14 +51,6 @@ log = structlog.stdlib.get_logger("atelier")
 
 class CannotStart(Exception):
     """Why the service does not start, in a sentence for the person who started it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Extraction:
-    """A style image to take the feature of, for images of one size."""
-
-    pixels: NDArray[np.uint8]  # [height, width, 3]
-    size: Size
 
 
 class Service:
@@ -117,18 +106,7 @@ class Service:
         generation = await self._start_generation(generator, model_thread)
         extraction = await self._start_extraction(generator, model_thread)
 
-        async def extract(picture: Picture, size: Size) -> StyleFeature:
-            pixels = await asyncio.get_running_loop().run_in_executor(decoding, picture.pixels)
-            return await extraction.submit([Extraction(pixels, size)])[0].future
-
-        store = StyleStore(
-            redis,
-            extract=extract,
-            fingerprint=generator.fingerprint,
-            schedule_name=generator.schedule_name,
-            default_size=generator.default_size,
-            metrics=self.metrics,
-        )
+        store = StyleStore(redis, reader=Extraction(generator, extraction, decoding), metrics=self.metrics)
         # The embedded store has this one replica, whose own counts are exact and cost no write to the disk.
         is_shared = self.settings.redis_url is not None
         return Parts(
@@ -166,13 +144,10 @@ class Service:
 
     async def _start_extraction(
         self, generator: Generator, model_thread: ModelThread
-    ) -> Batcher[Extraction, StyleFeature]:
-        def run(inputs: Sequence[Extraction], wanted: Callable[[], bool]) -> list[StyleFeature]:
-            return [generator.extract_style(each.pixels, each.size) for each in inputs]
-
+    ) -> Batcher[ToRead, StyleFeature]:
         return await self._started(
             Batcher(
-                run,
+                reading_on(generator),
                 name="extract",
                 group=lambda each: each.size,
                 # One at a time: together they would not be faster, and an image would have to wait for all.

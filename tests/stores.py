@@ -12,7 +12,9 @@ from redis.asyncio import Redis
 from service.media import Picture, read_picture
 from service.metrics import Metrics
 from service.model.backbone import Scale, Size
+from service.model.bits import StyleBits
 from service.model.style import StyleFeature, decompose
+from service.styles.reader import Words
 from service.styles.store import StyleStore
 
 SMALL, LARGE = Size(64, 64), Size(128, 128)
@@ -28,22 +30,45 @@ def picture_of(seed: int) -> Picture:
 
 def feature_of(picture: Picture, size: Size) -> StyleFeature:
     """Decomposed for real, from bits that the picture and the size decide."""
-    rng = np.random.default_rng([int(picture.digest[:15], 16), size.width])
-    bits = rng.integers(0, 2, (sum(grid.num_tokens for grid in GRIDS), 16), dtype=np.uint8)
+    return _decomposed([int(picture.digest[:15], 16), size.width])
+
+
+def feature_of_words(words: Words, fingerprint: str) -> StyleFeature:
+    """Decomposed for real, from bits that the words, the seed and the model decide."""
+    return _decomposed([*words.text.encode(), words.seed, int(fingerprint, 16)])
+
+
+def _decomposed(seed: list[int]) -> StyleFeature:
+    bits = np.random.default_rng(seed).integers(0, 2, Extractor.style_shape, dtype=np.uint8)
     return decompose(bits, GRIDS, Scale(8, 8))
 
 
 class Extractor:
-    """Extraction that remembers what was asked of it, and that waits while its gate is closed."""
+    """A model that remembers what was asked of it, and that waits while its gate is closed."""
 
-    def __init__(self) -> None:
+    style_shape = (sum(grid.num_tokens for grid in GRIDS), 16)
+    default_size = SMALL
+
+    def __init__(self, name: str = "tiny", fingerprint: str = "0123456789abcdef") -> None:
+        self.name, self.fingerprint = name, fingerprint
+        self.imagined: list[Words] = []
         self.seen: list[tuple[Picture, Size]] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.started = asyncio.Event()
         self.num_cancelled = 0
 
-    async def __call__(self, picture: Picture, size: Size) -> StyleFeature:
+    def schedule_name(self, size: Size) -> str:
+        return str(size)
+
+    def restore(self, bits: StyleBits, size: Size) -> StyleFeature:
+        return decompose(bits.ones, GRIDS, Scale(size.height // 8, size.width // 8), bits.num_images)
+
+    async def imagine(self, words: Words) -> StyleFeature:
+        self.imagined.append(words)
+        return feature_of_words(words, self.fingerprint)
+
+    async def extract(self, picture: Picture, size: Size) -> StyleFeature:
         self.seen.append((picture, size))
         self.started.set()
         try:
@@ -66,13 +91,10 @@ class Replica:
     """One process of the service, as far as its store is concerned: nothing shared but Redis."""
 
     def __init__(self, redis: Redis, *, fingerprint: str = "0123456789abcdef", max_hot: int = 512) -> None:
-        self.extractor, self.metrics, self.clock = Extractor(), Metrics(), Clock()
+        self.extractor, self.metrics, self.clock = Extractor(fingerprint=fingerprint), Metrics(), Clock()
         self.store = StyleStore(
             redis,
-            extract=self.extractor,
-            fingerprint=fingerprint,
-            schedule_name=str,
-            default_size=SMALL,
+            reader=self.extractor,
             metrics=self.metrics,
             max_hot=max_hot,
             clock=self.clock,

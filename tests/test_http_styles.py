@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from tests.uploads import is_image, picture, upload
+from tests.uploads import is_image, picture, upload, upload_several
 
 
 def test_a_new_picture_becomes_a_style_with_a_location(client: httpx.Client) -> None:
@@ -72,9 +72,13 @@ def test_the_list_is_paged_by_cursor(client: httpx.Client) -> None:
     ("fields", "param", "part_of_message"),
     [
         ({"nme": "x"}, "nme", "Did you mean name?"),
-        ({"colour": "x"}, "colour", "image, name"),
+        ({"colour": "x"}, "colour", "image, name, metadata"),
         ({"name": ""}, "name", "1 to 200 characters"),
         ({"name": "x" * 201}, "name", "1 to 200 characters"),
+        ({"metadata": "x"}, "metadata", "as JSON"),
+        ({"metadata": '{"a": 1}'}, "metadata", "as JSON"),
+        ({"metadata": '{"a": "\\ud800"}'}, "metadata", "as JSON"),
+        ({"metadata": "[" * 5000}, "metadata", "as JSON"),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(
@@ -86,11 +90,13 @@ def test_a_wrong_field_is_refused_by_name(
     assert part_of_message in refused.json()["error"]["message"]
 
 
-def test_a_form_without_exactly_one_picture_is_refused(client: httpx.Client) -> None:
+def test_a_form_without_a_picture_or_with_too_many_is_refused(client: httpx.Client) -> None:
     none = client.post("/v1/styles", files={"name": (None, "x")})
     text = client.post("/v1/styles", files={"image": (None, "x")})
-    two = client.post("/v1/styles", files=[("image", ("a", picture(6))), ("image", ("b", picture(7)))])
-    for refused in (none, text, two):
+    both = client.post("/v1/styles", files=[("image", ("a", picture(6))), ("image", (None, "x"))])
+    eleven = upload_several(client, [picture(seed) for seed in range(11)])
+    assert "up to 10 images" in eleven.json()["error"]["message"]
+    for refused in (none, text, both, eleven):
         assert refused.status_code == 400
         assert refused.json()["error"]["param"] == "image"
 

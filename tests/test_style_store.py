@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,8 @@ from structlog.testing import capture_logs
 
 from service.errors import InvalidRequest, ServiceError, StyleNotFound
 from service.styles.embedded import EmbeddedServer
+from service.styles.reader import Words
+from service.styles.reading import Reading
 from service.styles.record import Style, from_hash, is_style_id, style_id_of, to_hash
 from service.styles.seal import FEATURE, PICTURE, seal, unseal
 from service.styles.store import connect
@@ -36,7 +40,9 @@ async def test_a_picture_becomes_a_style_that_can_be_read_back(replica: Replica)
     style, is_new = await replica.store.create(picture, name="reeds")
     assert is_new
     assert is_style_id(style.id)
-    assert style == Style(style.id, "reeds", 1_700_000_000, 1, 24, 20, picture.media_type)
+    assert style == Style(
+        style.id, "reeds", 1_700_000_000, 1, 24, 20, picture.media_type, reading=style.reading
+    )
     assert await replica.store.get(style.id) == style
     assert await replica.store.picture(style.id) == picture.content
 
@@ -217,27 +223,47 @@ async def test_a_record_of_a_newer_version_is_refused_and_unknown_fields_are_not
     style, _ = await replica.store.create(picture_of(1), name=None)
     await redis.hset(f"atelier:style:{style.id}", "colour", "blue")
     assert await replica.store.get(style.id) == style
-    await redis.hset(f"atelier:style:{style.id}", "format", "2")
+    await redis.hset(f"atelier:style:{style.id}", "format", "3")
     with capture_logs() as logs, pytest.raises(ServiceError, match="damaged"):
         await replica.store.get(style.id)
-    assert "format is '2'" in logs[0]["reason"]
+    assert "format is '3'" in logs[0]["reason"]
+
+
+Fields = dict[str, st.SearchStrategy[Any]]
+PICTURES: Fields = {
+    "num_images": st.integers(1, 10),
+    "image_width": st.integers(0, 2048),
+    "image_height": st.integers(0, 2048),
+    "image_media_type": st.text(),
+}
+WORDS: Fields = {"num_images": st.just(0), "words": st.builds(Words, st.text(), st.integers(0, 2**32 - 1))}
+CODE: Fields = {"num_images": st.integers(1, 255)}
+READINGS = st.builds(
+    Reading,
+    code=st.text(),
+    singular_values=st.lists(st.floats(0, 1e6)).map(tuple),
+    dominance=st.floats(0, 1),
+    agreement=st.none() | st.floats(-1, 1),
+)
 
 
 @given(
-    st.builds(
-        Style,
-        id=st.just("sty_x"),
-        name=st.none() | st.text(),
-        created=st.integers(0, 2**40),
-        num_images=st.integers(0, 10),
-        image_width=st.integers(0, 2048),
-        image_height=st.integers(0, 2048),
-        image_media_type=st.text(),
+    st.sampled_from((PICTURES, WORDS, CODE)).flatmap(
+        lambda source: st.builds(
+            Style,
+            id=st.just("sty_x"),
+            name=st.none() | st.text(),
+            created=st.integers(0, 2**40),
+            metadata=st.dictionaries(st.text(), st.text()),
+            reading=st.none() | READINGS,
+            **source,
+        )
     )
 )
 def test_a_record_reads_back_as_it_was_written(style: Style) -> None:
-    fields = {name.encode(): str(value).encode() for name, value in to_hash(style).items()}
-    assert from_hash(style.id, fields) == style
+    fields = {name.encode(): str(value).encode() for name, value in to_hash(style, "abc").items()}
+    assert from_hash(style.id, fields, "abc") == style
+    assert from_hash(style.id, fields, "def") == replace(style, reading=None)
 
 
 @given(st.binary(max_size=64), st.data())

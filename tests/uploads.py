@@ -27,3 +27,9 @@ def is_image(content: bytes, format: str, size: tuple[int, int]) -> bool:
     with Image.open(io.BytesIO(content)) as image:
         image.load()
         return image.format == format and image.size == size
+
+
+def upload_several(client: httpx.Client, contents: list[bytes], **fields: str) -> httpx.Response:
+    """POST /v1/styles with several pictures."""
+    files = [("image", (f"{i}.png", content, "image/png")) for i, content in enumerate(contents)]
+    return client.post("/v1/styles", files=files, data=fields)

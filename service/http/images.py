@@ -18,10 +18,11 @@ from service.http.observation import Account, account
 from service.http.parts import Parts, ReadyParts
 from service.http.presence import while_present
 from service.http.rate_limits import Allowance, allowance
-from service.http.schemas import GeneratedImage, GenerationRequest, GenerationResponse, StyleChoice
+from service.http.schemas import GeneratedImage, GenerationRequest, GenerationResponse
 from service.http.specs import image_specs, native_size, require_drawable
+from service.http.stylings import require_stylable, style_answered, styling_of
 from service.media import OutputFormat, encode_image
-from service.model.generator import Drawing, ImageSpec, Styling, WeightedStyle
+from service.model.generator import Drawing, ImageSpec, Styling
 
 router = APIRouter(tags=["images"])
 
@@ -42,6 +43,7 @@ async def generate(
     """Draw `n` images. When `Accept` is an image type and `n` is 1, the answer is the image itself."""
     form = wanted_form(request.headers.get("accept", ""), body)
     require_drawable(body, form.format, parts)
+    require_stylable(body)
     await allowance.take("images", body.n)
     if parts.settings.log_prompts:
         account.fields["prompt"] = body.prompt
@@ -57,13 +59,17 @@ async def generate(
         GeneratedImage(b64_json=b64encode(file).decode(), seed=spec.seed)
         for file, spec in zip(files, specs, strict=True)
     ]
+    styled = style_answered(body, parts.generator.alpha)
     answer = GenerationResponse(
         created=int(time.time()),
         data=images,
         model=parts.generator.name,
         size=str(specs[0].size),
         output_format=form.format.value,
-        style=_styled_with(body, parts),
+        style=styled.style,
+        styles=styled.styles,
+        strength=styled.strength,
+        alpha=styled.alpha,
         warnings=warnings or None,
     )
     return JSONResponse(answer.model_dump(exclude_none=True))
@@ -93,11 +99,10 @@ async def _illustrate(
 
 
 async def _styling(parts: Parts, body: GenerationRequest, account: Account) -> Styling | None:
-    if body.style is None:
+    if body.style is None and body.styles is None:
         return None
     with account.stage("style"), parts.metrics.stage_duration_seconds.labels(stage="style").time():
-        feature = await parts.store.feature(body.style.id, native_size(body, parts.generator))
-    return Styling((WeightedStyle(feature),), strength=body.style.strength, alpha=body.style.alpha)
+        return await styling_of(parts, body, native_size(body, parts.generator))
 
 
 def _encode(parts: Parts, drawing: Drawing, output: OutputFormat, compression: int | None) -> bytes:
@@ -116,10 +121,3 @@ def _explain(jobs: list[Job[ImageSpec, Drawing]], account: Account) -> None:
         "decode": timings.decode_seconds,
     }
     account.fields |= {"num_images": len(jobs), "num_jobs_in_batch": last.num_jobs_in_batch}
-
-
-def _styled_with(body: GenerationRequest, parts: Parts) -> StyleChoice | None:
-    if body.style is None:
-        return None
-    alpha = parts.generator.alpha if body.style.alpha is None else body.style.alpha
-    return StyleChoice(id=body.style.id, strength=body.style.strength, alpha=alpha)

@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from service.styles.code import MAX_CODE_CHARS
+
 MAX_SEED = 2**32 - 1
 MAX_IMAGES = 10
-MAX_NAME_CHARS = 200
+MAX_MIXED_STYLES = 10
 # Bound of an answer that repeats a name the client chose.
 MAX_SHOWN_CHARS = 60
 
@@ -60,23 +62,49 @@ def _not_streamed(value: Any) -> Any:
     return value
 
 
-class StyleChoice(Incoming):
-    """A style and how much of it."""
-
-    id: str = Field(min_length=1, max_length=500, description="ID of an uploaded style, `sty_...`.")
-    strength: float = Field(
-        default=1.0,
-        ge=0,
-        le=1.5,
-        allow_inf_nan=False,
-        description="Amount of style: 0 is the plain model, 1 the paper.",
-    )
-    alpha: float | None = Field(
-        default=None,
+StyleReference = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_CODE_CHARS,
+        description="A style ID, `sty_...`, or a style code, `sc1_...`.",
+    ),
+]
+Strength = Annotated[
+    float,
+    Field(
+        ge=0, le=1.5, allow_inf_nan=False, description="Amount of style: 0 is the plain model, 1 the paper."
+    ),
+]
+Alpha = Annotated[
+    float,
+    Field(
         ge=0,
         le=10,
         allow_inf_nan=False,
         description="Decay over the singular values of the style feature; the model's own when left out.",
+    ),
+]
+
+
+class StyleChoice(Incoming):
+    """A style and how much of it."""
+
+    id: StyleReference
+    strength: Strength = 1.0
+    alpha: Alpha | None = None
+
+
+class WeightedChoice(Incoming):
+    """A style in a mixture."""
+
+    id: StyleReference
+    weight: float = Field(
+        default=1.0,
+        ge=-10,
+        le=10,
+        allow_inf_nan=False,
+        description="Relative to the sum of the weights; a negative one leads away from the style.",
     )
 
 
@@ -99,7 +127,17 @@ class GenerationRequest(Incoming):
     )
     style: (
         Annotated[StyleChoice, BeforeValidator(_style_of_id, json_schema_input_type=str | StyleChoice)] | None
-    ) = Field(default=None, description="A style ID, or the style with its strength and alpha.")
+    ) = Field(default=None, description="A style ID or code, or the style with its strength and alpha.")
+    styles: list[WeightedChoice] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_MIXED_STYLES,
+        description="Styles mixed by weight, in place of `style`.",
+    )
+    strength: Strength | None = Field(
+        default=None, description="Of `styles`: as in `style`; 1 when left out."
+    )
+    alpha: Alpha | None = Field(default=None, description="Of `styles`: as in `style`.")
     seed: int | None = Field(
         default=None,
         ge=0,
@@ -145,44 +183,14 @@ class GenerationResponse(BaseModel):
     size: str
     output_format: Literal["png", "jpeg", "webp"]
     style: StyleChoice | None = None
+    styles: list[WeightedChoice] | None = Field(
+        default=None, description="With the weights as they were used: their sum is 1."
+    )
+    strength: float | None = None
+    alpha: float | None = None
     warnings: list[str] | None = Field(
         default=None, description="What was done other than asked, such as a cut prompt."
     )
-
-
-class StyleResponse(BaseModel):
-    id: str
-    object: Literal["style"] = "style"
-    created: int = Field(description="Seconds since 1970.")
-    name: str | None
-    num_images: int
-    image_width: int
-    image_height: int
-
-
-class StyleQuery(Incoming):
-    # Text is all that a query holds, so numbers are read from it.
-    model_config = ConfigDict(strict=False)
-
-    limit: int = Field(default=20, ge=1, le=100, description="Most styles in one answer.")
-    after: str | None = Field(default=None, max_length=500, description="The `last_id` of the answer before.")
-    order: Literal["asc", "desc"] = Field(
-        default="desc", description="By time of creation; newest first by default."
-    )
-
-
-class StyleListResponse(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[StyleResponse]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-
-class StyleDeletedResponse(BaseModel):
-    id: str
-    object: Literal["style.deleted"] = "style.deleted"
-    deleted: Literal[True] = True
 
 
 class LiveResponse(BaseModel):

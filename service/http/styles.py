@@ -1,79 +1,60 @@
-"""Styles: upload a picture once, name it ever after."""
+"""Styles: made once from pictures, words or a style code; named ever after."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import UploadFile
 
 from service.errors import InvalidRequest
-from service.http.bodies import multipart_only
+from service.http.bodies import json_only
 from service.http.idempotency import IDEMPOTENT
 from service.http.parts import Parts, ReadyParts
 from service.http.presence import while_present
-from service.http.schemas import (
-    MAX_NAME_CHARS,
+from service.http.style_forms import BODY_SCHEMA, StyleBody, Upload, style_body
+from service.http.style_schemas import (
+    StyleChange,
     StyleDeletedResponse,
+    StyleImageQuery,
     StyleListResponse,
+    StyleOfCode,
     StyleQuery,
     StyleResponse,
-    unknown_field,
 )
 from service.media import Picture, read_picture
+from service.styles.reader import Words
 from service.styles.record import Style
 
 router = APIRouter(tags=["styles"])
-
-FIELDS = ["image", "name"]
-FORM_SCHEMA: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "image": {
-                            "type": "string",
-                            "format": "binary",
-                            "description": "PNG, JPEG, WebP or GIF.",
-                        },
-                        "name": {"type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARS},
-                    },
-                }
-            }
-        },
-    }
-}
 
 
 @router.post(
     "/v1/styles",
     status_code=201,
     response_model=StyleResponse,
-    responses={200: {"model": StyleResponse, "description": "This picture was uploaded before."}},
-    openapi_extra=FORM_SCHEMA,
-    dependencies=[Depends(multipart_only), IDEMPOTENT],
+    responses={200: {"model": StyleResponse, "description": "This style was there before."}},
+    openapi_extra=BODY_SCHEMA,
+    dependencies=[IDEMPOTENT],
 )
 async def create_style(request: Request, response: Response, parts: ReadyParts) -> StyleResponse:
-    """201 for a new style, 200 when this picture was uploaded before: the ID is the picture's own."""
-    async with _upload(request) as (image, name):
-        style, is_new = await while_present(request, _create(parts, image, name))
+    """201 for a new style; 200 for pictures, words or a code sent before: the ID is their own.
+
+    A form with up to ten pictures makes one style of their mean. JSON makes a style from words, or keeps the
+    style of a code.
+    """
+    async with style_body(request) as body:
+        style, is_new = await while_present(request, _create(parts, body))
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/styles/{style.id}"
-    return _response(style)
+    return _response(style, parts)
 
 
 @router.get("/v1/styles")
 async def list_styles(query: Annotated[StyleQuery, Query()], parts: ReadyParts) -> StyleListResponse:
     """The styles by time of creation; `after` continues where an answer with `has_more` ended."""
     page = await parts.store.list(limit=query.limit, after=query.after, order=query.order)
-    styles = [_response(style) for style in page.styles]
+    styles = [_response(style, parts) for style in page.styles]
     return StyleListResponse(
         data=styles,
         first_id=styles[0].id if styles else None,
@@ -84,29 +65,49 @@ async def list_styles(query: Annotated[StyleQuery, Query()], parts: ReadyParts) 
 
 @router.get("/v1/styles/{style_id}")
 async def get_style(style_id: str, parts: ReadyParts) -> StyleResponse:
-    return _response(await parts.store.get(style_id))
+    """A style by its ID, or what a style code holds."""
+    return _response(await parts.store.get(style_id), parts)
 
 
 @router.get(
     "/v1/styles/{style_id}/image", response_class=Response, responses={200: {"content": {"image/webp": {}}}}
 )
-async def get_style_image(style_id: str, parts: ReadyParts) -> Response:
-    """The picture as it is kept: upright, in sRGB, bounded, lossless WebP."""
+async def get_style_image(
+    style_id: str, query: Annotated[StyleImageQuery, Query()], parts: ReadyParts
+) -> Response:
+    """A picture as it is kept: upright, in sRGB, bounded, lossless WebP."""
+    content = await parts.store.picture(style_id, query.index)
     style = await parts.store.get(style_id)
-    content = await parts.store.picture(style_id)
     return Response(content, media_type=style.image_media_type, headers={"X-Content-Type-Options": "nosniff"})
+
+
+@router.patch("/v1/styles/{style_id}", dependencies=[Depends(json_only)])
+async def change_style(style_id: str, body: StyleChange, parts: ReadyParts) -> StyleResponse:
+    """Change its name or its metadata. Its look is its sources': for another, create another style."""
+    given = {name: getattr(body, name) for name in body.model_fields_set}
+    return _response(await parts.store.change(style_id, **given), parts)
 
 
 @router.delete("/v1/styles/{style_id}")
 async def delete_style(style_id: str, parts: ReadyParts) -> StyleDeletedResponse:
-    """Forget the style: its record, its picture and everything computed from it."""
+    """Forget the style: its record, its pictures and everything computed from them."""
     await parts.store.delete(style_id)
     return StyleDeletedResponse(id=style_id)
 
 
-async def _create(parts: Parts, image: UploadFile, name: str | None) -> tuple[Style, bool]:
-    picture = await parts.off_loop(parts.decoding, _read, parts, image)
-    return await parts.store.create(picture, name=name)
+async def _create(parts: Parts, body: StyleBody) -> tuple[Style, bool]:
+    store, name, metadata = parts.store, body.name, body.metadata
+    if isinstance(body, Upload):
+        # One after the other: decoding takes memory, and other uploads want a thread, too.
+        pictures = [await parts.off_loop(parts.decoding, _read, parts, image) for image in body.images]
+        return await store.create(*pictures, name=name, metadata=metadata)
+    if isinstance(body, StyleOfCode):
+        return await store.create_from_code(body.code, name=name, metadata=metadata)
+    num_chars, bound = len(body.text), parts.settings.max_prompt_chars
+    if num_chars > bound:
+        raise InvalidRequest(f"text has {num_chars} characters; it may have {bound}.", param="text")
+    words = Words(body.text.strip(), body.seed)
+    return await store.create_from_words(words, name=name, metadata=metadata)
 
 
 def _read(parts: Parts, image: UploadFile) -> Picture:
@@ -117,45 +118,23 @@ def _read(parts: Parts, image: UploadFile) -> Picture:
     )
 
 
-@asynccontextmanager
-async def _upload(request: Request) -> AsyncIterator[tuple[UploadFile, str | None]]:
-    """The image and the name of the form; InvalidRequest when it holds anything else."""
-    async with request.form(max_files=2, max_fields=8, max_part_size=2**14) as form:
-        for field in form:
-            if field not in FIELDS:
-                problem = unknown_field(field, FIELDS)
-                raise InvalidRequest(problem.message(), param=field[:60], code=problem.type)
-        yield _image(form), _name(form)
-
-
-def _image(form: FormData) -> UploadFile:
-    images = form.getlist("image")
-    if len(images) > 1:
-        raise InvalidRequest("A style is made of one image: send the field once.", param="image")
-    if not images or not isinstance(images[0], UploadFile):
-        raise InvalidRequest(
-            "The form needs the file of a picture in the field image.",
-            param="image",
-            code="missing_required_parameter",
-        )
-    return images[0]
-
-
-def _name(form: FormData) -> str | None:
-    names = form.getlist("name")
-    if not names:
-        return None
-    if len(names) > 1 or not isinstance(names[0], str) or not 1 <= len(names[0].strip()) <= MAX_NAME_CHARS:
-        raise InvalidRequest(f"The name must be one text of 1 to {MAX_NAME_CHARS} characters.", param="name")
-    return names[0].strip()
-
-
-def _response(style: Style) -> StyleResponse:
+def _response(style: Style, parts: Parts) -> StyleResponse:
+    reading, words = style.reading, style.words
     return StyleResponse(
         id=style.id,
         created=style.created,
         name=style.name,
+        metadata=dict(style.metadata),
+        source=style.source,
         num_images=style.num_images,
         image_width=style.image_width,
         image_height=style.image_height,
+        text=None if words is None else words.text,
+        seed=None if words is None else words.seed,
+        model=parts.generator.name,
+        fingerprint=parts.generator.fingerprint,
+        code=None if reading is None else reading.code,
+        singular_values=None if reading is None else list(reading.singular_values),
+        dominance=None if reading is None else reading.dominance,
+        agreement=None if reading is None else reading.agreement,
     )

@@ -16,7 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.model.backbone import Backbone, Path, Schedule, Size, Text
+from service.model.backbone import Backbone, Path, Scale, Schedule, Size, Text
+from service.model.bits import StyleBits
+from service.model.imagined import imagined_bits
 from service.model.memory import max_images
 from service.model.spec import Drawing, ImageSpec, Method, Styling, Timings, WeightedStyle
 from service.model.style import StyleFeature, blend, decompose, feature_of, principal_of
@@ -101,6 +103,7 @@ class Generator:
             blank = np.full((size.height, size.width, 3), 127, np.uint8)
             styling = Styling((WeightedStyle(self.extract_style(blank, size)),))
             self.generate([ImageSpec("warm up", 0, size, styling=styling)])
+            self.restore_style(StyleBits(np.zeros(self.style_shape, np.uint8)), size)
 
     @torch.inference_mode()
     def extract_style(
@@ -111,6 +114,28 @@ class Generator:
         grids = self.backbone.feature_grids(schedule)
         bits = self.backbone.encode_image(image, schedule, num_steps)
         return decompose(bits, grids[:num_steps], grids[-1])
+
+    @torch.inference_mode()
+    def imagine_style(self, prompt: str, seed: int) -> StyleFeature:
+        """The style feature of words: of their own image at the default size, drawn up to the key step."""
+        schedule = self._schedule(self.default_size)
+        bits = imagined_bits(self.backbone, prompt, seed, schedule, self.key_step)
+        return self.restore_style(StyleBits(bits), self.default_size)
+
+    @property
+    def style_shape(self) -> tuple[int, int]:
+        """Tokens and channels of the bits that a style has at the default size."""
+        return sum(grid.num_tokens for grid in self._style_grids()), self.backbone.channels
+
+    @torch.inference_mode()
+    def restore_style(self, bits: StyleBits, size: Size) -> StyleFeature:
+        """The style feature, for images of `size`, whose bits were taken at the default size.
+
+        For another shape its coarse grids are stretched over the image, as upsampling does anyway: what is
+        lost against extracting from a picture anew is only where in the picture the tokens were cut.
+        """
+        extent = self.backbone.feature_grids(self._schedule(size))[-1]
+        return decompose(bits.ones, self._style_grids(), extent, bits.num_images)
 
     def generate(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> list[Drawing]:
         """Draw a batch of one size. `wanted` is asked after each step; once it is False, Abandoned is raised.
@@ -249,6 +274,9 @@ class Generator:
         if text.is_cut:
             warnings.append(f"the prompt was cut: {self.name} reads {self.max_prompt_tokens} tokens")
         return tuple(warnings)
+
+    def _style_grids(self) -> tuple[Scale, ...]:
+        return self.backbone.feature_grids(self._schedule(self.default_size))[: self.key_step]
 
     def _schedule(self, size: Size) -> Schedule:
         schedule = self.backbone.schedules.get(size)

@@ -6,12 +6,19 @@ With F as a matrix of tokens x channels and its thin SVD F = U diag(sigma) V^T, 
 
 M is channels x channels and comes from the eigenvectors of F^T F, so no large SVD is needed and the signs
 that a linear algebra library happens to choose cancel.
+
+A style of several pictures is Phi of their mean feature, not the mean of their Phi. Features are linear in
+codes, so the mean is a feature like any other: with one spectrum, one decomposition, and as its leading
+component the best that the pictures have in common (Eckart-Young); what they disagree on cancels before the
+decomposition could take it for style. Against held-out pictures of the same style both forms came out alike
+(cosine 0.958 of the principal parts for four pictures, 0.939 for one; nano, 60 styles, alpha 1).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,6 +28,7 @@ from safetensors.numpy import load, save
 from torch import Tensor
 
 from service.model.backbone import Scale
+from service.model.bits import StyleBits, counted
 from service.model.resize import resize
 
 # A singular value below this share of the largest is rounding, and its vector arbitrary.
@@ -31,23 +39,30 @@ _RANK_TOLERANCE = 1e-9
 class StyleFeature:
     """F_3 of a style image (F at the key step), decomposed: a few kilobytes of numpy arrays.
 
-    The bits say everything; singular values and directions are kept so that no request decomposes again.
+    Of several style images it is the mean of theirs. The bits say everything; singular values and directions
+    are kept so that no request decomposes again.
     """
 
-    bits: NDArray[np.uint8]  # [tokens, channels] of 0 and 1, over the scales up to the key step
+    bits: NDArray[np.uint8]  # [tokens, channels] over the scales up to the key step: how many images have a 1
     grids: tuple[Scale, ...]  # the scales' grids, on the image tokenizer's grid
     extent: Scale  # the last grid of the schedule, on which features live
     singular_values: NDArray[np.float32]  # [rank], descending
     directions: NDArray[np.float32]  # [rank, channels], the rows of V^T
+    num_images: int = 1
 
     @property
     def num_channels(self) -> int:
         return self.bits.shape[1]
 
+    @property
+    def counts(self) -> StyleBits:
+        return StyleBits(self.bits, self.num_images)
+
     def to_bytes(self) -> bytes:
         return save(
             {
-                "bits": np.packbits(self.bits),
+                "bits": np.frombuffer(self.counts.pack(), np.uint8),
+                "num_images": np.array([self.num_images], dtype=np.int32),
                 "shape": np.array(
                     [
                         self.num_channels,
@@ -69,39 +84,60 @@ class StyleFeature:
             arrays = load(blob)
             num_channels, height, width, *sides = map(int, arrays["shape"])
             grids = tuple(Scale(h, w) for h, w in zip(sides[::2], sides[1::2], strict=True))
-            num_bits = sum(grid.num_tokens for grid in grids) * num_channels
-            bits = np.unpackbits(arrays["bits"])[:num_bits].reshape(-1, num_channels)
+            # Not there in what the first version kept, which was of one image always.
+            num_images = int(arrays["num_images"][0]) if "num_images" in arrays else 1
+            shape = (sum(grid.num_tokens for grid in grids), num_channels)
+            bits = StyleBits.unpack(arrays["bits"].tobytes(), shape, num_images).ones
             values, directions = arrays["singular_values"], arrays["directions"]
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
             raise ValueError(f"these bytes are no style feature: {error}") from error
-        if bits.size != num_bits or directions.shape != (len(values), num_channels):
+        if directions.shape != (len(values), num_channels):
             raise ValueError("these bytes are no style feature: its arrays do not fit together")
-        return cls(bits, grids, Scale(height, width), values, directions)
+        return cls(bits, grids, Scale(height, width), values, directions, num_images)
 
 
-def decompose(bits: NDArray[np.uint8], grids: Sequence[Scale], extent: Scale) -> StyleFeature:
-    """The style feature of the first scales' bits [tokens, channels].
+def decompose(
+    bits: NDArray[np.uint8], grids: Sequence[Scale], extent: Scale, num_images: int = 1
+) -> StyleFeature:
+    """The style feature of the first scales' bits [tokens, channels], counted over `num_images` pictures.
 
     F = A C with A the fixed upsampling basis of the schedule and C the codes. With A = Q R, the SVD of the
     small R C has the singular values and right vectors of F.
     """
-    small = torch.linalg.qr(_upsampling_basis(grids, extent)).R @ _codes(bits)
+    small = _upsampling_core(tuple(grids), extent) @ _codes(bits, num_images)
     _, values, directions = torch.linalg.svd(small, full_matrices=False)
+    # Of pictures that are each other's negative the mean is nothing: rank 0, and Phi is nothing too.
     rank = int((values > _RANK_TOLERANCE * values[0]).sum())
     return StyleFeature(
-        bits, tuple(grids), extent, values[:rank].float().numpy(), directions[:rank].float().numpy()
+        bits,
+        tuple(grids),
+        extent,
+        values[:rank].float().numpy(),
+        directions[:rank].float().numpy(),
+        num_images,
     )
+
+
+def mean_of(styles: Sequence[StyleFeature]) -> StyleFeature:
+    """The mean of the features, each as often as it has images; ValueError when their grids differ."""
+    first = styles[0]
+    if len(styles) == 1:
+        return first
+    if any((style.grids, style.extent) != (first.grids, first.extent) for style in styles):
+        raise ValueError("features on different grids have no mean")
+    total = counted([style.counts for style in styles])
+    return decompose(total.ones, first.grids, first.extent, total.num_images)
 
 
 def feature_of(style: StyleFeature) -> Tensor:
     """F itself, [channels, H, W] fp32."""
-    return _spread(style, _codes(style.bits))
+    return _spread(style, _codes(style.bits, style.num_images))
 
 
 def principal_of(style: StyleFeature, alpha: float) -> Tensor:
     """Phi_alpha(F) of the style feature, [channels, H, W] fp32: the codes are re-weighted, then upsampled."""
     directions = torch.from_numpy(style.directions).double()
-    return _spread(style, _reweighted(_codes(style.bits), directions.T, alpha))
+    return _spread(style, _reweighted(_codes(style.bits, style.num_images), directions.T, alpha))
 
 
 def principal(feature: Tensor, alpha: float) -> Tensor:
@@ -130,8 +166,9 @@ def _reweighted(matrix: Tensor, vectors: Tensor, alpha: float) -> Tensor:
     return matrix @ (vectors * decay) @ vectors.T
 
 
-def _codes(bits: NDArray[np.uint8]) -> Tensor:
-    return (torch.from_numpy(bits).double() * 2 - 1) / bits.shape[1] ** 0.5  # [tokens, channels]
+def _codes(bits: NDArray[np.uint8], num_images: int) -> Tensor:
+    """The mean over the pictures of their codes, [tokens, channels] fp64."""
+    return (torch.from_numpy(bits).double() / num_images * 2 - 1) / bits.shape[1] ** 0.5
 
 
 def _spread(style: StyleFeature, codes: Tensor) -> Tensor:
@@ -140,6 +177,12 @@ def _spread(style: StyleFeature, codes: Tensor) -> Tensor:
     for grid, rows in zip(style.grids, codes.split([grid.num_tokens for grid in style.grids]), strict=True):
         total += resize(rows.T.reshape(1, -1, grid.height, grid.width), style.extent)[0]
     return total.float()
+
+
+@lru_cache(maxsize=64)  # every schedule of a model, the same at each decomposition
+def _upsampling_core(grids: tuple[Scale, ...], extent: Scale) -> Tensor:
+    """R [tokens, tokens] of A = Q R."""
+    return torch.linalg.qr(_upsampling_basis(grids, extent), mode="r").R
 
 
 def _upsampling_basis(grids: Sequence[Scale], extent: Scale) -> Tensor:

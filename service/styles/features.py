@@ -29,13 +29,15 @@ log = structlog.get_logger(__name__)
 
 
 class FeatureCache:
-    """`rebuild` extracts a feature from what the style store keeps for good."""
+    """`rebuild` makes a feature from what the style store keeps for good; its third argument is the `param`
+    of the errors it raises.
+    """
 
     def __init__(
         self,
         redis: Redis,
         *,
-        rebuild: Callable[[str, Size], Awaitable[StyleFeature]],
+        rebuild: Callable[[str, Size, str | None], Awaitable[StyleFeature]],
         fingerprint: str,
         schedule_name: Callable[[Size], str],
         metrics: Metrics,
@@ -52,19 +54,19 @@ class FeatureCache:
         self._rebuilds: Flights[tuple[str, str], StyleFeature] = Flights()
         self._keep = redis.register_script(KEEP_FEATURE)
 
-    async def get(self, style_id: str, size: Size) -> StyleFeature:
+    async def get(self, style_id: str, size: Size, *, param: str | None) -> StyleFeature:
         """A hot feature needs no Redis. Counts one hit or miss, and one `rebuilt` for each extraction."""
         schedule = self._schedule_name(size)
         key = (style_id, schedule)
         hot = self._hot.get(key)
         if hot is not None:
-            await self._confirm(style_id, hot)
+            await self._confirm(style_id, hot, param)
             self._count("hit")
             return hot.feature
         feature = await self._read(style_id, schedule)
         self._count("miss" if feature is None else "hit")
         if feature is None:
-            feature = await self._rebuilds.run(key, lambda: self._rebuild_and_keep(style_id, size))
+            feature = await self._rebuilds.run(key, lambda: self._rebuild_and_keep(style_id, size, param))
         self._hot.put(key, feature, self._clock())
         return feature
 
@@ -78,7 +80,7 @@ class FeatureCache:
         """Drop what this process holds of a style; what Redis holds is the store's to delete."""
         self._hot.forget(style_id)
 
-    async def _confirm(self, style_id: str, hot: HotFeature) -> None:
+    async def _confirm(self, style_id: str, hot: HotFeature, param: str | None) -> None:
         """Ask now and then whether the style has been deleted by another replica. Redis away means no."""
         now = self._clock()
         if abs(now - hot.checked) < HOT_SECONDS:
@@ -91,7 +93,7 @@ class FeatureCache:
             return
         if not exists:
             self._hot.forget(style_id)
-            raise not_found(style_id, param="style")
+            raise not_found(style_id, param=param)
 
     async def _read(self, style_id: str, schedule: str) -> StyleFeature | None:
         key = feature_key(style_id, self._fingerprint, schedule)
@@ -111,13 +113,13 @@ class FeatureCache:
             await self._try(self._redis.expire(key, FEATURE_SECONDS))
         return feature
 
-    async def _rebuild_and_keep(self, style_id: str, size: Size) -> StyleFeature:
-        feature = await self._rebuild(style_id, size)
+    async def _rebuild_and_keep(self, style_id: str, size: Size, param: str | None) -> StyleFeature:
+        feature = await self._rebuild(style_id, size, param)
         self._count("rebuilt")
         keys = [record_key(style_id), self.key(style_id, size), features_key(style_id)]
         sealed = seal(FEATURE, feature.to_bytes())
         if await self._try(self._keep(keys=keys, args=[sealed, FEATURE_SECONDS])) == 0:
-            raise not_found(style_id, param="style")  # deleted meanwhile
+            raise not_found(style_id, param=param)  # deleted meanwhile
         return feature
 
     async def _try(self, operation: Awaitable[object]) -> object:

@@ -1,7 +1,7 @@
 """Every key of the store, and the scripts that change several of them as one.
 
     atelier:style:ID                          hash, the record
-    atelier:picture:ID:0                      string, the sealed style image
+    atelier:picture:ID:N                      string, the sealed style image N, from 0
     atelier:feature:ID:FINGERPRINT:SCHEDULE   string, a sealed style feature; expires, may be evicted
     atelier:features:ID                       set of the feature keys, so that deleting finds them all
     atelier:index                             sorted set of IDs in the order of their creation: those of the
@@ -20,6 +20,8 @@ from __future__ import annotations
 
 SEQUENCE = "atelier:sequence"
 
+MAX_PICTURES = 10  # of one style; deleting looks for as many
+
 
 def index_key(tenant: str) -> str:
     return f"atelier:index:{tenant}" if tenant else "atelier:index"
@@ -29,8 +31,8 @@ def record_key(style_id: str) -> str:
     return f"atelier:style:{style_id}"
 
 
-def picture_key(style_id: str) -> str:
-    return f"atelier:picture:{style_id}:0"
+def picture_key(style_id: str, index: int = 0) -> str:
+    return f"atelier:picture:{style_id}:{index}"
 
 
 def feature_key(style_id: str, fingerprint: str, schedule: str) -> str:
@@ -41,23 +43,42 @@ def features_key(style_id: str) -> str:
     return f"atelier:features:{style_id}"
 
 
-# KEYS: record, picture, feature, features, index, sequence
-# ARGV: ID, picture, feature, the feature's seconds to live, "replace" or "", then the record's fields
+# KEYS: record, feature, features, index, sequence, then the pictures
+# ARGV: ID, feature, the feature's seconds to live, "replace" or "", the pictures, then the record's fields
 # Returns the fields of the record that is there already; nothing when this one was written.
-# The picture goes first: a full store refuses a script's first write, and none after it.
+# A full store refuses a script's first write, and none after it: so the first must not be a deletion.
 CREATE = """
-if ARGV[5] ~= 'replace' and redis.call('EXISTS', KEYS[1]) == 1 then
+if ARGV[4] ~= 'replace' and redis.call('EXISTS', KEYS[1]) == 1 then
   return redis.call('HGETALL', KEYS[1])
 end
-redis.call('SET', KEYS[2], ARGV[2])
+local num_pictures = #KEYS - 5
+redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
+for i = 1, num_pictures do
+  redis.call('SET', KEYS[5 + i], ARGV[4 + i])
+end
 redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], unpack(ARGV, 6))
-redis.call('SET', KEYS[3], ARGV[3], 'EX', ARGV[4])
-redis.call('SADD', KEYS[4], KEYS[3])
-if not redis.call('ZSCORE', KEYS[5], ARGV[1]) then
-  redis.call('ZADD', KEYS[5], redis.call('INCR', KEYS[6]), ARGV[1])
+redis.call('HSET', KEYS[1], unpack(ARGV, 5 + num_pictures))
+redis.call('SADD', KEYS[3], KEYS[2])
+if not redis.call('ZSCORE', KEYS[4], ARGV[1]) then
+  redis.call('ZADD', KEYS[4], redis.call('INCR', KEYS[5]), ARGV[1])
 end
 return {}
+"""
+
+# KEYS: record; ARGV: how many of the next are fields and values to set; these; then fields to remove
+# Returns the fields of the record; nil, and writes nothing, when there is none.
+CHANGE = """
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  return false
+end
+local num_set = tonumber(ARGV[1])
+if num_set > 0 then
+  redis.call('HSET', KEYS[1], unpack(ARGV, 2, 1 + num_set))
+end
+if #ARGV > 1 + num_set then
+  redis.call('HDEL', KEYS[1], unpack(ARGV, 2 + num_set))
+end
+return redis.call('HGETALL', KEYS[1])
 """
 
 # KEYS: record, feature, features; ARGV: the feature, its seconds to live
@@ -71,13 +92,13 @@ redis.call('SADD', KEYS[3], KEYS[2])
 return 1
 """
 
-# KEYS: record, picture, features, index; ARGV: ID
+# KEYS: index, features, record, then every key that a picture may have; ARGV: ID
 # Returns how many things it removed: 0 when there was no such style.
 DELETE = """
-for _, key in ipairs(redis.call('SMEMBERS', KEYS[3])) do
+for _, key in ipairs(redis.call('SMEMBERS', KEYS[2])) do
   redis.call('DEL', key)
 end
-return redis.call('DEL', KEYS[1], KEYS[2], KEYS[3]) + redis.call('ZREM', KEYS[4], ARGV[1])
+return redis.call('DEL', unpack(KEYS, 2)) + redis.call('ZREM', KEYS[1], ARGV[1])
 """
 
 # KEYS: index; ARGV: the ID to continue after or "", how many, "asc" or "desc"

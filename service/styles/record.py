@@ -4,31 +4,47 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import structlog
 
 from service.errors import ServiceError, StyleNotFound
+from service.styles.code import is_code
+from service.styles.reader import Words
+from service.styles.reading import Reading
 
 log = structlog.get_logger(__name__)
 
-FORMAT = "1"
+# Format 1 is a style of one picture, also as the first version wrote it; that version refuses format 2.
+ONE_PICTURE, ANY_SOURCE = "1", "2"
 # The tenant without a name has the styles of a service without API keys.
 NAMELESS = ""
 _ID = re.compile(r"sty_([a-z2-7]{10})?[a-z2-7]{26}")
 
 
-def style_id_of(picture_digests: Sequence[str], *, tenant: str = NAMELESS) -> str:
+def style_id_of(
+    picture_digests: Sequence[str] = (),
+    *,
+    words: Words | None = None,
+    code: str | None = None,
+    tenant: str = NAMELESS,
+) -> str:
     """The content address of a style: the same sources, the same ID, on every replica and after a restart.
 
-    130 bits of a SHA-256 over one line for each source. Whatever else may one day tell two styles apart (such
-    as words) becomes a line of its own, so that the IDs given out before stay what they are. In front of them
-    the mark of the tenant, so that an ID alone says whose style it is: without a look at the store, which
-    could tell others by its answer or by its time what is there.
+    130 bits of a SHA-256 over one line for each source. Pictures are a set: their order changes nothing, as
+    it changes nothing in their mean. In front of them the mark of the tenant, so that an ID alone says whose
+    style it is: without a look at the store, which could tell others by its answer or by its time what is
+    there.
     """
-    lines = [f"picture {digest}\n" for digest in picture_digests]
+    lines = [f"picture {digest}\n" for digest in sorted(picture_digests)]
+    if words is not None:
+        lines.append(f"words {words.seed} {hashlib.sha256(words.text.encode()).hexdigest()}\n")
+    if code is not None:
+        lines.append(f"code {code}\n")
     if tenant != NAMELESS:
         lines.append(f"tenant {tenant}\n")
     return f"sty_{_mark(tenant)}{_base32_digest(''.join(lines))[:26]}"
@@ -36,6 +52,12 @@ def style_id_of(picture_digests: Sequence[str], *, tenant: str = NAMELESS) -> st
 
 def not_found(style_id: str, *, param: str | None = None) -> StyleNotFound:
     """The error for a style that is not there, be it never created, deleted or not even an ID."""
+    if is_code(style_id):
+        return StyleNotFound(
+            "A style code is not kept here, so it has no picture and nothing to change or to delete. "
+            'POST /v1/styles {"code": ...} keeps it and answers an ID.',
+            param=param,
+        )
     return StyleNotFound(
         f"There is no style {style_id[:64]!r}. Create one with POST /v1/styles, which answers its ID, "
         "or list those there are with GET /v1/styles.",
@@ -43,12 +65,22 @@ def not_found(style_id: str, *, param: str | None = None) -> StyleNotFound:
     )
 
 
+def no_picture(style_id: str, number: int, num_pictures: int) -> StyleNotFound:
+    """The error for a picture that a style, which is there, does not have."""
+    has = f"has {num_pictures}, counted from 0" if num_pictures else "was made without pictures"
+    return StyleNotFound(
+        f"There is no picture {number} of style {style_id}, which {has}.",
+        param="index",
+        code="style_image_not_found",
+    )
+
+
 def damaged(style_id: str, part: str, reason: ValueError) -> ServiceError:
     """The error for a style whose `part` cannot be read; logs the reason."""
     log.error("style_damaged", style_id=style_id, part=part, reason=str(reason))
     return ServiceError(
-        f"The stored {part} of style {style_id} is damaged. Upload its picture again, which repairs it, "
-        "or delete the style.",
+        f"The stored {part} of style {style_id} is damaged. Upload its picture again, or send its "
+        "words or its code again, which repairs it; or delete the style.",
         code="style_damaged",
     )
 
@@ -63,31 +95,47 @@ def is_style_id(text: str, *, tenant: str = NAMELESS) -> bool:
 class Style:
     id: str
     name: str | None
-    created: int  # seconds since 1970
+    created: int | None  # seconds since 1970; None for a code that is not stored
     num_images: int
-    image_width: int  # of the first style image, as stored
-    image_height: int
-    image_media_type: str
+    image_width: int | None = None  # of the first style image, as stored
+    image_height: int | None = None
+    image_media_type: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    words: Words | None = None
+    reading: Reading | None = None  # by the model that is served; None when it has read none yet
+
+    @property
+    def source(self) -> Literal["images", "text", "code"]:
+        if self.image_media_type is not None:
+            return "images"
+        return "code" if self.words is None else "text"
 
 
-def to_hash(style: Style) -> dict[str, str | int]:
-    """The record's fields; a style without a name has no such field."""
-    fields: dict[str, str | int] = {
-        "format": FORMAT,
+def to_hash(style: Style, fingerprint: str) -> dict[str, str | int]:
+    """The record's fields, with the reading of the model that has this fingerprint; what is None has none."""
+    fields: dict[str, str | int | None] = {
+        "format": ONE_PICTURE if style.source == "images" and style.num_images == 1 else ANY_SOURCE,
         "created": style.created,
         "num_images": style.num_images,
         "image_width": style.image_width,
         "image_height": style.image_height,
         "image_media_type": style.image_media_type,
+        "name": style.name,
+        "metadata": json.dumps(dict(style.metadata)) if style.metadata else None,
+        "text": None if style.words is None else style.words.text,
+        "seed": None if style.words is None else style.words.seed,
+        reading_field(fingerprint): None if style.reading is None else style.reading.to_json(),
     }
-    if style.name is not None:
-        fields["name"] = style.name
-    return fields
+    return {name: value for name, value in fields.items() if value is not None}
 
 
-def from_hash(style_id: str, fields: Mapping[bytes, bytes]) -> Style:
+def reading_field(fingerprint: str) -> str:
+    return f"reading:{fingerprint}"
+
+
+def from_hash(style_id: str, fields: Mapping[bytes, bytes], fingerprint: str) -> Style:
     """The style that `fields` describe; ValueError says what is damaged. Fields it does not know are left to
-    the version that wrote them.
+    the version, or the model, that wrote them.
     """
 
     def text(name: str) -> str:
@@ -101,16 +149,27 @@ def from_hash(style_id: str, fields: Mapping[bytes, bytes]) -> Style:
             raise ValueError(f"the record's {name} is {value!r}, not a number")
         return int(value)
 
-    if text("format") != FORMAT:
-        raise ValueError(f"the record's format is {text('format')!r}; this version reads {FORMAT}")
+    def has(name: str) -> bool:
+        return name.encode() in fields
+
+    if text("format") not in (ONE_PICTURE, ANY_SOURCE):
+        raise ValueError(
+            f"the record's format is {text('format')!r}; this version reads {ONE_PICTURE} and {ANY_SOURCE}"
+        )
+    has_image = text("format") == ONE_PICTURE or has("image_media_type")
     return Style(
         id=style_id,
-        name=text("name") if b"name" in fields else None,
+        name=text("name") if has("name") else None,
         created=number("created"),
         num_images=number("num_images"),
-        image_width=number("image_width"),
-        image_height=number("image_height"),
-        image_media_type=text("image_media_type"),
+        image_width=number("image_width") if has_image else None,
+        image_height=number("image_height") if has_image else None,
+        image_media_type=text("image_media_type") if has_image else None,
+        metadata=_metadata(text("metadata")) if has("metadata") else {},
+        words=Words(text("text"), number("seed")) if has("text") else None,
+        reading=(
+            Reading.from_json(text(reading_field(fingerprint))) if has(reading_field(fingerprint)) else None
+        ),
     )
 
 
@@ -121,3 +180,10 @@ def _mark(tenant: str) -> str:
 
 def _base32_digest(text: str) -> str:
     return base64.b32encode(hashlib.sha256(text.encode()).digest()).decode().lower()
+
+
+def _metadata(text: str) -> dict[str, str]:
+    found = json.loads(text)
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ValueError(f"the record's metadata is {text!r}, not names and texts")
+    return found

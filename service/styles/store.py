@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from service.errors import InvalidRequest, StoreUnavailable
 from service.media import picture_from_content
+from service.model.style import mean_of
+from service.styles.archive import Archive
+from service.styles.code import StyleCodes, is_code
+from service.styles.coded import CodedFeatures
 from service.styles.connection import connect, reaching_store
 from service.styles.features import FEATURE_SECONDS, FeatureCache
 from service.styles.flights import Flights
-from service.styles.keys import (
-    CREATE,
-    DELETE,
-    LIST,
-    SEQUENCE,
-    features_key,
-    index_key,
-    picture_key,
-    record_key,
-)
+from service.styles.keys import MAX_PICTURES, index_key
+from service.styles.reading import reading_of
 from service.styles.record import (
     NAMELESS,
     Style,
     damaged,
-    from_hash,
     is_style_id,
+    no_picture,
     not_found,
+    reading_field,
     style_id_of,
-    to_hash,
 )
-from service.styles.seal import FEATURE, PICTURE, seal, unseal
+from service.styles.seal import FEATURE, seal
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -42,9 +39,11 @@ if TYPE_CHECKING:
     from service.media import Picture
     from service.metrics import Metrics
     from service.model.backbone import Size
+    from service.model.bits import StyleBits
     from service.model.style import StyleFeature
+    from service.styles.reader import StyleReader, Words
 
-__all__ = ["Page", "StyleStore", "connect"]
+__all__ = ["MAX_PICTURES", "Page", "StyleStore", "connect"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,44 +52,49 @@ class Page:
     has_more: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """A field that a change leaves as it is."""
+
+
+UNCHANGED = Unchanged()
+
+
 class StyleStore:
     """The styles of one tenant: at first those of the tenant without a name.
 
-    Every method may raise StoreUnavailable (Redis is away or refuses); those that take an ID,
-    StyleNotFound; those that read a record or a picture, ServiceError `style_damaged`.
+    Every method may raise StoreUnavailable (Redis is away or refuses); those that take an ID, StyleNotFound;
+    those that read a record or a picture, ServiceError `style_damaged`. Where a style code is
+    read, InvalidRequest says what is wrong with it. Errors of `reader` pass through.
     """
 
     def __init__(
         self,
         redis: Redis,
         *,
-        extract: Callable[[Picture, Size], Awaitable[StyleFeature]],
-        fingerprint: str,
-        schedule_name: Callable[[Size], str],
-        default_size: Size,
+        reader: StyleReader,
         metrics: Metrics,
         max_hot: int = 512,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._redis = redis
         self._tenant = NAMELESS
-        self._extract = extract
-        self._default_size = default_size
+        self._reader = reader
         self._metrics = metrics
         self._clock = clock
         self.extractions: Flights[str, StyleFeature] = Flights()
+        self._archive = Archive(redis, fingerprint=reader.fingerprint, metrics=metrics)
+        self._codes = StyleCodes(reader.name, reader.fingerprint, reader.style_shape)
+        self._coded = CodedFeatures(self._codes, reader, metrics=metrics, max_hot=max_hot)
         self._features = FeatureCache(
             redis,
             rebuild=self._rebuild,
-            fingerprint=fingerprint,
-            schedule_name=schedule_name,
+            fingerprint=reader.fingerprint,
+            schedule_name=reader.schedule_name,
             metrics=metrics,
             max_hot=max_hot,
             clock=clock,
         )
-        self._create = redis.register_script(CREATE)
-        self._delete = redis.register_script(DELETE)
-        self._list = redis.register_script(LIST)
 
     def of(self, tenant: str) -> StyleStore:
         """The same store as this tenant sees it: the styles of others are not there."""
@@ -98,35 +102,72 @@ class StyleStore:
         seen._tenant = tenant
         return seen
 
-    async def create(self, picture: Picture, *, name: str | None) -> tuple[Style, bool]:
-        """The style of this picture, and whether it is new. One that exists keeps its name; one whose record
-        or picture is damaged is written anew. Nothing is written until its feature has been extracted.
+    async def create(
+        self, *pictures: Picture, name: str | None, metadata: Mapping[str, str] | None = None
+    ) -> tuple[Style, bool]:
+        """The style of these pictures, up to MAX_PICTURES, and whether it is new. The same picture twice
+        counts once. A style that exists keeps its name and metadata; one whose record or picture is damaged
+        is written anew. Nothing is written until its feature has been extracted.
         """
-        id = style_id_of([picture.digest], tenant=self._tenant)
-        old, is_sound = await self._examine(id)
-        if old is not None and is_sound:
-            return old, False
-        style = old or Style(
-            id=id,
+        distinct = list({picture.digest: picture for picture in pictures}.values())
+        assert 1 <= len(distinct) <= MAX_PICTURES
+        draft = Style(
+            id=self._id_of([picture.digest for picture in distinct]),
             name=name,
             created=int(self._clock()),
-            num_images=1,
-            image_width=picture.width,
-            image_height=picture.height,
-            image_media_type=picture.media_type,
+            num_images=len(distinct),
+            image_width=distinct[0].width,
+            image_height=distinct[0].height,
+            image_media_type=distinct[0].media_type,
+            metadata=metadata or {},
         )
-        feature = await self.extractions.run(id, lambda: self._extracted(picture))
-        winner = await self._write(style, picture, feature, replace=not is_sound)
-        self._features.put_hot(id, self._default_size, feature)
-        return (style, old is None) if winner is None else (winner, False)
 
-    async def get(self, style_id: str) -> Style:
-        self._check(style_id)
-        with reaching_store(self._metrics):
-            fields = await self._redis.hgetall(record_key(style_id))
-        if not fields:
-            raise not_found(style_id)
-        return _read_record(style_id, cast(dict[bytes, bytes], fields))  # connect() decodes nothing
+        async def extract() -> StyleFeature:
+            return await self._extract(distinct, self._reader.default_size)
+
+        return await self._create(draft, [picture.content for picture in distinct], extract)
+
+    async def create_from_words(
+        self, words: Words, *, name: str | None, metadata: Mapping[str, str] | None = None
+    ) -> tuple[Style, bool]:
+        """As `create`, from words alone."""
+        draft = Style(
+            id=self._id_of(words=words),
+            name=name,
+            created=int(self._clock()),
+            num_images=0,
+            metadata=metadata or {},
+            words=words,
+        )
+        return await self._create(draft, [], lambda: self._reader.imagine(words))
+
+    async def create_from_code(
+        self, code: str, *, name: str | None, metadata: Mapping[str, str] | None = None
+    ) -> tuple[Style, bool]:
+        """As `create`, from a style code: the style has no picture here."""
+        bits = self._codes.read(code, param="code")
+        draft = Style(
+            id=self._id_of(code=code),
+            name=name,
+            created=int(self._clock()),
+            num_images=bits.num_images,
+            metadata=metadata or {},
+        )
+
+        async def restore() -> StyleFeature:
+            return self._reader.restore(bits, self._reader.default_size)
+
+        return await self._create(draft, [], restore)
+
+    async def get(self, style: str) -> Style:
+        """The style of an ID, or what a style code says of itself. One that this model has not read yet, from
+        an earlier version or another model, is read now.
+        """
+        if is_code(style):
+            feature = await self._coded.get(style, self._reader.default_size, param=None)
+            return Style(style, None, None, feature.num_images, reading=reading_of(feature, self._codes))
+        self._check(style)
+        return await self._with_reading(await self._archive.read(style))
 
     async def list(self, *, limit: int, after: str | None, order: Literal["asc", "desc"]) -> Page:
         """Up to `limit` styles by creation, from the one after `after`. InvalidRequest when that is unknown.
@@ -136,39 +177,61 @@ class StyleStore:
         cursor, ids = after, await self._ids(after, limit + 1, order)
         if ids is None:
             raise InvalidRequest(
-                f"There is no style {after!r} to continue after. Give the last ID of the page before, "
-                "or start again without `after`.",
+                f"There is no style {(after or '')[:64]!r} to continue after. Give the last ID of the page "
+                "before, or start again without `after`.",
                 param="after",
             )
         while ids:
-            styles += await self._readable(ids)
+            styles += await self._archive.read_many(ids)
             if len(styles) > limit:
                 break
             cursor = ids[-1]
             ids = await self._ids(cursor, limit + 1, order)
         return Page(tuple(styles[:limit]), has_more=len(styles) > limit)
 
-    async def picture(self, style_id: str) -> bytes:
-        """The style image as stored: bounded, re-encoded, of the record's `image_media_type`."""
+    async def change(
+        self,
+        style_id: str,
+        *,
+        name: str | Unchanged | None = UNCHANGED,
+        metadata: Mapping[str, str] | Unchanged | None = UNCHANGED,
+    ) -> Style:
+        """The style with another name, other metadata (all of it) or, for None, without."""
         self._check(style_id)
-        return await self._picture(style_id, param=None)
+        changes: dict[str, str | None] = {}
+        if not isinstance(name, Unchanged):
+            changes["name"] = name
+        if not isinstance(metadata, Unchanged):
+            changes["metadata"] = json.dumps(dict(metadata)) if metadata else None
+        return await self._with_reading(await self._archive.change(style_id, changes))
+
+    async def picture(self, style_id: str, number: int = 0) -> bytes:
+        """A style image as stored: bounded, re-encoded, of the record's `image_media_type`. StyleNotFound,
+        with a code of its own, when the style has none of this number.
+        """
+        self._check(style_id)
+        style = await self._archive.read(style_id)
+        num_pictures = style.num_images if style.source == "images" else 0
+        if number >= num_pictures:
+            raise no_picture(style_id, number, num_pictures)
+        return await self._archive.picture(style_id, number)
 
     async def delete(self, style_id: str) -> None:
-        """Removes the record, the picture, and the features of every model and schedule."""
+        """Removes the record, the pictures, and the features of every model and schedule."""
         self._check(style_id)
-        keys = [record_key(style_id), picture_key(style_id), features_key(style_id), index_key(self._tenant)]
-        with reaching_store(self._metrics):
-            num_removed = await self._delete(keys=keys, args=[style_id])
+        was_there = await self._archive.remove(style_id, index=index_key(self._tenant))
         self._features.forget(style_id)
-        if not num_removed:
+        if not was_there:
             raise not_found(style_id)
 
-    async def feature(self, style_id: str, size: Size) -> StyleFeature:
-        """For the schedule of `size`. One that is hot needs no Redis; one that is lost is rebuilt, once for
-        all who ask meanwhile; errors of `extract` pass through.
+    async def feature(self, style: str, size: Size, *, param: str = "style") -> StyleFeature:
+        """Of a style ID or a style code, for the schedule of `size`. One that is hot needs no Redis, and a
+        code never does; one that is lost is rebuilt, once for all who ask meanwhile.
         """
-        self._check(style_id, param="style")
-        return await self._features.get(style_id, size)
+        if is_code(style):
+            return await self._coded.get(style, size, param=param)
+        self._check(style, param=param)
+        return await self._features.get(style, size, param=param)
 
     async def ping(self) -> bool:
         """Whether Redis answers."""
@@ -178,103 +241,93 @@ class StyleStore:
         except StoreUnavailable:
             return False
 
-    async def _examine(self, style_id: str) -> tuple[Style | None, bool]:
-        """The record, if there is one that can be read, and whether what is there is sound."""
-        with reaching_store(self._metrics):
-            async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.hgetall(record_key(style_id))
-                pipe.get(picture_key(style_id))
-                fields, sealed = await pipe.execute()
-        if not fields:
-            return None, True
-        style = None
+    async def _create(
+        self, draft: Style, contents: Sequence[bytes], work: Callable[[], Coroutine[Any, Any, StyleFeature]]
+    ) -> tuple[Style, bool]:
+        old, is_sound = await self._archive.examine(draft.id, num_pictures=len(contents))
+        is_sound = is_sound and (old is None or self._has_sound_code(old))
+        if old is not None and is_sound:
+            return await self._with_reading(old), False
+        size = self._reader.default_size
+        feature = await self.extractions.run(draft.id, work)
+        style = replace(old or draft, reading=reading_of(feature, self._codes))
+        winner = await self._archive.write(
+            style,
+            contents,
+            index=index_key(self._tenant),
+            feature=(self._features.key(style.id, size), seal(FEATURE, feature.to_bytes())),
+            feature_seconds=FEATURE_SECONDS,
+            replace=not is_sound,
+        )
+        self._features.put_hot(style.id, size, feature)
+        return (style, old is None) if winner is None else (await self._with_reading(winner), False)
+
+    def _has_sound_code(self, style: Style) -> bool:
         try:
-            style = from_hash(style_id, fields)
-            unseal(PICTURE, sealed or b"")
-        except ValueError as error:
-            damaged(style_id, "record" if style is None else "picture", error)
-            return style, False
-        return style, True
+            return style.reading is None or bool(self._codes.read(style.reading.code))
+        except InvalidRequest as error:
+            damaged(style.id, "code", ValueError(error.message))
+            return False
 
-    async def _extracted(self, picture: Picture) -> StyleFeature:
-        return await self._extract(picture, self._default_size)
+    async def _with_reading(self, style: Style) -> Style:
+        """With the reading of this model, read now and kept when the record has none."""
+        if style.reading is not None or style.source == "code":  # which its own model alone can read
+            return style
+        feature = await self._features.get(style.id, self._reader.default_size, param=None)
+        return await self._keep_reading(style, feature)
 
-    async def _write(
-        self, style: Style, picture: Picture, feature: StyleFeature, *, replace: bool
-    ) -> Style | None:
-        """None when it has been written; else the style that another request wrote first."""
-        record = [part for field in to_hash(style).items() for part in field]
-        with reaching_store(self._metrics):
-            fields = await self._create(
-                keys=[
-                    record_key(style.id),
-                    picture_key(style.id),
-                    self._features.key(style.id, self._default_size),
-                    features_key(style.id),
-                    index_key(self._tenant),
-                    SEQUENCE,
-                ],
-                args=[
-                    style.id,
-                    seal(PICTURE, picture.content),
-                    seal(FEATURE, feature.to_bytes()),
-                    FEATURE_SECONDS,
-                    "replace" if replace else "",
-                    *record,
-                ],
-            )
-        if not fields:
-            return None
-        return _read_record(style.id, dict(zip(fields[::2], fields[1::2], strict=True)))
+    async def _keep_reading(self, style: Style, feature: StyleFeature) -> Style:
+        reading = reading_of(feature, self._codes)
+        field = reading_field(self._reader.fingerprint)
+        try:
+            return await self._archive.change(style.id, {field: reading.to_json()})
+        except StoreUnavailable:  # logged and counted; a full store is no reason to hide what was read
+            return replace(style, reading=reading)
+
+    async def _rebuild(self, style_id: str, size: Size, param: str | None) -> StyleFeature:
+        style = await self._archive.read(style_id, param=param)
+        if style.source == "images":
+            contents = [
+                await self._archive.picture(style_id, number, param=param)
+                for number in range(style.num_images)
+            ]
+            try:
+                pictures = [await asyncio.to_thread(picture_from_content, content) for content in contents]
+            except ValueError as error:
+                raise damaged(style_id, "picture", error) from error
+            return await self._extract(pictures, size)
+        return self._reader.restore(await self._bits_of(style, param), size)
+
+    async def _bits_of(self, style: Style, param: str | None) -> StyleBits:
+        """Of a style without pictures. Once read, words are not read again: a style keeps its look."""
+        if style.reading is not None:
+            try:
+                return self._codes.read(style.reading.code)
+            except InvalidRequest as error:
+                raise damaged(style.id, "code", ValueError(error.message)) from error
+        if style.words is not None:
+            feature = await self._reader.imagine(style.words)
+            await self._keep_reading(style, feature)
+            return feature.counts
+        raise InvalidRequest(
+            f"Style {style.id} was made from a style code of another model, which {self._reader.name} cannot "
+            "read. Use it where its model is served, or create a style from its picture.",
+            param=param,
+            code="foreign_style_code",
+        )
+
+    async def _extract(self, pictures: Sequence[Picture], size: Size) -> StyleFeature:
+        # One after the other: each holds its pixels, and the model reads one at a time.
+        return mean_of([await self._reader.extract(picture, size) for picture in pictures])
 
     async def _ids(self, after: str | None, limit: int, order: str) -> Sequence[str] | None:
-        with reaching_store(self._metrics):
-            ids = await self._list(keys=[index_key(self._tenant)], args=[after or "", limit, order])
-        return None if ids is None else [id.decode() for id in ids]
+        return await self._archive.ids(index_key(self._tenant), after=after, limit=limit, order=order)
 
-    async def _readable(self, ids: Sequence[str]) -> Sequence[Style]:
-        with reaching_store(self._metrics):
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for id in ids:
-                    pipe.hgetall(record_key(id))
-                records = await pipe.execute()
-        styles = []
-        for id, fields in zip(ids, records, strict=True):
-            if fields:  # else deleted since the index was read
-                try:
-                    styles.append(from_hash(id, fields))
-                except ValueError as error:
-                    damaged(id, "record", error)
-        return styles
-
-    async def _picture(self, style_id: str, *, param: str | None) -> bytes:
-        with reaching_store(self._metrics):
-            async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.exists(record_key(style_id))
-                pipe.get(picture_key(style_id))
-                exists, sealed = await pipe.execute()
-        if not exists:
-            raise not_found(style_id, param=param)
-        try:
-            return unseal(PICTURE, sealed or b"")
-        except ValueError as error:
-            raise damaged(style_id, "picture", error) from error
-
-    async def _rebuild(self, style_id: str, size: Size) -> StyleFeature:
-        content = await self._picture(style_id, param="style")
-        try:
-            picture = await asyncio.to_thread(picture_from_content, content)
-        except ValueError as error:
-            raise damaged(style_id, "picture", error) from error
-        return await self._extract(picture, size)
+    def _id_of(
+        self, digests: Sequence[str] = (), *, words: Words | None = None, code: str | None = None
+    ) -> str:
+        return style_id_of(digests, words=words, code=code, tenant=self._tenant)
 
     def _check(self, style_id: str, *, param: str | None = None) -> None:
         if not is_style_id(style_id, tenant=self._tenant):
             raise not_found(style_id, param=param)
-
-
-def _read_record(style_id: str, fields: dict[bytes, bytes]) -> Style:
-    try:
-        return from_hash(style_id, fields)
-    except ValueError as error:
-        raise damaged(style_id, "record", error) from error
