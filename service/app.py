@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from redis.asyncio import Redis
 
 from service import __version__
+from service.admission import Admission
 from service.batcher import Batcher
 from service.http import health, images, models, styles
 from service.http.bodies import BodyBound
+from service.http.deadline import DeadlineBound
 from service.http.observation import Observation
 from service.http.parts import Parts, Readiness
 from service.http.problems import install_problems
@@ -76,9 +78,15 @@ class Service:
         """Begin to open the store and to load the model; the event loop stays free meanwhile."""
         self._starting = asyncio.create_task(self._start(), name="start")
 
+    def close(self) -> None:
+        """Refuse new requests from now on; those that were accepted go on."""
+        self.readiness.close(
+            "The service is shutting down; send the request to another replica, or again later."
+        )
+
     async def stop(self) -> None:
         """Finish what was accepted, then give everything back in the reverse order of its start."""
-        self.readiness.close("The service is shutting down.")
+        self.close()
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.wait([self._starting])
@@ -128,6 +136,9 @@ class Service:
             generator=generator,
             generation=generation,
             store=store,
+            uploads=Admission(
+                name="upload", max_places=self.settings.max_queued_uploads, metrics=self.metrics
+            ),
             decoding=decoding,
             encoding=encoding,
             alive=lambda: generation.alive and extraction.alive,
@@ -240,6 +251,7 @@ def create_app(settings: Settings, generator: Generator | None = None) -> FastAP
     for routes in (images, styles, models, health):
         app.include_router(routes.router)
     app.add_middleware(BodyBound, max_upload_bytes=settings.max_upload_bytes)
+    app.add_middleware(DeadlineBound, allowed_seconds=settings.request_timeout_seconds)
     app.add_middleware(Observation, metrics=service.metrics)
     return app
 

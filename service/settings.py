@@ -37,6 +37,9 @@ class Settings(BaseSettings):
         default=None, description="Redis of the style store; unset: an embedded server."
     )
     max_queued: int = Field(default=64, ge=1, description="Images that may wait for the model.")
+    max_queued_uploads: int = Field(
+        default=64, ge=1, description="Uploads that may be in work at once, waiting ones included."
+    )
     max_upload_bytes: int = Field(default=10 * 2**20, ge=1, description="Largest upload.")
     max_upload_pixels: int = Field(
         default=50_000_000, ge=1, description="Most pixels an uploaded picture may hold."
@@ -45,7 +48,8 @@ class Settings(BaseSettings):
     request_timeout_seconds: float | None = Field(
         default=None,
         gt=0,
-        description="An image that takes longer is given up, time in the queue included; unset: never.",
+        description="A request that takes longer is given up, from its arrival on; unset: never. "
+        "A client may ask for less by X-Request-Timeout.",
     )
     drain_seconds: int = Field(
         default=60, ge=0, description="After SIGTERM, how long accepted work may take to finish."

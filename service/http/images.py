@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from service.batcher import Job
 from service.http.accept import wanted_form
 from service.http.bodies import json_only
+from service.http.deadline import deadline
 from service.http.observation import Account, account
 from service.http.parts import Parts, ReadyParts
 from service.http.presence import while_present
@@ -20,6 +21,7 @@ from service.http.schemas import GeneratedImage, GenerationRequest, GenerationRe
 from service.http.specs import image_specs, native_size, require_drawable
 from service.media import OutputFormat, encode_image
 from service.model.generator import Drawing, ImageSpec, Styling, WeightedStyle
+from service.priority import Priority
 
 router = APIRouter(tags=["images"])
 
@@ -35,13 +37,14 @@ async def generate(
     body: GenerationRequest,
     parts: ReadyParts,
     account: Annotated[Account, Depends(account)],
+    due: Annotated[float | None, Depends(deadline)],
 ) -> Response:
     """Draw `n` images. When `Accept` is an image type and `n` is 1, the answer is the image itself."""
     form = wanted_form(request.headers.get("accept", ""), body)
     require_drawable(body, form.format, parts)
     if parts.settings.log_prompts:
         account.fields["prompt"] = body.prompt
-    jobs, files = await while_present(request, _illustrate(parts, body, form.format, account))
+    jobs, files = await while_present(request, _illustrate(parts, body, form.format, account, due))
     specs, drawings = [job.input for job in jobs], [job.future.result() for job in jobs]
     warnings = sorted({warning for drawing in drawings for warning in drawing.warnings})
     if form.is_raw:
@@ -66,11 +69,11 @@ async def generate(
 
 
 async def _illustrate(
-    parts: Parts, body: GenerationRequest, output: OutputFormat, account: Account
+    parts: Parts, body: GenerationRequest, output: OutputFormat, account: Account, due: float | None
 ) -> tuple[list[Job[ImageSpec, Drawing]], list[bytes]]:
     """The finished jobs and their image files. However it ends, no job is left behind in the queue."""
     specs = image_specs(body, await _styling(parts, body, account), parts.generator)
-    jobs = parts.generation.submit(specs, deadline=parts.deadline())
+    jobs = parts.generation.submit(specs, deadline=due, priority=Priority(body.priority))
     try:
         drawings = await asyncio.gather(*(job.future for job in jobs))
     finally:

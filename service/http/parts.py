@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Annotated, ParamSpec, TypeVar
 
 from fastapi import Depends, Request
 
+from service.admission import Admission
 from service.batcher import Batcher
 from service.errors import NotReady
 from service.metrics import Metrics
@@ -39,15 +39,11 @@ class Parts:
     generator: Generator
     generation: Batcher[ImageSpec, Drawing]
     store: StyleStore
+    uploads: Admission
     decoding: Executor
     encoding: Executor
     alive: Callable[[], bool]  # False for good once a batcher or the model thread has died
     created: int  # when the model was loaded, in seconds since 1970
-
-    def deadline(self) -> float | None:
-        """When a job that is accepted now is given up, on the batchers' clock."""
-        allowed = self.settings.request_timeout_seconds
-        return None if allowed is None else time.monotonic() + allowed
 
     async def store_answers(self) -> bool:
         """Whether the store answers soon enough for the probe that asks."""

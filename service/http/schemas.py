@@ -114,6 +114,9 @@ class GenerationRequest(Incoming):
         allow_inf_nan=False,
         description="Weight of the prompt; the model's own when left out.",
     )
+    priority: Literal["normal", "low"] = Field(
+        default="normal", description="`low` lets others pass for a while: for work that nobody waits for."
+    )
     response_format: Annotated[Literal["b64_json"], BeforeValidator(_only_base64)] = "b64_json"
     output_format: Literal["png", "jpeg", "webp"] | None = Field(
         default=None, description="`png` when left out, or what `Accept` asks for."

@@ -104,8 +104,9 @@ async def delete_style(style_id: str, parts: ReadyParts) -> StyleDeletedResponse
 
 
 async def _create(parts: Parts, image: UploadFile, name: str | None) -> tuple[Style, bool]:
-    picture = await parts.off_loop(parts.decoding, _read, parts, image)
-    return await parts.store.create(picture, name=name)
+    with parts.uploads.place():
+        picture = await parts.off_loop(parts.decoding, _read, parts, image)
+        return await parts.store.create(picture, name=name)
 
 
 def _read(parts: Parts, image: UploadFile) -> Picture:
