@@ -65,6 +65,9 @@ class Metrics:
         self.request_duration_seconds = latency(
             "request_duration_seconds", "From a request's first byte to its response's last.", "route"
         )
+        self.first_preview_seconds = latency(
+            "first_preview_seconds", "From a request's first byte to its first partial image."
+        )
         self.images = counter("images", "Images drawn and handed to a response.")
 
         self.queue_depth = gauge(

@@ -51,6 +51,9 @@ class Settings(BaseSettings):
         description="A request that takes longer is given up, from its arrival on; unset: never. "
         "A client may ask for less by X-Request-Timeout.",
     )
+    ping_seconds: float = Field(
+        default=15.0, gt=0, description="A stream on which nothing happened for so long carries a comment."
+    )
     drain_seconds: int = Field(
         default=60, ge=0, description="After SIGTERM, how long accepted work may take to finish."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from service.http.deadline import asked_seconds, shorter
-from service.model.generator import Drawing, Generator, ImageSpec, always
 from service.settings import Settings
 from tests.busy import GENERATIONS, busy, hanging, metric, post, wait_until_queued
+from tests.gated import SteppingGenerator
 from tests.server import Running, serving
 from tests.tiny import tiny_generator
 from tests.uploads import picture, upload
@@ -116,28 +116,6 @@ def test_an_upload_whose_deadline_passes_is_not_kept_and_gives_its_place_back(tm
 
 
 # Clients that leave
-
-
-class SteppingGenerator(Generator):
-    """The real one, which stops after each step until the test lets it go on."""
-
-    def __init__(self, generator: Generator) -> None:
-        super().__init__(generator.backbone)
-        self.num_steps_done = 0
-        self.stepped, self._permits = threading.Semaphore(0), threading.Semaphore(0)
-
-    def let_go(self, num_steps: int) -> None:
-        for _ in range(num_steps):
-            self._permits.release()
-
-    def generate(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> list[Drawing]:
-        def after_step() -> bool:
-            self.num_steps_done += 1
-            self.stepped.release()
-            assert self._permits.acquire(timeout=60), "nobody let the generator go on"
-            return wanted()
-
-        return super().generate(specs, after_step)
 
 
 def test_a_batch_whose_clients_have_all_gone_stops_at_the_next_step(tmp_path: Path) -> None:

@@ -53,13 +53,6 @@ def _only_base64(value: Any) -> Any:
     return value
 
 
-def _not_streamed(value: Any) -> Any:
-    if value is True:
-        sentence = "stream cannot be true: images are answered whole. Leave it out."
-        raise PydanticCustomError("unsupported_value", "{sentence}", {"sentence": sentence})
-    return value
-
-
 class StyleChoice(Incoming):
     """A style and how much of it."""
 
@@ -133,12 +126,29 @@ class GenerationRequest(Incoming):
     quality: Literal["auto", "high"] = Field(default="auto", description="There is one quality.")
     background: Literal["auto", "opaque"] = Field(default="auto", description="Images are opaque.")
     moderation: Literal["auto"] = Field(default="auto", description="There is no moderation to choose.")
-    stream: Annotated[Literal[False], BeforeValidator(_not_streamed)] = False
+    stream: bool = Field(default=False, description="Answer with server-sent events.")
+    partial_images: int | None = Field(
+        default=None, ge=0, le=3, description="Partial images of each image, streamed before it; 0 to 3."
+    )
 
 
 class GeneratedImage(BaseModel):
     b64_json: str = Field(description="The image file, in base64.")
     seed: int = Field(description="The seed that made this image.")
+
+
+class UsageDetails(BaseModel):
+    text_tokens: int
+    image_tokens: int = 0
+
+
+class Usage(BaseModel):
+    """OpenAI's count of tokens: those of the prompts, and those that the images are made of."""
+
+    input_tokens: int
+    input_tokens_details: UsageDetails
+    output_tokens: int
+    total_tokens: int
 
 
 class GenerationResponse(BaseModel):
@@ -147,6 +157,9 @@ class GenerationResponse(BaseModel):
     model: str
     size: str
     output_format: Literal["png", "jpeg", "webp"]
+    quality: Literal["high"] = "high"
+    background: Literal["opaque"] = "opaque"
+    usage: Usage
     style: StyleChoice | None = None
     warnings: list[str] | None = Field(
         default=None, description="What was done other than asked, such as a cut prompt."

@@ -26,6 +26,11 @@ def require_drawable(body: GenerationRequest, output: OutputFormat, parts: Parts
             raise InvalidRequest(f"{name} has {num_chars} characters; it may have {bound}.", param=name)
     if not body.prompt.strip():
         raise InvalidRequest("prompt is blank; say what to draw.", param="prompt")
+    if body.partial_images and not body.stream:
+        raise InvalidRequest(
+            "partial_images come while an image is streamed: set stream to true, or leave them out.",
+            param="partial_images",
+        )
     check_compression(output, body.output_compression)
 
 
