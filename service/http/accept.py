@@ -33,14 +33,15 @@ def wanted_form(accept: str, body: GenerationRequest) -> Form:
                 param="stream",
             )
         return Form(OutputFormat(body.output_format or "png"), is_raw=False)
-    if body.n > 1 and any(name in JSON for name in ranked):
+    if body.num_images > 1 and any(name in JSON for name in ranked):
         ranked = [name for name in ranked if name in JSON]
     if not ranked or ranked[0] in JSON:
         return Form(OutputFormat(body.output_format or "png"), is_raw=False)
     wanted = RAW[ranked[0]]
-    if body.n > 1:
+    if body.num_images > 1:
         raise InvalidRequest(
-            f"The answer to Accept: {ranked[0]} is one image: n must be 1, or Accept application/json.",
+            f"The answer to Accept: {ranked[0]} is one image, not {body.num_images}: "
+            "n must be 1, with one style, or Accept application/json.",
             param="n",
         )
     if body.output_format not in (None, wanted.value):

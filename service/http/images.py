@@ -18,7 +18,7 @@ from service.http.order import ImageJob, Order, explain, in_base64, usage_of
 from service.http.parts import Parts, ReadyParts
 from service.http.presence import while_present
 from service.http.schemas import GeneratedImage, GenerationRequest, GenerationResponse, StyleChoice
-from service.http.specs import image_specs, native_size, require_drawable
+from service.http.specs import each_style, image_specs, native_size, require_drawable
 from service.http.streaming import Telling
 from service.media import OutputFormat
 from service.model.generator import Styling, WeightedStyle
@@ -63,11 +63,15 @@ async def generate(
 async def _order(
     parts: Parts, body: GenerationRequest, output: OutputFormat, account: Account, due: float | None
 ) -> Order:
-    specs = image_specs(body, await _styling(parts, body, account), parts.generator)
-    style = _styled_with(body, parts)
+    columns = []  # the images of one style, seed by seed
+    for single in each_style(body):
+        specs = image_specs(single, await _styling(parts, single, account), parts.generator)
+        columns.append([(spec, _styled_with(single, parts)) for spec in specs])
+    # Images of one seed side by side: should a batch not hold all, it holds those that share a content path.
+    images = [image for row in zip(*columns, strict=True) for image in row]
     return Order(
-        specs=tuple(specs),
-        styles=(style,) * len(specs),
+        specs=tuple(spec for spec, _ in images),
+        styles=tuple(style for _, style in images),
         output=output,
         compression=body.output_compression,
         deadline=due,
@@ -104,8 +108,8 @@ def _answer(
     drawings = [job.future.result() for job in jobs]
     warnings = sorted({warning for drawing in drawings for warning in drawing.warnings})
     images = [
-        GeneratedImage(b64_json=in_base64(file), seed=spec.seed)
-        for file, spec in zip(files, order.specs, strict=True)
+        GeneratedImage(b64_json=in_base64(file), seed=spec.seed, style=style if body.styles_each else None)
+        for file, spec, style in zip(files, order.specs, order.styles, strict=True)
     ]
     answer = GenerationResponse(
         created=int(time.time()),

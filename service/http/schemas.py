@@ -93,6 +93,19 @@ class GenerationRequest(Incoming):
     style: (
         Annotated[StyleChoice, BeforeValidator(_style_of_id, json_schema_input_type=str | StyleChoice)] | None
     ) = Field(default=None, description="A style ID, or the style with its strength and alpha.")
+    styles_each: (
+        list[
+            Annotated[StyleChoice, BeforeValidator(_style_of_id, json_schema_input_type=str | StyleChoice)]
+            | None
+        ]
+        | None
+    ) = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_IMAGES,
+        description="Instead of `style`: `n` images in each of these styles, all of one seed side by side. "
+        "They share the work on the prompt. `null` is the image without a style.",
+    )
     seed: int | None = Field(
         default=None,
         ge=0,
@@ -131,10 +144,15 @@ class GenerationRequest(Incoming):
         default=None, ge=0, le=3, description="Partial images of each image, streamed before it; 0 to 3."
     )
 
+    @property
+    def num_images(self) -> int:
+        return self.n * len(self.styles_each or [None])
+
 
 class GeneratedImage(BaseModel):
     b64_json: str = Field(description="The image file, in base64.")
     seed: int = Field(description="The seed that made this image.")
+    style: StyleChoice | None = Field(default=None, description="Its style, when there were `styles_each`.")
 
 
 class UsageDetails(BaseModel):
