@@ -139,10 +139,30 @@ def test_a_batch_is_counted_by_stage_and_step_once(tmp_path: Path) -> None:
         assert once in lines
 
 
-def test_server_timing_says_where_the_time_went(client: httpx.Client) -> None:
+def stages_of(response: httpx.Response) -> tuple[dict[str, float], dict[str, float], float]:
+    """The milliseconds of each stage, of each step, and of all of it."""
+    parts = {
+        name: float(milliseconds)
+        for name, milliseconds in (
+            part.split(";dur=") for part in response.headers["Server-Timing"].split(", ")
+        )
+    }
+    total = parts.pop("total")
+    steps = {name: parts.pop(name) for name in list(parts) if name.startswith("step")}
+    return parts, steps, total
+
+
+def test_the_stages_of_server_timing_explain_the_time_of_the_request(client: httpx.Client) -> None:
     style = upload(client, picture(22)).json()["id"]
-    header = generate(client, style=style).headers["Server-Timing"]
-    stages = dict(stage.split(";dur=") for stage in header.split(", "))
-    steps = {f"step{step}" for step in range(1, 7)}
-    assert set(stages) == {"style", "queue", "text", "transformer", "decode", "encode", "total"} | steps
-    assert all(float(milliseconds) >= 0 for milliseconds in stages.values())
+    stages, steps, total = stages_of(generate(client, style=style, n=10, seed=1))
+    assert set(stages) == {"style", "queue", "text", "transformer", "decode", "encode"}
+    assert set(steps) == {f"step{step}" for step in range(1, 7)}
+    assert all(milliseconds >= 0 for milliseconds in (*stages.values(), *steps.values()))
+    assert 0.95 * total <= sum(stages.values()) <= total + 0.1
+    assert 0 < sum(steps.values()) <= stages["transformer"] + 0.1
+
+
+def test_a_response_that_needed_no_model_says_its_time_alone(client: httpx.Client) -> None:
+    stages, steps, total = stages_of(client.get("/v1/models"))
+    assert (stages, steps) == ({}, {})
+    assert total > 0

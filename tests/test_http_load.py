@@ -114,6 +114,7 @@ class MoodyGenerator(Generator):
     """The real one, except for a prompt that it will not draw."""
 
     DISLIKED = "a hat"
+    ERROR: BaseException = RuntimeError("not in the mood")
     max_in_batch = 8
 
     def max_images(self, size: Size) -> int:
@@ -121,7 +122,7 @@ class MoodyGenerator(Generator):
 
     def generate(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> list[Drawing]:
         if any(spec.prompt == self.DISLIKED for spec in specs):
-            raise RuntimeError("not in the mood")
+            raise self.ERROR
         return super().generate(specs, wanted)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -145,7 +146,10 @@ def test_a_full_queue_refuses_a_stream_with_429(tmp_path: Path) -> None:
     assert int(refused.headers["Retry-After"]) >= 1
 
 
-def test_a_failure_after_the_first_byte_is_an_error_event_and_the_last_one(tmp_path: Path) -> None:
+def test_a_failure_after_the_first_byte_is_an_error_event_and_the_last_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="atelier.http")
     with serving(Settings(data_dir=tmp_path), MoodyGenerator(tiny_generator().backbone)) as server:
         server.wait_until_settled()
         with server.client() as client:
@@ -154,6 +158,8 @@ def test_a_failure_after_the_first_byte_is_an_error_event_and_the_last_one(tmp_p
             assert event["error"]["code"] == "generation_failed"
             assert "mood" not in event["error"]["message"]
             assert len(events_of(client)) == 1
+    failed, _ = [record for record in caplog.records if f"path='{GENERATIONS}'" in record.getMessage()]
+    assert "failure='generation_failed'" in failed.getMessage()
 
 
 def test_a_deadline_ends_a_stream_with_an_error_event(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def styles(client: httpx.Client) -> list[str]:
 
 def test_each_image_is_the_one_of_its_style_and_seed_alone(client: httpx.Client, styles: list[str]) -> None:
     weak = {"id": styles[0], "strength": 0.5}
-    each = [None, styles[0], styles[1], weak]
+    each: list[Any] = [None, styles[0], styles[1], weak]
     several = generate(client, seed=5, n=2, styles_each=each)
     answer = several.json()
     assert [image["seed"] for image in answer["data"]] == [5, 5, 5, 5, 6, 6, 6, 6]
@@ -33,9 +33,9 @@ def test_each_image_is_the_one_of_its_style_and_seed_alone(client: httpx.Client,
     assert answer["data"][3]["style"]["strength"] == 0.5
     assert "style" not in answer
     alone = [
-        images_of(generate(client, seed=seed, **({} if style is None else {"style": style})))[0]
+        images_of(generate(client, seed=seed, **fields))[0]
         for seed in (5, 6)
-        for style in each
+        for fields in ({} if style is None else {"style": style} for style in each)
     ]
     assert images_of(several) == alone
     assert len(set(alone)) == 8

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -21,6 +21,7 @@ from service.http.schemas import (
     StyleResponse,
     unknown_field,
 )
+from service.http.spool import spooling
 from service.media import Picture, read_picture
 from service.styles.record import Style
 
@@ -120,7 +121,11 @@ def _read(parts: Parts, image: UploadFile) -> Picture:
 @asynccontextmanager
 async def _upload(request: Request) -> AsyncIterator[tuple[UploadFile, str | None]]:
     """The image and the name of the form; InvalidRequest when it holds anything else."""
-    async with request.form(max_files=2, max_fields=8, max_part_size=2**14) as form:
+    async with AsyncExitStack() as stack:
+        with spooling():
+            form = await stack.enter_async_context(
+                request.form(max_files=2, max_fields=8, max_part_size=2**14)
+            )
         for field in form:
             if field not in FIELDS:
                 problem = unknown_field(field, FIELDS)

@@ -22,6 +22,7 @@ from service.model.partial import Partial, Watch, watched_steps
 from service.model.resize import resize
 from service.model.spec import Drawing, ImageSpec, Method, Styling, Timings, WeightedStyle
 from service.model.style import StyleFeature, blend, decompose, feature_of, principal_of
+from service.model.texts import Texts
 
 __all__ = [
     "Abandoned",
@@ -109,6 +110,7 @@ class Generator:
         self.alpha = backbone.alpha
         self.key_step = backbone.key_step
         self.max_prompt_tokens = backbone.max_text_tokens
+        self._texts = Texts(backbone.encode_texts)
 
     def num_steps(self, size: Size) -> int:
         return len(self._schedule(size).scales)
@@ -158,7 +160,7 @@ class Generator:
         began = clock()
         (size,) = _only({spec.size for spec in specs}, "size")
         schedule = self._schedule(size)
-        texts = self._encode_texts(specs)
+        texts = self._texts.of(text for spec in specs for text in _texts_of(spec))
         plan = self._plan(specs, schedule, texts)
         read = clock()
         walk = self._walk(plan, schedule, wanted)
@@ -252,10 +254,6 @@ class Generator:
         if styling.method.replaces:
             return feature + styling.strength * (total - feature)
         return blend(feature, total, alpha, styling.strength)
-
-    def _encode_texts(self, specs: Sequence[ImageSpec]) -> dict[str, Text]:
-        prompts = {text for spec in specs for text in _texts_of(spec)}
-        return {prompt: self.backbone.encode_text(prompt) for prompt in sorted(prompts)}
 
     def _plan(self, specs: Sequence[ImageSpec], schedule: Schedule, texts: dict[str, Text]) -> Plan:
         key_steps = {spec.styling.key_step or self.key_step for spec in specs if spec.styling}
