@@ -94,7 +94,7 @@ class Service:
 
     async def _start(self) -> None:
         try:
-            self.readiness.parts = await self._wire()
+            self.readiness.open(await self._wire())
         except (CannotStart, EmbeddedServerError) as error:
             self.failure = error
             log.error("cannot_start", reason=str(error))

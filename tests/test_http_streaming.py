@@ -13,13 +13,18 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
+from torch import Tensor
 
+from service.model.generator import Generator
+from service.model.infinity.cache import Cache
+from service.model.infinity.model import Infinity
 from service.settings import Settings
 from tests.busy import GENERATIONS, busy, hanging, metric, post, wait_until_queued
 from tests.gated import SteppingGenerator
 from tests.server import serving
 from tests.test_http_load import MoodyGenerator
-from tests.tiny import tiny_generator
+from tests.tiny import tiny_generator, tiny_infinity
 from tests.uploads import is_image, picture, upload
 
 PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
@@ -160,6 +165,33 @@ def test_a_failure_after_the_first_byte_is_an_error_event_and_the_last_one(
             assert len(events_of(client)) == 1
     failed, _ = [record for record in caplog.records if f"path='{GENERATIONS}'" in record.getMessage()]
     assert "failure='generation_failed'" in failed.getMessage()
+
+
+class FullAtStepFive(Infinity):
+    """The tiny model, whose memory holds one path at the fifth step and any number before."""
+
+    def __init__(self) -> None:
+        of = tiny_infinity()
+        super().__init__(of.config, of.transformer, of.tokenizer, of.text_encoder, fingerprint="0" * 16)
+        self.is_full = False  # the warm-up draws two paths at once
+
+    def predict(self, cache: Cache, step: int, feature: Tensor) -> Tensor:
+        if step == 5 and len(feature) > 1 and self.is_full:
+            raise torch.OutOfMemoryError("no room")
+        return super().predict(cache, step, feature)
+
+
+def test_a_batch_that_is_drawn_again_in_halves_shows_no_partial_image_twice(tmp_path: Path) -> None:
+    model = FullAtStepFive()
+    with serving(Settings(data_dir=tmp_path), Generator(model)) as server:
+        server.wait_until_settled()
+        model.is_full = True
+        with server.client() as client:
+            events = events_of(client, n=2, seed=4, partial_images=3)
+    for index in (0, 1):
+        mine = [event for event in events if event["image_index"] == index]
+        assert [event["step"] for event in mine] == [3, 4, 5, 6]
+        assert [event["partial_image_index"] for event in mine[:-1]] == [0, 1, 2]
 
 
 def test_a_deadline_ends_a_stream_with_an_error_event(tmp_path: Path) -> None:

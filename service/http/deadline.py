@@ -6,8 +6,9 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Header, Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -57,8 +58,17 @@ class DeadlineBound:
             await error_response(too_late())(scope, receive, send)
 
 
-def deadline(request: Request) -> float | None:
-    """Dependency: when to give the request up, in seconds of `time.monotonic`, the batchers' clock."""
+def deadline(
+    request: Request,
+    x_request_timeout: Annotated[
+        float | None,
+        Header(gt=0, le=MAX_SECONDS, description="Seconds, from the arrival of the request; then 504."),
+    ] = None,
+) -> float | None:
+    """Dependency: when to give the request up, in seconds of `time.monotonic`, the batchers' clock.
+
+    The header is here to be documented; the middleware has read it before the body came.
+    """
     found: float | None = request.scope["state"]["deadline"]
     return found
 

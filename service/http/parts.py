@@ -63,14 +63,20 @@ class Readiness:
 
     parts: Parts | None = None
     reason: str = "The model is loading."
+    is_closed: bool = False
 
     @property
     def is_ready(self) -> bool:
         return self.parts is not None and self.parts.alive()
 
+    def open(self, parts: Parts) -> None:
+        """Ready, unless a signal to end came while the model was loading."""
+        if not self.is_closed:
+            self.parts = parts
+
     def close(self, reason: str) -> None:
         """Not ready from now on, and why."""
-        self.parts, self.reason = None, reason
+        self.parts, self.reason, self.is_closed = None, reason, True
 
     def require(self) -> Parts:
         """NotReady when there are no parts, or the model has died."""

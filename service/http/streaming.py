@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -54,15 +54,16 @@ class Telling:
 
     async def events(self) -> AsyncGenerator[Event]:
         """A completed event for each image, partial images of it before that. A ServiceError ends all."""
-        num_left, num_shown = len(self._jobs), Counter[int]()
+        num_left, shown = len(self._jobs), defaultdict[int, list[int]](list)
         while num_left:
             sight = await self._sights.get()
             if sight.partial is None:
                 num_left -= 1
                 yield await self._completed(sight.index, is_last=num_left == 0)
-            else:
-                yield await self._partial(sight.index, num_shown[sight.index], sight.partial)
-                num_shown[sight.index] += 1
+            # A batch that ran out of memory is drawn again in halves: the same steps come a second time.
+            elif sight.partial.step not in (steps := shown[sight.index]):
+                yield await self._partial(sight.index, len(steps), sight.partial)
+                steps.append(sight.partial.step)
         self._parts.metrics.images.inc(len(self._jobs))
 
     def _watched(self, index: int, spec: ImageSpec, num_partials: int) -> ImageSpec:
