@@ -115,6 +115,21 @@ def test_an_upload_whose_deadline_passes_is_not_kept_and_gives_its_place_back(tm
         assert upload(client, picture(63)).status_code == 201
 
 
+def test_an_upload_that_expires_while_the_model_is_busy_is_never_extracted(tmp_path: Path) -> None:
+    with busy(tmp_path, max_queued=4) as (server, generator), server.client() as client:
+        with ThreadPoolExecutor(1) as threads:
+            running = threads.submit(post, server, {"prompt": "a star"})
+            generator.wait_for_batch()
+            files = {"image": ("style.png", picture(64), "image/png")}
+            late = client.post("/v1/styles", files=files, headers={"X-Request-Timeout": "0.5"})
+            assert late.status_code == 504
+            assert metric(client, 'atelier_queue_depth{queue="extract"}') == 0
+            generator.open()
+            assert running.result().status_code == 200
+        assert client.get("/v1/styles").json()["data"] == []
+        assert metric(client, 'atelier_batch_size_count{queue="extract"}') == 0
+
+
 # Clients that leave
 
 
