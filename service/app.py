@@ -17,11 +17,13 @@ from service import __version__
 from service.access.answers import KeptAnswers
 from service.access.keyring import Keyring, read_keyring, require_guard
 from service.access.rates import Rates
+from service.admission import Admission
 from service.batcher import Batcher
 from service.extraction import Extraction, ToRead, reading_on
 from service.http import health, images, models, styles
 from service.http.authentication import BEARER, Authentication
 from service.http.bodies import BodyBound
+from service.http.deadline import DeadlineBound
 from service.http.idempotency import Idempotency
 from service.http.observation import Observation
 from service.http.parts import Parts, Readiness
@@ -72,9 +74,15 @@ class Service:
         """Begin to open the store and to load the model; the event loop stays free meanwhile."""
         self._starting = asyncio.create_task(self._start(), name="start")
 
+    def close(self) -> None:
+        """Refuse new requests from now on; those that were accepted go on."""
+        self.readiness.close(
+            "The service is shutting down; send the request to another replica, or again later."
+        )
+
     async def stop(self) -> None:
         """Finish what was accepted, then give everything back in the reverse order of its start."""
-        self.readiness.close("The service is shutting down.")
+        self.close()
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.wait([self._starting])
@@ -82,7 +90,7 @@ class Service:
 
     async def _start(self) -> None:
         try:
-            self.readiness.parts = await self._wire()
+            self.readiness.open(await self._wire())
         except (CannotStart, EmbeddedServerError) as error:
             self.failure = error
             log.error("cannot_start", reason=str(error))
@@ -117,6 +125,9 @@ class Service:
             store=store,
             rates=Rates(redis if is_shared else None, metrics=self.metrics),
             answers=KeptAnswers(redis, metrics=self.metrics, seconds=self.settings.idempotency_seconds),
+            uploads=Admission(
+                name="upload", max_places=self.settings.max_queued_uploads, metrics=self.metrics
+            ),
             decoding=decoding,
             encoding=encoding,
             alive=lambda: generation.alive and extraction.alive,
@@ -237,6 +248,7 @@ def create_app(settings: Settings, generator: Generator | None = None) -> FastAP
     app.add_middleware(BodyBound, max_upload_bytes=settings.max_upload_bytes)
     app.add_middleware(RateLimits, readiness=service.readiness)
     app.add_middleware(Authentication, keyring=keyring, metrics=service.metrics)
+    app.add_middleware(DeadlineBound, allowed_seconds=settings.request_timeout_seconds)
     app.add_middleware(Observation, metrics=service.metrics)
     return app
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import time
+from bisect import insort
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +22,7 @@ from service.errors import (
 )
 from service.metrics import Metrics
 from service.model_thread import Failure, ModelThread
+from service.priority import Priority
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -46,15 +48,22 @@ class Job(Generic[In, Out]):
     deadline: float | None
     queued_at: float
     future: asyncio.Future[Out]
+    priority: Priority = Priority.NORMAL
     started_at: float | None = None
     num_jobs_in_batch: int = 0
     deadline_timer: asyncio.TimerHandle | None = field(default=None, repr=False)
 
+    @property
+    def rank(self) -> float:
+        """Its turn among the waiting jobs: the lowest is next."""
+        return self.priority.rank(self.queued_at)
+
 
 def form_batch(queue: Sequence[Job[In, Out]], max_jobs: Callable[[Hashable], int]) -> list[Job[In, Out]]:
-    """The oldest job with the oldest others of its group, in order, as many as the group's bound allows.
+    """The first job with the first others of its group, in order, as many as the group's bound allows.
 
-    The oldest is always taken, so no group starves. `queue` is ordered by age.
+    The first is always taken, and ranks grow with time, so no group and no priority starves. `queue` is
+    ordered by rank.
     """
     if not queue:
         return []
@@ -115,19 +124,27 @@ class Batcher(Generic[In, Out]):
         """Estimate of the model time that the waiting jobs need."""
         return sum(self._estimate(job.group) for job in self._waiting())
 
-    def submit(self, inputs: Sequence[In], *, deadline: float | None = None) -> list[Job[In, Out]]:
+    def submit(
+        self,
+        inputs: Sequence[In],
+        *,
+        deadline: float | None = None,
+        priority: Priority = Priority.NORMAL,
+    ) -> list[Job[In, Out]]:
         """Queues one job per input, all or none. `deadline` is a time of the batcher's clock.
 
         A job whose deadline passes, waiting or running, gets DeadlineExceeded. Raises QueueFull, NotReady
         (not started, draining or dead) and InvalidRequest (more inputs than the queue could ever hold).
         """
-        self._admit(len(inputs))
+        self._admit(len(inputs), priority)
         loop, now = asyncio.get_running_loop(), self._clock()
-        jobs = [Job(each, self._group(each), deadline, now, loop.create_future()) for each in inputs]
+        jobs = [
+            Job(each, self._group(each), deadline, now, loop.create_future(), priority) for each in inputs
+        ]
         for job in jobs:
             job.future.add_done_callback(partial(self._leave, job))
             self._watch_deadline(job)
-        self._queue += jobs
+            insort(self._queue, job, key=lambda each: each.rank)
         self._work_queued.set()
         return jobs
 
@@ -183,27 +200,35 @@ class Batcher(Generic[In, Out]):
             for job, output in zip(jobs, outcome, strict=True):
                 self._settle(job, output)
 
-    def _admit(self, num_jobs: int) -> None:
+    def _admit(self, num_jobs: int, priority: Priority) -> None:
         refusal: ServiceError | None = None
+        most = priority.max_places(self._max_queued)
+        of_priority = "" if priority is Priority.NORMAL else f" for {priority} priority"
         if self._draining or not self.alive:
             state = "shutting down" if self._draining else "not ready"
             refusal = NotReady(
                 f"The service is {state}; try again shortly.", retry_after_seconds=self._retry_after_seconds()
             )
-        elif num_jobs > self._max_queued:
+        elif num_jobs > most:
             raise InvalidRequest(
-                f"The request needs {num_jobs} places in a queue of {self._max_queued}; ask for fewer."
+                f"The request needs {num_jobs} places in a queue of {most}{of_priority}; ask for fewer."
             )
-        elif self.num_queued + num_jobs > self._max_queued:
+        elif num_jobs > self._num_free(priority):
             wait = self._retry_after_seconds()
             refusal = QueueFull(
-                f"The queue has no {num_jobs} free of its {self._max_queued} places; "
+                f"The queue has no {num_jobs} free of its {most} places{of_priority}; "
                 f"try again in {math.ceil(wait)} seconds.",
                 retry_after_seconds=wait,
             )
         if refusal is not None:
             self._metrics.rejections.labels(queue=self.name, reason=refusal.code).inc(num_jobs)
             raise refusal
+
+    def _num_free(self, priority: Priority) -> int:
+        waiting = self._waiting()
+        num_alike = sum(job.priority is priority for job in waiting)
+        most = priority.max_places(self._max_queued)
+        return min(self._max_queued - len(waiting), most - num_alike)
 
     def _next_batch(self) -> list[Job[In, Out]]:
         self._queue = [job for job in self._queue if not self._gone(job)]
@@ -238,13 +263,15 @@ class Batcher(Generic[In, Out]):
             self._queue.remove(job)
         if job.deadline_timer is not None:
             job.deadline_timer.cancel()
-        if job.future.cancelled():
-            when = "queued" if job.started_at is None else "running"
-            self._metrics.cancellations.labels(queue=self.name, when=when).inc()
+        # Its request and its own timer watch the same deadline: whoever looks first, it ran out of time.
+        is_late = job.future.cancelled() and job.deadline is not None and job.deadline <= self._clock()
         # Reading the exception also marks it as seen: a request that gives up at the first failure of its
         # jobs would otherwise have asyncio complain about the others.
-        elif isinstance(job.future.exception(), DeadlineExceeded):
+        if is_late or (not job.future.cancelled() and isinstance(job.future.exception(), DeadlineExceeded)):
             self._metrics.rejections.labels(queue=self.name, reason=DeadlineExceeded.code).inc()
+        elif job.future.cancelled():
+            when = "queued" if job.started_at is None else "running"
+            self._metrics.cancellations.labels(queue=self.name, when=when).inc()
 
     def _gone(self, job: Job[In, Out]) -> bool:
         """Whether nobody waits for the job any more; a job whose time is up is told so first."""

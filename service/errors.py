@@ -16,7 +16,7 @@ ServiceError
  +- QueueFull             429  `retry_after_seconds` is the work already queued
  +- ClientGone            499  nobody is left to read it; it exists for the log and the metrics
  +- NotReady              503  warming up or draining
- +- StoreUnavailable      503  Redis cannot be reached
+ +- StoreUnavailable      503  Redis cannot be reached, or the disk refuses an upload
  +- DeadlineExceeded      504
  +- GenerationFailed      500  the model failed; the log has the trace
 """

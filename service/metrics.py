@@ -25,6 +25,7 @@ SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 QUEUES = ("generate", "extract")
 REFUSALS = ("invalid_api_key", "rate_limit_exceeded", "idempotency_key_in_use", "idempotency_key_reused")
+DOORS = (*QUEUES, "upload")  # uploads wait for a place, and reach the model by the queue "extract"
 STAGES = ("text", "style", "transformer", "decode", "encode")
 REJECTIONS = ("queue_full", "not_ready", "deadline_exceeded")
 CANCELLATIONS = ("queued", "running")
@@ -68,11 +69,16 @@ class Metrics:
         self.refusals = counter(
             "refusals", "Requests refused for who sent them, how often, or how often already.", "reason"
         )
+        self.first_preview_seconds = latency(
+            "first_preview_seconds", "From a request's first byte to its first partial image."
+        )
         self.images = counter("images", "Images drawn and handed to a response.")
 
-        self.queue_depth = gauge("queue_depth", "Jobs waiting for the model, those gone left out.", "queue")
+        self.queue_depth = gauge(
+            "queue_depth", "Jobs waiting for the model, those gone left out; uploads being read.", "queue"
+        )
         self.queued_work_seconds = gauge(
-            "queued_work_seconds", "Model time that the waiting jobs will take, estimated.", "queue"
+            "queued_work_seconds", "Time that what is waiting will take, estimated.", "queue"
         )
         self.queue_wait_seconds = latency(
             "queue_wait_seconds", "From a job's admission to its batch reaching the model.", "queue"
@@ -117,7 +123,7 @@ class Metrics:
     def _begin_at_zero(self) -> None:
         for reason in REFUSALS:
             self.refusals.labels(reason=reason)
-        for queue, reason in product(QUEUES, REJECTIONS):
+        for queue, reason in product(DOORS, REJECTIONS):
             self.rejections.labels(queue=queue, reason=reason)
         for queue, when in product(QUEUES, CANCELLATIONS):
             self.cancellations.labels(queue=queue, when=when)

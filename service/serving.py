@@ -10,6 +10,7 @@ import sys
 import uvicorn
 
 from service.app import CannotStart, Service, create_app
+from service.draining import DrainingServer
 from service.logs import configure_logs
 from service.settings import Settings
 
@@ -57,8 +58,10 @@ def run_server(settings: Settings) -> int:
         server_header=False,
         timeout_graceful_shutdown=settings.drain_seconds,
     )
+    service: Service = app.state.service
+    server = DrainingServer(config, close=service.close, drain_seconds=settings.drain_seconds)
     with listener, asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        return runner.run(_serve(uvicorn.Server(config), listener, app.state.service))
+        return runner.run(_serve(server, listener, service))
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket, service: Service) -> int:

@@ -56,6 +56,9 @@ class Settings(BaseSettings):
         default=3600, ge=1, description="How long the answer to a request with an Idempotency-Key is kept."
     )
     max_queued: int = Field(default=64, ge=1, description="Images that may wait for the model.")
+    max_queued_uploads: int = Field(
+        default=64, ge=1, description="Uploads that may be in work at once, waiting ones included."
+    )
     max_upload_bytes: int = Field(default=10 * 2**20, ge=1, description="Largest upload.")
     max_upload_pixels: int = Field(
         default=50_000_000, ge=1, description="Most pixels an uploaded picture may hold."
@@ -64,7 +67,11 @@ class Settings(BaseSettings):
     request_timeout_seconds: float | None = Field(
         default=None,
         gt=0,
-        description="An image that takes longer is given up, time in the queue included; unset: never.",
+        description="A request that takes longer is given up, from its arrival on; unset: never. "
+        "A client may ask for less by X-Request-Timeout.",
+    )
+    ping_seconds: float = Field(
+        default=15.0, gt=0, description="A stream on which nothing happened for so long carries a comment."
     )
     drain_seconds: int = Field(
         default=60, ge=0, description="After SIGTERM, how long accepted work may take to finish."

@@ -36,3 +36,25 @@ class GatedGenerator(Generator):
         self._arrivals.release()
         assert self._gate.wait(PATIENCE_SECONDS), "nobody opened the gate"
         return super().generate(specs, wanted)
+
+
+class SteppingGenerator(Generator):
+    """The real one, which stops after each step until the test lets it go on."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__(generator.backbone)
+        self.num_steps_done = 0
+        self.stepped, self._permits = threading.Semaphore(0), threading.Semaphore(0)
+
+    def let_go(self, num_steps: int) -> None:
+        for _ in range(num_steps):
+            self._permits.release()
+
+    def generate(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> list[Drawing]:
+        def after_step() -> bool:
+            self.num_steps_done += 1
+            self.stepped.release()
+            assert self._permits.acquire(timeout=PATIENCE_SECONDS), "nobody let the generator go on"
+            return wanted()
+
+        return super().generate(specs, after_step)

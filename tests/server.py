@@ -13,17 +13,18 @@ import httpx
 import uvicorn
 
 from service.app import Service, create_app
+from service.draining import DrainingServer
 from service.model.generator import Generator
 from service.settings import Settings
 
 PATIENCE_SECONDS = 60
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's, and it says when it listens."""
+class _Server(DrainingServer):
+    """Ours, and it says when it listens."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config, close=service.close, drain_seconds=PATIENCE_SECONDS)
         self.listens = threading.Event()
         self.loop: asyncio.AbstractEventLoop | None = None
 
@@ -41,6 +42,7 @@ class Running:
     host: str
     port: int
     loop: asyncio.AbstractEventLoop
+    server: uvicorn.Server
 
     @property
     def url(self) -> str:
@@ -48,6 +50,10 @@ class Running:
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=PATIENCE_SECONDS)
+
+    def end(self) -> None:
+        """What SIGTERM does; `serving` waits for the end."""
+        self.server.should_exit = True
 
     def wait_until_settled(self) -> None:
         """Return once the service is ready, or has failed to become so."""
@@ -62,14 +68,14 @@ def serving(settings: Settings, generator: Generator | None = None) -> Iterator[
     config = uvicorn.Config(
         app, host=settings.host, port=0, loop="asyncio", log_config=None, access_log=False
     )
-    server = _Server(config)
+    server = _Server(config, app.state.service)
     thread = threading.Thread(target=server.run, name="server")
     thread.start()
     try:
         assert server.listens.wait(PATIENCE_SECONDS), "the server does not listen"
         assert server.loop is not None
         host, port = server.servers[0].sockets[0].getsockname()[:2]
-        yield Running(app.state.service, host, port, server.loop)
+        yield Running(app.state.service, host, port, server.loop, server)
     finally:
         server.should_exit = True
         thread.join(PATIENCE_SECONDS)

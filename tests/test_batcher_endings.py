@@ -115,6 +115,21 @@ async def test_a_deadline_that_is_over_at_the_door_fails_its_job_alone() -> None
     assert model.batches == [["a2"]]
 
 
+async def test_a_job_that_its_request_cancels_at_the_deadline_counts_as_late_and_not_as_left() -> None:
+    model = GatedModel()
+    one = rig(model)
+    async with serving(one) as batcher:
+        jobs = batcher.submit(["a0"])
+        await model.next_batch()
+        (late,) = batcher.submit(["a1"], deadline=one.clock.now + 5)
+        one.clock.now += 5
+        late.future.cancel()
+        model.let_go()
+        await results(jobs)
+    assert one.metric("rejections_total", reason="deadline_exceeded") == 1
+    assert one.metric("cancellations_total", when="queued") == 0
+
+
 @pytest.mark.parametrize("which", ["queued", "running"])
 async def test_a_deadline_is_kept_while_the_model_is_busy(which: str) -> None:
     model = GatedModel()

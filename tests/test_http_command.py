@@ -92,6 +92,9 @@ def test_every_line_of_a_json_log_is_an_object_and_a_request_has_one(tmp_path: P
     (line,) = [line for line in lines if line.get("request_id") == "mine"]
     assert (line["event"], line["status"], line["num_images"]) == ("request", 200, 2)
     assert line["transformer_seconds"] > 0
+    assert len(line["step_seconds"]) == 6
+    assert {"queue_seconds", "text_seconds", "decode_seconds", "encode_seconds"} <= set(line)
+    assert line["num_jobs_in_batch"] >= 1
     assert "secret" not in log.read_text()
 
 

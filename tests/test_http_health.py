@@ -8,9 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.errors import NotReady
+from service.http.parts import Readiness
 from service.settings import Settings
 from tests.gated import GatedGenerator
-from tests.server import serving
+from tests.server import Running, serving
 from tests.tiny import tiny_generator
 
 
@@ -36,6 +38,15 @@ def test_a_model_that_cannot_be_loaded_leaves_a_reason(tmp_path: Path) -> None:
         assert "nonesuch" in str(running.service.failure)
         assert client.get("/livez").status_code == 200
         assert "could not start" in client.get("/readyz").json()["error"]["message"]
+
+
+def test_a_service_that_is_told_to_end_while_it_loads_does_not_become_ready_any_more(server: Running) -> None:
+    readiness = Readiness()
+    readiness.close("The service is shutting down.")
+    readiness.open(server.service.readiness.require())
+    assert not readiness.is_ready
+    with pytest.raises(NotReady, match="shutting down"):
+        readiness.require()
 
 
 def test_an_unreachable_store_is_reported_and_plain_images_are_still_drawn(tmp_path: Path) -> None:

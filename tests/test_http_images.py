@@ -89,7 +89,7 @@ def test_an_image_accept_gives_the_bytes_and_the_seed_in_a_header(client: httpx.
 
 def test_a_prompt_that_had_no_effect_is_warned_of_in_both_forms(client: httpx.Client) -> None:
     (warning,) = generate(client, prompt="xyzzy").json()["warnings"]
-    assert "none of the prompt's words" in warning
+    assert "names nothing" in warning
     assert generate(client, accept="image/png", prompt="xyzzy").headers["X-Warnings"] == warning
     assert "warnings" not in generate(client).json()
     assert "X-Warnings" not in generate(client, accept="image/png").headers
@@ -139,9 +139,30 @@ def test_a_batch_is_counted_by_stage_and_step_once(tmp_path: Path) -> None:
         assert once in lines
 
 
-def test_server_timing_says_where_the_time_went(client: httpx.Client) -> None:
+def stages_of(response: httpx.Response) -> tuple[dict[str, float], dict[str, float], float]:
+    """The milliseconds of each stage, of each step, and of all of it."""
+    parts = {
+        name: float(milliseconds)
+        for name, milliseconds in (
+            part.split(";dur=") for part in response.headers["Server-Timing"].split(", ")
+        )
+    }
+    total = parts.pop("total")
+    steps = {name: parts.pop(name) for name in list(parts) if name.startswith("step")}
+    return parts, steps, total
+
+
+def test_the_stages_of_server_timing_explain_the_time_of_the_request(client: httpx.Client) -> None:
     style = upload(client, picture(22)).json()["id"]
-    header = generate(client, style=style).headers["Server-Timing"]
-    stages = dict(stage.split(";dur=") for stage in header.split(", "))
+    stages, steps, total = stages_of(generate(client, style=style, n=10, seed=1))
     assert set(stages) == {"style", "queue", "text", "transformer", "decode", "encode"}
-    assert all(float(milliseconds) >= 0 for milliseconds in stages.values())
+    assert set(steps) == {f"step{step}" for step in range(1, 7)}
+    assert all(milliseconds >= 0 for milliseconds in (*stages.values(), *steps.values()))
+    assert 0.95 * total <= sum(stages.values()) <= total + 0.1
+    assert 0 < sum(steps.values()) <= stages["transformer"] + 0.1
+
+
+def test_a_response_that_needed_no_model_says_its_time_alone(client: httpx.Client) -> None:
+    stages, steps, total = stages_of(client.get("/v1/models"))
+    assert (stages, steps) == ({}, {})
+    assert total > 0

@@ -2,66 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import random
-import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 from service.model.backbone import Size
 from service.model.generator import Drawing, Generator, ImageSpec, always
 from service.settings import Settings
-from tests.gated import GatedGenerator
+from tests.busy import GENERATIONS, busy, hanging, metric, post, wait_until_queued
 from tests.server import Running, serving
 from tests.tiny import tiny_generator
 from tests.uploads import picture, upload
-
-GENERATIONS = "/v1/images/generations"
-
-
-@contextmanager
-def busy(tmp_path: Path, max_queued: int, **more: Any) -> Iterator[tuple[Running, GatedGenerator]]:
-    """A ready server whose model holds every batch until the gate is opened."""
-    generator = GatedGenerator(tiny_generator())
-    generator.open()
-    with serving(Settings(data_dir=tmp_path, max_queued=max_queued, **more), generator) as running:
-        running.wait_until_settled()
-        generator.close()
-        try:
-            yield running, generator
-        finally:
-            generator.open()
-
-
-def post(server: Running, body: dict[str, Any]) -> httpx.Response:
-    with server.client() as client:
-        return client.post(GENERATIONS, json=body)
-
-
-def metric(client: httpx.Client, sample: str) -> float:
-    """The value of a sample, its name written with its labels; 0 while there is none."""
-    lines = client.get("/metrics").text.splitlines()
-    return next((float(line.split()[-1]) for line in lines if line.startswith(f"{sample} ")), 0.0)
-
-
-def wait_until_queued(client: httpx.Client, num_jobs: int) -> None:
-    """Return once so many jobs wait. Each look is a round trip; the test's time limit ends a vain wait."""
-    while metric(client, 'atelier_queue_depth{queue="generate"}') != num_jobs:
-        pass
-
-
-def hanging(server: Running, body: dict[str, Any]) -> socket.socket:
-    """A connection that has sent a request and does not read the answer."""
-    content = json.dumps(body).encode()
-    connection = socket.create_connection((server.host, server.port))
-    head = f"POST {GENERATIONS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
-    return connection
 
 
 def test_requests_at_once_are_batched_and_each_gets_what_it_gets_alone(server: Running) -> None:
@@ -161,6 +114,7 @@ class MoodyGenerator(Generator):
     """The real one, except for a prompt that it will not draw."""
 
     DISLIKED = "a hat"
+    ERROR: BaseException = RuntimeError("not in the mood")
     max_in_batch = 8
 
     def max_images(self, size: Size) -> int:
@@ -168,7 +122,7 @@ class MoodyGenerator(Generator):
 
     def generate(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> list[Drawing]:
         if any(spec.prompt == self.DISLIKED for spec in specs):
-            raise RuntimeError("not in the mood")
+            raise self.ERROR
         return super().generate(specs, wanted)
 
 

@@ -7,9 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
+from fastapi.routing import iter_route_contexts
 from prometheus_client import generate_latest
 
+from service.app import create_app
 from service.metrics import LATENCY_BUCKETS, Metrics
+from service.settings import Settings
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "info": ("_info",)}
@@ -29,6 +32,14 @@ def test_what_deploy_asks_for_exists(name: str) -> None:
     asked = set(re.findall(r"\b(?:atelier|process|python)_\w+", (DEPLOY / name).read_text()))
     assert asked
     assert asked <= series_names()
+
+
+@pytest.mark.parametrize("name", ["alerts.yml", "dashboards/atelier.json"])
+def test_the_routes_that_deploy_asks_for_are_routes(name: str) -> None:
+    asked = set(re.findall(r'route=\\?"([^"\\]+)', (DEPLOY / name).read_text()))
+    routes = iter_route_contexts(create_app(Settings(data_dir=Path("unused"))).routes)
+    assert asked
+    assert asked <= {f"{method} {route.path}" for route in routes for method in route.methods or ()}
 
 
 def test_the_dashboard_shows_every_metric_of_our_own() -> None:

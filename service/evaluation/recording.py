@@ -62,6 +62,9 @@ class Recording:
     def encode_text(self, prompt: str) -> Text:
         return Text(self._texts[prompt])
 
+    def encode_texts(self, prompts: Sequence[str]) -> Sequence[Text]:
+        return [self.encode_text(prompt) for prompt in prompts]
+
     def begin(self, paths: Sequence[Path], schedule: Schedule) -> Cache:
         return self.infinity.begin(paths, schedule)
 

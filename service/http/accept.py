@@ -26,14 +26,22 @@ def wanted_form(accept: str, body: GenerationRequest) -> Form:
     InvalidRequest when the header leaves nothing but a raw image and the body asks for something else.
     """
     ranked = [name for name in _ranked(accept) if name in RAW or name in JSON]
-    if body.n > 1 and any(name in JSON for name in ranked):
+    if body.stream:
+        if ranked and all(name in RAW for name in ranked):
+            raise InvalidRequest(
+                f"A stream is made of events, not of {ranked[0]}: leave Accept out, or stream.",
+                param="stream",
+            )
+        return Form(OutputFormat(body.output_format or "png"), is_raw=False)
+    if body.num_images > 1 and any(name in JSON for name in ranked):
         ranked = [name for name in ranked if name in JSON]
     if not ranked or ranked[0] in JSON:
         return Form(OutputFormat(body.output_format or "png"), is_raw=False)
     wanted = RAW[ranked[0]]
-    if body.n > 1:
+    if body.num_images > 1:
         raise InvalidRequest(
-            f"The answer to Accept: {ranked[0]} is one image: n must be 1, or Accept application/json.",
+            f"The answer to Accept: {ranked[0]} is one image, not {body.num_images}: "
+            "n must be 1, with one style, or Accept application/json.",
             param="n",
         )
     if body.output_format not in (None, wanted.value):

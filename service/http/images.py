@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import time
-from base64 import b64encode
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
-from service.batcher import Job
-from service.http.accept import wanted_form
+from service.http.accept import Form, wanted_form
 from service.http.bodies import json_only
+from service.http.deadline import deadline
+from service.http.event_stream import EventStream
 from service.http.idempotency import IDEMPOTENT
 from service.http.observation import Account, account
+from service.http.order import ImageJob, Order, explain, in_base64, usage_of
 from service.http.parts import Parts, ReadyParts
 from service.http.presence import while_present
 from service.http.rate_limits import Allowance, allowance
 from service.http.schemas import GeneratedImage, GenerationRequest, GenerationResponse
-from service.http.specs import image_specs, native_size, require_drawable
+from service.http.specs import each_style, image_specs, native_size, require_drawable
+from service.http.streaming import Telling
 from service.http.stylings import require_stylable, style_answered, styling_of
-from service.media import OutputFormat, encode_image
-from service.model.generator import Drawing, ImageSpec, Styling
+from service.media import OutputFormat
+from service.model.generator import Styling
+from service.priority import Priority
 
 router = APIRouter(tags=["images"])
+
+MEDIA_TYPES = [*(f"image/{output.value}" for output in OutputFormat), "text/event-stream"]
 
 
 @router.post(
     "/v1/images/generations",
     response_model=GenerationResponse,
-    responses={200: {"content": {f"image/{output.value}": {} for output in OutputFormat}}},
+    responses={200: {"content": {media_type: {} for media_type in MEDIA_TYPES}}},
     dependencies=[Depends(json_only), IDEMPOTENT],
 )
 async def generate(
@@ -39,33 +44,88 @@ async def generate(
     parts: ReadyParts,
     account: Annotated[Account, Depends(account)],
     allowance: Annotated[Allowance, Depends(allowance)],
+    due: Annotated[float | None, Depends(deadline)],
 ) -> Response:
-    """Draw `n` images. When `Accept` is an image type and `n` is 1, the answer is the image itself."""
+    """Draw `n` images. When `Accept` is an image type and `n` is 1, the answer is the image itself.
+
+    With `stream` the answer is server-sent events: `image_generation.partial_image`, then
+    `image_generation.completed` for each image; or `error`, with the body of any failure.
+    """
     form = wanted_form(request.headers.get("accept", ""), body)
     require_drawable(body, form.format, parts)
     require_stylable(body)
-    await allowance.take("images", body.n)
+    await allowance.take("images", body.num_images)
     if parts.settings.log_prompts:
         account.fields["prompt"] = body.prompt
-    jobs, files = await while_present(request, _illustrate(parts, body, form.format, account))
-    specs, drawings = [job.input for job in jobs], [job.future.result() for job in jobs]
+    order = await while_present(request, _order(parts, body, form.format, account, due))
+    if body.stream:
+        telling = Telling(parts, order, body.partial_images or 0, account)
+        ping_seconds = parts.settings.ping_seconds
+        return EventStream(telling.events(), close=telling.close, ping_seconds=ping_seconds, account=account)
+    jobs, files = await while_present(request, _illustrate(parts, order, account))
+    return _raw(jobs[0], files[0], form) if form.is_raw else _answer(parts, order, jobs, files, body)
+
+
+async def _order(
+    parts: Parts, body: GenerationRequest, output: OutputFormat, account: Account, due: float | None
+) -> Order:
+    columns = []  # the images of one style, seed by seed
+    for single in each_style(body):
+        specs = image_specs(single, await _styling(parts, single, account), parts.generator)
+        style = style_answered(single, parts.generator.alpha).style
+        columns.append([(spec, style) for spec in specs])
+    # Images of one seed side by side: should a batch not hold all, it holds those that share a content path.
+    images = [image for row in zip(*columns, strict=True) for image in row]
+    return Order(
+        specs=tuple(spec for spec, _ in images),
+        styles=tuple(style for _, style in images),
+        output=output,
+        compression=body.output_compression,
+        deadline=due,
+        priority=Priority(body.priority),
+    )
+
+
+async def _illustrate(parts: Parts, order: Order, account: Account) -> tuple[list[ImageJob], list[bytes]]:
+    """The finished jobs and their image files. However it ends, no job is left behind in the queue."""
+    began = time.perf_counter()
+    jobs = order.submit(parts, order.specs)
+    try:
+        drawings = await asyncio.gather(*(job.future for job in jobs))
+    finally:
+        for job in jobs:
+            job.future.cancel()
+    explain(jobs, time.perf_counter() - began, account)
+    with account.stage("encode"):
+        files = await asyncio.gather(*(order.encode(parts, drawing.image) for drawing in drawings))
+    parts.metrics.images.inc(len(files))
+    return jobs, files
+
+
+def _raw(job: ImageJob, file: bytes, form: Form) -> Response:
+    headers = {"X-Seed": str(job.input.seed), "X-Content-Type-Options": "nosniff"}
+    if warnings := job.future.result().warnings:
+        headers["X-Warnings"] = "; ".join(warnings).encode("ascii", "replace").decode()
+    return Response(file, media_type=f"image/{form.format.value}", headers=headers)
+
+
+def _answer(
+    parts: Parts, order: Order, jobs: list[ImageJob], files: list[bytes], body: GenerationRequest
+) -> Response:
+    drawings = [job.future.result() for job in jobs]
     warnings = sorted({warning for drawing in drawings for warning in drawing.warnings})
-    if form.is_raw:
-        headers = {"X-Seed": str(specs[0].seed), "X-Content-Type-Options": "nosniff"}
-        if warnings:
-            headers["X-Warnings"] = "; ".join(warnings).encode("ascii", "replace").decode()
-        return Response(files[0], media_type=f"image/{form.format.value}", headers=headers)
     images = [
-        GeneratedImage(b64_json=b64encode(file).decode(), seed=spec.seed)
-        for file, spec in zip(files, specs, strict=True)
+        GeneratedImage(b64_json=in_base64(file), seed=spec.seed, style=style if body.styles_each else None)
+        for file, spec, style in zip(files, order.specs, order.styles, strict=True)
     ]
     styled = style_answered(body, parts.generator.alpha)
     answer = GenerationResponse(
         created=int(time.time()),
         data=images,
         model=parts.generator.name,
-        size=str(specs[0].size),
-        output_format=form.format.value,
+        size=str(order.specs[0].size),
+        output_format=order.output.value,
+        usage=usage_of(drawings),
         style=styled.style,
         styles=styled.styles,
         strength=styled.strength,
@@ -75,49 +135,8 @@ async def generate(
     return JSONResponse(answer.model_dump(exclude_none=True))
 
 
-async def _illustrate(
-    parts: Parts, body: GenerationRequest, output: OutputFormat, account: Account
-) -> tuple[list[Job[ImageSpec, Drawing]], list[bytes]]:
-    """The finished jobs and their image files. However it ends, no job is left behind in the queue."""
-    specs = image_specs(body, await _styling(parts, body, account), parts.generator)
-    jobs = parts.generation.submit(specs, deadline=parts.deadline())
-    try:
-        drawings = await asyncio.gather(*(job.future for job in jobs))
-    finally:
-        for job in jobs:
-            job.future.cancel()
-    _explain(jobs, account)
-    with account.stage("encode"):
-        files = await asyncio.gather(
-            *(
-                parts.off_loop(parts.encoding, _encode, parts, drawing, output, body.output_compression)
-                for drawing in drawings
-            )
-        )
-    parts.metrics.images.inc(len(files))
-    return jobs, files
-
-
 async def _styling(parts: Parts, body: GenerationRequest, account: Account) -> Styling | None:
     if body.style is None and body.styles is None:
         return None
     with account.stage("style"), parts.metrics.stage_duration_seconds.labels(stage="style").time():
         return await styling_of(parts, body, native_size(body, parts.generator))
-
-
-def _encode(parts: Parts, drawing: Drawing, output: OutputFormat, compression: int | None) -> bytes:
-    with parts.metrics.stage_duration_seconds.labels(stage="encode").time():
-        return encode_image(drawing.image, output, compression=compression)
-
-
-def _explain(jobs: list[Job[ImageSpec, Drawing]], account: Account) -> None:
-    """Where the time went: of the job that waited longest, and of its batch."""
-    last = max(jobs, key=lambda job: job.started_at or 0.0)
-    timings = last.future.result().timings
-    account.stage_seconds |= {
-        "queue": (last.started_at or last.queued_at) - last.queued_at,
-        "text": timings.text_seconds,
-        "transformer": timings.transformer_seconds,
-        "decode": timings.decode_seconds,
-    }
-    account.fields |= {"num_images": len(jobs), "num_jobs_in_batch": last.num_jobs_in_batch}

@@ -14,7 +14,7 @@ from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.http.problems import unexpected_response
+from service.http.problems import error_response, unexpected_error
 from service.metrics import Metrics
 
 ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -26,17 +26,35 @@ log = structlog.stdlib.get_logger("atelier.http")
 
 @dataclass(slots=True)
 class Account:
-    """What a route wants said of its request: seconds by stage for Server-Timing, fields for the log line."""
+    """What a route wants said of its request: seconds by stage for Server-Timing, fields for the log line.
 
+    Stages follow one another, so that they add up to the request's duration but for what is spent on HTTP
+    itself; steps are parts of the stage "transformer".
+    """
+
+    clock: Callable[[], float] = time.perf_counter
     stage_seconds: dict[str, float] = field(default_factory=dict)
+    step_seconds: tuple[float, ...] = ()
     fields: dict[str, object] = field(default_factory=dict)
+    began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
+
+    @property
+    def seconds(self) -> float:
+        """Since the request's head arrived."""
+        return self.clock() - self.began
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times what happens inside as one stage of the request."""
-        began = time.perf_counter()
-        yield
-        self.stage_seconds[name] = time.perf_counter() - began
+        """Adds the time of what happens inside to one stage of the request."""
+        began = self.clock()
+        try:
+            yield
+        finally:
+            so_far = self.stage_seconds.get(name, 0.0)
+            self.stage_seconds[name] = so_far + self.clock() - began
 
 
 def account(request: Request) -> Account:
@@ -60,10 +78,9 @@ class Observation:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began = self.clock()
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if ACCEPTABLE_ID.fullmatch(given) else f"req_{uuid4().hex}"
-        account = scope.setdefault("state", {})["account"] = Account()
+        account = scope.setdefault("state", {})["account"] = Account(self.clock)
         status = 0
 
         async def observed_send(message: Message) -> None:
@@ -72,8 +89,7 @@ class Observation:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
-                if account.stage_seconds:
-                    headers["Server-Timing"] = _server_timing(account.stage_seconds)
+                headers["Server-Timing"] = _server_timing(account)
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -82,9 +98,9 @@ class Observation:
             except Exception:
                 log.exception("request_failed", method=scope["method"], path=scope["path"])
                 if not status:
-                    await unexpected_response()(scope, receive, observed_send)
+                    await error_response(unexpected_error())(scope, receive, observed_send)
             finally:
-                self._record(scope, account, status or 499, self.clock() - began)
+                self._record(scope, account, status or 499, account.seconds)
 
     def _record(self, scope: Scope, account: Account, status: int, seconds: float) -> None:
         route = _route(scope)
@@ -98,6 +114,11 @@ class Observation:
             status=status,
             seconds=round(seconds, 4),
             **{f"{stage}_seconds": round(value, 4) for stage, value in account.stage_seconds.items()},
+            **(
+                {"step_seconds": [round(each, 4) for each in steps]}
+                if (steps := account.step_seconds)
+                else {}
+            ),
             **account.fields,
         )
 
@@ -111,5 +132,9 @@ def _route(scope: Scope) -> str:
     return f"{method} {route.path}"
 
 
-def _server_timing(stage_seconds: dict[str, float]) -> str:
-    return ", ".join(f"{stage};dur={1000 * seconds:.2f}" for stage, seconds in stage_seconds.items())
+def _server_timing(account: Account) -> str:
+    """Every stage and step so far and, by the name of total, the time from the arrival to this header."""
+    parts = dict(account.stage_seconds)
+    parts |= {f"step{step}": seconds for step, seconds in enumerate(account.step_seconds, start=1)}
+    parts["total"] = account.seconds
+    return ", ".join(f"{name};dur={1000 * seconds:.2f}" for name, seconds in parts.items())

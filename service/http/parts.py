@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from fastapi import Depends, Request
 
 from service.access.answers import KeptAnswers
 from service.access.rates import Rates
+from service.admission import Admission
 from service.batcher import Batcher
 from service.errors import NotReady
 from service.http.caller import caller_of
@@ -44,15 +44,11 @@ class Parts:
     store: StyleStore
     rates: Rates
     answers: KeptAnswers
+    uploads: Admission
     decoding: Executor
     encoding: Executor
     alive: Callable[[], bool]  # False for good once a batcher or the model thread has died
     created: int  # when the model was loaded, in seconds since 1970
-
-    def deadline(self) -> float | None:
-        """When a job that is accepted now is given up, on the batchers' clock."""
-        allowed = self.settings.request_timeout_seconds
-        return None if allowed is None else time.monotonic() + allowed
 
     async def store_answers(self) -> bool:
         """Whether the store answers soon enough for the probe that asks."""
@@ -72,14 +68,20 @@ class Readiness:
 
     parts: Parts | None = None
     reason: str = "The model is loading."
+    is_closed: bool = False
 
     @property
     def is_ready(self) -> bool:
         return self.parts is not None and self.parts.alive()
 
+    def open(self, parts: Parts) -> None:
+        """Ready, unless a signal to end came while the model was loading."""
+        if not self.is_closed:
+            self.parts = parts
+
     def close(self, reason: str) -> None:
         """Not ready from now on, and why."""
-        self.parts, self.reason = None, reason
+        self.parts, self.reason, self.is_closed = None, reason, True
 
     def require(self) -> Parts:
         """NotReady when there are no parts, or the model has died."""

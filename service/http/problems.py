@@ -17,20 +17,22 @@ from service.http.refusals import refusal
 
 def error_response(error: ServiceError, headers: dict[str, str] | None = None) -> Response:
     """The body {"error": {message, type, param, code}} with its status, and `Retry-After` where known."""
-    body = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
     headers = dict(headers or {})
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
+    return Response(body_of(error), status_code=error.status, headers=headers, media_type="application/json")
+
+
+def body_of(error: ServiceError) -> str:
+    """The JSON of an error, of a response or of an event."""
+    body = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
     # Escaped to ASCII: a field's name may hold half a surrogate pair, which UTF-8 cannot carry.
-    content = json.dumps({"error": body}, ensure_ascii=True)
-    return Response(content, status_code=error.status, headers=headers, media_type="application/json")
+    return json.dumps({"error": body}, ensure_ascii=True)
 
 
-def unexpected_response() -> Response:
+def unexpected_error() -> ServiceError:
     """What a client sees of a failure that we did not foresee: the log has the trace, the answer has none."""
-    return error_response(
-        ServiceError("Something failed on our side. The log has the details under this X-Request-ID.")
-    )
+    return ServiceError("Something failed on our side. The log has the details under this X-Request-ID.")
 
 
 def install_problems(app: FastAPI) -> None:

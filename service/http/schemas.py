@@ -55,13 +55,6 @@ def _only_base64(value: Any) -> Any:
     return value
 
 
-def _not_streamed(value: Any) -> Any:
-    if value is True:
-        sentence = "stream cannot be true: images are answered whole. Leave it out."
-        raise PydanticCustomError("unsupported_value", "{sentence}", {"sentence": sentence})
-    return value
-
-
 StyleReference = Annotated[
     str,
     Field(
@@ -128,6 +121,19 @@ class GenerationRequest(Incoming):
     style: (
         Annotated[StyleChoice, BeforeValidator(_style_of_id, json_schema_input_type=str | StyleChoice)] | None
     ) = Field(default=None, description="A style ID or code, or the style with its strength and alpha.")
+    styles_each: (
+        list[
+            Annotated[StyleChoice, BeforeValidator(_style_of_id, json_schema_input_type=str | StyleChoice)]
+            | None
+        ]
+        | None
+    ) = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_IMAGES,
+        description="Instead of `style`: `n` images in each of these styles, all of one seed side by side. "
+        "They share the work on the prompt. `null` is the image without a style.",
+    )
     styles: list[WeightedChoice] | None = Field(
         default=None,
         min_length=1,
@@ -152,6 +158,9 @@ class GenerationRequest(Incoming):
         allow_inf_nan=False,
         description="Weight of the prompt; the model's own when left out.",
     )
+    priority: Literal["normal", "low"] = Field(
+        default="normal", description="`low` lets others pass for a while: for work that nobody waits for."
+    )
     response_format: Annotated[Literal["b64_json"], BeforeValidator(_only_base64)] = "b64_json"
     output_format: Literal["png", "jpeg", "webp"] | None = Field(
         default=None, description="`png` when left out, or what `Accept` asks for."
@@ -168,12 +177,34 @@ class GenerationRequest(Incoming):
     quality: Literal["auto", "high"] = Field(default="auto", description="There is one quality.")
     background: Literal["auto", "opaque"] = Field(default="auto", description="Images are opaque.")
     moderation: Literal["auto"] = Field(default="auto", description="There is no moderation to choose.")
-    stream: Annotated[Literal[False], BeforeValidator(_not_streamed)] = False
+    stream: bool = Field(default=False, description="Answer with server-sent events.")
+    partial_images: int | None = Field(
+        default=None, ge=0, le=3, description="Partial images of each image, streamed before it; 0 to 3."
+    )
+
+    @property
+    def num_images(self) -> int:
+        return self.n * len(self.styles_each or [None])
 
 
 class GeneratedImage(BaseModel):
     b64_json: str = Field(description="The image file, in base64.")
     seed: int = Field(description="The seed that made this image.")
+    style: StyleChoice | None = Field(default=None, description="Its style, when there were `styles_each`.")
+
+
+class UsageDetails(BaseModel):
+    text_tokens: int
+    image_tokens: int = 0
+
+
+class Usage(BaseModel):
+    """OpenAI's count of tokens: those of the prompts, and those that the images are made of."""
+
+    input_tokens: int
+    input_tokens_details: UsageDetails
+    output_tokens: int
+    total_tokens: int
 
 
 class GenerationResponse(BaseModel):
@@ -182,6 +213,9 @@ class GenerationResponse(BaseModel):
     model: str
     size: str
     output_format: Literal["png", "jpeg", "webp"]
+    quality: Literal["high"] = "high"
+    background: Literal["opaque"] = "opaque"
+    usage: Usage
     style: StyleChoice | None = None
     styles: list[WeightedChoice] | None = Field(
         default=None, description="With the weights as they were used: their sum is 1."

@@ -7,7 +7,7 @@ import secrets
 from service.errors import InvalidRequest
 from service.http.models import require_model
 from service.http.parts import Parts
-from service.http.schemas import MAX_SEED, GenerationRequest
+from service.http.schemas import MAX_IMAGES, MAX_SEED, GenerationRequest
 from service.media import OutputFormat, check_compression
 from service.model.backbone import Size
 from service.model.generator import Generator, ImageSpec, Styling
@@ -26,6 +26,23 @@ def require_drawable(body: GenerationRequest, output: OutputFormat, parts: Parts
             raise InvalidRequest(f"{name} has {num_chars} characters; it may have {bound}.", param=name)
     if not body.prompt.strip():
         raise InvalidRequest("prompt is blank; say what to draw.", param="prompt")
+    if body.styles_each is not None and body.style is not None:
+        raise InvalidRequest(
+            "style and styles_each exclude each other: move the style into styles_each.",
+            param="styles_each",
+            code="conflicting_parameters",
+        )
+    if body.num_images > MAX_IMAGES:
+        raise InvalidRequest(
+            f"{body.n} images in each of {body.num_images // body.n} styles are {body.num_images}; "
+            f"one request draws at most {MAX_IMAGES}.",
+            param="n",
+        )
+    if body.partial_images and not body.stream:
+        raise InvalidRequest(
+            "partial_images come while an image is streamed: set stream to true, or leave them out.",
+            param="partial_images",
+        )
     check_compression(output, body.output_compression)
 
 
@@ -42,6 +59,17 @@ def native_size(body: GenerationRequest, generator: Generator) -> Size:
         param="size",
         code="unsupported_size",
     )
+
+
+def each_style(body: GenerationRequest) -> list[GenerationRequest]:
+    """The request once for each of its styles, all with the same first seed."""
+    if body.styles_each is None:
+        return [body]
+    seed = secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed
+    return [
+        body.model_copy(update={"style": style, "styles_each": None, "seed": seed})
+        for style in body.styles_each
+    ]
 
 
 def image_specs(body: GenerationRequest, styling: Styling | None, generator: Generator) -> list[ImageSpec]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from service.errors import InvalidRequest, UnsupportedMediaType
 from service.http.bodies import JSON, MULTIPART, media_type
 from service.http.refusals import refusal
 from service.http.schemas import unknown_field
+from service.http.spool import spooling
 from service.http.style_schemas import (
     MAX_METADATA,
     MAX_METADATA_CHARS,
@@ -85,9 +86,11 @@ async def style_body(request: Request) -> AsyncIterator[StyleBody]:
     if kind == JSON:
         yield await _words_or_code(request)
     elif kind == MULTIPART:
-        async with request.form(
-            max_files=MAX_PICTURES + 1, max_fields=8, max_part_size=MAX_FIELD_BYTES
-        ) as form:
+        async with AsyncExitStack() as stack:
+            with spooling():
+                form = await stack.enter_async_context(
+                    request.form(max_files=MAX_PICTURES + 1, max_fields=8, max_part_size=MAX_FIELD_BYTES)
+                )
             yield _upload(form)
     else:
         shown = f"not {kind[:60]}" if kind else "and the request has none"

@@ -98,9 +98,10 @@ async def delete_style(style_id: str, parts: ReadyParts) -> StyleDeletedResponse
 async def _create(parts: Parts, body: StyleBody) -> tuple[Style, bool]:
     store, name, metadata = parts.store, body.name, body.metadata
     if isinstance(body, Upload):
-        # One after the other: decoding takes memory, and other uploads want a thread, too.
-        pictures = [await parts.off_loop(parts.decoding, _read, parts, image) for image in body.images]
-        return await store.create(*pictures, name=name, metadata=metadata)
+        with parts.uploads.place():
+            # One after the other: decoding takes memory, and other uploads want a thread, too.
+            pictures = [await parts.off_loop(parts.decoding, _read, parts, image) for image in body.images]
+            return await store.create(*pictures, name=name, metadata=metadata)
     if isinstance(body, StyleOfCode):
         return await store.create_from_code(body.code, name=name, metadata=metadata)
     num_chars, bound = len(body.text), parts.settings.max_prompt_chars

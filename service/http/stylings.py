@@ -24,9 +24,9 @@ def require_stylable(body: GenerationRequest) -> None:
                     param=name,
                     code="conflicting_parameters",
                 )
-    elif body.style is not None:
+    elif body.style is not None or body.styles_each is not None:
         raise InvalidRequest(
-            "Give style, for one, or styles, for a mixture, but not both.",
+            "Give one of style, for one, styles, for a mixture, and styles_each, for images in each.",
             param="styles",
             code="conflicting_parameters",
         )

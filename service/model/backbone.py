@@ -150,6 +150,9 @@ class Backbone(Protocol, Generic[CacheT]):
     def encode_text(self, prompt: str) -> Text:
         """Encode one prompt; longer ones are cut to `max_text_tokens`."""
 
+    def encode_texts(self, prompts: Sequence[str]) -> Sequence[Text]:
+        """Encode several prompts together; each becomes what it becomes alone."""
+
     def begin(self, paths: Sequence[Path], schedule: Schedule) -> CacheT:
         """Allocate what one batch needs; only its content paths are active until `fork`."""
 

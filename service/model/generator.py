@@ -20,8 +20,11 @@ from service.model.backbone import Backbone, Path, Scale, Schedule, Size, Text
 from service.model.bits import StyleBits
 from service.model.imagined import imagined_bits
 from service.model.memory import max_images
+from service.model.partial import Partial, Watch, watched_steps
+from service.model.resize import resize
 from service.model.spec import Drawing, ImageSpec, Method, Styling, Timings, WeightedStyle
 from service.model.style import StyleFeature, blend, decompose, feature_of, principal_of
+from service.model.texts import Texts
 
 __all__ = [
     "Abandoned",
@@ -30,8 +33,10 @@ __all__ = [
     "ImageSpec",
     "Method",
     "OutOfMemory",
+    "Partial",
     "Styling",
     "Timings",
+    "Watch",
     "WeightedStyle",
 ]
 
@@ -60,6 +65,7 @@ class Plan:
     stylings: tuple[Styling | None, ...]  # one a path
     seeds: tuple[int, ...]  # one a content path
     path_of_spec: tuple[int, ...]
+    watches: tuple[Watch | None, ...]  # one a spec
     key_step: int
 
     @property
@@ -70,6 +76,27 @@ class Plan:
     def sources(self) -> list[int]:
         """The content path that each path belongs to."""
         return [index if path.source is None else path.source for index, path in enumerate(self.paths)]
+
+    def watched(self, step: int, num_paths: int) -> list[tuple[int, Watch]]:
+        """Who wants to see the image after this step, each with its path among the first `num_paths`.
+
+        A path that has not forked yet is still its content path.
+        """
+        return [
+            (path if path < num_paths else self.sources[path], watch)
+            for path, watch in zip(self.path_of_spec, self.watches, strict=True)
+            if watch is not None and step in watch.steps
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """What the loop over scales leaves."""
+
+    feature: Tensor  # [paths, channels, H, W]
+    step_seconds: tuple[float, ...]
+    partial_seconds: float  # between the steps, for partial images
+    num_rows: int
 
 
 class Generator:
@@ -85,9 +112,14 @@ class Generator:
         self.alpha = backbone.alpha
         self.key_step = backbone.key_step
         self.max_prompt_tokens = backbone.max_text_tokens
+        self._texts = Texts(backbone.encode_texts)
 
     def num_steps(self, size: Size) -> int:
         return len(self._schedule(size).scales)
+
+    def watched_steps(self, size: Size, num_partials: int) -> tuple[int, ...]:
+        """The steps after which to show so many partial images."""
+        return watched_steps(num_partials, key_step=self.key_step, num_steps=self.num_steps(size))
 
     def schedule_name(self, size: Size) -> str:
         """Names all that a style feature depends on besides the model: the grids and the key step."""
@@ -153,30 +185,33 @@ class Generator:
         began = clock()
         (size,) = _only({spec.size for spec in specs}, "size")
         schedule = self._schedule(size)
-        texts = self._encode_texts(specs)
+        texts = self._texts.of(text for spec in specs for text in _texts_of(spec))
         plan = self._plan(specs, schedule, texts)
         read = clock()
-        feature, step_seconds, num_rows = self._walk(plan, schedule, wanted)
+        walk = self._walk(plan, schedule, wanted)
         walked = clock()
-        needed = sorted(set(plan.path_of_spec))
-        images = dict(zip(needed, self.backbone.decode(feature[needed]), strict=True))
+        images = self._decoded(walk.feature, plan.path_of_spec)
         timings = Timings(
             text_seconds=read - began,
-            transformer_seconds=walked - read,
-            decode_seconds=clock() - walked,
-            step_seconds=step_seconds,
-            num_rows=num_rows,
+            transformer_seconds=walked - read - walk.partial_seconds,
+            decode_seconds=clock() - walked + walk.partial_seconds,
+            step_seconds=walk.step_seconds,
+            num_rows=walk.num_rows,
             num_jobs=len(specs),
             num_content_paths_shared=len(specs) - plan.num_content,
         )
         return [
-            Drawing(images[path], timings, self._warnings(texts[spec.prompt]))
+            Drawing(
+                images[path],
+                timings,
+                num_text_tokens=sum(len(texts[text].features) for text in _texts_of(spec)),
+                num_image_tokens=schedule.num_tokens,
+                warnings=self._warnings(texts[spec.prompt]),
+            )
             for spec, path in zip(specs, plan.path_of_spec, strict=True)
         ]
 
-    def _walk(
-        self, plan: Plan, schedule: Schedule, wanted: Callable[[], bool]
-    ) -> tuple[Tensor, tuple[float, ...], int]:
+    def _walk(self, plan: Plan, schedule: Schedule, wanted: Callable[[], bool]) -> Walk:
         """The loop over scales: the accumulated features of every path, and each step's seconds."""
         backbone, clock = self.backbone, time.perf_counter
         grid = backbone.feature_grids(schedule)[-1]
@@ -186,6 +221,7 @@ class Generator:
         generators = [torch.Generator().manual_seed(seed) for seed in plan.seeds]
         cache = backbone.begin(plan.paths, schedule)
         seconds: list[float] = []
+        partial_seconds = 0.0
         broken = torch.zeros((), dtype=torch.bool, device=backbone.device)
         for step in range(1, len(schedule.scales) + 1):
             began = clock()
@@ -198,11 +234,30 @@ class Generator:
                 backbone.fork(cache)
                 feature = self._stylise(feature[plan.sources], plan)
             seconds.append(clock() - began)
+            partial_seconds += self._show(feature, plan, schedule, step)
             if not wanted():
                 raise Abandoned(f"stopped after step {step} of {len(schedule.scales)}")
         if broken:  # asked once, after the loop: on a GPU each question waits for the device
             raise FloatingPointError("the model gave logits that are not finite")
-        return feature, tuple(seconds), len(cache.rows)
+        return Walk(feature, tuple(seconds), partial_seconds, len(cache.rows))
+
+    def _show(self, feature: Tensor, plan: Plan, schedule: Schedule, step: int) -> float:
+        """Hands the image so far to whoever watches this step; the seconds that took, 0 where nobody does."""
+        watched = plan.watched(step, len(feature))
+        if not watched:
+            return 0.0
+        began = time.perf_counter()
+        # On the scale's own grid the feature is what the next step reads, and decoding costs by the pixel.
+        small = resize(feature, self.backbone.feature_grids(schedule)[step - 1])
+        images = self._decoded(small, [path for path, _ in watched])
+        for path, watch in watched:
+            watch.show(Partial(images[path], step, len(schedule.scales)))
+        return time.perf_counter() - began
+
+    def _decoded(self, feature: Tensor, paths: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
+        """The image of each of these paths, from the features of all."""
+        needed = sorted(set(paths))
+        return dict(zip(needed, self.backbone.decode(feature[needed]), strict=True))
 
     def _stylise(self, feature: Tensor, plan: Plan) -> Tensor:
         """Let the style into each generation path's feature, [paths, channels, H, W]."""
@@ -224,12 +279,6 @@ class Generator:
         if styling.method.replaces:
             return feature + styling.strength * (total - feature)
         return blend(feature, total, alpha, styling.strength)
-
-    def _encode_texts(self, specs: Sequence[ImageSpec]) -> dict[str, Text]:
-        prompts = {spec.prompt for spec in specs} | {
-            spec.negative_prompt for spec in specs if spec.negative_prompt
-        }
-        return {prompt: self.backbone.encode_text(prompt) for prompt in sorted(prompts)}
 
     def _plan(self, specs: Sequence[ImageSpec], schedule: Schedule, texts: dict[str, Text]) -> Plan:
         key_steps = {spec.styling.key_step or self.key_step for spec in specs if spec.styling}
@@ -260,7 +309,8 @@ class Generator:
                 paths.append(Path(of.text, of.negative, of.guidance, source=origin, corrected=corrected))
                 stylings.append(styling)
         seeds = tuple(seed for _, _, seed, _ in content)
-        return Plan(tuple(paths), tuple(stylings), seeds, tuple(path_of_spec), key_step)
+        watches = tuple(spec.watch for spec in specs)
+        return Plan(tuple(paths), tuple(stylings), seeds, tuple(path_of_spec), watches, key_step)
 
     def _content_key(self, spec: ImageSpec) -> ContentKey:
         guidance = self.guidance if spec.guidance is None else spec.guidance
@@ -283,6 +333,10 @@ class Generator:
         if schedule is None:
             raise ValueError(f"{self.name} draws {', '.join(map(str, self.sizes))}, not {size}")
         return schedule
+
+
+def _texts_of(spec: ImageSpec) -> tuple[str, ...]:
+    return (spec.prompt, spec.negative_prompt) if spec.negative_prompt else (spec.prompt,)
 
 
 def _every_step(guidance: float | tuple[float, ...], num_steps: int) -> tuple[float, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.model.backbone import Size
+from service.model.partial import Watch
 from service.model.style import StyleFeature
 
 
@@ -59,6 +60,7 @@ class ImageSpec:
     negative_prompt: str = ""
     guidance: float | tuple[float, ...] | None = None  # one value, or one a step; None: the model's own
     styling: Styling | None = None
+    watch: Watch | None = field(default=None, compare=False)  # looking on changes nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Timings:
 
     text_seconds: float
     transformer_seconds: float
-    decode_seconds: float
+    decode_seconds: float  # of the images and of their partial images
     step_seconds: tuple[float, ...]
     num_rows: int
     num_jobs: int
@@ -80,4 +82,6 @@ class Drawing:
 
     image: NDArray[np.uint8]  # [height, width, 3] RGB
     timings: Timings
+    num_text_tokens: int  # of the prompt and the negative prompt
+    num_image_tokens: int  # of all scales
     warnings: tuple[str, ...] = ()

@@ -60,8 +60,11 @@ class Infinity:
         return tuple(scale.times(self.config.patch) for scale in schedule.scales)
 
     def encode_text(self, prompt: str) -> Text:
+        return self.encode_texts([prompt])[0]
+
+    def encode_texts(self, prompts: Sequence[str]) -> Sequence[Text]:
         assert self.text_encoder is not None, "this Infinity was made without a text encoder"
-        return self.text_encoder.encode(prompt, self.max_text_tokens)
+        return self.text_encoder.encode_all(prompts, self.max_text_tokens)
 
     def begin(self, paths: Sequence[Path], schedule: Schedule) -> Cache:
         rows = lay_out(paths)
@@ -133,6 +136,8 @@ class Infinity:
         # One at a time on the CPU, where it costs nothing and convolutions round alike whatever the batch.
         parts = feature.split(1) if feature.device.type == "cpu" else (feature,)
         images = torch.cat([self.tokenizer.decode(part) for part in parts])
+        if not torch.isfinite(images).all():
+            raise FloatingPointError("the image tokenizer gave pixels that are not finite")
         return ((images + 1) / 2 * 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
     def _row_text(self, path: Path, *, conditional: bool) -> Tensor:

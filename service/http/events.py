@@ -1,0 +1,38 @@
+"""The JSON of the events of a streamed generation: OpenAI's fields, and ours after them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from service.http.schemas import StyleChoice, Usage
+
+
+class ImageEvent(BaseModel):
+    """What both events say of an image."""
+
+    b64_json: str = Field(description="The image file, in base64.")
+    created_at: int = Field(description="Seconds since 1970.")
+    size: str = Field(description="Size of the image that is being drawn, `WIDTHxHEIGHT`.")
+    quality: Literal["high"] = "high"
+    background: Literal["opaque"] = "opaque"
+    output_format: Literal["png", "jpeg", "webp"]
+    image_index: int = Field(description="Which image of the request, from 0.")
+    seed: int = Field(description="The seed that makes this image.")
+    style: StyleChoice | None = None
+    step: int = Field(description="The step after which the image looks like this, from 1.")
+    num_steps: int = Field(description="How many steps the image takes.")
+
+
+class PartialImageEvent(ImageEvent):
+    type: Literal["image_generation.partial_image"] = "image_generation.partial_image"
+    partial_image_index: int = Field(description="Which partial image of this image, from 0.")
+    partial_size: str = Field(description="Size of the partial image itself; it is the smaller the earlier.")
+
+
+class CompletedEvent(ImageEvent):
+    type: Literal["image_generation.completed"] = "image_generation.completed"
+    model: str
+    usage: Usage
+    warnings: list[str] | None = None

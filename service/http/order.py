@@ -1,0 +1,77 @@
+"""Order: what a request wants of the queue, and how its images leave as files."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.batcher import Job
+from service.http.observation import Account
+from service.http.parts import Parts
+from service.http.schemas import StyleChoice, Usage, UsageDetails
+from service.media import OutputFormat, encode_image
+from service.model.generator import Drawing, ImageSpec
+from service.priority import Priority
+
+ImageJob = Job[ImageSpec, Drawing]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The images of one request, and the one form in which all of them are answered."""
+
+    specs: tuple[ImageSpec, ...]
+    styles: tuple[StyleChoice | None, ...]  # one a spec: the style as the client named it
+    output: OutputFormat
+    compression: int | None
+    deadline: float | None
+    priority: Priority
+
+    def submit(self, parts: Parts, specs: Sequence[ImageSpec]) -> list[ImageJob]:
+        """One job a spec, all or none; refusals as from the batcher."""
+        return parts.generation.submit(specs, deadline=self.deadline, priority=self.priority)
+
+    async def encode(self, parts: Parts, image: NDArray[np.uint8]) -> bytes:
+        """The image as a file, encoded away from the event loop."""
+        return await parts.off_loop(parts.encoding, self._encode, parts, image)
+
+    def _encode(self, parts: Parts, image: NDArray[np.uint8]) -> bytes:
+        with parts.metrics.stage_duration_seconds.labels(stage="encode").time():
+            return encode_image(image, self.output, compression=self.compression)
+
+
+def in_base64(file: bytes) -> str:
+    return b64encode(file).decode()
+
+
+def explain(jobs: Sequence[ImageJob], waited_seconds: float, account: Account) -> None:
+    """Where the time between submitting these finished jobs and the last one's end went.
+
+    The stages are those of the batch that ended last. All the rest was waiting: in the queue, for other
+    batches of the same request, and for the event loop to notice the end.
+    """
+    last = max(jobs, key=lambda job: job.started_at or 0.0)
+    timings = last.future.result().timings
+    stages = {
+        "text": timings.text_seconds,
+        "transformer": timings.transformer_seconds,
+        "decode": timings.decode_seconds,
+    }
+    account.stage_seconds |= {"queue": max(0.0, waited_seconds - sum(stages.values())), **stages}
+    account.step_seconds = timings.step_seconds
+    account.fields |= {"num_images": len(jobs), "num_jobs_in_batch": last.num_jobs_in_batch}
+
+
+def usage_of(drawings: Sequence[Drawing]) -> Usage:
+    num_text = sum(drawing.num_text_tokens for drawing in drawings)
+    num_image = sum(drawing.num_image_tokens for drawing in drawings)
+    return Usage(
+        input_tokens=num_text,
+        input_tokens_details=UsageDetails(text_tokens=num_text),
+        output_tokens=num_image,
+        total_tokens=num_text + num_image,
+    )

@@ -1,0 +1,126 @@
+"""Telling: an order event by event, partial images while they are drawn and each image once it is done."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.http.event_stream import Event
+from service.http.events import CompletedEvent, PartialImageEvent
+from service.http.observation import Account
+from service.http.order import Order, explain, in_base64, usage_of
+from service.http.parts import Parts
+from service.model.backbone import Size
+from service.model.generator import ImageSpec, Partial, Watch
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """News of one image: a partial image, or None when its job has ended, well or not."""
+
+    index: int
+    partial: Partial | None
+
+
+class Telling:
+    """Submits the order at once, so that refusals are raised like those of any request.
+
+    What fails afterwards fails in `events`. `close` gives up what is not finished; it must be called.
+    """
+
+    def __init__(self, parts: Parts, order: Order, num_partials: int, account: Account) -> None:
+        self._parts = parts
+        self._order = order
+        self._account = account
+        self._began = self._ended = time.perf_counter()
+        self._sights: asyncio.Queue[Sight] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        specs = [self._watched(index, spec, num_partials) for index, spec in enumerate(order.specs)]
+        self._jobs = order.submit(parts, specs)
+        for index, job in enumerate(self._jobs):
+            job.future.add_done_callback(partial(self._see, Sight(index, None)))
+
+    def close(self) -> None:
+        for job in self._jobs:
+            job.future.cancel()
+
+    async def events(self) -> AsyncGenerator[Event]:
+        """A completed event for each image, partial images of it before that. A ServiceError ends all."""
+        num_left, shown = len(self._jobs), defaultdict[int, list[int]](list)
+        while num_left:
+            sight = await self._sights.get()
+            if sight.partial is None:
+                num_left -= 1
+                yield await self._completed(sight.index, is_last=num_left == 0)
+            # A batch that ran out of memory is drawn again in halves: the same steps come a second time.
+            elif sight.partial.step not in (steps := shown[sight.index]):
+                yield await self._partial(sight.index, len(steps), sight.partial)
+                steps.append(sight.partial.step)
+        self._parts.metrics.images.inc(len(self._jobs))
+
+    def _watched(self, index: int, spec: ImageSpec, num_partials: int) -> ImageSpec:
+        steps = self._parts.generator.watched_steps(spec.size, num_partials)
+
+        def show(seen: Partial) -> None:  # on the model thread
+            self._loop.call_soon_threadsafe(self._see, Sight(index, seen))
+
+        return replace(spec, watch=Watch(steps, show)) if steps else spec
+
+    def _see(self, sight: Sight, _: object = None) -> None:
+        if sight.partial is None:
+            self._ended = time.perf_counter()
+        self._sights.put_nowait(sight)
+
+    async def _partial(self, index: int, partial_index: int, seen: Partial) -> Event:
+        height, width = seen.image.shape[:2]
+        file = await self._file(seen.image)
+        if partial_index == 0:
+            self._parts.metrics.first_preview_seconds.observe(self._account.seconds)
+        event = PartialImageEvent(
+            **self._common(index, file),
+            step=seen.step,
+            num_steps=seen.num_steps,
+            partial_image_index=partial_index,
+            partial_size=str(Size(width, height)),
+        )
+        return Event(event.type, event)
+
+    async def _completed(self, index: int, *, is_last: bool) -> Event:
+        drawing = self._jobs[index].future.result()
+        if is_last:
+            explain(self._jobs, self._ended - self._began, self._account)
+        with self._account.stage("encode"):
+            file = await self._file(drawing.image)
+        num_steps = self._parts.generator.num_steps(self._order.specs[index].size)
+        event = CompletedEvent(
+            **self._common(index, file),
+            step=num_steps,
+            num_steps=num_steps,
+            model=self._parts.generator.name,
+            usage=usage_of([drawing]),
+            warnings=list(drawing.warnings) or None,
+        )
+        return Event(event.type, event)
+
+    async def _file(self, image: NDArray[np.uint8]) -> str:
+        return in_base64(await self._order.encode(self._parts, image))
+
+    def _common(self, index: int, file: str) -> dict[str, Any]:
+        spec = self._order.specs[index]
+        return {
+            "b64_json": file,
+            "created_at": int(time.time()),
+            "size": str(spec.size),
+            "output_format": self._order.output.value,
+            "image_index": index,
+            "seed": spec.seed,
+            "style": self._order.styles[index],
+        }

@@ -1,0 +1,26 @@
+"""Priority: two classes of jobs, and the order in which they get their turn."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+# A job of low priority lets pass whoever comes within so many seconds after it. Then it is the oldest like
+# any other, so that a stream of normal jobs that never ends delays it by this much and no more.
+LOW_YIELDS_SECONDS = 10.0
+# Share of a queue that jobs of low priority may fill: the rest stays open to those in a hurry.
+LOW_SHARE = 0.5
+
+
+class Priority(StrEnum):
+    """There is none above normal, so that nobody gets ahead of the others by asking for it."""
+
+    NORMAL = "normal"
+    LOW = "low"
+
+    def rank(self, queued_at: float) -> float:
+        """What the queue is sorted by, in seconds of the queue's clock: the lowest is next."""
+        return queued_at + (LOW_YIELDS_SECONDS if self is Priority.LOW else 0.0)
+
+    def max_places(self, max_queued: int) -> int:
+        """Places of a queue that jobs of this priority may take: at least 1."""
+        return max_queued if self is Priority.NORMAL else max(1, int(max_queued * LOW_SHARE))
