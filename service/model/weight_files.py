@@ -63,8 +63,8 @@ def open_weights(
 ) -> Weights:
     """Look at a `.safetensors`, `.pth` or `.bin` file, or a folder of shards with their index.
 
-    `nests` names the entries under which a `.pth` file may keep its tensors; the first that is there is taken.
-    Of a folder, only shards with a tensor for which `holds` is true are looked at, and need to be there.
+    `nests` names entries under which a `.pth` file may keep its tensors; the first that is there is taken.
+    Of a folder, only shards with a tensor for which `holds` is true are looked at and need to be there.
     ValueError with a sentence that names the file: it is missing, damaged or of another kind.
     """
     files = _shards(path, holds) if path.is_dir() else [path]
@@ -81,7 +81,7 @@ def shards_of(index: bytes, holds: Callable[[str], bool] | None = None) -> list[
 
 
 def choose_weights(names: Sequence[str]) -> tuple[str, bool] | None:
-    """Of the names in a folder, the weights to read and whether they are an index of shards; None: no weights."""
+    """Of the names in a folder, the weights to read and whether they are an index; None: no weights."""
     for patterns, is_index in ((_INDICES, True), (_SINGLE, False)):
         for pattern in patterns:
             found = sorted(name for name in names if name.endswith(pattern[1:]))
@@ -113,7 +113,9 @@ def _shards(folder: Path, holds: Callable[[str], bool] | None) -> list[Path]:
 def _look(path: Path, nests: tuple[str, ...]) -> Shard:
     with _opened(path, nests) as read:
         held = {name: read(name) for name in read.names}
-        return Shard(path, nests, {name: Stored(tuple(each.shape), each.dtype) for name, each in held.items()})
+        return Shard(
+            path, nests, {name: Stored(tuple(each.shape), each.dtype) for name, each in held.items()}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +165,8 @@ def _unpickled(path: Path, nests: tuple[str, ...], *, is_zip: bool) -> dict[str,
     others = [str(name) for name, value in held.items() if not isinstance(value, Tensor)]
     if others:
         raise ValueError(
-            f"{path} holds other things than named tensors: {', '.join(others[:4])}. A checkpoint of a training "
-            "run keeps its weights further in; save those alone."
+            f"{path} holds other things than named tensors: {', '.join(others[:4])}. A checkpoint of a "
+            "training run keeps its weights further in; save those alone."
         )
     return dict(held)
 

@@ -61,14 +61,16 @@ def read_config(file: Path) -> InfinityConfig:
 
 
 def open_parts(config: InfinityConfig, folder: Path) -> Parts:
-    """Find the weights of a model and see that they are its own. ValueError names the file and the difference."""
+    """Find the weights of a model and see that they are its own. ValueError: the file and the difference."""
     with torch.device("meta"):  # their memory is filled from the files, not initialised first
         transformer = Transformer(config.transformer, config.bits_per_token)
         tokenizer = Tokenizer(config.tokenizer)
     naming = transformer_naming(config.transformer.blocks_per_chunk)
     return Parts(
         _part(transformer, folder / config.files.transformer, naming, f"{config.name}'s transformer"),
-        _part(tokenizer, folder / config.files.tokenizer, TOKENIZER_NAMING, f"{config.name}'s image tokenizer"),
+        _part(
+            tokenizer, folder / config.files.tokenizer, TOKENIZER_NAMING, f"{config.name}'s image tokenizer"
+        ),
     )
 
 
@@ -91,15 +93,15 @@ def read_infinity(
         device,
         dtype,
         fillers=config.vocabulary.fillers if config.vocabulary else (),
+        channels=config.transformer.text_channels,
         watch=watch,
     )
     parts.tokenizer.make_resident(device, torch.float32, watch)
     parts.transformer.make_resident(device, dtype, watch)
     transformer, tokenizer = parts.transformer.module, parts.tokenizer.module
-    assert isinstance(transformer, Transformer) and isinstance(tokenizer, Tokenizer)
-    return Infinity(
-        config, transformer, tokenizer, text_encoder, fingerprint=fingerprint(config, tokenizer)
-    )
+    assert isinstance(transformer, Transformer)
+    assert isinstance(tokenizer, Tokenizer)
+    return Infinity(config, transformer, tokenizer, text_encoder, fingerprint=fingerprint(config, tokenizer))
 
 
 def write_infinity(

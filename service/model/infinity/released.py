@@ -58,8 +58,10 @@ class Released:
         return bytes_per_weight * (counts["transformer"] + counts["text encoder"]) + 4 * counts["tokenizer"]
 
 
+INFINITY = Source("FoundationVision/Infinity", "main", into="")
+
 # The commit under which flan-t5-xl has been used with Infinity in public since 2024.
-_FLAN = Source(
+FLAN = Source(
     "google/flan-t5-xl",
     "7d6315df2c2fb742f0f5b556879d730926ca9001",
     into="flan-t5-xl",
@@ -70,7 +72,7 @@ _FLAN = Source(
 
 
 def _infinity(*files: str, weights: tuple[str, ...] = ()) -> tuple[Source, ...]:
-    return Source("FoundationVision/Infinity", "main", into="", files=files, weights=weights), _FLAN
+    return replace(INFINITY, files=files, weights=weights), FLAN
 
 
 def _stride_16(num_bits: int) -> TokenizerConfig:
@@ -90,9 +92,7 @@ _EIGHT = InfinityConfig(
     sampling=SamplingConfig(guidance=3.0, temperature=1.0),
     budget="1M",
     patch=2,
-    files=FilesConfig(
-        transformer="infinity_8b_weights", tokenizer=_PATCHIFIED, text_encoder=_FLAN.into
-    ),
+    files=FilesConfig(transformer="infinity_8b_weights", tokenizer=_PATCHIFIED, text_encoder=FLAN.into),
 )
 
 _EVERY = (
@@ -108,7 +108,7 @@ _EVERY = (
             files=FilesConfig(
                 transformer="infinity_2b_reg.pth",
                 tokenizer="infinity_vae_d32reg.pth",
-                text_encoder=_FLAN.into,
+                text_encoder=FLAN.into,
             ),
         ),
         _infinity("infinity_2b_reg.pth", "infinity_vae_d32reg.pth"),
@@ -136,7 +136,7 @@ _EVERY = (
             files=FilesConfig(
                 transformer="infinity_125M_256x256.pth",
                 tokenizer="infinity_vae_d16.pth",
-                text_encoder=_FLAN.into,
+                text_encoder=FLAN.into,
             ),
         ),
         _infinity("infinity_125M_256x256.pth", "infinity_vae_d16.pth"),

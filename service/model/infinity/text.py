@@ -36,12 +36,13 @@ class TextEncoder:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         fillers: Sequence[str] = (),
+        channels: int | None = None,
         watch: Watch = unwatched,
     ) -> TextEncoder:
         """Read `tokenizer.json`, `config.json` and the encoder's weights, straight to their device and dtype.
 
-        `fillers` are words of the vocabulary that name nothing by themselves. ValueError: what is missing,
-        damaged or of another shape.
+        `fillers` are words of the vocabulary that name nothing by themselves; `channels` is what the
+        transformer reads. ValueError: what is missing, damaged or of another shape.
         """
         for name in ("tokenizer.json", "config.json"):
             if not (folder / name).is_file():
@@ -51,6 +52,11 @@ class TextEncoder:
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
         encoder = empty_encoder(folder / "config.json", device, dtype)
+        if channels not in (None, encoder.config.d_model):
+            raise ValueError(
+                f"the text encoder in {folder} gives {encoder.config.d_model} channels, and the transformer "
+                f"reads {channels}"
+            )
         weights = open_weights(folder, holds=is_text_encoder)
         load_weights(encoder, weights, TEXT_NAMING, model="the text encoder", watch=watch)
         return cls(words, encoder, fillers)
