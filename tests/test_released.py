@@ -16,6 +16,7 @@ from transformers import T5Config, T5EncoderModel
 
 from service.model import presets
 from service.model.backbone import Size
+from service.model.fetch import in_bytes
 from service.model.generator import Generator, ImageSpec
 from service.model.infinity.config import FilesConfig, InfinityConfig
 from service.model.infinity.folder import open_parts, read_infinity
@@ -68,6 +69,21 @@ def test_a_preset_has_the_size_it_is_named_for(name: str, billions: tuple[float,
     counts = RELEASED[name].num_parameters()
     assert (round(counts["transformer"] / 1e9, 3), round(counts["tokenizer"] / 1e9, 3)) == billions
     assert RELEASED[name].resident_bytes(2) == 2 * sum(counts.values()) + 2 * counts["tokenizer"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_readme_says_what_a_preset_takes(name: str) -> None:
+    released = RELEASED[name]
+    (row,) = (
+        line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(f"| `{name}` |")
+    )
+    size, sampling = next(iter(released.config.schedules())), released.config.sampling
+    assert row.split(" | ")[1:] == [
+        f"{size.width} x {size.height}",
+        in_bytes(released.resident_bytes(4)),
+        in_bytes(released.resident_bytes(2)),
+        f"{sampling.guidance:g}, {sampling.temperature:g} |",
+    ]
 
 
 def test_the_text_encoder_is_counted_right() -> None:

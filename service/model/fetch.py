@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx2
 from filelock import FileLock, Timeout
-from huggingface_hub import HfApi, RepoFile, hf_hub_download, hf_hub_url
+from huggingface_hub import HfApi, RepoFile, get_token, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -22,7 +22,6 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import build_hf_headers
 
 from service.model.infinity.names import is_text_encoder
 from service.model.infinity.released import FLAN, INFINITY, RELEASED, Source
@@ -150,7 +149,7 @@ class Hub:
                 hf_hub_url(each.repository, each.name, revision=each.commit, endpoint=self.endpoint),
                 stream,
                 resume_size=stream.tell(),
-                headers=build_hf_headers() | {"Accept-Encoding": "identity"},
+                headers=_headers(),
                 expected_size=each.num_bytes,
                 displayed_filename=each.name,
             )
@@ -209,6 +208,12 @@ def in_bytes(number: int) -> str:
         if number >= size:
             return f"{number / size:.2f} {unit}"
     return f"{number} bytes"
+
+
+def _headers() -> dict[str, str]:
+    """Plain bytes, so that lengths are the listed ones; and who is asking, if they have logged in."""
+    token = get_token()
+    return {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
 
 
 def _require_room(plan: Plan) -> Path:

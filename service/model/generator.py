@@ -83,6 +83,7 @@ class Generator:
         self.alpha = backbone.alpha
         self.key_step = backbone.key_step
         self.max_prompt_tokens = backbone.max_text_tokens
+        self.resident_bytes = backbone.resident_bytes
 
     def num_steps(self, size: Size) -> int:
         return len(self._schedule(size).scales)

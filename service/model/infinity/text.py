@@ -61,6 +61,11 @@ class TextEncoder:
         load_weights(encoder, weights, TEXT_NAMING, model="the text encoder", watch=watch)
         return cls(words, encoder, fillers)
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the weights."""
+        return sum(each.nbytes for each in self._encoder.parameters())
+
     def encode(self, prompt: str, max_tokens: int) -> Text:
         """One prompt at a time, so that its features do not depend on its neighbours."""
         ids = self._words.encode(prompt).ids
