@@ -94,7 +94,7 @@ def convert(
     model: Annotated[str, typer.Argument(help="A known model, or the folder of one.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder to write; for a known model one of its name, which then counts."),
+        typer.Option(help="Folder to write; a released model's own by default, which is then preferred."),
     ] = None,
     dtype: Annotated[
         str, typer.Option(help="bf16 (as the reference runs it), f16, f32, or stored to keep it.")
@@ -113,13 +113,13 @@ def convert(
     from service.model.convert import read_precision
     from service.progress import bars
 
-    folder = out or settings.models_dir / Path(model).name
     try:
+        folder = out or presets.own_folder(model, settings.models_dir)
         with bars() as watch:
             run(presets.find(model, settings.models_dir), folder, read_precision(dtype), watch)
     except ValueError as error:
         fail(str(error))
-    typer.echo(f"{folder} is a model: serve it with --model {model if out is None else folder}")
+    typer.echo(f"{folder} is written: use it as --model {out or model}")
 
 
 @cli.command()
@@ -142,9 +142,13 @@ def bench(
     limit_threads(settings)  # as `serve` does, so that the numbers are the service's
     from service.evaluation.bench import measure, report
     from service.model import presets
+    from service.progress import bars
 
     try:
-        generator = presets.load(settings.model, settings.device, models_dir=settings.models_dir)
+        with bars() as watch:
+            generator = presets.load(
+                settings.model, settings.device, models_dir=settings.models_dir, watch=watch
+            )
     except ValueError as error:
         fail(str(error))
     measurements = list(measure(generator, repeats=repeats, seed=seed))

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from service.cli import cli
 from service.model import presets
 from service.model.backbone import Size
 from service.model.convert import convert, read_precision, write_safetensors
@@ -103,11 +105,29 @@ def test_a_converted_preset_comes_before_its_released_files(tmp_path: Path) -> N
     assert presets.load("infinity-2b", models_dir=tmp_path).num_steps(Size(256, 256)) == 7
 
 
+def test_the_command_rewrites_a_folder_of_ones_own(place: Place, tmp_path: Path) -> None:
+    """One whose config.json names released files."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for each in place.folder.iterdir():
+        (mine / each.name).symlink_to(each)
+    (mine / "config.json").write_text(place.config.to_json())
+    run, out = CliRunner().invoke, tmp_path / "out"
+    assert run(cli, ["convert", str(mine)]).stderr.endswith("name the folder to write with --out\n")
+    written = run(cli, ["convert", str(mine), "--out", str(out), "--dtype", "stored"])
+    assert written.exit_code == 0, written.stderr
+    assert written.stdout == f"{out} is written: use it as --model {out}\n"
+    assert presets.load(str(out)).fingerprint == presets.load(str(mine)).fingerprint
+    again = run(cli, ["convert", str(mine), "--out", str(out)])
+    assert (again.exit_code, again.stderr) == (
+        1,
+        f"{out} is there already: remove it, or choose another folder\n",
+    )
+
+
 def test_files_that_do_not_fit_are_not_converted(place: Place, tmp_path: Path) -> None:
-    other = shrunk("infinity-125m")
-    config = Place(other, place.folder).config
-    with pytest.raises(ValueError, match="is missing"):
-        convert(Place(config, place.folder), tmp_path / "out")
+    with pytest.raises(ValueError, match=r"infinity_125M_256x256\.pth is missing"):
+        convert(Place(shrunk("infinity-125m"), place.folder), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

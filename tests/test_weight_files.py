@@ -57,6 +57,11 @@ def test_shards_that_hold_nothing_wanted_need_not_be_there(tmp_path: Path) -> No
 
 
 def test_a_folder_with_a_single_file_needs_no_index(tmp_path: Path) -> None:
+    write(tmp_path / "any.safetensors")
+    assert equal(read_tensors(tmp_path))
+    save_file({"other": torch.zeros(1)}, tmp_path / "adapter.safetensors")
+    with pytest.raises(ValueError, match="holds no weights that can be told"):
+        read_tensors(tmp_path)
     write(tmp_path / "model.safetensors")
     assert equal(read_tensors(tmp_path))
 
@@ -97,7 +102,7 @@ def test_what_is_no_weight_file_is_told_in_a_sentence(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_weights_and_an_index_that_is_none_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no weights: neither an index"):
+    with pytest.raises(ValueError, match="holds no weights that can be told: it needs an index"):
         read_tensors(tmp_path)
     for text in ("{}", "[]", "no", json.dumps({"weight_map": 3})):
         (tmp_path / "model.safetensors.index.json").write_text(text)

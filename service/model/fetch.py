@@ -57,6 +57,12 @@ class Download:
         return self.path.is_file() and self.path.stat().st_size == self.num_bytes
 
     @property
+    def num_missing_bytes(self) -> int:
+        if self.is_there:
+            return 0
+        return self.num_bytes - (self.partial.stat().st_size if self.partial.is_file() else 0)
+
+    @property
     def partial(self) -> Path:
         """Where it grows; named by its checksum, so that no other version is continued."""
         return self.path.with_name(f".{self.path.name}.{(self.sha256 or self.blob)[:12]}.partial")
@@ -80,7 +86,7 @@ class Plan:
 
     @property
     def num_missing_bytes(self) -> int:
-        return sum(each.num_bytes for each in self.downloads if not each.is_there)
+        return sum(each.num_missing_bytes for each in self.downloads)
 
     def table(self) -> str:
         """What a person reads before anything is downloaded."""

@@ -29,18 +29,26 @@ def names() -> tuple[str, ...]:
     return (*BUNDLED, *RELEASED)
 
 
+def own_folder(name: str, models_dir: Path) -> Path:
+    """Where a released model is looked for first: converted. ValueError for any other model."""
+    if name not in RELEASED:
+        raise ValueError(f"{name} is none of {', '.join(RELEASED)}: name the folder to write with --out")
+    return models_dir / name
+
+
 def find(name_or_path: str, models_dir: Path) -> Place:
     """The model of a name, or of a folder with config.json. ValueError with a sentence when there is none.
 
     A folder of that name in the models folder, such as `atelier convert` writes, comes before a preset's
     released files.
     """
-    own = models_dir / name_or_path
-    if name_or_path in RELEASED and not (own / "config.json").is_file():
-        config = RELEASED[name_or_path].config
-        _require_files(config, models_dir)
-        return Place(config, models_dir)
-    folder = own if name_or_path in RELEASED else BUNDLED.get(name_or_path, Path(name_or_path))
+    folder = BUNDLED.get(name_or_path, Path(name_or_path))
+    if name_or_path in RELEASED:
+        folder = own_folder(name_or_path, models_dir)
+        if not (folder / "config.json").is_file():
+            config = RELEASED[name_or_path].config
+            _require_files(config, models_dir)
+            return Place(config, models_dir)
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"There is no model {name_or_path!r}: give one of {', '.join(names())}, "

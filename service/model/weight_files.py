@@ -13,8 +13,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-_INDICES = ("*.safetensors.index.json", "*.bin.index.json")  # the first kind that is there is read
-_SINGLE = ("*.safetensors", "*.bin", "*.pth")
+# What to read where a folder has several: names as the transformers library gives them, then any single file.
+_INDICES = (
+    "model.safetensors.index.json",
+    ".safetensors.index.json",
+    "pytorch_model.bin.index.json",
+    ".bin.index.json",
+)
+_SINGLE = ("model.safetensors", ".safetensors", "pytorch_model.bin", ".bin", ".pth")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +88,9 @@ def shards_of(index: bytes, holds: Callable[[str], bool] | None = None) -> list[
 
 def choose_weights(names: Sequence[str]) -> tuple[str, bool] | None:
     """Of the names in a folder, the weights to read and whether they are an index; None: no weights."""
-    for patterns, is_index in ((_INDICES, True), (_SINGLE, False)):
-        for pattern in patterns:
-            found = sorted(name for name in names if name.endswith(pattern[1:]))
+    for endings, is_index in ((_INDICES, True), (_SINGLE, False)):
+        for ending in endings:
+            found = [ending] if ending in names else [name for name in names if name.endswith(ending)]
             if len(found) == 1:
                 return found[0], is_index
     return None
@@ -94,8 +100,8 @@ def _shards(folder: Path, holds: Callable[[str], bool] | None) -> list[Path]:
     chosen = choose_weights([each.name for each in folder.iterdir()])
     if chosen is None:
         raise ValueError(
-            f"{folder} holds no weights: neither an index of shards (model.safetensors.index.json or "
-            "pytorch_model.bin.index.json) nor a single weight file"
+            f"{folder} holds no weights that can be told: it needs an index of shards "
+            "(model.safetensors.index.json or pytorch_model.bin.index.json) or a single weight file"
         )
     name, is_index = chosen
     if not is_index:
