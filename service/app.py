@@ -36,6 +36,7 @@ from service.model.backbone import Size
 from service.model.generator import Drawing, Generator, ImageSpec
 from service.model.style import StyleFeature
 from service.model_thread import ModelThread
+from service.progress import bars
 from service.settings import Settings
 from service.styles.embedded import EmbeddedServer, EmbeddedServerError
 from service.styles.store import StyleStore, connect
@@ -190,7 +191,13 @@ class Service:
         generator = self._generator
         if generator is None:
             try:
-                generator = presets.load(self.settings.model, self.settings.device)
+                with bars() as watch:
+                    generator = presets.load(
+                        self.settings.model,
+                        self.settings.device,
+                        models_dir=self.settings.models_dir,
+                        watch=watch,
+                    )
             except ValueError as error:
                 raise CannotStart(str(error)) from error
         generator.warm_up()

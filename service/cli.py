@@ -93,6 +93,64 @@ def verify(
 
 
 @cli.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="infinity-2b, infinity-8b, infinity-8b-512 or infinity-125m.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan.")] = False,
+    models_dir: Annotated[Path | None, typer.Option(help="Folder of the models.")] = None,
+) -> None:
+    """Download a released model: the files it needs and no others, resumed and checked."""
+    from service.settings import read_settings
+
+    try:
+        settings = read_settings(models_dir=models_dir)
+    except ValueError as error:
+        fail(str(error))
+    from service.model.fetch import Hub, chosen_revisions
+
+    revisions = chosen_revisions(infinity=settings.infinity_revision, flan_t5=settings.flan_t5_revision)
+    try:
+        plan = Hub().plan(name, settings.models_dir, revisions)
+        typer.echo(plan.table())
+        if not dry_run:
+            Hub().fetch(plan, typer.echo)
+    except ValueError as error:
+        fail(str(error))
+
+
+@cli.command()
+def convert(
+    model: Annotated[str, typer.Argument(help="A known model, or the folder of one.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write; a released model's own by default, which is then preferred."),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="bf16 (as the reference runs it), f16, f32, or stored to keep it.")
+    ] = "bf16",
+    models_dir: Annotated[Path | None, typer.Option(help="Folder of the models.")] = None,
+) -> None:
+    """Rewrite a model as one folder of safetensors, which loads several times faster."""
+    from service.settings import read_settings
+
+    try:
+        settings = read_settings(models_dir=models_dir)
+    except ValueError as error:
+        fail(str(error))
+    from service.model import presets
+    from service.model.convert import convert as run
+    from service.model.convert import read_precision
+    from service.progress import bars
+
+    try:
+        folder = out or presets.own_folder(model, settings.models_dir)
+        with bars() as watch:
+            run(presets.find(model, settings.models_dir), folder, read_precision(dtype), watch)
+    except ValueError as error:
+        fail(str(error))
+    typer.echo(f"{folder} is written: use it as --model {out or model}")
+
+
+@cli.command()
 def bench(
     model: Annotated[
         str | None, typer.Option(help="A known model or the folder of one; nano by default.")
@@ -112,9 +170,13 @@ def bench(
     limit_threads(settings)  # as `serve` does, so that the numbers are the service's
     from service.evaluation.bench import measure, report
     from service.model import presets
+    from service.progress import bars
 
     try:
-        generator = presets.load(settings.model, settings.device)
+        with bars() as watch:
+            generator = presets.load(
+                settings.model, settings.device, models_dir=settings.models_dir, watch=watch
+            )
     except ValueError as error:
         fail(str(error))
     measurements = list(measure(generator, repeats=repeats, seed=seed))
@@ -149,7 +211,7 @@ def evaluate(
 
     try:
         require_plots()
-        generator = presets.load(settings.model, settings.device)
+        generator = presets.load(settings.model, settings.device, models_dir=settings.models_dir)
         found = run(generator, load_judge(), seeds=range(1, seeds + 1), num_pairs=pairs, say=_say_on_stderr)
     except ValueError as error:
         fail(str(error))

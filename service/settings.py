@@ -29,6 +29,16 @@ class Settings(BaseSettings):
         default_factory=lambda: user_data_path("atelier"), description="Folder of the embedded style store."
     )
     model: str = Field(default="nano", description="Name of a known model, or the folder of one.")
+    models_dir: Path = Field(
+        default_factory=lambda known: known["data_dir"] / "models",
+        description="Folder of fetched and converted models; `models` in the data folder by default.",
+    )
+    infinity_revision: str | None = Field(
+        default=None, description="Commit or branch of Infinity's repository to fetch; unset: main."
+    )
+    flan_t5_revision: str | None = Field(
+        default=None, description="Commit or branch of flan-t5-xl to fetch; unset: a known commit."
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads of the model; unset: one for each core."
@@ -97,7 +107,9 @@ def read_settings(**flags: object) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        raise ValueError("\n".join(_sentence(dict(each)) for each in error.errors())) from None
+        # A default that follows from a mistaken setting is no mistake of its own.
+        mistakes = [each for each in error.errors() if each["type"] != "default_factory_not_called"]
+        raise ValueError("\n".join(_sentence(dict(each)) for each in mistakes)) from None
 
 
 def limit_threads(settings: Settings) -> None:

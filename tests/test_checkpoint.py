@@ -7,76 +7,36 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from service.model.checkpoint import load_into, read_tensors
-from service.model.infinity.config import TokenizerConfig, TransformerConfig
-from service.model.infinity.names import (
-    tokenizer_from_official,
-    tokenizer_to_official,
-    transformer_from_official,
-    transformer_to_official,
-)
-from service.model.infinity.tokenizer import Tokenizer
-from service.model.infinity.transformer import Transformer
+from service.model.checkpoint import load_into
+from service.model.infinity.names import tokenizer_from_official, transformer_from_official
+from service.model.infinity.released import RELEASED, expected_shapes
+from tests.synthetic import released_tokenizer, released_transformer
 
 KEYS = Path(__file__).parent / "golden" / "official_keys"
-FLAN = 2048
-TRANSFORMERS = {
-    "infinity-2b": (
-        TransformerConfig(depth=32, width=2048, num_heads=16, text_channels=FLAN, num_chunks=8),
-        32,
-    ),
-    "infinity-8b": (
-        TransformerConfig(depth=40, width=3584, num_heads=28, text_channels=FLAN, num_chunks=8),
-        56,
-    ),
-    "infinity-125m": (
-        TransformerConfig(depth=12, width=768, num_heads=8, text_channels=FLAN, num_chunks=4),
-        16,
-    ),
-}
-TOKENIZERS = {
-    "infinity-2b": TokenizerConfig(
-        num_bits=32, stride=16, channels=128, multipliers=(1, 2, 4, 4, 4), num_blocks=2
-    ),
-    "infinity-8b": TokenizerConfig(
-        num_bits=14, stride=8, channels=128, multipliers=(1, 2, 4, 4), num_blocks=2
-    ),
-    "infinity-125m": TokenizerConfig(
-        num_bits=16, stride=16, channels=128, multipliers=(1, 2, 4, 4, 4), num_blocks=2
-    ),
-}
 
 
-def official(name: str, part: str) -> dict[str, list[int]]:
-    stored: dict[str, list[int]] = json.loads((KEYS / f"{name}.{part}.json").read_text())
-    return {key: shape for key, shape in stored.items() if "zero_k_bias" not in key and "lfq.mask" not in key}
+def official(name: str, part: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the reference; both 8B checkpoints have the same."""
+    stored = json.loads((KEYS / f"{name.removesuffix('-512')}.{part}.json").read_text())
+    return {key: tuple(shape) for key, shape in stored.items()}
 
 
-def shapes(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
-    return {name: list(tensor.shape) for name, tensor in tensors.items()}
+@pytest.mark.parametrize("name", RELEASED)
+def test_a_preset_expects_exactly_the_official_names_and_shapes(name: str) -> None:
+    config = RELEASED[name].config
+    assert released_transformer(config) == official(name, "transformer")
+    assert released_tokenizer(config) == official(name, "tokenizer")
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
-def test_a_transformer_has_exactly_the_official_names_and_shapes(name: str) -> None:
-    config, bits = TRANSFORMERS[name]
-    with torch.device("meta"):
-        own = dict(Transformer(config, bits).named_parameters())
-    per_chunk = config.blocks_per_chunk
-    renamed = transformer_to_official(own, per_chunk)
-    assert shapes(renamed) == official(name, "transformer")
-    assert transformer_from_official(renamed, per_chunk).keys() == own.keys()
-
-
-@pytest.mark.parametrize("name", TOKENIZERS)
-def test_an_image_tokenizer_has_exactly_the_official_names_and_shapes(name: str) -> None:
-    with torch.device("meta"):
-        own = dict(Tokenizer(TOKENIZERS[name]).named_parameters())
-    renamed = tokenizer_to_official(own)
-    assert shapes(renamed) == official(name, "tokenizer")
-    assert tokenizer_from_official(renamed).keys() == own.keys()
+@pytest.mark.parametrize("name", RELEASED)
+def test_every_name_of_a_released_file_is_one_of_ours(name: str) -> None:
+    config = RELEASED[name].config
+    transformer, tokenizer = expected_shapes(config)
+    stored = released_transformer(config)
+    assert transformer_from_official(stored, config.transformer.blocks_per_chunk) == transformer
+    assert tokenizer_from_official(released_tokenizer(config)) == tokenizer
 
 
 def test_unwrapped_names_and_constant_buffers_are_accepted_in_silence() -> None:
@@ -118,22 +78,3 @@ def test_half_precision_files_load_into_fp32() -> None:
     load_into(module, {"weight": torch.tensor([[0.5, -2.0]]).half()}, source="x")
     assert module.weight.dtype == torch.float32
     assert module.weight.tolist() == [[0.5, -2.0]]
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_both_kinds_of_file_are_read_and_damage_is_named(tmp_path: Path, suffix: str) -> None:
-    file = tmp_path / f"weights{suffix}"
-    tensors = {"a": torch.arange(100.0)}
-    save_file(tensors, file) if suffix == ".safetensors" else torch.save(tensors, file)
-    assert torch.equal(read_tensors(file)["a"], tensors["a"])
-    file.write_bytes(file.read_bytes()[:-50])
-    with pytest.raises(ValueError, match="cannot be read as a weight file"):
-        read_tensors(file)
-
-
-def test_a_missing_file_and_a_file_of_other_things_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is missing"):
-        read_tensors(tmp_path / "none.safetensors")
-    torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="holds a list"):
-        read_tensors(tmp_path / "list.pth")

@@ -68,6 +68,8 @@ def test_version_and_models_name_what_runs(client: httpx.Client) -> None:
     assert model["object"] == "model"
     assert model["default_size"] in model["sizes"]
     assert re.fullmatch("[0-9a-f]{16}", model["fingerprint"])
+    assert (model["guidance"], model["alpha"], model["max_prompt_tokens"]) == (3.0, 1.0, 64)
+    assert model["resident_bytes"] > 1_000_000
     assert client.get(f"/v1/models/{model['id']}").json() == model
     assert client.get("/v1/models/other").json()["error"]["code"] == "model_not_found"
 

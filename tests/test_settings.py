@@ -16,6 +16,7 @@ def test_the_environment_sets_and_a_flag_wins(monkeypatch: pytest.MonkeyPatch) -
     settings = read_settings(port=9001, data_dir=None)
     assert settings.port == 9001
     assert settings.data_dir == Path("/somewhere")
+    assert settings.models_dir == Path("/somewhere/models")
 
 
 def test_an_unknown_variable_is_refused_with_the_nearest_setting(monkeypatch: pytest.MonkeyPatch) -> None:

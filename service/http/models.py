@@ -40,4 +40,8 @@ def _response(parts: Parts) -> ModelResponse:
         fingerprint=generator.fingerprint,
         sizes=[str(size) for size in generator.sizes],
         default_size=str(generator.default_size),
+        guidance=generator.guidance,
+        alpha=generator.alpha,
+        max_prompt_tokens=generator.max_prompt_tokens,
+        resident_bytes=generator.resident_bytes,
     )

@@ -251,6 +251,10 @@ class ModelResponse(BaseModel):
     fingerprint: str = Field(description="16 hex characters over the configuration and the image tokenizer.")
     sizes: list[str]
     default_size: str
+    guidance: float = Field(description="Weight of the prompt where a request names none.")
+    alpha: float = Field(description="How fast a style's lesser components fade where a request names none.")
+    max_prompt_tokens: int = Field(description="A longer prompt is cut.")
+    resident_bytes: int = Field(description="Memory of the weights.")
 
 
 class ModelListResponse(BaseModel):

@@ -139,6 +139,7 @@ class Backbone(Protocol, Generic[CacheT]):
     channels: int
     device: torch.device
     max_text_tokens: int
+    resident_bytes: int  # memory of the weights
     draws: str  # what a model of few words can draw; empty where any word may mean something
 
     def bytes_per_row(self, schedule: Schedule) -> int:

@@ -1,17 +1,36 @@
-"""Reading weight files into modules, strictly: every difference is an error that names it."""
+"""Weights into modules, strictly: every difference is an error that names it."""
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from service.model.weight_files import Weights, open_weights
+
 _MAX_NAMED = 4  # differences spelled out in an error; the rest are counted
+
+Shape = tuple[int, ...]
+Watch = Callable[[str, int, int], None]  # what is read, bytes of it so far, bytes in all
+
+
+class Misfit(ValueError):
+    """A weight file whose names or shapes are not those of the model; the sentence says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Between the names in a released file and ours; each function renames a mapping's keys."""
+
+    ours: Callable[[Mapping[str, str]], dict[str, str]]  # drops what is there for nothing, such as constants
+    released: Callable[[Mapping[str, str]], dict[str, str]]
+
+
+def unwatched(name: str, num_done: int, num_bytes: int) -> None:
+    """The Watch of nobody."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -19,43 +38,74 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     ValueError with a sentence when the file is missing, damaged or of another kind.
     """
-    if not path.is_file():
-        raise ValueError(f"{path} is missing")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        stored = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} cannot be read as a weight file: {error}") from error
-    if not isinstance(stored, Mapping):
-        raise ValueError(f"{path} holds a {type(stored).__name__}, not named tensors")
-    return {name: tensor for name, tensor in stored.items() if isinstance(tensor, Tensor)}
+    weights = open_weights(path)
+    return dict(weights.tensors(list(weights.stored)))
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
     """Copy tensors into a module's parameters, converting dtypes; names and shapes must match exactly."""
     wanted = dict(module.named_parameters())
-    differences = [
-        *_listed("missing", wanted.keys() - tensors.keys()),
-        *_listed("unexpected", tensors.keys() - wanted.keys()),
-        *_listed(
-            "of another shape",
-            (
-                f"{name} is {_shape(tensors[name])}, not {_shape(wanted[name])}"
-                for name in wanted.keys() & tensors.keys()
-                if tensors[name].shape != wanted[name].shape
-            ),
-        ),
-    ]
-    if differences:
-        raise ValueError(f"{source} does not fit the configuration: {'; '.join(differences)}")
+    _refuse_differences(
+        {name: tuple(each.shape) for name, each in wanted.items()},
+        {name: tuple(each.shape) for name, each in tensors.items()},
+        f"{source} does not fit the configuration",
+    )
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(tensors[name])
 
 
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape))
+def load_weights(
+    module: nn.Module, weights: Weights, naming: Naming, *, model: str, watch: Watch = unwatched
+) -> None:
+    """Copy weights into a module's parameters, shard by shard, straight to their device and dtype.
+
+    `model` says in an error what the file was read for. Misfit before anything is copied.
+    """
+    parameters = dict(module.named_parameters())
+    shapes = {name: tuple(each.shape) for name, each in parameters.items()}
+    own_names = {stored: own for own, stored in match(shapes, weights, naming, model=model).items()}
+    num_bytes, num_done = sum(each.nbytes for each in parameters.values()), 0
+    with torch.no_grad():
+        for name, tensor in weights.tensors(list(own_names)):
+            parameter = parameters[own_names[name]]
+            parameter.copy_(tensor)
+            num_done += parameter.nbytes
+            watch(weights.path.name, num_done, num_bytes)
+
+
+def match(shapes: Mapping[str, Shape], weights: Weights, naming: Naming, *, model: str) -> dict[str, str]:
+    """For each of our names the file's. Misfit unless the file holds exactly what `shapes` asks for."""
+    stored = weights.stored
+    name_in_file = naming.ours({name: name for name in stored})
+    as_released = {own: released for released, own in naming.released({own: own for own in shapes}).items()}
+    _refuse_differences(
+        {name_in_file.get(own, as_released[own]): shape for own, shape in shapes.items()},
+        {name: stored[name].shape for name in name_in_file.values()},
+        f"{weights.path} does not fit {model}",
+    )
+    return name_in_file
+
+
+def _refuse_differences(wanted: Mapping[str, Shape], held: Mapping[str, Shape], finding: str) -> None:
+    differences = [
+        *_listed("missing", wanted.keys() - held.keys()),
+        *_listed("unexpected", held.keys() - wanted.keys()),
+        *_listed(
+            "of another shape",
+            (
+                f"{name} is {_written(held[name])}, not {_written(wanted[name])}"
+                for name in wanted.keys() & held.keys()
+                if held[name] != wanted[name]
+            ),
+        ),
+    ]
+    if differences:
+        raise Misfit(f"{finding}: {'; '.join(differences)}")
+
+
+def _written(shape: Shape) -> str:
+    return "x".join(map(str, shape)) or "a scalar"
 
 
 def _listed(kind: str, names: Iterable[str]) -> list[str]:

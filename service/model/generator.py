@@ -113,6 +113,7 @@ class Generator:
         self.key_step = backbone.key_step
         self.max_prompt_tokens = backbone.max_text_tokens
         self._texts = Texts(backbone.encode_texts)
+        self.resident_bytes = backbone.resident_bytes
 
     def num_steps(self, size: Size) -> int:
         return len(self._schedule(size).scales)

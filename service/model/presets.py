@@ -2,33 +2,86 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from service.model.checkpoint import Watch, unwatched
 from service.model.generator import Generator
-from service.model.infinity.folder import read_infinity
+from service.model.infinity.config import InfinityConfig
+from service.model.infinity.folder import read_config, read_infinity
+from service.model.infinity.released import RELEASED
 
-_BUNDLED = {"nano": Path(__file__).parent / "nano" / "weights"}
+BUNDLED = {"nano": Path(__file__).parent / "nano" / "weights"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A model that was asked for: its configuration, and the folder its files are named in."""
+
+    config: InfinityConfig
+    folder: Path
 
 
 def names() -> tuple[str, ...]:
-    """The models that ship inside the package."""
-    return tuple(_BUNDLED)
+    """The models that are known by name: those in the package, and those that `atelier fetch` brings."""
+    return (*BUNDLED, *RELEASED)
 
 
-def load(name_or_path: str, device: str = "auto") -> Generator:
-    """Make a model resident: one of `names()`, or a folder with config.json, the weights and text_encoder/.
+def own_folder(name: str, models_dir: Path) -> Path:
+    """Where a released model is looked for first: converted. ValueError for any other model."""
+    if name not in RELEASED:
+        raise ValueError(f"{name} is none of {', '.join(RELEASED)}: name the folder to write with --out")
+    return models_dir / name
 
-    ValueError with a sentence when there is no such model, its files do not fit, or there is no such device.
+
+def find(name_or_path: str, models_dir: Path) -> Place:
+    """The model of a name, or of a folder with config.json. ValueError with a sentence when there is none.
+
+    A folder of that name in the models folder, such as `atelier convert` writes, comes before a preset's
+    released files.
     """
-    folder = _BUNDLED.get(name_or_path, Path(name_or_path))
+    folder = BUNDLED.get(name_or_path, Path(name_or_path))
+    if name_or_path in RELEASED:
+        folder = own_folder(name_or_path, models_dir)
+        if not (folder / "config.json").is_file():
+            config = RELEASED[name_or_path].config
+            _require_files(config, models_dir)
+            return Place(config, models_dir)
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"There is no model {name_or_path!r}: give one of {', '.join(names())}, "
             "or the path of a folder that holds config.json."
         )
-    return Generator(read_infinity(folder, _device(device)))
+    return Place(read_config(folder / "config.json"), folder)
+
+
+def load(
+    name_or_path: str,
+    device: str = "auto",
+    *,
+    models_dir: Path = Path(),
+    dtype: torch.dtype = torch.float32,
+    watch: Watch = unwatched,
+) -> Generator:
+    """Make a model resident: one of `names()`, or a folder with config.json and what that names.
+
+    Released checkpoints are looked for in `models_dir`. ValueError with a sentence when there is no such
+    model, its files do not fit, or there is no such device.
+    """
+    place = find(name_or_path, models_dir)
+    return Generator(read_infinity(place.config, place.folder, _device(device), dtype=dtype, watch=watch))
+
+
+def _require_files(config: InfinityConfig, models_dir: Path) -> None:
+    files = config.files
+    for name in (files.transformer, files.tokenizer, files.text_encoder):
+        if not (models_dir / name).exists():
+            raise ValueError(
+                f"The model {config.name} needs {models_dir / name}, which is missing: `atelier fetch "
+                f"{config.name}` downloads it, or name the folder that holds {name} as ATELIER_MODELS_DIR."
+            )
 
 
 def _device(name: str) -> torch.device:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -75,6 +76,15 @@ class VocabularyConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FilesConfig:
+    """Where the weights are, relative to the model's folder: files, or folders of shards."""
+
+    transformer: str = "transformer.safetensors"
+    tokenizer: str = "tokenizer.safetensors"
+    text_encoder: str = "text_encoder"  # a folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InfinityConfig:
     name: str
     transformer: TransformerConfig
@@ -85,6 +95,7 @@ class InfinityConfig:
     grids: tuple[tuple[tuple[int, int], ...], ...] = ()  # schedules of one's own
     patch: int = 1  # tokenizer cells on a side that one transformer token covers
     vocabulary: VocabularyConfig | None = None  # None: any word may mean something
+    files: FilesConfig = FilesConfig()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> InfinityConfig:
@@ -100,6 +111,13 @@ class InfinityConfig:
             raise ValueError(f"budget: must be one of {', '.join(scales.BUDGETS)}, not {config.budget!r}")
         config._check_steps()
         return config
+
+    def to_json(self) -> str:
+        """What `from_json` reads; settings that are not given are left out."""
+        settings = {name: value for name, value in asdict(self).items() if value is not None}
+        if self.files == FilesConfig():
+            del settings["files"]
+        return json.dumps(settings, indent=1) + "\n"
 
     def _check_steps(self) -> None:
         counts = {scales.BUDGETS[self.budget]} if self.budget else {len(grids) for grids in self.grids}

@@ -1,10 +1,10 @@
-"""A model folder: config.json, transformer.safetensors, tokenizer.safetensors and text_encoder/."""
+"""A model folder: config.json, and the transformer, image tokenizer and text encoder that it names."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,40 +12,96 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from service.model.checkpoint import load_into, read_tensors
-from service.model.infinity.config import InfinityConfig
+from service.model.checkpoint import Misfit, Naming, Watch, load_weights, match, unwatched
+from service.model.infinity.config import FilesConfig, InfinityConfig
 from service.model.infinity.model import Infinity
 from service.model.infinity.names import (
-    tokenizer_from_official,
+    TOKENIZER_NAMING,
     tokenizer_to_official,
-    transformer_from_official,
+    transformer_naming,
     transformer_to_official,
 )
+from service.model.infinity.released import recognise
 from service.model.infinity.text import TextEncoder
 from service.model.infinity.tokenizer import Tokenizer
 from service.model.infinity.transformer import Transformer
+from service.model.weight_files import Weights, open_weights
+
+# The released image tokenizers keep their tensors one level in, and may keep averaged ones beside them; the
+# reference runs on the former.
+_NESTS = ("vae", "ema")
 
 
-def read_infinity(folder: Path, device: torch.device) -> Infinity:
-    """Make the model of a folder resident. ValueError names the file and what is wrong with it."""
-    config = _read_config(folder / "config.json")
-    transformer_file, tokenizer_file = folder / "transformer.safetensors", folder / "tokenizer.safetensors"
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the two networks of a model, its weights found to fit and not yet read."""
+
+    module: nn.Module  # without memory
+    weights: Weights
+    naming: Naming
+    model: str
+
+    def make_resident(self, device: torch.device, dtype: torch.dtype, watch: Watch) -> None:
+        self.module.to(dtype).to_empty(device=device).requires_grad_(False).eval()
+        load_weights(self.module, self.weights, self.naming, model=self.model, watch=watch)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    transformer: Part
+    tokenizer: Part
+
+
+def read_config(file: Path) -> InfinityConfig:
+    """A folder's config.json. ValueError names the file and the field."""
+    try:
+        return InfinityConfig.from_json(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def open_parts(config: InfinityConfig, folder: Path) -> Parts:
+    """Find the weights of a model and see that they are its own. ValueError: the file and the difference."""
     with torch.device("meta"):  # their memory is filled from the files, not initialised first
         transformer = Transformer(config.transformer, config.bits_per_token)
         tokenizer = Tokenizer(config.tokenizer)
-    for module in (transformer, tokenizer):
-        module.to_empty(device=device).requires_grad_(False).eval()
-    weights = transformer_from_official(read_tensors(transformer_file), config.transformer.blocks_per_chunk)
-    load_into(transformer, weights, source=str(transformer_file))
-    load_into(tokenizer, tokenizer_from_official(read_tensors(tokenizer_file)), source=str(tokenizer_file))
-    fillers = config.vocabulary.fillers if config.vocabulary else ()
-    return Infinity(
-        config,
-        transformer,
-        tokenizer,
-        TextEncoder.from_folder(folder / "text_encoder", device, fillers=fillers),
-        fingerprint=fingerprint(folder / "config.json", tokenizer_file),
+    naming = transformer_naming(config.transformer.blocks_per_chunk)
+    return Parts(
+        _part(transformer, folder / config.files.transformer, naming, f"{config.name}'s transformer"),
+        _part(
+            tokenizer, folder / config.files.tokenizer, TOKENIZER_NAMING, f"{config.name}'s image tokenizer"
+        ),
     )
+
+
+def read_infinity(
+    config: InfinityConfig,
+    folder: Path,
+    device: torch.device,
+    *,
+    dtype: torch.dtype = torch.float32,
+    watch: Watch = unwatched,
+) -> Infinity:
+    """Make a model resident, from a folder's files. ValueError names the file and what is wrong with it.
+
+    `dtype` is that of the transformer and the text encoder; the image tokenizer's is fp32. Every file is
+    looked at before the first is read, so that a wrong one is not found minutes later.
+    """
+    parts = open_parts(config, folder)
+    text_encoder = TextEncoder.from_folder(
+        folder / config.files.text_encoder,
+        device,
+        dtype,
+        fillers=config.vocabulary.fillers if config.vocabulary else (),
+        channels=config.transformer.text_channels,
+        watch=watch,
+    )
+    parts.tokenizer.make_resident(device, torch.float32, watch)
+    parts.transformer.make_resident(device, dtype, watch)
+    transformer, tokenizer = parts.transformer.module, parts.tokenizer.module
+    assert isinstance(transformer, Transformer)
+    assert isinstance(tokenizer, Tokenizer)
+    return Infinity(config, transformer, tokenizer, text_encoder, fingerprint=fingerprint(config, tokenizer))
 
 
 def write_infinity(
@@ -53,29 +109,36 @@ def write_infinity(
 ) -> None:
     """Write all but the text encoder, under the released names."""
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {name: value for name, value in asdict(config).items() if value is not None}
-    (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
+    config = replace(config, files=FilesConfig())
+    (folder / "config.json").write_text(config.to_json())
     official = transformer_to_official(
         dict(transformer.named_parameters()), config.transformer.blocks_per_chunk
     )
-    _save(folder / "transformer.safetensors", official, dtype)
-    _save(folder / "tokenizer.safetensors", tokenizer_to_official(dict(tokenizer.named_parameters())), dtype)
+    _save(folder / config.files.transformer, official, dtype)
+    _save(folder / config.files.tokenizer, tokenizer_to_official(dict(tokenizer.named_parameters())), dtype)
 
 
-def fingerprint(config_file: Path, tokenizer_file: Path) -> str:
-    """16 hex characters over what decides a style feature: the configuration and the image tokenizer."""
-    digest = sha256(config_file.read_bytes())
-    with tokenizer_file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
+def fingerprint(config: InfinityConfig, tokenizer: nn.Module) -> str:
+    """16 hex characters over what decides a style feature: the configuration and the image tokenizer.
+
+    Of the values and not of the files, so that a converted model has its original's.
+    """
+    settings = asdict(replace(config, files=FilesConfig()))
+    digest = sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, parameter in sorted(tokenizer.named_parameters()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().float().cpu().contiguous().numpy().data)
     return digest.hexdigest()[:16]
 
 
-def _read_config(file: Path) -> InfinityConfig:
+def _part(module: nn.Module, path: Path, naming: Naming, model: str) -> Part:
+    weights = open_weights(path, nests=_NESTS)
+    shapes = {name: tuple(each.shape) for name, each in module.named_parameters()}
     try:
-        return InfinityConfig.from_json(file.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+        match(shapes, weights, naming, model=model)
+    except Misfit as error:
+        raise Misfit(f"{error}.{recognise(weights)}") from error
+    return Part(module, weights, naming, model)
 
 
 def _save(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:

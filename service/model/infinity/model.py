@@ -48,6 +48,9 @@ class Infinity:
         self.channels = config.tokenizer.num_bits
         self.max_text_tokens = config.transformer.max_text_tokens
         self.device = transformer.start.device
+        self.resident_bytes = sum(
+            each.nbytes for part in (transformer, tokenizer) for each in part.parameters()
+        ) + (text_encoder.num_bytes if text_encoder else 0)
 
     def bytes_per_row(self, schedule: Schedule) -> int:
         config = self.config.transformer

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
+from typing import TypeVar
 
-from torch import Tensor
+from service.model.checkpoint import Naming
+
+T = TypeVar("T")  # what is named does not matter
 
 # Released files may or may not hold these; their values are constants (golden README, 1.4 and 7).
 _BUFFERS = re.compile(r"(.*\.zero_k_bias|quantizer?\.lfq\.mask)")
@@ -43,12 +47,14 @@ _OUTSIDE = {
 _BLOCK = re.compile(r"block_chunks\.(\d+)\.module\.(\d+)\.(.+)")
 _OWN_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 
+_NOT_ENCODER = re.compile(r"decoder\.|lm_head\.|encoder\.embed_tokens\.")
+
 # The released tokenizer wraps each convolution and norm once more; some files are saved without the wrapper.
 _WRAPPED = re.compile(r"\b(conv_in|conv_out|conv1|conv2|nin_shortcut|norm1|norm2|norm_out)\.(?:conv|norm)\.")
 _RESAMPLE = re.compile(r"\b(?:downsample|upsample)\.(?:conv\.)+")
 
 
-def transformer_from_official(tensors: Mapping[str, Tensor], blocks_per_chunk: int) -> dict[str, Tensor]:
+def transformer_from_official(tensors: Mapping[str, T], blocks_per_chunk: int) -> dict[str, T]:
     """Rename the tensors of a released transformer; a name we do not know is kept, to be reported as such."""
     inside = {official: own for own, official in _IN_BLOCK.items()}
     outside = {official: own for own, official in _OUTSIDE.items()}
@@ -62,7 +68,7 @@ def transformer_from_official(tensors: Mapping[str, Tensor], blocks_per_chunk: i
     return {rename(name): tensor for name, tensor in tensors.items() if not _BUFFERS.fullmatch(name)}
 
 
-def transformer_to_official(tensors: Mapping[str, Tensor], blocks_per_chunk: int) -> dict[str, Tensor]:
+def transformer_to_official(tensors: Mapping[str, T], blocks_per_chunk: int) -> dict[str, T]:
     """The inverse, without the constant buffers."""
 
     def rename(name: str) -> str:
@@ -74,7 +80,7 @@ def transformer_to_official(tensors: Mapping[str, Tensor], blocks_per_chunk: int
     return {rename(name): tensor for name, tensor in tensors.items()}
 
 
-def tokenizer_from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def tokenizer_from_official(tensors: Mapping[str, T]) -> dict[str, T]:
     """Rename the tensors of a released image tokenizer, wrapped or not."""
 
     def rename(name: str) -> str:
@@ -83,7 +89,7 @@ def tokenizer_from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {rename(name): tensor for name, tensor in tensors.items() if not _BUFFERS.fullmatch(name)}
 
 
-def tokenizer_to_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def tokenizer_to_official(tensors: Mapping[str, T]) -> dict[str, T]:
     """The inverse, in the wrapped form."""
 
     def rename(name: str) -> str:
@@ -95,6 +101,32 @@ def tokenizer_to_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return re.sub(r"\b(norm\w*)\.(weight|bias)", r"\1.norm.\2", name)
 
     return {rename(name): tensor for name, tensor in tensors.items()}
+
+
+def text_from_released(tensors: Mapping[str, T]) -> dict[str, T]:
+    """The encoder's part of a T5, whose words' table the files name once, twice or three times."""
+    shared = "shared.weight" if "shared.weight" in tensors else "encoder.embed_tokens.weight"
+    return {
+        "shared.weight" if name == shared else name: tensor
+        for name, tensor in tensors.items()
+        if name == shared or not _NOT_ENCODER.match(name)
+    }
+
+
+def transformer_naming(blocks_per_chunk: int) -> Naming:
+    return Naming(
+        ours=partial(transformer_from_official, blocks_per_chunk=blocks_per_chunk),
+        released=partial(transformer_to_official, blocks_per_chunk=blocks_per_chunk),
+    )
+
+
+TOKENIZER_NAMING = Naming(ours=tokenizer_from_official, released=tokenizer_to_official)
+TEXT_NAMING = Naming(ours=text_from_released, released=dict)
+
+
+def is_text_encoder(name: str) -> bool:
+    """Whether a tensor of a T5 belongs to its encoder."""
+    return not name.startswith(("decoder.", "lm_head."))
 
 
 def _swap(name: str, table: Mapping[str, str]) -> str:

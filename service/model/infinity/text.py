@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,10 @@ from tokenizers import Tokenizer as WordTokenizer
 from torch import Tensor, nn
 
 from service.model.backbone import Text
+from service.model.checkpoint import Watch, load_weights, unwatched
+from service.model.infinity.names import TEXT_NAMING, is_text_encoder
 from service.model.linear import Linear
+from service.model.weight_files import open_weights
 
 if TYPE_CHECKING:
     from transformers import T5EncoderModel
@@ -45,26 +49,35 @@ class TextEncoder:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         fillers: Sequence[str] = (),
+        channels: int | None = None,
+        watch: Watch = unwatched,
     ) -> TextEncoder:
-        """Read `tokenizer.json`, `config.json` and the weights; ValueError: what is missing or damaged.
+        """Read `tokenizer.json`, `config.json` and the encoder's weights, straight to their device and dtype.
 
-        `fillers` are words of the vocabulary that name nothing by themselves.
+        `fillers` are words of the vocabulary that name nothing by themselves; `channels` is what the
+        transformer reads. ValueError: what is missing, damaged or of another shape.
         """
-        from transformers import T5EncoderModel  # slow to import, and only wanted here
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()  # it would draw between the lines of the log
-
         for name in ("tokenizer.json", "config.json"):
             if not (folder / name).is_file():
                 raise ValueError(f"the text encoder's folder {folder} has no {name}")
         try:
             words = WordTokenizer.from_file(str(folder / "tokenizer.json"))
-            encoder = T5EncoderModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
-        except Exception as error:  # the first library raises nothing narrower, the second anything at all
-            raise ValueError(f"the text encoder in {folder} cannot be read: {error}") from error
-        encoder.to(device)  # type: ignore[arg-type]  # the library's own annotation is wrong
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
+        encoder = empty_encoder(folder / "config.json", device, dtype)
+        if channels not in (None, encoder.config.d_model):
+            raise ValueError(
+                f"the text encoder in {folder} gives {encoder.config.d_model} channels, and the transformer "
+                f"reads {channels}"
+            )
+        weights = open_weights(folder, holds=is_text_encoder)
+        load_weights(encoder, weights, TEXT_NAMING, model="the text encoder", watch=watch)
         return cls(words, encoder, fillers)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the weights."""
+        return sum(each.nbytes for each in self._encoder.parameters())
 
     def encode(self, prompt: str, max_tokens: int) -> Text:
         return self.encode_all([prompt], max_tokens)[0]
@@ -100,3 +113,23 @@ class TextEncoder:
         unknown = sum(token == self._unknown for token in tokens.ids)
         known = len(tokens.ids) - unknown - sum(token in self._meaningless for token in tokens.ids)
         return Text(features, num_known=known, num_unknown=unknown, is_cut=tokens.is_cut)
+
+
+def empty_encoder(config_file: Path, device: torch.device, dtype: torch.dtype) -> T5EncoderModel:
+    """A T5 encoder of a config.json's shape, its weights not filled in. ValueError names a damaged file."""
+    from transformers import T5Config, T5EncoderModel  # slow to import, and only wanted here
+
+    try:
+        config = T5Config(**json.loads(config_file.read_bytes()))
+        with torch.device("meta"):
+            encoder = T5EncoderModel(config)
+    except Exception as error:  # nor does this one
+        raise ValueError(f"{config_file} cannot be read as a T5's: {error}") from error
+    encoder.to(dtype)  # type: ignore[arg-type]  # the library's own annotation is wrong
+    if dtype == torch.float16:  # T5 was trained in bf16: its hidden layers overflow fp16 behind these
+        for name, module in encoder.named_modules():
+            if name.endswith(".wo"):
+                module.float()
+    encoder.to_empty(device=device).requires_grad_(False)
+    encoder.set_input_embeddings(encoder.shared)  # the encoder's table is the same one, again
+    return encoder

@@ -1,0 +1,33 @@
+"""A progress bar on a terminal, and silence anywhere else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+# Below this a bar would only flash.
+_WORTH_A_BAR = 200 * 2**20
+
+
+@contextmanager
+def bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Yields `watch(name, bytes so far, bytes in all)`, which keeps a bar for each name."""
+    if not sys.stderr.isatty():
+        yield lambda name, num_done, num_bytes: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def watch(name: str, num_done: int, num_bytes: int) -> None:
+            if num_bytes < _WORTH_A_BAR:
+                return
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=num_bytes)
+            progress.update(tasks[name], completed=num_done)
+
+        yield watch
