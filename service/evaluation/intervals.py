@@ -28,7 +28,8 @@ def share(hits: NDArray[np.bool_]) -> Estimate:
     n, p = len(hits), float(np.mean(hits))
     centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
-    return Estimate(p, max(0.0, centre - half), min(1.0, centre + half))
+    # Rounding may put an end a hair inside the share itself, when that is 0 or 1.
+    return Estimate(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))
 
 
 def bootstrapped(

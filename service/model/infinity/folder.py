@@ -119,11 +119,12 @@ def write_infinity(
 
 
 def fingerprint(config: InfinityConfig, tokenizer: nn.Module) -> str:
-    """16 hex characters over what decides a style feature: the configuration and the image tokenizer.
+    """16 hex characters over what decides a style feature: the image tokenizer and the grids it codes on.
 
-    Of the values and not of the files, so that a converted model has its original's.
+    Of the values and not of the files, so that a converted model has its original's; and of nothing else, so
+    that another way of sampling, or another word about the model, leaves the features that are kept their use.
     """
-    settings = asdict(replace(config, files=FilesConfig()))
+    settings = [asdict(config.tokenizer), config.patch, config.budget, config.grids]
     digest = sha256(json.dumps(settings, sort_keys=True).encode())
     for name, parameter in sorted(tokenizer.named_parameters()):
         digest.update(name.encode())
