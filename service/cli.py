@@ -129,7 +129,7 @@ def convert(
     ] = "bf16",
     models_dir: Annotated[Path | None, typer.Option(help="Folder of the models.")] = None,
 ) -> None:
-    """Rewrite a model as one folder of safetensors, which loads several times faster."""
+    """Rewrite a model as one folder of safetensors, in the precision it runs in."""
     from service.settings import read_settings
 
     try:

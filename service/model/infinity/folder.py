@@ -121,7 +121,7 @@ def write_infinity(
 def fingerprint(config: InfinityConfig, tokenizer: nn.Module) -> str:
     """16 hex characters over what decides a style feature: the image tokenizer and the grids it codes on.
 
-    Of the values and not of the files, so that a converted model has its original's; and of nothing else, so that
+    Of the values and not of the files, so that a converted model has its original's. Of nothing else, so that
     another way of sampling, or another word about the model, leaves the features that are kept of use.
     """
     settings = [asdict(config.tokenizer), config.patch, config.budget, config.grids]
