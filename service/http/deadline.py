@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Header, Request
+from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -61,8 +63,8 @@ class DeadlineBound:
 def deadline(
     request: Request,
     x_request_timeout: Annotated[
-        float | None,
-        Header(gt=0, le=MAX_SECONDS, description="Seconds, from the arrival of the request; then 504."),
+        Annotated[float, Field(ge=0.001, le=MAX_SECONDS)] | SkipJsonSchema[None],
+        Header(description="Seconds, from the arrival of the request; then 504."),
     ] = None,
 ) -> float | None:
     """Dependency: when to give the request up, in seconds of `time.monotonic`, the batchers' clock.

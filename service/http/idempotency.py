@@ -7,6 +7,8 @@ import re
 from typing import Annotated
 
 from fastapi import Depends, Header
+from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -35,11 +37,9 @@ _FAILED_STREAM = re.compile(rb"(^|\n)event: error\n")
 
 def _documented(
     key: Annotated[
-        str | None,
+        Annotated[str, Field(pattern=rf"^[!-~]{{1,{MAX_KEY_CHARS}}}$")] | SkipJsonSchema[None],
         Header(
             alias=HEADER,
-            min_length=1,
-            max_length=MAX_KEY_CHARS,
             description="Of the client's choice, one for each thing it wants done. The same request with the "
             "same key again gets the first one's answer, with `Idempotent-Replayed: true`.",
         ),
