@@ -42,14 +42,22 @@ def run(command: list[str], folder: Path, **environment: str) -> str:
     return done.stdout
 
 
+def need(tool: str) -> str:
+    """Its path. Without it the test is skipped, or fails where REQUIRE_TOOLS is set, as .ci/run does."""
+    path = shutil.which(tool)
+    if path is None:
+        (pytest.fail if os.environ.get("REQUIRE_TOOLS") else pytest.skip)(f"there is no {tool} here")
+    return path
+
+
 @pytest.fixture
 def style_id(server: Running, tmp_path: Path) -> str:
+    need("curl")
     (tmp_path / "style.png").write_bytes(picture())
     upload = curl_lines()[0]
     return str(re.search(r"sty_[a-z2-7]+", run(["bash", "-ec", as_served(upload, server)], tmp_path))[0])  # type: ignore[index]
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
 def test_the_curl_lines_upload_draw_and_show_a_hit(server: Running, style_id: str, tmp_path: Path) -> None:
     upload, draw, count = curl_lines()
     assert "/v1/styles" in upload
@@ -65,8 +73,7 @@ def test_the_python_snippet_draws(server: Running, style_id: str, tmp_path: Path
     assert run([sys.executable, "snippet.py"], tmp_path).startswith("iVBOR")  # a PNG in base64
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="there is no node here")
 def test_the_javascript_snippet_draws(server: Running, style_id: str, tmp_path: Path) -> None:
     (tmp_path / "snippet.mjs").write_text(as_served(fenced("js"), server, style_id))
-    run(["node", "snippet.mjs"], tmp_path)
+    run([need("node"), "snippet.mjs"], tmp_path)
     assert (tmp_path / "heart.png").read_bytes().startswith(b"\x89PNG")
