@@ -13,7 +13,7 @@ ServiceError
  +- InvalidImage          422  the upload is not a picture we can read
  +- IdempotencyKeyReused  422  another request came with this Idempotency-Key before
  +- RateLimitExceeded     429  `retry_after_seconds` is when there is room for this request
- +- QueueFull             429  `retry_after_seconds` is the work already queued
+ +- QueueFull             429  `retry_after_seconds` is the work already accepted
  +- ClientGone            499  nobody is left to read it; it exists for the log and the metrics
  +- NotReady              503  warming up or draining
  +- StoreUnavailable      503  Redis cannot be reached, or the disk refuses an upload

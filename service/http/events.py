@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from service.http.schemas import StyleChoice, Usage
+from service.http.schemas import StyleChoice, Usage, WeightedChoice
 
 
 class ImageEvent(BaseModel):
@@ -20,7 +20,12 @@ class ImageEvent(BaseModel):
     output_format: Literal["png", "jpeg", "webp"]
     image_index: int = Field(description="Which image of the request, from 0.")
     seed: int = Field(description="The seed that makes this image.")
-    style: StyleChoice | None = None
+    style: StyleChoice | None = Field(default=None, description="Its style, where it has one.")
+    styles: list[WeightedChoice] | None = Field(
+        default=None, description="Of a mixture, with the weights as they were used: their sum is 1."
+    )
+    strength: float | None = Field(default=None, description="Of the mixture.")
+    alpha: float | None = Field(default=None, description="Of the mixture.")
     step: int = Field(description="The step after which the image looks like this, from 1.")
     num_steps: int = Field(description="How many steps the image takes.")
 

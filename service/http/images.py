@@ -70,15 +70,16 @@ async def _order(
     parts: Parts, body: GenerationRequest, output: OutputFormat, account: Account, due: float | None
 ) -> Order:
     columns = []  # the images of one style, seed by seed
-    for single in each_style(body):
-        specs = image_specs(single, await _styling(parts, single, account), parts.generator)
-        style = style_answered(single, parts.generator.alpha).style
-        columns.append([(spec, style) for spec in specs])
+    for index, single in enumerate(each_style(body)):
+        param = "style" if body.styles_each is None else f"styles_each.{index}"
+        specs = image_specs(single, await _styling(parts, single, param, account), parts.generator)
+        styled = style_answered(single, parts.generator.alpha)
+        columns.append([(spec, styled) for spec in specs])
     # Images of one seed side by side: should a batch not hold all, it holds those that share a content path.
     images = [image for row in zip(*columns, strict=True) for image in row]
     return Order(
         specs=tuple(spec for spec, _ in images),
-        styles=tuple(style for _, style in images),
+        styled=tuple(styled for _, styled in images),
         output=output,
         compression=body.output_compression,
         deadline=due,
@@ -115,8 +116,10 @@ def _answer(
     drawings = [job.future.result() for job in jobs]
     warnings = sorted({warning for drawing in drawings for warning in drawing.warnings})
     images = [
-        GeneratedImage(b64_json=in_base64(file), seed=spec.seed, style=style if body.styles_each else None)
-        for file, spec, style in zip(files, order.specs, order.styles, strict=True)
+        GeneratedImage(
+            b64_json=in_base64(file), seed=spec.seed, style=styled.style if body.styles_each else None
+        )
+        for file, spec, styled in zip(files, order.specs, order.styled, strict=True)
     ]
     styled = style_answered(body, parts.generator.alpha)
     answer = GenerationResponse(
@@ -135,8 +138,8 @@ def _answer(
     return JSONResponse(answer.model_dump(exclude_none=True))
 
 
-async def _styling(parts: Parts, body: GenerationRequest, account: Account) -> Styling | None:
+async def _styling(parts: Parts, body: GenerationRequest, param: str, account: Account) -> Styling | None:
     if body.style is None and body.styles is None:
         return None
     with account.stage("style"), parts.metrics.stage_duration_seconds.labels(stage="style").time():
-        return await styling_of(parts, body, native_size(body, parts.generator))
+        return await styling_of(parts, body, native_size(body, parts.generator), param=param)

@@ -15,6 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.problems import error_response, unexpected_error
+from service.http.routes import label_of
 from service.metrics import Metrics
 
 ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -103,7 +104,7 @@ class Observation:
                 self._record(scope, account, status or 499, account.seconds)
 
     def _record(self, scope: Scope, account: Account, status: int, seconds: float) -> None:
-        route = _route(scope)
+        route = label_of(scope)
         self.metrics.requests.labels(route=route, code=str(status)).inc()
         self.metrics.request_duration_seconds.labels(route=route).observe(seconds)
         log.log(
@@ -121,15 +122,6 @@ class Observation:
             ),
             **account.fields,
         )
-
-
-def _route(scope: Scope) -> str:
-    """Method and template of the route that answered; "unmatched" keeps the label's values a closed set."""
-    route = scope.get("route")
-    method = scope["method"]
-    if route is None or method not in (route.methods or ()):
-        return "unmatched"
-    return f"{method} {route.path}"
 
 
 def _server_timing(account: Account) -> str:

@@ -114,7 +114,7 @@ class Telling:
         return in_base64(await self._order.encode(self._parts, image))
 
     def _common(self, index: int, file: str) -> dict[str, Any]:
-        spec = self._order.specs[index]
+        spec, styled = self._order.specs[index], self._order.styled[index]
         return {
             "b64_json": file,
             "created_at": int(time.time()),
@@ -122,5 +122,8 @@ class Telling:
             "output_format": self._order.output.value,
             "image_index": index,
             "seed": spec.seed,
-            "style": self._order.styles[index],
+            "style": styled.style,
+            "styles": styled.styles,
+            "strength": styled.strength,
+            "alpha": styled.alpha,
         }
