@@ -127,7 +127,7 @@ class Batcher(Generic[In, Out]):
 
     @property
     def running_seconds(self) -> float:
-        """Estimate of the model time that is left of the batch that runs; 0 once it takes longer than that."""
+        """Estimate of what is left of the batch that runs; 0 once it takes longer than estimated."""
         batch = self._running
         estimate = sum(self._estimate(job.group) for job in batch)
         return max(0.0, estimate - (self._clock() - self._running_since)) if batch else 0.0

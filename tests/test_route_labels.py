@@ -1,4 +1,4 @@
-"""Requests are counted by their route, also when they are refused before the routing; labels are a closed set."""
+"""Requests count for their route, also when they are refused before the routing."""
 
 from __future__ import annotations
 

@@ -6,14 +6,17 @@ import asyncio
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Body, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
+from service.http import examples
 from service.http.accept import Form, wanted_form
 from service.http.bodies import json_only
 from service.http.deadline import deadline
+from service.http.document import event_stream
 from service.http.event_stream import EventStream
-from service.http.idempotency import IDEMPOTENT
+from service.http.failures import GUARDED, IDEMPOTENCY, JSON_BODY, STYLE_LOOKUP, failures
+from service.http.idempotency import IDEMPOTENT, REPLAYED_HEADER
 from service.http.observation import Account, account
 from service.http.order import ImageJob, Order, explain, in_base64, usage_of
 from service.http.parts import Parts, ReadyParts
@@ -29,18 +32,40 @@ from service.priority import Priority
 
 router = APIRouter(tags=["images"])
 
-MEDIA_TYPES = [*(f"image/{output.value}" for output in OutputFormat), "text/event-stream"]
+DRAWN = examples.of(
+    in_a_style=examples.GENERATION, of_each=examples.OF_EACH, of_a_mixture=examples.OF_MIXTURE
+)["content"]
+DRAWN |= event_stream(examples.STREAM) | {f"image/{output.value}": {} for output in OutputFormat}
+# Of a raw image, which has no JSON to say them in.
+RAW_HEADERS = {
+    "X-Seed": {"description": "Of a raw image: its seed.", "schema": {"type": "string"}},
+    "X-Warnings": {"description": "Of a raw image: its warnings.", "schema": {"type": "string"}},
+}
 
 
 @router.post(
     "/v1/images/generations",
     response_model=GenerationResponse,
-    responses={200: {"content": {media_type: {} for media_type in MEDIA_TYPES}}},
+    responses={
+        200: {"content": DRAWN, "headers": REPLAYED_HEADER | RAW_HEADERS},
+        **failures(
+            *GUARDED,
+            *JSON_BODY,
+            *IDEMPOTENCY,
+            *STYLE_LOOKUP,
+            "unsupported_value",
+            "unsupported_size",
+            "missing_required_parameter",
+            "conflicting_parameters",
+            "invalid_style_code",
+            "model_not_found",
+        ),
+    },
     dependencies=[Depends(json_only), IDEMPOTENT],
 )
 async def generate(
     request: Request,
-    body: GenerationRequest,
+    body: Annotated[GenerationRequest, Body(openapi_examples=examples.GENERATIONS)],
     parts: ReadyParts,
     account: Annotated[Account, Depends(account)],
     allowance: Annotated[Allowance, Depends(allowance)],
@@ -89,14 +114,14 @@ async def _order(
 
 async def _illustrate(parts: Parts, order: Order, account: Account) -> tuple[list[ImageJob], list[bytes]]:
     """The finished jobs and their image files. However it ends, no job is left behind in the queue."""
-    began = time.perf_counter()
+    began = account.clock()
     jobs = order.submit(parts, order.specs)
     try:
         drawings = await asyncio.gather(*(job.future for job in jobs))
     finally:
         for job in jobs:
             job.future.cancel()
-    explain(jobs, time.perf_counter() - began, account)
+    explain(jobs, account.clock() - began, account)
     with account.stage("encode"):
         files = await asyncio.gather(*(order.encode(parts, drawing.image) for drawing in drawings))
     parts.metrics.images.inc(len(files))

@@ -57,12 +57,12 @@ def explain(jobs: Sequence[ImageJob], waited_seconds: float, account: Account) -
     """
     last = max(jobs, key=lambda job: job.started_at or 0.0)
     timings = last.future.result().timings
-    stages = {
+    of_batch = {
         "text": timings.text_seconds,
         "transformer": timings.transformer_seconds,
         "decode": timings.decode_seconds,
     }
-    account.stage_seconds |= {"queue": max(0.0, waited_seconds - sum(stages.values())), **stages}
+    account.stages.waited(waited_seconds, then=of_batch)
     account.step_seconds = timings.step_seconds
     account.fields |= {"num_images": len(jobs), "num_jobs_in_batch": last.num_jobs_in_batch}
 

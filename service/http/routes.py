@@ -23,7 +23,7 @@ def label_of(scope: Scope) -> str:
     method, route = scope["method"], scope.get("route")
     if route is not None and method in (route.methods or ()):
         return f"{method} {route.path}"
-    matching = _matching(scope["app"], scope["path"])
+    matching = _matching(scope["app"], scope["path"]) if "app" in scope else []
     for template, methods in matching:
         if method in methods:
             return f"{method} {template}"

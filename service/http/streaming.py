@@ -40,7 +40,7 @@ class Telling:
         self._parts = parts
         self._order = order
         self._account = account
-        self._began = self._ended = time.perf_counter()
+        self._began = self._ended = account.clock()
         self._sights: asyncio.Queue[Sight] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         specs = [self._watched(index, spec, num_partials) for index, spec in enumerate(order.specs)]
@@ -76,7 +76,7 @@ class Telling:
 
     def _see(self, sight: Sight, _: object = None) -> None:
         if sight.partial is None:
-            self._ended = time.perf_counter()
+            self._ended = self._account.clock()
         self._sights.put_nowait(sight)
 
     async def _partial(self, index: int, partial_index: int, seen: Partial) -> Event:

@@ -1,0 +1,113 @@
+"""The OpenAPI document: what FastAPI reads from the routes, and what it cannot know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+from pydantic.json_schema import models_json_schema
+
+from service.http.authentication import is_guarded
+from service.http.events import CompletedEvent, PartialImageEvent
+from service.http.failures import table_of_codes
+from service.http.schemas import ProblemResponse
+
+EVENTS = {
+    "image_generation.partial_image": PartialImageEvent,
+    "image_generation.completed": CompletedEvent,
+    "error": ProblemResponse,
+}
+DESCRIPTION = f"""\
+Upload a picture once and get a style ID. From then on, ask for any prompt in that style. Requests for images
+have the shape of OpenAI's API, and its clients work unchanged.
+
+Unknown fields are refused by name. Every failure has one form,
+`{{"error": {{"message", "type", "param", "code"}}}}`: the message says what would be right; codes are stable.
+
+{table_of_codes()}
+"""
+REFERENCE = "#/components/{kind}/{name}"
+
+_HEADERS = {
+    "X-Request-ID": "The request's own, where it sent a sound one, or a new one. It is in the log.",
+    "Server-Timing": "Milliseconds of each stage, and of all of it as `total`. Stages of images: `queue`, "
+    "`text`, `style`, `transformer` (with its steps), `decode`, `encode`; of making a style: `upload`, "
+    "`picture`, `store`, `queue`, `extract`, `decompose`.",
+}
+_LIMITED = {
+    f"x-ratelimit-{name}-{kind}": f"{what} {kind}, where the API key has a bound of them."
+    for kind in ("requests", "images")
+    for name, what in {
+        "limit": "The bound a minute of",
+        "remaining": "What is left of it, in",
+        "reset": "When all of it is there again, such as `12.000s`, in",
+    }.items()
+}
+
+
+def complete(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """The app's document with the headers of every response and the events of streams; made once."""
+    of_framework = app.openapi
+
+    @cache
+    def document() -> dict[str, Any]:
+        found = of_framework()
+        components = found["components"]
+        _, definitions = models_json_schema(
+            [(event, "serialization") for event in EVENTS.values()],
+            ref_template=REFERENCE.format(kind="schemas", name="{model}"),
+        )
+        components["schemas"] = definitions["$defs"] | components["schemas"]
+        components["headers"] = {
+            name: {"description": description, "schema": {"type": "string"}}
+            for name, description in (_HEADERS | _LIMITED).items()
+        }
+        _restore_examples(app, found)
+        for path, operations in found["paths"].items():
+            names = [*_HEADERS, *(_LIMITED if is_guarded(path) else ())]
+            for operation in operations.values():
+                for response in operation["responses"].values():
+                    references = {
+                        name: {"$ref": REFERENCE.format(kind="headers", name=name)} for name in names
+                    }
+                    response["headers"] = response.get("headers", {}) | references
+        return found
+
+    return document
+
+
+def event_stream(example: str) -> dict[str, Any]:
+    """A response's content of server-sent events."""
+    schema = {
+        "type": "string",
+        "description": "Server-sent events. The `data` of each is JSON, of the schema that `x-events` names.",
+        "x-events": {
+            name: {"$ref": REFERENCE.format(kind="schemas", name=event.__name__)}
+            for name, event in EVENTS.items()
+        },
+    }
+    return {"text/event-stream": {"schema": schema, "examples": {"stream": {"value": example}}}}
+
+
+def _restore_examples(app: FastAPI, document: dict[str, Any]) -> None:
+    """FastAPI leaves null out wherever it finds one, in examples too, where it says something."""
+    for route in iter_route_contexts(app.routes):
+        for method in map(str.lower, route.methods or ()):
+            operation = document["paths"].get(route.path, {}).get(method)
+            if operation is None:  # of no interest to clients, such as this document itself
+                continue
+            for status, response in route.responses.items():
+                _restore(operation["responses"][str(status)].get("content"), response.get("content"))
+            if route.body_field is not None:
+                content = operation["requestBody"]["content"]
+                for part in content.values():
+                    part["examples"] = getattr(route.body_field.field_info, "openapi_examples", None)
+
+
+def _restore(found: dict[str, Any] | None, given: dict[str, Any] | None) -> None:
+    for media_type, part in (given or {}).items():
+        if found is not None and "examples" in part:
+            found[media_type]["examples"] = part["examples"]
