@@ -141,5 +141,5 @@ class StyleDamaged(ServiceError):
 
 def kinds_of_codes() -> dict[str, type[ServiceError]]:
     """Every code a client can see, with the kind of error it comes with."""
-    kinds = [ServiceError, *ServiceError.__subclasses__()]
+    kinds: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
     return {code: kind for kind in kinds for code in (kind.code, *kind.more_codes)}

@@ -8,14 +8,16 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from service.http.authentication import is_guarded
+from service.http.bodies import JSON
 from service.http.events import CompletedEvent, PartialImageEvent
 from service.http.failures import table_of_codes
 from service.http.schemas import ProblemResponse
 
-EVENTS = {
+EVENTS: dict[str, type[BaseModel]] = {
     "image_generation.partial_image": PartialImageEvent,
     "image_generation.completed": CompletedEvent,
     "error": ProblemResponse,
@@ -49,31 +51,15 @@ _LIMITED = {
 
 
 def complete(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """The app's document with the headers of every response and the events of streams; made once."""
+    """The app's document with what FastAPI leaves out; made once."""
     of_framework = app.openapi
 
     @cache
     def document() -> dict[str, Any]:
         found = of_framework()
-        components = found["components"]
-        _, definitions = models_json_schema(
-            [(event, "serialization") for event in EVENTS.values()],
-            ref_template=REFERENCE.format(kind="schemas", name="{model}"),
-        )
-        components["schemas"] = definitions["$defs"] | components["schemas"]
-        components["headers"] = {
-            name: {"description": description, "schema": {"type": "string"}}
-            for name, description in (_HEADERS | _LIMITED).items()
-        }
         _restore_examples(app, found)
-        for path, operations in found["paths"].items():
-            names = [*_HEADERS, *(_LIMITED if is_guarded(path) else ())]
-            for operation in operations.values():
-                for response in operation["responses"].values():
-                    references = {
-                        name: {"$ref": REFERENCE.format(kind="headers", name=name)} for name in names
-                    }
-                    response["headers"] = response.get("headers", {}) | references
+        _add_events(found)
+        _add_headers(found)
         return found
 
     return document
@@ -92,22 +78,42 @@ def event_stream(example: str) -> dict[str, Any]:
     return {"text/event-stream": {"schema": schema, "examples": {"stream": {"value": example}}}}
 
 
+def _add_events(document: dict[str, Any]) -> None:
+    """The schemas of events: no route answers with them alone."""
+    events: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        (each, "serialization") for each in EVENTS.values()
+    ]
+    template = REFERENCE.format(kind="schemas", name="{model}")
+    _, definitions = models_json_schema(events, ref_template=template)
+    document["components"]["schemas"] = definitions["$defs"] | document["components"]["schemas"]
+
+
+def _add_headers(document: dict[str, Any]) -> None:
+    """The headers that middleware adds to every response."""
+    document["components"]["headers"] = {
+        name: {"description": description, "schema": {"type": "string"}}
+        for name, description in (_HEADERS | _LIMITED).items()
+    }
+    for path, operations in document["paths"].items():
+        names = [*_HEADERS, *(_LIMITED if is_guarded(path) else ())]
+        references = {name: {"$ref": REFERENCE.format(kind="headers", name=name)} for name in names}
+        for operation in operations.values():
+            for response in operation["responses"].values():
+                response["headers"] = response.get("headers", {}) | references
+
+
 def _restore_examples(app: FastAPI, document: dict[str, Any]) -> None:
-    """FastAPI leaves null out wherever it finds one, in examples too, where it says something."""
+    """As they were given: FastAPI leaves null out wherever it finds one, in examples too."""
     for route in iter_route_contexts(app.routes):
         for method in map(str.lower, route.methods or ()):
             operation = document["paths"].get(route.path, {}).get(method)
-            if operation is None:  # of no interest to clients, such as this document itself
+            if operation is None:  # a page, which is not in the document
                 continue
             for status, response in route.responses.items():
-                _restore(operation["responses"][str(status)].get("content"), response.get("content"))
+                for media_type, given in response.get("content", {}).items():
+                    if "examples" in given:
+                        found = operation["responses"][str(status)]["content"][media_type]
+                        found["examples"] = given["examples"]
             if route.body_field is not None:
-                content = operation["requestBody"]["content"]
-                for part in content.values():
-                    part["examples"] = getattr(route.body_field.field_info, "openapi_examples", None)
-
-
-def _restore(found: dict[str, Any] | None, given: dict[str, Any] | None) -> None:
-    for media_type, part in (given or {}).items():
-        if found is not None and "examples" in part:
-            found[media_type]["examples"] = part["examples"]
+                examples = getattr(route.body_field.field_info, "openapi_examples", None)
+                operation["requestBody"]["content"][JSON]["examples"] = examples
