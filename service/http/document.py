@@ -29,6 +29,8 @@ have the shape of OpenAI's API, and its clients work unchanged.
 Unknown fields are refused by name. Every failure has one form,
 `{{"error": {{"message", "type", "param", "code"}}}}`: the message says what would be right; codes are stable.
 
+JSON may take 1 MiB. Where the service has API keys, all under `/v1` needs one; rate limits are per key.
+
 {table_of_codes()}
 """
 REFERENCE = "#/components/{kind}/{name}"

@@ -195,9 +195,3 @@ METRICS = (
     "# TYPE atelier_images_total counter\n"
     "atelier_images_total 3.0\n"
 )
-
-
-def of(**examples: Any) -> dict[str, Any]:
-    """For a response's JSON: its examples by name, underscores as blanks."""
-    named = {name.replace("_", " "): {"value": value} for name, value in examples.items()}
-    return {"content": {"application/json": {"examples": named}}}

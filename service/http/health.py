@@ -7,8 +7,7 @@ from fastapi.responses import RedirectResponse
 from prometheus_client.exposition import choose_encoder
 
 from service import __version__
-from service.http import examples
-from service.http.failures import EVERYWHERE, failures
+from service.http import responses
 from service.http.parts import ReadyParts
 from service.http.schemas import LiveResponse, ReadyResponse, VersionResponse
 from service.metrics import Metrics
@@ -16,25 +15,13 @@ from service.metrics import Metrics
 router = APIRouter()
 
 
-@router.get(
-    "/livez", tags=["health"], responses={200: examples.of(live={"status": "live"}), **failures(*EVERYWHERE)}
-)
+@router.get("/livez", tags=["health"], responses=responses.LIVE)
 async def livez() -> LiveResponse:
     """200 as long as the event loop turns."""
     return LiveResponse()
 
 
-@router.get(
-    "/readyz",
-    tags=["health"],
-    responses={
-        200: examples.of(
-            ready={"status": "ready", "model": "ready", "store": "ready"},
-            without_a_store={"status": "ready", "model": "ready", "store": "unavailable"},
-        ),
-        **failures(*EVERYWHERE, "not_ready"),
-    },
-)
+@router.get("/readyz", tags=["health"], responses=responses.READY)
 async def readyz(parts: ReadyParts) -> ReadyResponse:
     """200 while images can be drawn; 503 with the reason while the model loads, and once it has died.
 
@@ -44,15 +31,7 @@ async def readyz(parts: ReadyParts) -> ReadyResponse:
     return ReadyResponse(store="ready" if await parts.store_answers() else "unavailable")
 
 
-@router.get(
-    "/metrics",
-    tags=["health"],
-    response_class=Response,
-    responses={
-        200: {"content": {"text/plain": {"examples": {"text": {"value": examples.METRICS}}}}},
-        **failures(*EVERYWHERE),
-    },
-)
+@router.get("/metrics", tags=["health"], response_class=Response, responses=responses.METRICS)
 async def metrics(request: Request) -> Response:
     """Prometheus text, or OpenMetrics when `Accept` asks for it."""
     of_app = request.app.state.metrics
@@ -61,11 +40,7 @@ async def metrics(request: Request) -> Response:
     return Response(encode(of_app.registry), headers={"Content-Type": content_type})
 
 
-@router.get(
-    "/version",
-    tags=["health"],
-    responses={200: examples.of(version={"version": "0.1.0"}), **failures(*EVERYWHERE)},
-)
+@router.get("/version", tags=["health"], responses=responses.VERSION)
 async def version() -> VersionResponse:
     """The version of the service; `/v1/models` has that of the model."""
     return VersionResponse(version=__version__)

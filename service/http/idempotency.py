@@ -31,12 +31,6 @@ from service.http.problems import error_response
 
 PATHS = ("/v1/images/generations", "/v1/styles")
 REPLAYED = (b"idempotent-replayed", b"true")
-REPLAYED_HEADER = {
-    "Idempotent-Replayed": {
-        "description": "`true` on the answer to a request that was answered before.",
-        "schema": {"type": "string"},
-    }
-}
 MAX_KEY_CHARS = 255
 _KEY = re.compile(rf"[\x21-\x7e]{{1,{MAX_KEY_CHARS}}}")
 # A stream that failed after its first byte has a status of 200 all the same.

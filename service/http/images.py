@@ -9,14 +9,12 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
-from service.http import examples
+from service.http import examples, responses
 from service.http.accept import Form, wanted_form
 from service.http.bodies import json_only
 from service.http.deadline import deadline
-from service.http.document import event_stream
 from service.http.event_stream import EventStream
-from service.http.failures import GUARDED, IDEMPOTENCY, JSON_BODY, STYLE_LOOKUP, failures
-from service.http.idempotency import IDEMPOTENT, REPLAYED_HEADER
+from service.http.idempotency import IDEMPOTENT
 from service.http.observation import Account, account
 from service.http.order import ImageJob, Order, explain, in_base64, usage_of
 from service.http.parts import Parts, ReadyParts
@@ -32,35 +30,11 @@ from service.priority import Priority
 
 router = APIRouter(tags=["images"])
 
-DRAWN = examples.of(
-    in_a_style=examples.GENERATION, of_each=examples.OF_EACH, of_a_mixture=examples.OF_MIXTURE
-)["content"]
-DRAWN |= event_stream(examples.STREAM) | {f"image/{output.value}": {} for output in OutputFormat}
-# Of a raw image, which has no JSON to say them in.
-RAW_HEADERS = {
-    "X-Seed": {"description": "Of a raw image: its seed.", "schema": {"type": "string"}},
-    "X-Warnings": {"description": "Of a raw image: its warnings.", "schema": {"type": "string"}},
-}
-
 
 @router.post(
     "/v1/images/generations",
     response_model=GenerationResponse,
-    responses={
-        200: {"content": DRAWN, "headers": REPLAYED_HEADER | RAW_HEADERS},
-        **failures(
-            *GUARDED,
-            *JSON_BODY,
-            *IDEMPOTENCY,
-            *STYLE_LOOKUP,
-            "unsupported_value",
-            "unsupported_size",
-            "missing_required_parameter",
-            "conflicting_parameters",
-            "invalid_style_code",
-            "model_not_found",
-        ),
-    },
+    responses=responses.GENERATE,
     dependencies=[Depends(json_only), IDEMPOTENT],
 )
 async def generate(

@@ -7,30 +7,20 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from service.errors import ModelNotFound
-from service.http import examples
-from service.http.failures import GUARDED, failures
+from service.http import responses
 from service.http.parts import Parts, ReadyParts
 from service.http.schemas import ModelListResponse, ModelResponse
 
 router = APIRouter(tags=["models"])
 
 
-@router.get(
-    "/v1/models",
-    responses={
-        200: examples.of(models={"object": "list", "data": [examples.MODEL]}),
-        **failures(*GUARDED),
-    },
-)
+@router.get("/v1/models", responses=responses.LIST_MODELS)
 async def list_models(parts: ReadyParts) -> ModelListResponse:
     """The one model, with its native sizes."""
     return ModelListResponse(data=[_response(parts)])
 
 
-@router.get(
-    "/v1/models/{model}",
-    responses={200: examples.of(model=examples.MODEL), **failures(*GUARDED, "model_not_found")},
-)
+@router.get("/v1/models/{model}", responses=responses.GET_MODEL)
 async def get_model(
     model: Annotated[str, Path(description="Its name, the `id` in the list.", examples=["nano"])],
     parts: ReadyParts,

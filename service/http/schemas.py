@@ -110,7 +110,11 @@ class GenerationRequest(Incoming):
         json_schema_extra={"examples": [{"prompt": "a star", "style": "sty_...", "seed": 7}]},
     )
 
-    prompt: str = Field(min_length=1, description="What to draw.")
+    prompt: str = Field(
+        min_length=1,
+        description="What to draw. At most 4000 characters, unless the service is set otherwise; what is "
+        "beyond the model's `max_prompt_tokens` is cut, with a warning.",
+    )
     model: str | None = Field(
         default=None, description="Name of the model that is served, as in `/v1/models`."
     )
@@ -152,7 +156,7 @@ class GenerationRequest(Incoming):
         le=MAX_SEED,
         description="Same seed, same image. One is drawn and returned when left out.",
     )
-    negative_prompt: str = Field(default="", description="What to keep away from.")
+    negative_prompt: str = Field(default="", description="What to keep away from; bounded as the prompt is.")
     guidance: float | None = Field(
         default=None,
         ge=0,

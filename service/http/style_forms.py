@@ -48,7 +48,8 @@ FORM_SCHEMA: dict[str, Any] = {
             "maxItems": MAX_PICTURES,
             "items": {"type": "string", "format": "binary"},
             "description": "PNG, JPEG, WebP or a still GIF, told by content. Several files become one style, "
-            "their mean.",
+            "their mean. At least 16 pixels a side; all files together at most 10 MiB, and each at most "
+            "50 million pixels, unless the service is set otherwise.",
         },
         "name": {
             "type": "string",

@@ -60,7 +60,9 @@ class StyleOfWords(Incoming):
         json_schema_extra={"examples": [{"text": "ukiyo-e woodblock", "name": "woodblock"}]}
     )
 
-    text: str = Field(min_length=1, pattern=r"\S", description="What the style is, in words.")
+    text: str = Field(
+        min_length=1, pattern=r"\S", description="What the style is, in words; bounded as a prompt is."
+    )
     seed: int = Field(
         default=0, ge=0, le=MAX_SEED, description="Another seed, another look of the same words."
     )

@@ -8,10 +8,9 @@ from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 from starlette.datastructures import UploadFile
 
 from service.errors import InvalidRequest
-from service.http import examples
+from service.http import examples, responses
 from service.http.bodies import json_only
-from service.http.failures import GUARDED, IDEMPOTENCY, JSON_BODY, STYLE_LOOKUP, failures
-from service.http.idempotency import IDEMPOTENT, REPLAYED_HEADER
+from service.http.idempotency import IDEMPOTENT
 from service.http.observation import Account, account
 from service.http.parts import Parts, ReadyParts
 from service.http.presence import while_present
@@ -33,9 +32,6 @@ from service.styles.record import Style
 
 router = APIRouter(tags=["styles"])
 
-LOCATION = {
-    "Location": {"description": "Where the style is: `/v1/styles/{id}`.", "schema": {"type": "string"}}
-}
 StyleIdPath = Annotated[str, Path(description="A style ID, `sty_...`.", examples=[examples.STYLE_ID])]
 StyleReferencePath = Annotated[
     str, Path(description="A style ID, `sty_...`, or a style code.", examples=[examples.STYLE_ID])
@@ -46,29 +42,7 @@ StyleReferencePath = Annotated[
     "/v1/styles",
     status_code=201,
     response_model=StyleResponse,
-    responses={
-        201: examples.of(new=examples.STYLE)
-        | {"description": "The style is new.", "headers": LOCATION | REPLAYED_HEADER},
-        200: examples.of(known=examples.STYLE)
-        | {
-            "model": StyleResponse,
-            "description": "This style was there before.",
-            "headers": LOCATION | REPLAYED_HEADER,
-        },
-        **failures(
-            *GUARDED,
-            *JSON_BODY,
-            *IDEMPOTENCY,
-            "missing_required_parameter",
-            "conflicting_parameters",
-            "invalid_style_code",
-            "foreign_style_code",
-            "invalid_image",
-            "queue_full",
-            "generation_failed",
-            "style_damaged",
-        ),
-    },
+    responses=responses.CREATE_STYLE,
     openapi_extra=BODY_SCHEMA,
     dependencies=[IDEMPOTENT],
 )
@@ -93,13 +67,7 @@ async def create_style(
     return _response(style, parts)
 
 
-@router.get(
-    "/v1/styles",
-    responses={
-        200: examples.of(page=examples.STYLES),
-        **failures(*GUARDED, "unknown_parameter", "store_unavailable"),
-    },
-)
+@router.get("/v1/styles", responses=responses.LIST_STYLES)
 async def list_styles(query: Annotated[StyleQuery, Query()], parts: ReadyParts) -> StyleListResponse:
     """The styles by time of creation; `after` continues where an answer with `has_more` ended.
 
@@ -116,13 +84,7 @@ async def list_styles(query: Annotated[StyleQuery, Query()], parts: ReadyParts) 
     )
 
 
-@router.get(
-    "/v1/styles/{style_id}",
-    responses={
-        200: examples.of(style=examples.STYLE),
-        **failures(*GUARDED, *STYLE_LOOKUP, "invalid_style_code"),
-    },
-)
+@router.get("/v1/styles/{style_id}", responses=responses.GET_STYLE)
 async def get_style(style_id: StyleReferencePath, parts: ReadyParts) -> StyleResponse:
     """A style by its ID, or what a style code holds."""
     return _response(await parts.store.get(style_id), parts)
@@ -131,17 +93,7 @@ async def get_style(style_id: StyleReferencePath, parts: ReadyParts) -> StyleRes
 @router.get(
     "/v1/styles/{style_id}/image",
     response_class=Response,
-    responses={
-        200: {"content": {"image/webp": {"examples": {"picture": {"value": examples.WEBP}}}}},
-        **failures(
-            *GUARDED,
-            "unknown_parameter",
-            "style_not_found",
-            "style_image_not_found",
-            "style_damaged",
-            "store_unavailable",
-        ),
-    },
+    responses=responses.GET_STYLE_IMAGE,
 )
 async def get_style_image(
     style_id: StyleIdPath, query: Annotated[StyleImageQuery, Query()], parts: ReadyParts
@@ -155,10 +107,7 @@ async def get_style_image(
 @router.patch(
     "/v1/styles/{style_id}",
     dependencies=[Depends(json_only)],
-    responses={
-        200: examples.of(renamed={**examples.STYLE, "name": "reeds at night"}),
-        **failures(*GUARDED, *JSON_BODY, *STYLE_LOOKUP),
-    },
+    responses=responses.CHANGE_STYLE,
 )
 async def change_style(
     style_id: StyleIdPath,
@@ -170,13 +119,7 @@ async def change_style(
     return _response(await parts.store.change(style_id, **given), parts)
 
 
-@router.delete(
-    "/v1/styles/{style_id}",
-    responses={
-        200: examples.of(deleted=examples.DELETED),
-        **failures(*GUARDED, "style_not_found", "store_unavailable"),
-    },
-)
+@router.delete("/v1/styles/{style_id}", responses=responses.DELETE_STYLE)
 async def delete_style(style_id: StyleIdPath, parts: ReadyParts) -> StyleDeletedResponse:
     """Forget the style: its record, its pictures and everything computed from them."""
     await parts.store.delete(style_id)
