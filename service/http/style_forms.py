@@ -112,6 +112,8 @@ async def style_body(request: Request, stages: Stages) -> AsyncIterator[StyleBod
                     request.form(max_files=MAX_PICTURES + 1, max_fields=8, max_part_size=MAX_FIELD_BYTES)
                 )
             yield _upload(form)
+            with stages.stage("upload"):  # deleting the files takes its time, too
+                await stack.aclose()
     else:
         shown = f"not {kind[:60]}" if kind else "and the request has none"
         raise UnsupportedMediaType(
