@@ -48,6 +48,7 @@ class Infinity:
         self.channels = config.tokenizer.num_bits
         self.max_text_tokens = config.transformer.max_text_tokens
         self.device = transformer.start.device
+        self.dtype = transformer.code_in.weight.dtype  # of keys and values, too
         self.resident_bytes = sum(
             each.nbytes for part in (transformer, tokenizer) for each in part.parameters()
         ) + (text_encoder.num_bytes if text_encoder else 0)
@@ -78,7 +79,7 @@ class Infinity:
 
         def empty(num_rows: int) -> list[Tensor]:
             shape = (num_rows, config.num_heads, schedule.num_tokens, config.head_width)
-            return [torch.empty(shape, device=self.device) for _ in range(config.depth)]
+            return [torch.empty(shape, device=self.device, dtype=self.dtype) for _ in range(config.depth)]
 
         return Cache(
             paths=tuple(paths),

@@ -9,11 +9,13 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service.model.backbone import Scale
 from service.model.infinity.config import TokenizerConfig
+from service.model.precision import hold_matrices
 from service.model.resize import pool, resize
 
 _EPSILON = 1e-6
@@ -160,6 +162,10 @@ class Tokenizer(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
+
+    def hold_decoder_in(self, dtype: torch.dtype) -> None:
+        """Convert the decoder's convolutions. The encoder stays fp32: its signs are what a style is."""
+        hold_matrices(self.decoder, dtype)
 
     def encode(self, images: Tensor) -> Tensor:
         """Images [images, 3, height, width] in [-1, 1] -> unquantised features at the last grid."""
