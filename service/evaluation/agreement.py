@@ -16,7 +16,7 @@ from service.evaluation.recording import Recording, Run
 
 @dataclass(frozen=True, slots=True)
 class StepAgreement:
-    """One step of a run: shares of its bits, forced and free, and the largest difference of a forced logit."""
+    """One step of a run: its bits that agree, forced and free, and a forced logit's largest difference."""
 
     step: int
     num_bits: int

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 class TextPlace(StrEnum):
@@ -33,20 +32,22 @@ class Precision:
     text: torch.dtype = torch.float32
     text_place: TextPlace = TextPlace.BESIDE
 
-    def __str__(self) -> str:
-        return CODES[self.blocks]
-
 
 FULL = Precision()
 
 
 def choose(
-    device: torch.device, *, precision: str = "auto", text_precision: str = "auto", text_device: str = "beside"
+    device: torch.device,
+    *,
+    precision: str = "auto",
+    text_precision: str = "auto",
+    text_device: str = "beside",
 ) -> Precision:
     """The precision that settings ask for on a device. ValueError: a sentence, where they make no sense.
 
-    `auto` is what the reference runs in on a GPU, bf16 and an fp16 text encoder, and fp32 on a CPU: there
-    half precision is quicker only on processors that multiply in it. A text encoder on the CPU follows suit.
+    `auto` is on a GPU what the reference runs in, bf16 and an fp16 text encoder, and on a CPU fp32: there
+    half precision is quicker only on processors that multiply in it. A text encoder on the CPU beside a bf16
+    model on the CPU is bf16 as well.
     """
     on_gpu = device.type != "cpu"
     place = TextPlace(text_device)
@@ -75,11 +76,10 @@ def choose(
 
 
 def hold_matrices(module: nn.Module, dtype: torch.dtype, *, besides: Collection[nn.Module] = ()) -> None:
-    """Convert the linear and convolutional layers of a module, but not those of `besides`.
+    """Convert the linear layers of a module, but for `besides`.
 
     Norms and single vectors stay as they are: they weigh nothing, and sums are made with them.
     """
-    kept = {inner for each in besides for inner in each.modules()}
     for each in module.modules():
-        if isinstance(each, nn.Linear | nn.Conv2d) and each not in kept:
+        if isinstance(each, nn.Linear) and each not in besides:
             each.to(dtype)

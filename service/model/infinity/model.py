@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from service.model.backbone import Path, Scale, Schedule, Size, Text, lay_out
 from service.model.infinity.cache import Cache, TextGroup, bucketed, origins_of, pad_texts
 from service.model.infinity.config import InfinityConfig
+from service.model.infinity.decoding import Decoding
 from service.model.infinity.rope import rotations
 from service.model.infinity.sampling import draw_noise, sample_bits
 from service.model.infinity.text import TextEncoder
@@ -33,11 +35,13 @@ class Infinity:
         text_encoder: TextEncoder | None,
         *,
         fingerprint: str,
+        decoding: str = "auto",
     ) -> None:
         self.config = config
         self.transformer = transformer
         self.tokenizer = tokenizer
         self.text_encoder = text_encoder
+        self.decoding = Decoding(tokenizer, decoding)
         self.name = config.name
         self.fingerprint = fingerprint
         self.schedules: dict[Size, Schedule] = config.schedules()
@@ -48,7 +52,8 @@ class Infinity:
         self.channels = config.tokenizer.num_bits
         self.max_text_tokens = config.transformer.max_text_tokens
         self.device = transformer.start.device
-        self.dtype = transformer.code_in.weight.dtype  # of keys and values, too
+        self.dtype = transformer.code_in.weight.dtype  # of the blocks, and of their keys and values
+        self.precision: Literal["fp32", "bf16"] = "fp32" if self.dtype == torch.float32 else "bf16"
         self.resident_bytes = sum(
             each.nbytes for part in (transformer, tokenizer) for each in part.parameters()
         ) + (text_encoder.num_bytes if text_encoder else 0)
@@ -137,9 +142,7 @@ class Infinity:
         return flat.to(torch.uint8).cpu().numpy()
 
     def decode(self, feature: Tensor) -> NDArray[np.uint8]:
-        # One at a time on the CPU, where it costs nothing and convolutions round alike whatever the batch.
-        parts = feature.split(1) if feature.device.type == "cpu" else (feature,)
-        images = torch.cat([self.tokenizer.decode(part) for part in parts])
+        images = self.decoding.images(feature)
         if not torch.isfinite(images).all():
             raise FloatingPointError("the image tokenizer gave pixels that are not finite")
         return ((images + 1) / 2 * 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
