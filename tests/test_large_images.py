@@ -18,7 +18,7 @@ def narrow(name: str) -> InfinityConfig:
     """A released configuration with its schedules, strides and patch, in the least width there is."""
     config = RELEASED[name].config
     transformer = replace(
-        config.transformer, depth=1, width=16, num_heads=1, text_channels=128, num_chunks=1, max_text_tokens=8
+        config.transformer, depth=1, width=64, num_heads=1, text_channels=128, num_chunks=1, max_text_tokens=8
     )
     tokenizer = replace(config.tokenizer, channels=4, num_blocks=1, num_groups=2)
     return replace(config, transformer=transformer, tokenizer=tokenizer)

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from service.cli import cli
 from service.evaluation.verify_half import MIN_FORCED, HalfReport, verify_half
+from service.model import presets
+from service.model.choices import Choices
 from service.model.generator import Generator, ImageSpec, Styling, WeightedStyle
 from service.model.precision import Precision, TextPlace, choose
 from service.settings import read_settings
@@ -123,3 +125,36 @@ def test_in_bf16_company_does_not_change_an_image_on_the_cpu() -> None:
     for spec, drawing in zip(specs, together, strict=True):
         (alone,) = generator.generate([spec])
         assert np.array_equal(alone.image, drawing.image)
+
+
+def test_a_model_is_loaded_as_it_was_chosen() -> None:
+    generator = presets.load("nano", "cpu", choices=Choices(precision="bf16", decoding="strips"))
+    assert generator.precision == "bf16"
+    (drawing,) = generator.generate([ImageSpec("a red star", 1, generator.default_size)])
+    assert np.ptp(drawing.image) > 100
+    assert presets.load("nano", "cpu").fingerprint == generator.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("choices", "sentence"),
+    [
+        (Choices(text_precision="fp16"), "ATELIER_TEXT_PRECISION is fp16"),
+        (Choices(text_device="fetched"), "ATELIER_TEXT_DEVICE is fetched"),
+        (Choices(sizes="32x32"), "ATELIER_SIZES names 32x32"),
+    ],
+)
+def test_a_choice_that_makes_no_sense_is_refused_before_any_weight_is_read(
+    choices: Choices, sentence: str
+) -> None:
+    read: list[str] = []
+    with pytest.raises(ValueError, match=sentence):
+        presets.load("nano", "cpu", choices=choices, watch=lambda name, *_: read.append(name))
+    assert read == []
+
+
+def test_settings_and_flags_reach_the_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATELIER_TEXT_DEVICE", "cpu")
+    monkeypatch.setenv("ATELIER_SIZES", "1024x1024")
+    settings = read_settings(precision="bf16", text_precision="bf16", decoding="strips", sizes="all")
+    assert settings.choices == Choices("bf16", "bf16", "cpu", "all", "strips")
+    assert read_settings().choices == Choices(text_device="cpu", sizes="1024x1024")

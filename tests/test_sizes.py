@@ -6,7 +6,6 @@ import json
 import logging
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from service.model.backbone import Size
@@ -14,7 +13,7 @@ from service.model.generator import Generator, ImageSpec
 from service.model.infinity.released import RELEASED
 from service.model.sizes import choose_sizes
 from service.settings import Settings
-from tests.pictures import png
+from tests.pictures import gradient, saved
 from tests.server import serving
 from tests.tiny import tiny_generator, tiny_infinity
 
@@ -64,7 +63,8 @@ def test_every_enabled_size_is_drawn_before_the_service_is_ready_and_no_other(
         assert refused.status_code == 400
         assert refused.json()["error"]["code"] == "unsupported_size"
         assert refused.json()["error"]["message"] == (
-            "64x64 is not enabled on this service; it draws 96x64 (auto is 96x64). ATELIER_SIZES enables more."
+            "64x64 is not enabled on this service; it draws 96x64 (auto is 96x64). "
+            "ATELIER_SIZES enables more."
         )
         drawn = client.post("/v1/images/generations", json={"prompt": "a star"})
         assert drawn.json()["size"] == "96x64"
@@ -75,7 +75,7 @@ def test_a_style_is_the_same_style_whatever_sizes_are_enabled(tmp_path: Path) ->
     for name, generator in (("all", tiny_generator()), ("wide", Generator(tiny_infinity(), [WIDE]))):
         with serving(Settings(data_dir=tmp_path / name), generator) as running, running.client() as client:
             running.wait_until_settled()
-            files = {"image": png(np.arange(64 * 48 * 3, dtype=np.uint8).reshape(48, 64, 3))}
+            files = {"image": saved(gradient(), "PNG")}
             style = client.post("/v1/styles", files=files).json()
             codes.append(style["code"])
             answer = client.post(
