@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,17 +11,27 @@ import torch
 from typer.testing import CliRunner
 
 from service.cli import cli
+from service.evaluation.recording import Recording, layer_outputs
 from service.evaluation.verify_half import MIN_FORCED, HalfReport, verify_half
 from service.model import presets
+from service.model.backbone import Path, Text
 from service.model.choices import Choices
 from service.model.generator import Generator, ImageSpec, Styling, WeightedStyle
+from service.model.infinity.model import Infinity
 from service.model.precision import Precision, TextPlace, choose
 from service.settings import read_settings
 from tests.tiny import tiny_infinity
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = pathlib.Path(__file__).parent / "golden"
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
+
+
+def in_bf16() -> Infinity:
+    full = tiny_infinity()
+    full.transformer.hold_blocks_in(BF16)
+    full.tokenizer.hold_decoder_in(BF16)
+    return Infinity(full.config, full.transformer, full.tokenizer, full.text_encoder, fingerprint="")
 
 
 @cache
@@ -79,6 +89,22 @@ def test_bf16_gives_nearly_all_bits_of_fp32_from_the_same_features(name: str) ->
         assert run.steps[0].forced == run.steps[0].free == 1.0
 
 
+@torch.inference_mode()
+def test_what_passes_between_layers_is_fp32_and_what_attends_is_bf16() -> None:
+    infinity = in_bf16()
+    recording = Recording(infinity, {"a star": infinity.encode_text("a star").features})
+    with layer_outputs(infinity.transformer) as seen:
+        Generator(recording).generate([ImageSpec("a star", 1, next(iter(infinity.schedules)))])
+    assert {name: {each.dtype for each in tensors} for name, tensors in seen.items()} == {
+        "pool": {FP32}, "modulation": {FP32}, "text_in": {BF16}, "block_in": {FP32}, "block_out": {FP32}
+    }  # fmt: skip
+    assert {each.dtype for each in (*recording.logits, *recording.features)} == {FP32}
+    cache = infinity.begin(
+        [Path(Text(torch.zeros(2, 128)), None, (3.0,) * 6)], next(iter(infinity.schedules.values()))
+    )
+    assert {each.dtype for each in (*cache.keys, *cache.values)} == {BF16}
+
+
 def test_bf16_decodes_nearly_the_image_of_fp32() -> None:
     report = golden("infinity_vae_tiny")
     assert report.passed
@@ -95,7 +121,7 @@ def test_the_command_prints_the_agreement_step_by_step() -> None:
     assert total.split()[:2] == ["all", "260232"]
 
 
-def test_the_command_refuses_another_precision_and_another_folder(tmp_path: Path) -> None:
+def test_the_command_refuses_another_precision_and_another_folder(tmp_path: pathlib.Path) -> None:
     for arguments, sentence in (
         (["--precision", "fp8", str(tmp_path)], "must be fp32 or bf16, not 'fp8'"),
         (["--precision", "bf16", str(tmp_path)], "not laid out like a golden set"),
@@ -106,12 +132,7 @@ def test_the_command_refuses_another_precision_and_another_folder(tmp_path: Path
 
 
 def test_in_bf16_company_does_not_change_an_image_on_the_cpu() -> None:
-    infinity = tiny_infinity()
-    infinity.transformer.hold_blocks_in(BF16)
-    infinity.tokenizer.hold_decoder_in(BF16)
-    generator = Generator(type(infinity)(
-        infinity.config, infinity.transformer, infinity.tokenizer, infinity.text_encoder, fingerprint=""
-    ))  # fmt: skip
+    generator = Generator(in_bf16())
     assert generator.precision == "bf16"
     size = generator.default_size
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)

@@ -37,8 +37,8 @@ def convert(place: Place, out: Path, dtype: torch.dtype | None = None, watch: Wa
 
     `dtype` is that of the transformer's blocks and of the text encoder; None: as stored. What runs in fp32 in
     any precision stays as it is, and so does the image tokenizer, which decides what a style is. Takes the
-    memory of one tensor. ValueError when the model's files do not fit, or `out` is there already; a conversion
-    that was interrupted leaves nothing named `out`.
+    memory of one tensor. ValueError when the model's files do not fit, or `out` is there already; nothing is
+    named `out` before it is whole.
     """
     if out.exists():
         raise ValueError(f"{out} is there already: remove it, or choose another folder")
