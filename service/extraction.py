@@ -81,7 +81,7 @@ class Extraction:
         self._decoding = decoding
         self.name = generator.name
         self.fingerprint = generator.fingerprint
-        self.default_size = generator.default_size
+        self.style_size = generator.style_size
         self.style_shape = generator.style_shape
 
     def schedule_name(self, size: Size) -> str:
@@ -96,7 +96,7 @@ class Extraction:
         return await self._extracted(PixelsToRead(pixels, size), stages)
 
     async def imagine(self, words: Words, stages: Stages) -> StyleFeature:
-        return await self._extracted(WordsToRead(words, self.default_size), stages)
+        return await self._extracted(WordsToRead(words, self.style_size), stages)
 
     async def _extracted(self, each: ToRead, stages: Stages) -> StyleFeature:
         began = stages.clock()

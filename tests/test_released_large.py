@@ -13,10 +13,12 @@ from service.model.backbone import Size
 from service.model.generator import Generator, ImageSpec
 from service.model.infinity.folder import read_infinity
 from service.model.infinity.released import RELEASED
+from service.model.precision import Precision
 from tests.synthetic import FLAN_XL, write_released
 
 pytestmark = [pytest.mark.large, pytest.mark.timeout(3600)]
 CPU = torch.device("cpu")
+HALF = Precision(torch.bfloat16, torch.bfloat16)
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +29,8 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_infinity_2b_is_read_in_half_precision(models_dir: Path) -> None:
-    infinity = read_infinity(RELEASED["infinity-2b"].config, models_dir, CPU, dtype=torch.bfloat16)
-    assert infinity.resident_bytes == RELEASED["infinity-2b"].resident_bytes(2)
+    infinity = read_infinity(RELEASED["infinity-2b"].config, models_dir, CPU, precision=HALF)
+    assert infinity.resident_bytes == RELEASED["infinity-2b"].resident_bytes(HALF)
     assert all(each.isfinite().all() for each in infinity.transformer.parameters())
 
 

@@ -180,6 +180,8 @@ MODEL = {
     "fingerprint": FINGERPRINT,
     "sizes": ["64x64"],
     "default_size": "64x64",
+    "native_sizes": ["64x64"],
+    "precision": "fp32",
     "guidance": 3.0,
     "alpha": 0.3,
     "max_prompt_tokens": 64,

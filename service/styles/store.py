@@ -129,7 +129,7 @@ class StyleStore:
         )
 
         async def extract(stages: Stages) -> StyleFeature:
-            return await self._extract(distinct, self._reader.default_size, stages)
+            return await self._extract(distinct, self._reader.style_size, stages)
 
         contents = [picture.content for picture in distinct]
         return await self._create(draft, contents, extract, stages or Stages())
@@ -177,7 +177,7 @@ class StyleStore:
 
         async def restore(stages: Stages) -> StyleFeature:
             with stages.stage("decompose"):
-                return self._reader.restore(bits, self._reader.default_size)
+                return self._reader.restore(bits, self._reader.style_size)
 
         return await self._create(draft, [], restore, stages or Stages())
 
@@ -186,7 +186,7 @@ class StyleStore:
         an earlier version or another model, is read now.
         """
         if is_code(style):
-            feature = await self._coded.get(style, self._reader.default_size, param=None)
+            feature = await self._coded.get(style, self._reader.style_size, param=None)
             return Style(style, None, None, feature.num_images, reading=reading_of(feature, self._codes))
         self._check(style)
         return await self._with_reading(await self._archive.read(style))
@@ -276,7 +276,7 @@ class StyleStore:
         if old is not None and is_sound:
             with stages.stage("style"):
                 return await self._with_reading(old), False
-        size = self._reader.default_size
+        size = self._reader.style_size
         feature = await self._worked(draft.id, work, stages)
         with stages.stage("decompose"):
             style = replace(old or draft, reading=reading_of(feature, self._codes))
@@ -317,7 +317,7 @@ class StyleStore:
         """With the reading of this model, read now and kept when the record has none."""
         if style.reading is not None or style.source == "code":  # which its own model alone can read
             return style
-        feature = await self._features.get(style.id, self._reader.default_size, param=None)
+        feature = await self._features.get(style.id, self._reader.style_size, param=None)
         return await self._keep_reading(style, feature)
 
     async def _keep_reading(self, style: Style, feature: StyleFeature) -> Style:
