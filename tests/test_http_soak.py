@@ -162,7 +162,7 @@ async def everything_promised_is_there(client: httpx.AsyncClient, promises: Prom
 async def nothing_is_left_of_what_is_gone(valkey: EmbeddedServer, promises: Promises) -> None:
     """Every key belongs to a style that the list shows, and each of those is whole."""
     async with Redis.from_url(valkey.url) as redis:
-        listed = {each.decode() for each in await redis.zrange("atelier:index", 0, -1)}
+        listed = {str(each, "ascii") for each in await redis.zrange("atelier:index", 0, -1)}
         keys = [key.decode() async for key in redis.scan_iter("atelier:*", count=1000)]
     records = {key.split(":")[2] for key in keys if key.startswith("atelier:style:")}
     parts = {key.split(":")[2] for key in keys if re.match("atelier:(picture|features?):", key)}
