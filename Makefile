@@ -14,7 +14,7 @@ SOAK_SECONDS ?= 60
 SOAK_CONNECTIONS ?= 200
 BIN := $(VENV)/bin
 
-.PHONY: run test soak check bench evaluate clean
+.PHONY: run test soak check bench overhead evaluate clean
 
 run: $(VENV)/.installed
 	$(BIN)/atelier serve $(ARGS)
@@ -33,6 +33,9 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	$(BIN)/atelier bench $(ARGS)
+
+overhead: $(VENV)/.installed-dev
+	$(BIN)/python -m service.evaluation.overhead $(ARGS)
 
 evaluate: $(VENV)/.installed-dev
 	$(BIN)/atelier evaluate $(ARGS)

@@ -35,7 +35,7 @@ _KEY = re.compile(rf"[\x21-\x7e]{{1,{MAX_KEY_CHARS}}}")
 _FAILED_STREAM = re.compile(rb"(^|\n)event: error\n")
 
 
-def _documented(
+async def _documented(
     key: Annotated[
         Annotated[str, Field(pattern=rf"^[!-~]{{1,{MAX_KEY_CHARS}}}$")] | SkipJsonSchema[None],
         Header(

@@ -57,7 +57,7 @@ class Account:
             self.stage_seconds[name] = so_far + self.clock() - began
 
 
-def account(request: Request) -> Account:
+async def account(request: Request) -> Account:
     """Dependency: the account of this request."""
     found = request.scope["state"]["account"]
     assert isinstance(found, Account)
