@@ -21,6 +21,7 @@ import psutil
 import pytest
 from redis.asyncio import Redis
 
+from service.styles.connection import MAX_CONNECTIONS
 from service.styles.embedded import EmbeddedServer
 from tests.process import Serving, serve, write_tiny_model
 from tests.soak import Promises, Tally
@@ -33,6 +34,7 @@ SEED = int(os.environ.get("SOAK_SEED", "1"))
 WARM_UP_SHARE = 0.4
 # After the warm-up: the caches of styles and texts, each with a bound of its own, go on filling.
 MAX_GROWTH_BYTES = 64 * 2**20
+MAX_LOOKS = 200
 
 
 @pytest.mark.timeout(300 + 3 * SECONDS)
@@ -48,10 +50,11 @@ async def test_nothing_fails_hangs_leaks_or_is_lost_under_a_load_of_ill_behaved_
         async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_SECONDS) as client:
             await load(server, tally, promises, valkey, seed=SEED, seconds=WARM_UP_SHARE * SECONDS)
             await until_quiet(client)
-            handles, resident = footprint.num_fds(), footprint.memory_info().rss
+            handles, resident = await num_handles(footprint, client, valkey), footprint.memory_info().rss
             await load(server, tally, promises, valkey, seed=SEED + 1, seconds=SECONDS)
             gauges = await until_quiet(client)
-            handles_after, resident_after = footprint.num_fds(), footprint.memory_info().rss
+            handles_after = await num_handles(footprint, client, valkey, usual=handles)
+            resident_after = footprint.memory_info().rss
             codes = await codes_of_all_answers(client)
             print(
                 f"\n{NUM_CONNECTIONS} connections, {SECONDS:g} s after a warm-up\n\n{tally.table()}\n\n"
@@ -135,6 +138,22 @@ async def until_quiet(client: httpx.AsyncClient) -> dict[str, float]:
         gauges["atelier_requests_running"] -= 1  # this one
         if not any(gauges.values()):
             return gauges
+
+
+async def num_handles(
+    footprint: psutil.Process, client: httpx.AsyncClient, valkey: EmbeddedServer, usual: int = 0
+) -> int:
+    """Files, sockets and pipes, with all connections to the store open: each of its deaths closes some.
+    More than usual may only be those of clients that are about to be closed: look again.
+    """
+    async with Redis.from_url(valkey.url) as redis, httpx.AsyncClient(base_url=client.base_url) as crowd:
+        while (await redis.info("clients"))["connected_clients"] < 1 + MAX_CONNECTIONS:
+            await asyncio.gather(*(crowd.get("/v1/styles") for _ in range(2 * MAX_CONNECTIONS)))
+    for _ in range(MAX_LOOKS):
+        await client.get("/livez")
+        if footprint.num_fds() <= usual:
+            break
+    return footprint.num_fds()
 
 
 async def codes_of_all_answers(client: httpx.AsyncClient) -> Counter[str]:

@@ -93,7 +93,7 @@ def started(model: str) -> Iterator[str]:
     """The URL of a server of this installation, which ends afterwards."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen(
+        subprocess.Popen(  # noqa: S603  # this interpreter
             [sys.executable, "-m", "service", "serve", "--port", "0", "--data-dir", folder, "--model", model],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
