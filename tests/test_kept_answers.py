@@ -66,6 +66,28 @@ async def test_a_claim_is_renewed_while_it_is_held_and_ends_with_its_process(red
                 pass
 
 
+@pytest.mark.parametrize("fingerprint", ["f", "another"])
+async def test_a_claim_that_the_store_was_away_to_let_go_of_holds_up_no_next_request(
+    valkey: EmbeddedServer, redis: Redis, fingerprint: str
+) -> None:
+    answers = kept_answers(redis)
+    async with answers.claim(scope=SCOPE, fingerprint="f"):
+        await valkey.stop()
+    with pytest.raises(StoreUnavailable):
+        async with answers.claim(scope=SCOPE, fingerprint="f"):
+            pass
+    await valkey.start()
+    assert await redis.keys() != []  # the claim is still there
+    async with answers.claim(scope=SCOPE, fingerprint=fingerprint) as claim:
+        assert claim.answer is None
+        with pytest.raises(IdempotencyKeyInUse):
+            async with answers.claim(scope=SCOPE, fingerprint=fingerprint):
+                pass
+        await claim.keep(ANSWER)
+    async with answers.claim(scope=SCOPE, fingerprint=fingerprint) as claim:
+        assert claim.answer == ANSWER
+
+
 @pytest.mark.parametrize("late", ["keeps", "lets go"])
 async def test_a_claim_that_was_lost_takes_nothing_from_the_one_that_came_after(
     redis: Redis, late: str
