@@ -19,7 +19,11 @@ NUM_COMMON = 5  # pictures that many clients upload, and nobody deletes
 JSON = {"Content-Type": "application/json"}
 MULTIPART = {"Content-Type": "multipart/form-data; boundary=x"}
 
-# Requests that are refused for what they are, whatever the state of the queue and of the store.
+# What a polite client waits when it is told to come back later, at most.
+MAX_PAUSE_SECONDS = 2.0
+# Refused for what they are, whatever the state of the store and of the queue: only to look at a picture takes
+# a place among the uploads.
+PICTURE_STATUSES = (415, 422)
 WRONG: list[tuple[int, str, str, dict[str, Any]]] = [
     (400, "POST", GENERATIONS, {"content": b"{", "headers": JSON}),
     (400, "POST", GENERATIONS, {"content": b"\xff\xfe", "headers": JSON}),
@@ -247,7 +251,8 @@ class SoakClient:
 
     async def err(self) -> None:
         status, method, path, more = self.chance.choice(WRONG)
-        await self._ask("wrong", method, path, {status}, **more)
+        needs_place = status in PICTURE_STATUSES and "files" in more
+        await self._ask("wrong", method, path, {status, 429} if needs_place else {status}, **more)
 
     async def probe(self) -> None:
         await self._ask("probe", "GET", self.chance.choice(["/livez", "/readyz", "/metrics"]), {200})
@@ -325,6 +330,8 @@ class SoakClient:
             return None
         await self.tally.count(kind, response.status_code)
         self._check(kind, response, allowed)
+        if response.status_code in (429, 503) and self.chance.random() < 0.5:
+            await asyncio.sleep(min(MAX_PAUSE_SECONDS, float(response.headers["Retry-After"])))
         return response
 
     def _check(self, kind: str, response: httpx.Response, allowed: set[int]) -> None:
