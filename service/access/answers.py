@@ -43,6 +43,7 @@ class Claim:
         self._store_key = store_key
         self._token = token
         self._is_ours = answer is None
+        self._is_ending = False
 
     async def keep(self, answer: Answer) -> None:
         """For the requests to come; an answer that cannot be kept is only logged, since it can be sent."""
@@ -56,11 +57,14 @@ class Claim:
         self._is_ours = await self._answers.tried(kept) is None
 
     async def renew(self) -> None:
-        """Until cancelled."""
-        while True:
+        """Until cancelled or told to end: redis-py may lose a cancellation while its connection breaks."""
+        while not self._is_ending:
             await self._answers.sleep(CLAIM_SECONDS / 3)
             renewed = self._answers.keep(keys=[self._store_key], args=[self._token, 1000 * CLAIM_SECONDS, ""])
             await self._answers.tried(renewed)
+
+    def end_renewal(self) -> None:
+        self._is_ending = True
 
     async def let_go(self) -> None:
         """Let the next request with the key run, unless an answer is kept for it."""
@@ -106,6 +110,7 @@ class KeptAnswers:
             yield claim
         finally:
             if renewing is not None:
+                claim.end_renewal()
                 renewing.cancel()
                 await asyncio.wait([renewing])
             await claim.let_go()
