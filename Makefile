@@ -3,21 +3,27 @@
 #   VENV=dir             another virtual environment than .venv; one that exists is used as it is
 #   PYTHON=python3.12    the interpreter that creates it
 #   PIP_EXTRA_ARGS=...   more arguments for pip, such as an index with CPU-only wheels of torch
+#   SOAK_SECONDS=60 SOAK_CONNECTIONS=200    how long and how hard `make soak` is
 #   ARGS=...             more arguments for the command: make run ARGS="--port 9000"
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP_EXTRA_ARGS ?=
 ARGS ?=
+SOAK_SECONDS ?= 60
+SOAK_CONNECTIONS ?= 200
 BIN := $(VENV)/bin
 
-.PHONY: run test check bench evaluate clean
+.PHONY: run test soak check bench overhead evaluate clean
 
 run: $(VENV)/.installed
 	$(BIN)/atelier serve $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(VENV)/.installed-dev
+	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_CONNECTIONS=$(SOAK_CONNECTIONS) $(BIN)/python -m pytest -s tests/test_http_soak.py $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -27,6 +33,9 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	$(BIN)/atelier bench $(ARGS)
+
+overhead: $(VENV)/.installed-dev
+	$(BIN)/python -m service.evaluation.overhead $(ARGS)
 
 evaluate: $(VENV)/.installed-dev
 	$(BIN)/atelier evaluate $(ARGS)

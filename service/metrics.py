@@ -67,6 +67,9 @@ class Metrics:
         self.request_duration_seconds = latency(
             "request_duration_seconds", "From a request's first byte to its response's last.", "route"
         )
+        self.requests_running = gauge(
+            "requests_running", "Requests being answered now, this scrape included."
+        )
         self.refusals = counter(
             "refusals", "Requests refused for who sent them, how often, or how often already.", "reason"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -64,6 +65,58 @@ async def test_a_claim_is_renewed_while_it_is_held_and_ends_with_its_process(red
         with pytest.raises(IdempotencyKeyInUse):
             async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f"):
                 pass
+
+
+class Stubborn(KeptAnswers):
+    """Loses a cancellation, as redis-py does now and then when the store dies at that moment."""
+
+    def __init__(self, redis: Redis, **more: Any) -> None:
+        super().__init__(redis, metrics=Metrics(), seconds=600, **more)
+        self.is_trying = asyncio.Event()
+
+    async def tried(self, operation: Awaitable[object]) -> object:
+        trying = asyncio.ensure_future(super().tried(operation))
+        self.is_trying.set()
+        try:
+            return await asyncio.shield(trying)
+        except asyncio.CancelledError:
+            return await trying
+
+
+async def test_a_renewal_ends_with_its_request_even_if_its_cancellation_is_lost(
+    valkey: EmbeddedServer, redis: Redis
+) -> None:
+    turn = asyncio.Semaphore(1)
+
+    async def sleep(seconds: float) -> None:
+        await turn.acquire()
+
+    answers = Stubborn(redis, sleep=sleep)
+    async with asyncio.timeout(30), answers.claim(scope=SCOPE, fingerprint="f"):
+        await answers.is_trying.wait()
+    assert await redis.keys() == []
+
+
+@pytest.mark.parametrize("fingerprint", ["f", "another"])
+async def test_a_claim_that_the_store_was_away_to_let_go_of_holds_up_no_next_request(
+    valkey: EmbeddedServer, redis: Redis, fingerprint: str
+) -> None:
+    answers = kept_answers(redis)
+    async with answers.claim(scope=SCOPE, fingerprint="f"):
+        await valkey.stop()
+    with pytest.raises(StoreUnavailable):
+        async with answers.claim(scope=SCOPE, fingerprint="f"):
+            pass
+    await valkey.start()
+    assert await redis.keys() != []  # the claim is still there
+    async with answers.claim(scope=SCOPE, fingerprint=fingerprint) as claim:
+        assert claim.answer is None
+        with pytest.raises(IdempotencyKeyInUse):
+            async with answers.claim(scope=SCOPE, fingerprint=fingerprint):
+                pass
+        await claim.keep(ANSWER)
+    async with answers.claim(scope=SCOPE, fingerprint=fingerprint) as claim:
+        assert claim.answer == ANSWER
 
 
 @pytest.mark.parametrize("late", ["keeps", "lets go"])

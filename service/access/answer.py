@@ -27,10 +27,8 @@ def answer_key(scope: Sequence[str]) -> str:
 # is ours now.
 CLAIM = """
 local fields = redis.call('HMGET', KEYS[1], 'fingerprint', 'answer', 'claim')
-if fields[3] == ARGV[2] then  -- sent again, because the first sending's answer was lost
-  return {}
-end
-if fields[1] then
+-- Our own claim: sent again, because Redis went away before it could answer, or before it was let go.
+if fields[1] and fields[3] ~= ARGV[2] then
   return {fields[1], fields[2]}
 end
 redis.call('HSET', KEYS[1], 'fingerprint', ARGV[1], 'claim', ARGV[2])

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MAX_BYTES = 32 * 2**20
 # A claim outlives its process by so much; while that lives, it is renewed three times as often.
 CLAIM_SECONDS = 30
+# Claims that Redis was away to let go of; each holds up its key for CLAIM_SECONDS at most.
+MAX_STRANDED = 10_000
 RETRY_SECONDS = 1.0  # until the client may look again whether the first request is done
 HEADER = "Idempotency-Key"
 
@@ -41,6 +43,7 @@ class Claim:
         self._store_key = store_key
         self._token = token
         self._is_ours = answer is None
+        self._is_ending = False
 
     async def keep(self, answer: Answer) -> None:
         """For the requests to come; an answer that cannot be kept is only logged, since it can be sent."""
@@ -54,17 +57,22 @@ class Claim:
         self._is_ours = await self._answers.tried(kept) is None
 
     async def renew(self) -> None:
-        """Until cancelled."""
-        while True:
+        """Until cancelled or told to end: redis-py may lose a cancellation while its connection breaks."""
+        while not self._is_ending:
             await self._answers.sleep(CLAIM_SECONDS / 3)
             renewed = self._answers.keep(keys=[self._store_key], args=[self._token, 1000 * CLAIM_SECONDS, ""])
             await self._answers.tried(renewed)
+
+    def end_renewal(self) -> None:
+        self._is_ending = True
 
     async def let_go(self) -> None:
         """Let the next request with the key run, unless an answer is kept for it."""
         if self._is_ours:
             self._is_ours = False
-            await self._answers.tried(self._answers.let_go(keys=[self._store_key], args=[self._token]))
+            gone = self._answers.let_go(keys=[self._store_key], args=[self._token])
+            if await self._answers.tried(gone) is None:
+                self._answers.strand(self._store_key, self._token)
 
 
 class KeptAnswers:
@@ -84,6 +92,7 @@ class KeptAnswers:
         self.sleep = sleep
         self._redis = redis
         self._metrics = metrics
+        self._stranded: dict[str, str] = {}  # tokens of claims that may be in Redis, and that nobody holds
         self._claim = redis.register_script(CLAIM)
         self.keep = redis.register_script(KEEP)
         self.let_go = redis.register_script(LET_GO)
@@ -101,6 +110,7 @@ class KeptAnswers:
             yield claim
         finally:
             if renewing is not None:
+                claim.end_renewal()
                 renewing.cancel()
                 await asyncio.wait([renewing])
             await claim.let_go()
@@ -113,8 +123,14 @@ class KeptAnswers:
             count_error(error, self._metrics)
             return None
 
+    def strand(self, store_key: str, token: str) -> None:
+        """Leave a claim to the next request with its key, should Redis still have it then."""
+        self._stranded[store_key] = token
+        if len(self._stranded) > MAX_STRANDED:
+            del self._stranded[next(iter(self._stranded))]
+
     async def _claimed(self, store_key: str, fingerprint: str) -> Claim:
-        token = secrets.token_hex(8)
+        token = self._stranded.pop(store_key, None) or secrets.token_hex(8)
         try:
             found = await self._claim(keys=[store_key], args=[fingerprint, token, 1000 * CLAIM_SECONDS])
             if not found:
@@ -140,6 +156,7 @@ class KeptAnswers:
                 await self._redis.delete(store_key)
         except RedisError as error:
             count_error(error, self._metrics)
+            self.strand(store_key, token)
             raise StoreUnavailable(
                 "The store that keeps answers for Idempotency-Keys cannot be used now. Try again shortly, or "
                 "leave the header out.",

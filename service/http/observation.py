@@ -89,7 +89,10 @@ class Observation:
                 headers["Server-Timing"] = _server_timing(account)
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with (
+            structlog.contextvars.bound_contextvars(request_id=request_id),
+            self.metrics.requests_running.track_inprogress(),
+        ):
             try:
                 await self.app(scope, receive, observed_send)
             except Exception:

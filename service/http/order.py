@@ -18,6 +18,9 @@ from service.media import OutputFormat, encode_image
 from service.model.generator import Drawing, ImageSpec
 from service.priority import Priority
 
+# 64 x 64 pixels: to hand them to a thread and back takes longer than to encode them.
+MAX_INLINE_BYTES = 3 * 64 * 64
+
 ImageJob = Job[ImageSpec, Drawing]
 
 
@@ -37,7 +40,9 @@ class Order:
         return parts.generation.submit(specs, deadline=self.deadline, priority=self.priority)
 
     async def encode(self, parts: Parts, image: NDArray[np.uint8]) -> bytes:
-        """The image as a file, encoded away from the event loop."""
+        """The image as a file; a large one is encoded away from the event loop."""
+        if image.nbytes <= MAX_INLINE_BYTES:
+            return self._encode(parts, image)
         return await parts.off_loop(parts.encoding, self._encode, parts, image)
 
     def _encode(self, parts: Parts, image: NDArray[np.uint8]) -> bytes:

@@ -67,4 +67,10 @@ def _sentence(error: RedisError) -> str:
         return "The style store is full. Delete styles that are no longer needed, or give Redis more memory."
     if isinstance(error, RedisConnectionError | RedisTimeoutError):
         return "The style store cannot be reached. Try again shortly; styles used recently keep working."
+    # How a Redis answers whose disk is full; the second is what ours then does, see styles/room.py.
+    if str(error).startswith(("MISCONF", "NOREPLICAS")):
+        return (
+            "The style store takes no changes now: its disk is full or cannot be written. Make room there; "
+            "the styles that it has keep working."
+        )
     return "The style store refused the operation. The service's log says why; try again once that is cured."

@@ -14,7 +14,16 @@ from urllib.parse import quote
 import structlog
 
 from service.styles.lock import FileLock
-from service.styles.valkey import INSTEAD, EmbeddedServerError, ask, cut_zero_tail, find_binary, server_config
+from service.styles.room import LOOK_SECONDS, has_room, ran_out
+from service.styles.valkey import (
+    INSTEAD,
+    TAKE_WRITES,
+    EmbeddedServerError,
+    ask,
+    cut_zero_tail,
+    find_binary,
+    server_config,
+)
 
 __all__ = ["EmbeddedServer", "EmbeddedServerError"]
 
@@ -50,6 +59,7 @@ class EmbeddedServer:
         self._server: Process | None = None
         self._lifeline: Process | None = None
         self._stopping = asyncio.Event()
+        self._is_read_only = False
 
     @property
     def url(self) -> str:
@@ -67,6 +77,7 @@ class EmbeddedServer:
         """Returns once the server answers; EmbeddedServerError, and nothing left running, when it cannot."""
         assert self.pid is None, "it runs already"
         self._stopping.clear()
+        self._is_read_only = False
         try:
             self._claim_folder()
             await self._start_server()
@@ -81,18 +92,21 @@ class EmbeddedServer:
 
     async def keep_running(self, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Start the server again whenever it dies, until `stop` or cancelled. The client's retries bridge
-        the first pause; the pauses double while the server keeps dying.
+        the first pause; the pauses double while the server keeps dying. One that died of a full disk comes
+        back to be read, and takes writes once there is room.
         """
         clock = asyncio.get_running_loop().time
         pause = FIRST_PAUSE_SECONDS
         while True:
             started = clock()
-            status = await self.wait()
+            status = await self._wait_and_look_for_room(sleep)
             if self._stopping.is_set():
                 return
             if clock() - started > STEADY_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
-            log.error("store_died", exit_status=status, restart_in_seconds=pause, log=self._log_tail())
+            last_words = self._log_tail()
+            log.error("store_died", exit_status=status, restart_in_seconds=pause, log=last_words)
+            self._is_read_only = ran_out(last_words)
             await self._end_server()  # its lifeline, which knows a process ID that may now become another's
             await sleep(pause)
             if self._stopping.is_set():
@@ -100,9 +114,24 @@ class EmbeddedServer:
             pause = min(2 * pause, MAX_PAUSE_SECONDS)
             try:
                 await self._start_server()
-                log.info("store_restarted", pid=self.pid)
+                log.info("store_restarted", pid=self.pid, is_read_only=self._is_read_only)
             except EmbeddedServerError as error:
                 log.error("store_not_restarted", reason=str(error))
+
+    async def _wait_and_look_for_room(self, sleep: Callable[[float], Awaitable[None]]) -> int:
+        """As `wait`; a server that is only read is told to take writes again as soon as the disk does."""
+        death = asyncio.create_task(self.wait())
+        try:
+            while self._is_read_only and not death.done():
+                pause = asyncio.ensure_future(sleep(LOOK_SECONDS))
+                await asyncio.wait({death, pause}, return_when=asyncio.FIRST_COMPLETED)
+                pause.cancel()
+                if not death.done() and await asyncio.to_thread(has_room, self.folder):
+                    answer = await ask(self._socket, TAKE_WRITES)
+                    self._is_read_only = not answer.startswith(b"+OK")
+            return await death
+        finally:
+            death.cancel()
 
     async def stop(self) -> None:
         """End the server and give the folder back; harmless when it does not run."""
@@ -180,13 +209,16 @@ class EmbeddedServer:
                 ) from error
         # Through the pipe, because Valkey takes the path of a configuration file for a glob pattern.
         assert self._server.stdin is not None
-        self._server.stdin.write(server_config(self.folder, self._socket).encode())
+        self._server.stdin.write(self._config().encode())
         self._server.stdin.close()
         self._server_lock.write_note(f"{self._server.pid} {self._socket}")
         self._server_lock.let_go()
         self._lifeline = await asyncio.create_subprocess_exec(
             "/bin/sh", "-c", LIFELINE, "sh", str(self._server.pid), stdin=PIPE, start_new_session=True
         )
+
+    def _config(self) -> str:
+        return server_config(self.folder, self._socket, is_read_only=self._is_read_only)
 
     async def _until_ready(self) -> None:
         clock = asyncio.get_running_loop().time

