@@ -14,6 +14,7 @@ from torch import Tensor
 from service.model.backbone import Path, Scale, Schedule, Size, Text, lay_out
 from service.model.infinity.cache import Cache, TextGroup, bucketed, origins_of, pad_texts
 from service.model.infinity.config import InfinityConfig
+from service.model.infinity.footprint import footprint
 from service.model.infinity.rope import rotations
 from service.model.infinity.sampling import draw_noise, sample_bits
 from service.model.infinity.text import TextEncoder
@@ -52,12 +53,11 @@ class Infinity:
             each.nbytes for part in (transformer, tokenizer) for each in part.parameters()
         ) + (text_encoder.num_bytes if text_encoder else 0)
 
-    def bytes_per_row(self, schedule: Schedule) -> int:
-        config = self.config.transformer
-        cache = 2 * config.depth * schedule.num_tokens * config.width
-        # The widest step's activations: the feed-forward's hidden layer, and six of the block's width.
-        widest = max(scale.num_tokens for scale in schedule.scales)
-        return 4 * (cache + widest * (config.feedforward_width + 6 * config.width))
+    def batch_bytes(self, schedule: Schedule, num_images: int) -> int:
+        block_bytes = self.transformer.code_in.weight.dtype.itemsize
+        return footprint(
+            self.config, schedule, num_images, block_bytes=block_bytes, device=self.device.type
+        ).peak
 
     def feature_grids(self, schedule: Schedule) -> tuple[Scale, ...]:
         return tuple(scale.times(self.config.patch) for scale in schedule.scales)
