@@ -36,7 +36,7 @@ from service.model.backbone import Size
 from service.model.generator import Drawing, Generator, ImageSpec
 from service.model.style import StyleFeature
 from service.model_thread import ModelThread
-from service.progress import bars
+from service.progress import bars, counter
 from service.settings import Settings
 from service.styles.embedded import EmbeddedServer, EmbeddedServerError
 from service.styles.store import StyleStore, connect
@@ -196,11 +196,18 @@ class Service:
                         self.settings.model,
                         self.settings.device,
                         models_dir=self.settings.models_dir,
+                        choices=self.settings.choices,
                         watch=watch,
                     )
             except ValueError as error:
                 raise CannotStart(str(error)) from error
-        generator.warm_up()
+        with counter(len(generator.sizes), "warming up") as count:
+
+            def warmed(size: Size, seconds: float) -> None:
+                log.info("warmed_up", size=str(size), seconds=round(seconds, 3))
+                count()
+
+            generator.warm_up(warmed)
         return generator
 
     def _thread_pool(self, pool: PoolT) -> PoolT:

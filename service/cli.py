@@ -15,6 +15,23 @@ cli = typer.Typer(
 )
 
 
+Precision = Annotated[
+    str | None, typer.Option(help="fp32 or bf16; auto (the default): bf16 on a GPU, fp32 on a CPU.")
+]
+TextPrecision = Annotated[
+    str | None, typer.Option(help="Of the text encoder: auto (the default), fp32, bf16 or fp16.")
+]
+TextDevice = Annotated[
+    str | None,
+    typer.Option(help="Of the text encoder: beside (the default), cpu, or fetched while prompts are read."),
+]
+Decoding = Annotated[
+    str | None, typer.Option(help="auto (the default), whole, or strips, which take less memory.")
+]
+Sizes = Annotated[
+    str | None, typer.Option(help="Sizes to enable, with commas, the default size first; auto or all.")
+]
+
 keys = typer.Typer(help="API keys.", no_args_is_help=True)
 cli.add_typer(keys, name="keys")
 
@@ -74,8 +91,17 @@ def new_key(
 @cli.command()
 def verify(
     folders: Annotated[list[Path], typer.Argument(help="Folders laid out like tests/golden/*_tiny.")],
+    precision: Annotated[
+        str, typer.Option(help="bf16: tell instead how far it agrees with fp32 on these folders.")
+    ] = "fp32",
 ) -> None:
     """Check this build against the reference's numbers; exit status 1 on any difference."""
+    if precision not in ("fp32", "bf16"):
+        fail(f"--precision must be fp32 or bf16, not {precision!r}")
+    _verify_full(folders) if precision == "fp32" else _verify_half(folders)
+
+
+def _verify_full(folders: list[Path]) -> None:
     from service.evaluation.verify import table, verify
 
     num_missed = num_checks = 0
@@ -90,6 +116,22 @@ def verify(
     if num_missed:
         fail(f"{num_missed} of {num_checks} tensors differ from the reference.")
     typer.echo(f"All {num_checks} tensors agree with the reference.")
+
+
+def _verify_half(folders: list[Path]) -> None:
+    from service.evaluation.verify_half import FLOORS, verify_half
+
+    num_missed = 0
+    for folder in folders:
+        try:
+            found = verify_half(folder)
+        except ValueError as error:
+            fail(str(error))
+        typer.echo(f"{folder}\n{found.table()}\n")
+        num_missed += not found.passed
+    if num_missed:
+        fail(f"bf16 is further from fp32 than {FLOORS} on {num_missed} of {len(folders)} folders.")
+    typer.echo(f"bf16 agrees with fp32: {FLOORS}.")
 
 
 @cli.command()
@@ -157,6 +199,11 @@ def bench(
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or cuda:N.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the model; all by default.")] = None,
+    precision: Precision = None,
+    text_precision: TextPrecision = None,
+    text_device: TextDevice = None,
+    decoding: Decoding = None,
+    sizes: Sizes = None,
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions that count.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
 ) -> None:
@@ -164,7 +211,16 @@ def bench(
     from service.settings import limit_threads, read_settings
 
     try:
-        settings = read_settings(model=model, device=device, threads=threads)
+        settings = read_settings(
+            model=model,
+            device=device,
+            threads=threads,
+            precision=precision,
+            text_precision=text_precision,
+            text_device=text_device,
+            decoding=decoding,
+            sizes=sizes,
+        )
     except ValueError as error:
         fail(str(error))
     limit_threads(settings)  # as `serve` does, so that the numbers are the service's
@@ -175,7 +231,11 @@ def bench(
     try:
         with bars() as watch:
             generator = presets.load(
-                settings.model, settings.device, models_dir=settings.models_dir, watch=watch
+                settings.model,
+                settings.device,
+                models_dir=settings.models_dir,
+                choices=settings.choices,
+                watch=watch,
             )
     except ValueError as error:
         fail(str(error))
@@ -231,6 +291,11 @@ def serve(
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or cuda:N.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the model; all by default.")] = None,
+    precision: Precision = None,
+    text_precision: TextPrecision = None,
+    text_device: TextDevice = None,
+    decoding: Decoding = None,
+    sizes: Sizes = None,
     redis_url: Annotated[
         str | None, typer.Option(help="A Redis to use instead of the embedded store.")
     ] = None,
@@ -250,6 +315,11 @@ def serve(
             model=model,
             device=device,
             threads=threads,
+            precision=precision,
+            text_precision=text_precision,
+            text_device=text_device,
+            decoding=decoding,
+            sizes=sizes,
             redis_url=redis_url,
             api_keys_file=api_keys_file,
             log_format=log_format,

@@ -62,7 +62,7 @@ class Extraction:
         self._decoding = decoding
         self.name = generator.name
         self.fingerprint = generator.fingerprint
-        self.default_size = generator.default_size
+        self.style_size = generator.style_size
         self.style_shape = generator.style_shape
 
     def schedule_name(self, size: Size) -> str:
@@ -76,4 +76,4 @@ class Extraction:
         return await self._batcher.submit([PixelsToRead(pixels, size)])[0].future
 
     async def imagine(self, words: Words) -> StyleFeature:
-        return await self._batcher.submit([WordsToRead(words, self.default_size)])[0].future
+        return await self._batcher.submit([WordsToRead(words, self.style_size)])[0].future

@@ -31,3 +31,18 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
             progress.update(tasks[name], completed=num_done)
 
         yield watch
+
+
+@contextmanager
+def counter(num: int, what: str) -> Iterator[Callable[[], None]]:
+    """Yields `count()`, which moves a bar of `num` steps on."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=num)
+        yield lambda: progress.advance(task)

@@ -11,6 +11,14 @@ from platformdirs import user_data_path
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.model.choices import (
+    Choices,
+    DecodingChoice,
+    PrecisionChoice,
+    TextDeviceChoice,
+    TextPrecisionChoice,
+)
+
 PREFIX = "ATELIER_"
 
 
@@ -42,6 +50,26 @@ class Settings(BaseSettings):
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads of the model; unset: one for each core."
+    )
+    precision: PrecisionChoice = Field(
+        default="auto", description="Of the model: fp32 or bf16; auto: bf16 on a GPU, fp32 on a CPU."
+    )
+    text_precision: TextPrecisionChoice = Field(
+        default="auto", description="Of the text encoder: fp32, bf16 or fp16; auto: fp16 on a GPU."
+    )
+    text_device: TextDeviceChoice = Field(
+        default="beside",
+        description="The text encoder's place: beside the transformer; cpu, to read prompts there; fetched, "
+        "on the GPU only while prompts are read.",
+    )
+    decoding: DecodingChoice = Field(
+        default="auto",
+        description="Of images: whole; strips, in less memory; auto: strips where whole does not fit.",
+    )
+    sizes: str = Field(
+        default="auto",
+        description="Sizes that are enabled, with commas between them, the default size first; all; auto: "
+        "all of a model with few, the first of one with many.",
     )
     redis_url: str | None = Field(
         default=None, description="Redis of the style store; unset: an embedded server."
@@ -88,6 +116,17 @@ class Settings(BaseSettings):
     )
     log_prompts: bool = Field(default=False, description="Write prompts to the log.")
     log_format: Literal["console", "json"] = Field(default="console", description="Form of the log's lines.")
+
+    @property
+    def choices(self) -> Choices:
+        """What is chosen about the model."""
+        return Choices(
+            precision=self.precision,
+            text_precision=self.text_precision,
+            text_device=self.text_device,
+            sizes=self.sizes,
+            decoding=self.decoding,
+        )
 
     @model_validator(mode="before")
     @classmethod

@@ -47,7 +47,7 @@ class Extractor:
     """A model that remembers what was asked of it, and that waits while its gate is closed."""
 
     style_shape = (sum(grid.num_tokens for grid in GRIDS), 16)
-    default_size = SMALL
+    style_size = SMALL
 
     def __init__(self, name: str = "tiny", fingerprint: str = "0123456789abcdef") -> None:
         self.name, self.fingerprint = name, fingerprint

@@ -23,6 +23,7 @@ from service.model.infinity.folder import open_parts, read_infinity
 from service.model.infinity.names import is_text_encoder
 from service.model.infinity.released import RELEASED
 from service.model.infinity.text import TextEncoder
+from service.model.precision import Precision
 from service.model.weight_files import open_weights
 from tests.process import ROOT
 from tests.synthetic import (
@@ -35,6 +36,7 @@ from tests.synthetic import (
 )
 
 CPU = torch.device("cpu")
+ON_GPU = Precision(torch.bfloat16, torch.float16)  # what `auto` is there
 NAMES = list(RELEASED)
 
 
@@ -68,7 +70,7 @@ def replace_file(path: Path) -> Path:
 def test_a_preset_has_the_size_it_is_named_for(name: str, billions: tuple[float, float]) -> None:
     counts = RELEASED[name].num_parameters()
     assert (round(counts["transformer"] / 1e9, 3), round(counts["tokenizer"] / 1e9, 3)) == billions
-    assert RELEASED[name].resident_bytes(2) == 2 * sum(counts.values()) + 2 * counts["tokenizer"]
+    assert RELEASED[name].resident_bytes() == 4 * sum(counts.values())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -80,8 +82,8 @@ def test_the_readme_says_what_a_preset_takes(name: str) -> None:
     size, sampling = next(iter(released.config.schedules())), released.config.sampling
     assert row.split(" | ")[1:] == [
         f"{size.width} x {size.height}",
-        in_bytes(released.resident_bytes(4)),
-        in_bytes(released.resident_bytes(2)),
+        in_bytes(released.resident_bytes()),
+        in_bytes(released.resident_bytes(ON_GPU)),
         f"{sampling.guidance:g}, {sampling.temperature:g} |",
     ]
 
@@ -133,12 +135,22 @@ def test_released_files_become_a_model_that_draws(written: Path, name: str) -> N
     assert all(done == total > 0 for done, total in last.values())
 
 
-def test_the_transformer_and_the_text_encoder_come_in_the_dtype_asked_for(written: Path) -> None:
-    infinity = read_infinity(shrunk("infinity-2b"), written, CPU, dtype=torch.bfloat16)
-    assert {each.dtype for each in infinity.transformer.parameters()} == {torch.bfloat16}
-    assert {each.dtype for each in infinity.tokenizer.parameters()} == {torch.float32}
-    stored = torch.load(written / "infinity_2b_reg.pth")["head.weight"]
-    assert torch.equal(infinity.transformer.head.weight, stored.bfloat16())
+def test_half_precision_is_where_the_reference_has_it(written: Path) -> None:
+    config, stored = shrunk("infinity-2b"), torch.load(written / "infinity_2b_reg.pth")
+    half = read_infinity(config, written, CPU, precision=Precision(torch.bfloat16, torch.bfloat16))
+    block, full = half.transformer.blocks[0], torch.float32
+    assert torch.equal(
+        block.feedforward.up.weight, stored["block_chunks.0.module.0.ffn.fc1.weight"].bfloat16()
+    )
+    assert torch.equal(half.transformer.head.weight, stored["head.weight"])
+    for kept in (half.transformer.modulation, half.transformer.head_modulation, half.tokenizer.encoder):
+        assert {each.dtype for each in kept.parameters()} == {full}
+    assert {block.modulation.dtype, block.text_norm.weight.dtype, half.transformer.start.dtype} == {full}
+    assert half.tokenizer.decoder.dtype == torch.bfloat16
+    assert half.precision == "bf16"
+    whole = read_infinity(config, written, CPU)
+    assert half.fingerprint == whole.fingerprint
+    assert half.resident_bytes < 0.7 * whole.resident_bytes
 
 
 def test_a_preset_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:

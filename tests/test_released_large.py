@@ -30,6 +30,7 @@ from service.model.infinity.config import InfinityConfig
 from service.model.infinity.folder import read_infinity
 from service.model.infinity.model import Infinity
 from service.model.infinity.released import RELEASED
+from service.model.precision import Precision
 from service.model.presets import Place
 from service.model.weight_files import open_weights
 from tests.peak import peak_bytes, resident_bytes
@@ -39,6 +40,7 @@ from tests.test_checkpoint import official
 
 pytestmark = [pytest.mark.large, pytest.mark.timeout(3600)]
 
+HALF = Precision(torch.bfloat16, torch.bfloat16)
 CPU, SIZE = torch.device("cpu"), Size(256, 256)
 # The official schedule of 256 x 256 alone: a server warms every size of its model.
 CONFIG = replace(
@@ -78,6 +80,7 @@ def test_infinity_2b_is_read_and_draws_plain_images_and_in_a_style(models_dir: P
     began = time.perf_counter()
     peak = peak_bytes(lambda: read.append(half(CONFIG, models_dir)))
     say(f"read in {time.perf_counter() - began:.1f} s, peak {gb(peak)}, weights {gb(read[0].resident_bytes)}")
+    assert read[0].resident_bytes == RELEASED["infinity-2b"].resident_bytes(HALF)
     shard = max(each.stat().st_size for each in models_dir.rglob("*") if each.is_file())
     assert peak < read[0].resident_bytes + shard + 0.5e9
 
@@ -151,7 +154,7 @@ def test_a_converted_model_is_the_same_model_and_is_read_sooner(models_dir: Path
 
 
 def half(config: InfinityConfig, folder: Path) -> Infinity:
-    return read_infinity(config, folder, CPU, dtype=torch.bfloat16)
+    return read_infinity(config, folder, CPU, precision=HALF)
 
 
 def _files(config: InfinityConfig) -> list[tuple[str, str]]:

@@ -56,8 +56,8 @@ def test_eight_billion_weights_are_read_and_every_step_has_its_shape(name: str, 
     config = replace(RELEASED[name].config, budget=None, grids=grids)
     seen: list[tuple[int, int]] = []
     parts = open_parts(config, models_dir)
-    parts.transformer.make_resident(META, torch.float32, lambda _, *num_bytes: seen.append(num_bytes))
-    parts.tokenizer.make_resident(META, torch.float32, lambda *_: None)
+    parts.transformer.make_resident(META, lambda _, *num_bytes: seen.append(num_bytes))
+    parts.tokenizer.make_resident(META, lambda *_: None)
     num_bytes = 4 * RELEASED[name].num_parameters()["transformer"]
     assert seen[-1] == (num_bytes, num_bytes)
     transformer, tokenizer = parts.transformer.module, parts.tokenizer.module

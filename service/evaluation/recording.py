@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from service.model.backbone import Path, Scale, Schedule, Text
+from service.model.generator import Generator, ImageSpec
 from service.model.infinity.cache import Cache
 from service.model.infinity.model import Infinity
 from service.model.infinity.sampling import draw_noise
@@ -23,7 +25,8 @@ class Recording:
     """An Infinity whose prompts are ready-made features, and which keeps logits, bits and features.
 
     `joint_seed` draws the noise of all images of a step from one generator in one call, as the reference
-    does for a batch; otherwise each image has its own generator.
+    does for a batch; otherwise each image has its own generator. `forced` are the features that the steps
+    start from, whatever came out of the steps before.
     """
 
     def __init__(
@@ -33,13 +36,14 @@ class Recording:
         *,
         joint_seed: int | None = None,
         num_images: int = 1,
+        forced: Sequence[Tensor] | None = None,
     ) -> None:
         self.infinity = infinity
         self.name, self.fingerprint = infinity.name, infinity.fingerprint
         self.schedules, self.channels, self.device = infinity.schedules, infinity.channels, infinity.device
         self.guidance, self.alpha, self.key_step = infinity.guidance, infinity.alpha, infinity.key_step
         self.max_text_tokens, self.resident_bytes = infinity.max_text_tokens, infinity.resident_bytes
-        self.draws = infinity.draws
+        self.draws, self.precision = infinity.draws, infinity.precision
         self.logits: list[Tensor] = []  # a step: [paths, tokens, 2 bits]
         self.bits: list[Tensor] = []  # a step: [paths, tokens, bits] bool
         self.inputs: list[Tensor] = []  # a step: the accumulated feature it started from
@@ -48,6 +52,7 @@ class Recording:
         self._joint = None if joint_seed is None else torch.Generator().manual_seed(joint_seed)
         self._num_images = num_images
         self._drawn: list[Tensor] = []
+        self._forced = forced
 
     def path_bits(self, path: int, source: int) -> Tensor:
         """All bits of one path, [tokens, bits]; before it forked it was its source."""
@@ -72,6 +77,8 @@ class Recording:
         self.infinity.fork(cache)
 
     def predict(self, cache: Cache, step: int, feature: Tensor) -> Tensor:
+        if self._forced is not None:
+            feature = self._forced[step - 1]
         logits = self.infinity.predict(cache, step, feature)
         self.inputs.append(feature)
         self.logits.append(logits.flatten(2))
@@ -103,6 +110,28 @@ class Recording:
     def decode(self, feature: Tensor) -> NDArray[np.uint8]:
         """Images are checked from `features`; nothing is decoded here."""
         return np.zeros((len(feature), 1, 1, 3), np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Generation that can be repeated: with the same prompts, seeds and styles, on this or another model."""
+
+    name: str
+    infinity: Infinity
+    texts: Mapping[str, Tensor]
+    specs: tuple[ImageSpec, ...]
+    is_joint: bool = False  # all images draw from one generator
+
+    def record(self, forced: Sequence[Tensor] | None = None) -> Recording:
+        recording = Recording(
+            self.infinity,
+            self.texts,
+            joint_seed=self.specs[0].seed if self.is_joint else None,
+            num_images=len(self.specs),
+            forced=forced,
+        )
+        Generator(recording).generate(self.specs)
+        return recording
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from service.evaluation.checks import (
     read_weights,
     tokenizer_config,
 )
-from service.evaluation.recording import Recording, layer_outputs
+from service.evaluation.recording import Recording, Run, layer_outputs
 from service.model.backbone import Size
 from service.model.checkpoint import load_into
 from service.model.generator import Generator, ImageSpec, Method, Styling, WeightedStyle
@@ -29,6 +29,7 @@ from service.model.infinity.model import Infinity
 from service.model.infinity.names import transformer_from_official
 from service.model.infinity.sampling import draw_noise
 from service.model.infinity.transformer import Transformer
+from service.model.precision import FULL, Precision
 from service.model.resize import resize
 from service.model.style import StyleFeature, decompose, feature_of, singular_values
 
@@ -36,7 +37,13 @@ from service.model.style import StyleFeature, decompose, feature_of, singular_va
 class TransformerSet:
     """The sets with a transformer: plain runs, stylised runs, and a tokenizer where one is given."""
 
-    def __init__(self, folder: Path, config: dict[str, Any], expected: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        expected: Mapping[str, Tensor],
+        precision: Precision = FULL,
+    ) -> None:
         self.config, self.expected = config, expected
         self.folder = folder
         self.patch = 2 if config.get("constructor", {}).get("apply_spatial_patchify") else 1
@@ -52,7 +59,9 @@ class TransformerSet:
             read_weights(folder / "transformer.safetensors"), self.shape.blocks_per_chunk
         )
         load_into(self.transformer, weights, source=str(folder / "transformer.safetensors"))
+        self.transformer.hold_blocks_in(precision.blocks)
         self.tokenizer = read_tokenizer(folder / "vae.safetensors", self.tokenizer_shape)
+        self.tokenizer.hold_decoder_in(precision.blocks)
 
     def checks(self) -> Iterator[Check]:
         runs: dict[str, dict[str, Any]] = self.config.get("runs", {})
@@ -99,20 +108,30 @@ class TransformerSet:
             raise ValueError(f"{self.folder}: no schedule of budget {self.config['pn']} is {size}")
         return size
 
-    def _plain(self, name: str, run: Mapping[str, Any]) -> Iterator[Check]:
+    def runs(self) -> Iterator[Run]:
+        """All generation that the set has numbers of."""
+        for name, run in self.config.get("runs", {}).items():
+            yield self._stylised_run(name, run) if "alpha" in run else self._plain_run(name, run)
+        if "style_image_u8" in self.expected:
+            style = self._style()
+            yield from (self._variant_run(name, style) for name in self._variants())
+
+    def _plain_run(self, name: str, run: Mapping[str, Any]) -> Run:
         infinity, prompts = self._infinity(run), run.get("prompts", list(range(run["B"])))
         seed = run.get("g_seed", 0)
-        joint = seed if "g_seed" in run and len(prompts) > 1 else None
-        recording = Recording(infinity, self._texts(), joint_seed=joint, num_images=len(prompts))
         guidance = tuple(run["cfg"]) if isinstance(run["cfg"], list) else run["cfg"]
         negative = "neg0" if "negative" in run else ""
         size = self._size(infinity)
-        specs = [ImageSpec(f"text{prompt}", seed, size, negative, guidance) for prompt in prompts]
+        specs = tuple(ImageSpec(f"text{prompt}", seed, size, negative, guidance) for prompt in prompts)
+        return Run(name, infinity, self._texts(), specs, is_joint="g_seed" in run and len(prompts) > 1)
+
+    def _plain(self, name: str, run: Mapping[str, Any]) -> Iterator[Check]:
+        given = self._plain_run(name, run)
         with layer_outputs(self.transformer) as layers:
-            Generator(recording).generate(specs)
-        yield from self._outcome(name, recording, range(len(prompts)))
+            recording = given.record()
+        yield from self._outcome(name, recording, range(len(given.specs)))
         if f"{name}.noise" in self.expected:
-            yield self._noise(name, seed, infinity)
+            yield self._noise(name, given.specs[0].seed, given.infinity)
         if name == "g_b1" and "dbg.cond_BD" in self.expected:
             yield from self._layers(layers)
         for key, ours in self._intermediate(name, recording).items():
@@ -163,18 +182,24 @@ class TransformerSet:
             f"{name}.next_in_3": resize(recording.features[2], grids[3]),
         }
 
-    def _stylised(self, name: str, run: Mapping[str, Any]) -> Iterator[Check]:
+    def _stylised_run(self, name: str, run: Mapping[str, Any]) -> Run:
         """A stylised run of a set without a tokenizer: the style's bits are given."""
         infinity = self._infinity(run)
         size = self._size(infinity)
         grids = infinity.feature_grids(infinity.schedules[size])
         style = decompose(self.expected["style.bits"][0].numpy(), grids[: run["pfb_step"]], grids[-1])
+        styling = Styling((WeightedStyle(style),), alpha=run["alpha"], key_step=run["pfb_step"])
+        spec = ImageSpec("text0", run.get("g_seed", 0), size, guidance=run["cfg"], styling=styling)
+        return Run(name, infinity, self._texts(), (spec,))
+
+    def _stylised(self, name: str, run: Mapping[str, Any]) -> Iterator[Check]:
+        given = self._stylised_run(name, run)
+        styling = given.specs[0].styling
+        assert styling is not None
+        style = styling.styles[0].feature
         yield compare("style.F_3", feature_of(style)[None], self.expected["style.F_3"], FEATURES)
         yield _spectrum("style.S", style, self.expected["style.S"])
-        recording = Recording(infinity, self._texts())
-        styling = Styling((WeightedStyle(style),), alpha=run["alpha"], key_step=run["pfb_step"])
-        seed = run.get("g_seed", 0)
-        Generator(recording).generate([ImageSpec("text0", seed, size, guidance=run["cfg"], styling=styling)])
+        recording = given.record()
         yield from self._outcome(name, recording, [1], source=0)
         yield from self._blended(name, name, recording, run["pfb_step"])
 
@@ -190,7 +215,6 @@ class TransformerSet:
 
     def _personalised(self) -> Iterator[Check]:
         """Both paths from a style image to decoded pictures, for every variant of the method."""
-        key_step = self.config["pfb_step_1indexed"]
         infinity = self._infinity({"top_k": 1})
         size = self._size(infinity)
         schedule = infinity.schedules[size]
@@ -200,29 +224,39 @@ class TransformerSet:
         yield compare("style.bits", torch.from_numpy(bits)[None], self.expected["style.bits"], 0)
         last = feature_of(decompose(bits, grids, grids[-1]))[None]
         yield compare("style.F_last", last, self.expected["style.F_last"], FEATURES)
-        style = Generator(Recording(infinity, {})).extract_style(image, size, key_step)
+        style = self._style()
         yield compare("style.F_3", feature_of(style)[None], self.expected["style.F_3"], FEATURES)
-        variants = sorted(
-            {key.split(".bits")[0] for key in self.expected if key.endswith(".bits")} - {"style"}
-        )
-        for name in variants:
-            yield from self._variant(name, style, size, key_step)
+        for name in self._variants():
+            yield from self._variant(name, style)
 
-    def _variant(self, name: str, style: StyleFeature, size: Size, key_step: int) -> Iterator[Check]:
+    def _style(self) -> StyleFeature:
+        infinity = self._infinity({"top_k": 1})
+        image = self.expected["style_image_u8"].numpy()
+        generator = Generator(Recording(infinity, {}))
+        return generator.extract_style(image, self._size(infinity), self.config["pfb_step_1indexed"])
+
+    def _variants(self) -> list[str]:
+        return sorted({key.split(".bits")[0] for key in self.expected if key.endswith(".bits")} - {"style"})
+
+    def _variant_run(self, name: str, style: StyleFeature) -> Run:
         mode, _, variant = name.partition(".")
         sampled = mode == "s"
         infinity = self._infinity({"top_k": self.config["top_k_sampling"] if sampled else 1})
-        recording = Recording(infinity, self._texts())
-        styling = _styling(variant, style, key_step)
+        styling = _styling(variant, style, self.config["pfb_step_1indexed"])
         seed = self.config["seed"] if sampled else 0
-        Generator(recording).generate([ImageSpec("text0", seed, size, styling=styling)])
-        path = 0 if styling is None else 1
+        spec = ImageSpec("text0", seed, self._size(infinity), styling=styling)
+        return Run(name, infinity, self._texts(), (spec,))
+
+    def _variant(self, name: str, style: StyleFeature) -> Iterator[Check]:
+        given = self._variant_run(name, style)
+        infinity, spec, recording = given.infinity, given.specs[0], given.record()
+        path = 0 if spec.styling is None else 1
         yield from self._outcome(name, recording, [path], source=0)
         if f"{name}.noise" in self.expected:
-            yield self._noise(name, seed, infinity)
-        if styling is not None:
-            yield from self._blended(name, mode, recording, key_step)
-            yield _spectrum(f"{mode}.S_sty", style, self.expected[f"{mode}.S_sty"])
+            yield self._noise(name, spec.seed, infinity)
+        if spec.styling is not None:
+            yield from self._blended(name, name[0], recording, self.config["pfb_step_1indexed"])
+            yield _spectrum(f"{name[0]}.S_sty", style, self.expected[f"{name[0]}.S_sty"])
         decoded = infinity.tokenizer.decode(recording.features[-1][path : path + 1])
         yield compare(
             f"{name}.decoded_s8", decoded[:, :, 3::8, 5::8], self.expected[f"{name}.decoded_s8"], IMAGES

@@ -40,6 +40,8 @@ def _response(parts: Parts) -> ModelResponse:
         fingerprint=generator.fingerprint,
         sizes=[str(size) for size in generator.sizes],
         default_size=str(generator.default_size),
+        native_sizes=[str(size) for size in generator.native_sizes],
+        precision=generator.precision,
         guidance=generator.guidance,
         alpha=generator.alpha,
         max_prompt_tokens=generator.max_prompt_tokens,

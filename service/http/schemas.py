@@ -249,8 +249,10 @@ class ModelResponse(BaseModel):
     created: int
     owned_by: str
     fingerprint: str = Field(description="16 hex characters over the configuration and the image tokenizer.")
-    sizes: list[str]
+    sizes: list[str] = Field(description="Those that this service has enabled.")
     default_size: str
+    native_sizes: list[str] = Field(description="Those that the model was trained for.")
+    precision: Literal["fp32", "bf16"] = Field(description="Of the transformer's layers.")
     guidance: float = Field(description="Weight of the prompt where a request names none.")
     alpha: float = Field(description="How fast a style's lesser components fade where a request names none.")
     max_prompt_tokens: int = Field(description="A longer prompt is cut.")

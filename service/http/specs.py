@@ -47,15 +47,18 @@ def require_drawable(body: GenerationRequest, output: OutputFormat, parts: Parts
 
 
 def native_size(body: GenerationRequest, generator: Generator) -> Size:
-    """The size asked for; InvalidRequest with the list of sizes when the model has no such."""
+    """The size asked for; InvalidRequest with the list of those that are enabled when it is none of them."""
     if body.size == "auto":
         return generator.default_size
     for size in generator.sizes:
         if str(size) == body.size:
             return size
-    native = ", ".join(map(str, generator.sizes))
+    enabled = ", ".join(map(str, generator.sizes))
+    draws = f"it draws {enabled} (auto is {generator.default_size})."
     raise InvalidRequest(
-        f"{generator.name} has no size {body.size}; it draws {native} (auto is {generator.default_size}).",
+        f"{body.size} is not enabled on this service; {draws} ATELIER_SIZES enables more."
+        if body.size in map(str, generator.native_sizes)
+        else f"{generator.name} has no size {body.size}; {draws}",
         param="size",
         code="unsupported_size",
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -139,7 +139,8 @@ class Backbone(Protocol, Generic[CacheT]):
     channels: int
     device: torch.device
     max_text_tokens: int
-    resident_bytes: int  # memory of the weights
+    resident_bytes: int  # memory of the weights on `device`
+    precision: Literal["fp32", "bf16"]  # in which most of the work is done
     draws: str  # what a model of few words can draw; empty where any word may mean something
 
     def batch_bytes(self, schedule: Schedule, num_images: int) -> int:

@@ -102,18 +102,23 @@ class Walk:
 class Generator:
     """Draws images on a resident backbone. Not thread-safe: one thread owns it."""
 
-    def __init__(self, backbone: Backbone[Any]) -> None:
+    def __init__(self, backbone: Backbone[Any], sizes: Sequence[Size] | None = None) -> None:
+        """`sizes` are those that are enabled, all native ones by default; the first is the default size."""
         self.backbone = backbone
         self.name = backbone.name
         self.fingerprint = backbone.fingerprint
-        self.sizes: tuple[Size, ...] = tuple(backbone.schedules)
+        self.native_sizes: tuple[Size, ...] = tuple(backbone.schedules)
+        self.sizes = self.native_sizes if sizes is None else tuple(sizes)
         self.default_size = self.sizes[0]
+        # Style codes are read at this size by every replica of the model, whatever each has enabled.
+        self.style_size = self.native_sizes[0]
         self.guidance = backbone.guidance
         self.alpha = backbone.alpha
         self.key_step = backbone.key_step
         self.max_prompt_tokens = backbone.max_text_tokens
         self._texts = Texts(backbone.encode_texts)
         self.resident_bytes = backbone.resident_bytes
+        self.precision = backbone.precision
         self.fit = fit(backbone)
 
     def num_steps(self, size: Size) -> int:
@@ -131,13 +136,18 @@ class Generator:
         """How many stylised images one batch may hold, from the memory that the resident weights left."""
         return max(1, self.fit.num_images[size])
 
-    def warm_up(self) -> None:
-        """Draw one stylised image of every size, so that the first job pays for nothing."""
+    def warm_up(self, warmed: Callable[[Size, float], None] = lambda size, seconds: None) -> None:
+        """Draw one stylised image of every enabled size, so that the first job pays for nothing.
+
+        `warmed` is told of each size and its seconds.
+        """
         for size in self.sizes:
+            began = time.perf_counter()
             blank = np.full((size.height, size.width, 3), 127, np.uint8)
             styling = Styling((WeightedStyle(self.extract_style(blank, size)),))
             self.generate([ImageSpec("warm up", 0, size, styling=styling)])
             self.restore_style(StyleBits(np.zeros(self.style_shape, np.uint8)), size)
+            warmed(size, time.perf_counter() - began)
 
     @torch.inference_mode()
     def extract_style(
@@ -151,19 +161,19 @@ class Generator:
 
     @torch.inference_mode()
     def imagine_style(self, prompt: str, seed: int) -> StyleFeature:
-        """The style feature of words: of their own image at the default size, drawn up to the key step."""
-        schedule = self._schedule(self.default_size)
+        """The style feature of words: of their own image at the style size, drawn up to the key step."""
+        schedule = self._schedule(self.style_size)
         bits = imagined_bits(self.backbone, prompt, seed, schedule, self.key_step)
-        return self.restore_style(StyleBits(bits), self.default_size)
+        return self.restore_style(StyleBits(bits), self.style_size)
 
     @property
     def style_shape(self) -> tuple[int, int]:
-        """Tokens and channels of the bits that a style has at the default size."""
+        """Tokens and channels of the bits that a style has at the style size."""
         return sum(grid.num_tokens for grid in self._style_grids()), self.backbone.channels
 
     @torch.inference_mode()
     def restore_style(self, bits: StyleBits, size: Size) -> StyleFeature:
-        """The style feature, for images of `size`, whose bits were taken at the default size.
+        """The style feature, for images of `size`, whose bits were taken at the style size.
 
         For another shape its coarse grids are stretched over the image, as upsampling does anyway: what is
         lost against extracting from a picture anew is only where in the picture the tokens were cut.
@@ -328,12 +338,12 @@ class Generator:
         return tuple(warnings)
 
     def _style_grids(self) -> tuple[Scale, ...]:
-        return self.backbone.feature_grids(self._schedule(self.default_size))[: self.key_step]
+        return self.backbone.feature_grids(self._schedule(self.style_size))[: self.key_step]
 
     def _schedule(self, size: Size) -> Schedule:
         schedule = self.backbone.schedules.get(size)
         if schedule is None:
-            raise ValueError(f"{self.name} draws {', '.join(map(str, self.sizes))}, not {size}")
+            raise ValueError(f"{self.name} draws {', '.join(map(str, self.native_sizes))}, not {size}")
         return schedule
 
 

@@ -12,7 +12,11 @@ TILE = 8
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x @ weight.T + bias`, with rows padded to whole tiles on the CPU. x: [..., channels]."""
+    """`x @ weight.T + bias`, with rows padded to whole tiles on the CPU. x: [..., channels].
+
+    Computed in the weight's dtype, which the result has, whatever the others have.
+    """
+    x, bias = x.to(weight.dtype), bias if bias is None else bias.to(weight.dtype)
     flat = x.reshape(-1, x.shape[-1])  # [rows, channels]
     missing = -flat.shape[0] % TILE
     if x.device.type != "cpu" or missing == 0:

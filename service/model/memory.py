@@ -12,8 +12,8 @@ import torch
 from service.model.backbone import Backbone, Size
 from service.model.cgroup import headroom
 
-# Share of the free memory that a batch may take. On a CPU the rest is for everybody else, such as the decoding
-# of uploads; on a GPU it is what its allocator cannot use, memory in pieces.
+# Share of the free memory that a batch may take. On a CPU the rest is for everybody else, and for decoding
+# uploads; on a GPU it is what its allocator cannot use, memory in pieces.
 SHARES = {"cpu": 0.8, "cuda": 0.9}
 # Beyond this many images a batch gains nothing on any device measured, and its first job waits for its last.
 MOST_IMAGES = 16

@@ -8,10 +8,13 @@ from pathlib import Path
 import torch
 
 from service.model.checkpoint import Watch, unwatched
+from service.model.choices import BY_DEFAULT, Choices
 from service.model.generator import Generator
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.folder import read_config, read_infinity
 from service.model.infinity.released import RELEASED
+from service.model.precision import choose
+from service.model.sizes import choose_sizes
 
 BUNDLED = {"nano": Path(__file__).parent / "nano" / "weights"}
 
@@ -62,16 +65,26 @@ def load(
     device: str = "auto",
     *,
     models_dir: Path = Path(),
-    dtype: torch.dtype = torch.float32,
+    choices: Choices = BY_DEFAULT,
     watch: Watch = unwatched,
 ) -> Generator:
     """Make a model resident: one of `names()`, or a folder with config.json and what that names.
 
     Released checkpoints are looked for in `models_dir`. ValueError with a sentence when there is no such
-    model, its files do not fit, or there is no such device.
+    model, its files do not fit, there is no such device, or the choices make no sense on it.
     """
-    place = find(name_or_path, models_dir)
-    return Generator(read_infinity(place.config, place.folder, _device(device), dtype=dtype, watch=watch))
+    place, on = find(name_or_path, models_dir), device_of(device)
+    precision = choose(
+        on,
+        precision=choices.precision,
+        text_precision=choices.text_precision,
+        text_device=choices.text_device,
+    )
+    sizes = choose_sizes(list(place.config.schedules()), choices.sizes, model=place.config.name)
+    infinity = read_infinity(
+        place.config, place.folder, on, precision=precision, decoding=choices.decoding, watch=watch
+    )
+    return Generator(infinity, sizes)
 
 
 def _require_files(config: InfinityConfig, models_dir: Path) -> None:
@@ -84,7 +97,8 @@ def _require_files(config: InfinityConfig, models_dir: Path) -> None:
             )
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of a name; `auto` is the GPU where there is one. ValueError when it is not here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -31,11 +31,12 @@ class StyleReader(Protocol):
         """16 hex characters; models of one fingerprint read the same bits from the same picture."""
 
     @property
-    def default_size(self) -> Size: ...
+    def style_size(self) -> Size:
+        """At which a style's bits are read: the model's own, whatever sizes are enabled."""
 
     @property
     def style_shape(self) -> tuple[int, int]:
-        """Tokens and channels of the bits of a style at the default size."""
+        """Tokens and channels of the bits of a style at the style size."""
 
     def schedule_name(self, size: Size) -> str:
         """Names all that a style feature depends on besides the picture and the model."""
@@ -43,7 +44,7 @@ class StyleReader(Protocol):
     async def extract(self, picture: Picture, size: Size) -> StyleFeature: ...
 
     async def imagine(self, words: Words) -> StyleFeature:
-        """At the default size."""
+        """At the style size."""
 
     def restore(self, bits: StyleBits, size: Size) -> StyleFeature:
-        """From bits that were read at the default size; some tenths of a millisecond."""
+        """From bits that were read at the style size; some tenths of a millisecond."""

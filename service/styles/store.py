@@ -123,7 +123,7 @@ class StyleStore:
         )
 
         async def extract() -> StyleFeature:
-            return await self._extract(distinct, self._reader.default_size)
+            return await self._extract(distinct, self._reader.style_size)
 
         return await self._create(draft, [picture.content for picture in distinct], extract)
 
@@ -155,7 +155,7 @@ class StyleStore:
         )
 
         async def restore() -> StyleFeature:
-            return self._reader.restore(bits, self._reader.default_size)
+            return self._reader.restore(bits, self._reader.style_size)
 
         return await self._create(draft, [], restore)
 
@@ -164,7 +164,7 @@ class StyleStore:
         an earlier version or another model, is read now.
         """
         if is_code(style):
-            feature = await self._coded.get(style, self._reader.default_size, param=None)
+            feature = await self._coded.get(style, self._reader.style_size, param=None)
             return Style(style, None, None, feature.num_images, reading=reading_of(feature, self._codes))
         self._check(style)
         return await self._with_reading(await self._archive.read(style))
@@ -248,7 +248,7 @@ class StyleStore:
         is_sound = is_sound and (old is None or self._has_sound_code(old))
         if old is not None and is_sound:
             return await self._with_reading(old), False
-        size = self._reader.default_size
+        size = self._reader.style_size
         feature = await self.extractions.run(draft.id, work)
         style = replace(old or draft, reading=reading_of(feature, self._codes))
         winner = await self._archive.write(
@@ -273,7 +273,7 @@ class StyleStore:
         """With the reading of this model, read now and kept when the record has none."""
         if style.reading is not None or style.source == "code":  # which its own model alone can read
             return style
-        feature = await self._features.get(style.id, self._reader.default_size, param=None)
+        feature = await self._features.get(style.id, self._reader.style_size, param=None)
         return await self._keep_reading(style, feature)
 
     async def _keep_reading(self, style: Style, feature: StyleFeature) -> Style:

@@ -25,6 +25,7 @@ from service.model.infinity.released import recognise
 from service.model.infinity.text import TextEncoder
 from service.model.infinity.tokenizer import Tokenizer
 from service.model.infinity.transformer import Transformer
+from service.model.precision import FULL, Precision
 from service.model.weight_files import Weights, open_weights
 
 # The released image tokenizers keep their tensors one level in, and may keep averaged ones beside them; the
@@ -41,8 +42,8 @@ class Part:
     naming: Naming
     model: str
 
-    def make_resident(self, device: torch.device, dtype: torch.dtype, watch: Watch) -> None:
-        self.module.to(dtype).to_empty(device=device).requires_grad_(False).eval()
+    def make_resident(self, device: torch.device, watch: Watch) -> None:
+        self.module.to_empty(device=device).requires_grad_(False).eval()
         load_weights(self.module, self.weights, self.naming, model=self.model, watch=watch)
 
 
@@ -79,29 +80,35 @@ def read_infinity(
     folder: Path,
     device: torch.device,
     *,
-    dtype: torch.dtype = torch.float32,
+    precision: Precision = FULL,
+    decoding: str = "auto",
     watch: Watch = unwatched,
 ) -> Infinity:
     """Make a model resident, from a folder's files. ValueError names the file and what is wrong with it.
 
-    `dtype` is that of the transformer and the text encoder; the image tokenizer's is fp32. Every file is
-    looked at before the first is read, so that a wrong one is not found minutes later.
+    Every file is looked at before the first is read, so that a wrong one is not found minutes later.
     """
     parts = open_parts(config, folder)
     text_encoder = TextEncoder.from_folder(
         folder / config.files.text_encoder,
         device,
-        dtype,
+        precision.text,
+        place=precision.text_place,
         fillers=config.vocabulary.fillers if config.vocabulary else (),
         channels=config.transformer.text_channels,
         watch=watch,
     )
-    parts.tokenizer.make_resident(device, torch.float32, watch)
-    parts.transformer.make_resident(device, dtype, watch)
     transformer, tokenizer = parts.transformer.module, parts.tokenizer.module
     assert isinstance(transformer, Transformer)
     assert isinstance(tokenizer, Tokenizer)
-    return Infinity(config, transformer, tokenizer, text_encoder, fingerprint=fingerprint(config, tokenizer))
+    parts.tokenizer.make_resident(device, watch)
+    own_fingerprint = fingerprint(config, tokenizer)  # the stored values': in any precision the same
+    tokenizer.hold_decoder_in(precision.blocks)
+    transformer.hold_blocks_in(precision.blocks)  # while it is without memory
+    parts.transformer.make_resident(device, watch)
+    return Infinity(
+        config, transformer, tokenizer, text_encoder, fingerprint=own_fingerprint, decoding=decoding
+    )
 
 
 def write_infinity(

@@ -7,10 +7,14 @@ many images can take: texts of full length, partial images asked for. tests/test
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.model.backbone import Schedule
-from service.model.infinity.config import InfinityConfig, TokenizerConfig
+import torch
+
+from service.model.backbone import Scale, Schedule
+from service.model.infinity.config import InfinityConfig
+from service.model.infinity.decoding import workspace_bytes
 
 _FULL = 4  # bytes of an fp32 number
 _ROWS, _OWN_ROWS = 4, 2  # of one stylised image
@@ -20,12 +24,8 @@ _ROWS, _OWN_ROWS = 4, 2  # of one stylised image
 # before and after its activation function. Attention has as many, and a copy of the keys besides.
 _BETWEEN_LAYERS, _INSIDE_BLOCK = 5, 8
 
-# The decoder's largest tensors that are alive at once: in torch's own count 3.75. On the CPU the convolutions
-# keep reordered copies, which torch does not count; on a GPU they have a workspace.
-_DECODER_TENSORS = {"cpu": 8.0, "cuda": 5.0}
-
 # What the libraries take for themselves, whatever the batch.
-_LIBRARIES = 64 * 2**20
+_LIBRARIES = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Footprint:
 
     cache: int  # keys and values, of images and texts
     step: int  # activations of the widest step
-    partial: int  # decoding a partial image
+    partial: int  # decoding partial images
     decoding: int  # when the cache is gone
 
     @property
@@ -43,21 +43,29 @@ class Footprint:
 
 
 def footprint(
-    config: InfinityConfig, schedule: Schedule, num_images: int, *, block_bytes: int, device: str
+    config: InfinityConfig,
+    schedule: Schedule,
+    num_images: int,
+    dtype: torch.dtype,
+    num_at_once: Callable[[Scale], int],
 ) -> Footprint:
-    """`block_bytes` is the size of a number in the blocks and in their cache; `device` is cpu or cuda."""
-    shape, num_tokens = config.transformer, schedule.num_tokens
+    """`dtype` is that of the blocks and the image decoder; `num_at_once` says for a tokenizer's grid how many
+    images are decoded together, 0 for strips."""
+    shape = config.transformer
     widest = max(scale.num_tokens for scale in schedule.scales)
-    inside = block_bytes * (_INSIDE_BLOCK * widest + num_tokens)
-    step = _ROWS * num_images * shape.width * (_FULL * _BETWEEN_LAYERS * widest + inside)
-    # Decoded one by one on the CPU, together on a GPU.
-    decoding = decoder_bytes(config.tokenizer, schedule, device) * (1 if device == "cpu" else num_images)
-    before_last = schedule.scales[-2].num_tokens / schedule.scales[-1].num_tokens
+    inside = dtype.itemsize * (_INSIDE_BLOCK * widest + schedule.num_tokens)
+
+    def decoding(scale: Scale) -> int:
+        grid = scale.times(config.patch)
+        together = num_at_once(grid)
+        each = workspace_bytes(config.tokenizer, grid, dtype, in_strips=together == 0)
+        return each * max(1, min(together, num_images))
+
     return Footprint(
-        cache=block_bytes * cached_numbers(config, schedule, num_images),
-        step=step,
-        partial=int(decoding * before_last),
-        decoding=decoding,
+        cache=dtype.itemsize * cached_numbers(config, schedule, num_images),
+        step=_ROWS * num_images * shape.width * (_FULL * _BETWEEN_LAYERS * widest + inside),
+        partial=decoding(schedule.scales[-2]),
+        decoding=decoding(schedule.scales[-1]),
     )
 
 
@@ -68,11 +76,3 @@ def cached_numbers(config: InfinityConfig, schedule: Schedule, num_images: int) 
     of_images = schedule.num_tokens * (_ROWS + _OWN_ROWS)
     of_texts = shape.max_text_tokens * 2 * _ROWS
     return shape.depth * shape.width * num_images * (of_images + of_texts)
-
-
-def decoder_bytes(config: TokenizerConfig, schedule: Schedule, device: str) -> int:
-    """Workspace of decoding one image."""
-    num_pixels = schedule.size.width * schedule.size.height
-    # A level's width is met at its own resolution and, behind its upsampling, at the next finer one.
-    largest = max(multiplier / 4 ** max(level - 1, 0) for level, multiplier in enumerate(config.multipliers))
-    return int(_DECODER_TENSORS[device] * _FULL * num_pixels * config.channels * largest)

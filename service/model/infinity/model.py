@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from service.model.backbone import Path, Scale, Schedule, Size, Text, lay_out
 from service.model.infinity.cache import Cache, TextGroup, bucketed, origins_of, pad_texts
 from service.model.infinity.config import InfinityConfig
+from service.model.infinity.decoding import Decoding
 from service.model.infinity.footprint import footprint
 from service.model.infinity.rope import rotations
 from service.model.infinity.sampling import draw_noise, sample_bits
@@ -34,11 +36,13 @@ class Infinity:
         text_encoder: TextEncoder | None,
         *,
         fingerprint: str,
+        decoding: str = "auto",
     ) -> None:
         self.config = config
         self.transformer = transformer
         self.tokenizer = tokenizer
         self.text_encoder = text_encoder
+        self.decoding = Decoding(tokenizer, decoding)
         self.name = config.name
         self.fingerprint = fingerprint
         self.schedules: dict[Size, Schedule] = config.schedules()
@@ -49,15 +53,14 @@ class Infinity:
         self.channels = config.tokenizer.num_bits
         self.max_text_tokens = config.transformer.max_text_tokens
         self.device = transformer.start.device
+        self.dtype = transformer.code_in.weight.dtype  # of the blocks, and of their keys and values
+        self.precision: Literal["fp32", "bf16"] = "fp32" if self.dtype == torch.float32 else "bf16"
         self.resident_bytes = sum(
             each.nbytes for part in (transformer, tokenizer) for each in part.parameters()
         ) + (text_encoder.num_bytes if text_encoder else 0)
 
     def batch_bytes(self, schedule: Schedule, num_images: int) -> int:
-        block_bytes = self.transformer.code_in.weight.dtype.itemsize
-        return footprint(
-            self.config, schedule, num_images, block_bytes=block_bytes, device=self.device.type
-        ).peak
+        return footprint(self.config, schedule, num_images, self.dtype, self.decoding.num_at_once).peak
 
     def feature_grids(self, schedule: Schedule) -> tuple[Scale, ...]:
         return tuple(scale.times(self.config.patch) for scale in schedule.scales)
@@ -78,7 +81,7 @@ class Infinity:
 
         def empty(num_rows: int) -> list[Tensor]:
             shape = (num_rows, config.num_heads, schedule.num_tokens, config.head_width)
-            return [torch.empty(shape, device=self.device) for _ in range(config.depth)]
+            return [torch.empty(shape, device=self.device, dtype=self.dtype) for _ in range(config.depth)]
 
         return Cache(
             paths=tuple(paths),
@@ -136,9 +139,7 @@ class Infinity:
         return flat.to(torch.uint8).cpu().numpy()
 
     def decode(self, feature: Tensor) -> NDArray[np.uint8]:
-        # One at a time on the CPU, where it costs nothing and convolutions round alike whatever the batch.
-        parts = feature.split(1) if feature.device.type == "cpu" else (feature,)
-        images = torch.cat([self.tokenizer.decode(part) for part in parts])
+        images = self.decoding.images(feature)
         if not torch.isfinite(images).all():
             raise FloatingPointError("the image tokenizer gave pixels that are not finite")
         return ((images + 1) / 2 * 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

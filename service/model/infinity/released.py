@@ -18,10 +18,13 @@ from service.model.infinity.config import (
 from service.model.infinity.names import TOKENIZER_NAMING, transformer_naming
 from service.model.infinity.tokenizer import Tokenizer
 from service.model.infinity.transformer import Transformer
+from service.model.precision import FULL, Precision, TextPlace
 from service.model.weight_files import Weights
 
 # Parameters of flan-t5-xl's encoder, words' table included.
 _TEXT_PARAMETERS = 1_223_527_424
+# Of them, those that an fp16 encoder keeps in fp32: the second matrix of each feed-forward.
+_TEXT_KEPT_FP32 = 24 * 2048 * 5120
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +55,16 @@ class Released:
             "text encoder": _TEXT_PARAMETERS,
         }
 
-    def resident_bytes(self, bytes_per_weight: int) -> int:
-        """Memory of the weights; the image tokenizer always has four bytes a weight."""
-        counts = self.num_parameters()
-        return bytes_per_weight * (counts["transformer"] + counts["text encoder"]) + 4 * counts["tokenizer"]
+    def resident_bytes(self, precision: Precision = FULL) -> int:
+        """Memory of the weights on the transformer's device, between batches."""
+        transformer, tokenizer = _modules(self.config)
+        transformer.hold_blocks_in(precision.blocks)
+        tokenizer.hold_decoder_in(precision.blocks)
+        held = sum(each.nbytes for part in (transformer, tokenizer) for each in part.parameters())
+        if precision.text_place is not TextPlace.BESIDE:
+            return held
+        halves = _TEXT_PARAMETERS - (_TEXT_KEPT_FP32 if precision.text is torch.float16 else 0)
+        return held + precision.text.itemsize * halves + 4 * (_TEXT_PARAMETERS - halves)
 
 
 INFINITY = Source("FoundationVision/Infinity", "main", into="")
@@ -147,12 +156,15 @@ RELEASED: dict[str, Released] = {each.config.name: each for each in _EVERY}
 
 def expected_shapes(config: InfinityConfig) -> tuple[dict[str, Shape], dict[str, Shape]]:
     """Our names and shapes of the transformer and of the image tokenizer; takes no memory."""
-    with torch.device("meta"):
-        modules = Transformer(config.transformer, config.bits_per_token), Tokenizer(config.tokenizer)
     transformer, tokenizer = (
-        {name: tuple(each.shape) for name, each in module.named_parameters()} for module in modules
+        {name: tuple(each.shape) for name, each in module.named_parameters()} for module in _modules(config)
     )
     return transformer, tokenizer
+
+
+def _modules(config: InfinityConfig) -> tuple[Transformer, Tokenizer]:
+    with torch.device("meta"):
+        return Transformer(config.transformer, config.bits_per_token), Tokenizer(config.tokenizer)
 
 
 def recognise(weights: Weights) -> str:

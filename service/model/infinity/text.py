@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer as WordTokenizer
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from service.model.backbone import Text
 from service.model.checkpoint import Watch, load_weights, unwatched
 from service.model.infinity.names import TEXT_NAMING, is_text_encoder
 from service.model.linear import Linear
+from service.model.precision import TextPlace
 from service.model.weight_files import open_weights
 
 if TYPE_CHECKING:
@@ -29,9 +31,25 @@ class _Tokens:
 
 
 class TextEncoder:
-    """Prompts to the last hidden state of T5's encoder, without padding (golden README, 1.2)."""
+    """Prompts to the last hidden state of T5's encoder, without padding (golden README, 1.2).
 
-    def __init__(self, words: WordTokenizer, encoder: T5EncoderModel, fillers: Sequence[str] = ()) -> None:
+    `device` is where the texts are wanted, by default where the encoder is. An encoder that is on the CPU and
+    `is_fetched` reads there: its weights are copied for each batch of prompts, and the copies given back.
+    """
+
+    def __init__(
+        self,
+        words: WordTokenizer,
+        encoder: T5EncoderModel,
+        fillers: Sequence[str] = (),
+        *,
+        device: torch.device | None = None,
+        is_fetched: bool = False,
+    ) -> None:
+        home = encoder.shared.weight.device
+        self._device = device or home
+        self._reads_on = self._device if is_fetched else home
+        self._is_fetched = is_fetched
         words.no_padding()
         self._words = words
         self._encoder = encoder.eval()
@@ -49,13 +67,15 @@ class TextEncoder:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         fillers: Sequence[str] = (),
+        *,
+        place: TextPlace = TextPlace.BESIDE,
         channels: int | None = None,
         watch: Watch = unwatched,
     ) -> TextEncoder:
-        """Read `tokenizer.json`, `config.json` and the encoder's weights, straight to their device and dtype.
+        """Read `tokenizer.json`, `config.json` and the encoder's weights, straight to their place and dtype.
 
-        `fillers` are words of the vocabulary that name nothing by themselves; `channels` is what the
-        transformer reads. ValueError: what is missing, damaged or of another shape.
+        `device` is the transformer's. `fillers` are words of the vocabulary that name nothing by themselves;
+        `channels` is what the transformer reads. ValueError: what is missing, damaged or of another shape.
         """
         for name in ("tokenizer.json", "config.json"):
             if not (folder / name).is_file():
@@ -64,7 +84,8 @@ class TextEncoder:
             words = WordTokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
-        encoder = empty_encoder(folder / "config.json", device, dtype)
+        home = device if place is TextPlace.BESIDE else torch.device("cpu")
+        encoder = empty_encoder(folder / "config.json", home, dtype)
         if channels not in (None, encoder.config.d_model):
             raise ValueError(
                 f"the text encoder in {folder} gives {encoder.config.d_model} channels, and the transformer "
@@ -72,12 +93,16 @@ class TextEncoder:
             )
         weights = open_weights(folder, holds=is_text_encoder)
         load_weights(encoder, weights, TEXT_NAMING, model="the text encoder", watch=watch)
-        return cls(words, encoder, fillers)
+        if place is TextPlace.FETCHED and device.type == "cuda":
+            for parameter in encoder.parameters():  # from pinned memory they come at the bus's full speed
+                parameter.data = parameter.data.pin_memory()
+        return cls(words, encoder, fillers, device=device, is_fetched=place is TextPlace.FETCHED)
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the weights."""
-        return sum(each.nbytes for each in self._encoder.parameters())
+        """Memory of the weights on the transformer's device, between batches."""
+        here = (each for each in self._encoder.parameters() if each.device == self._device)
+        return sum(each.nbytes for each in here)
 
     def encode(self, prompt: str, max_tokens: int) -> Text:
         return self.encode_all([prompt], max_tokens)[0]
@@ -89,18 +114,23 @@ class TextEncoder:
         """
         tokens = [self._tokens(prompt, max_tokens) for prompt in prompts]
         hidden: dict[int, Tensor] = {}
+        run = self._fetched() if self._is_fetched else self._encoder
         for length in sorted({len(each.ids) for each in tokens}):
             indices = [index for index, each in enumerate(tokens) if len(each.ids) == length]
-            rows = torch.tensor([tokens[index].ids for index in indices], device=self._device)
-            states = self._encoder(input_ids=rows).last_hidden_state.float()  # [prompts, tokens, channels]
+            rows = torch.tensor([tokens[index].ids for index in indices], device=self._reads_on)
+            states = run(input_ids=rows).last_hidden_state  # [prompts, tokens, channels]
+            states = states.to(self._device, torch.float32)
             # Copies: a text that is kept must not keep the whole batch.
             hidden |= {index: state.clone() for index, state in zip(indices, states, strict=True)}
         return [self._text(each, hidden[index]) for index, each in enumerate(tokens)]
 
-    @property
-    def _device(self) -> torch.device:
-        device: torch.device = self._encoder.shared.weight.device
-        return device
+    def _fetched(self) -> Callable[..., Any]:
+        """The encoder on copies of its weights where prompts are read, which live as long as this does."""
+        copies = {
+            name: each.to(self._reads_on, non_blocking=True)
+            for name, each in self._encoder.named_parameters()
+        }
+        return lambda **inputs: functional_call(self._encoder, copies, (), inputs)
 
     def _tokens(self, prompt: str, max_tokens: int) -> _Tokens:
         ids = self._words.encode(prompt).ids

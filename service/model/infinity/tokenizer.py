@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -147,8 +148,12 @@ class Decoder(nn.Module):
         self.norm_out = nn.GroupNorm(config.num_groups, widths[0], eps=_EPSILON)
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.conv_in.weight.dtype
+
     def forward(self, x: Tensor) -> Tensor:
-        x = self.mid(self.conv_in(x))
+        x = self.mid(self.conv_in(x.to(self.dtype)))
         for level in reversed(self.up):
             x = level(x)
         return self.conv_out(F.silu(self.norm_out(x)))
@@ -161,12 +166,16 @@ class Tokenizer(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
 
+    def hold_decoder_in(self, dtype: torch.dtype) -> None:
+        """Convert the decoder. The encoder stays fp32: the signs of what it gives are what a style is."""
+        self.decoder.to(dtype)  # its norms too, whose statistics torch takes in fp32 all the same
+
     def encode(self, images: Tensor) -> Tensor:
         """Images [images, 3, height, width] in [-1, 1] -> unquantised features at the last grid."""
         h: Tensor = self.encoder(images)
         return h
 
     def decode(self, features: Tensor) -> Tensor:
-        """Accumulated features -> images [images, 3, height, width], clamped to [-1, 1]."""
+        """Accumulated features -> images [images, 3, height, width] fp32, clamped to [-1, 1]."""
         images: Tensor = self.decoder(features)
-        return images.clamp(-1, 1)
+        return images.float().clamp(-1, 1)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from service.model.infinity.config import TransformerConfig
 from service.model.infinity.rope import rotate
 from service.model.linear import Linear, linear
+from service.model.precision import hold_matrices
 
 # attend(queries, keys, values): the first two cover the rows that compute their own attention, the values
 # every row. [rows, heads, tokens, head width] each; the result has a line for every row.
@@ -73,8 +74,11 @@ class SelfAttention(nn.Module):
         if num_own < len(x):
             others = linear(x[num_own:], self.qkv.weight[2 * width :], self.v_bias)
             v = torch.cat([v, split_heads(others, self.num_heads)])
-        q = F.normalize(q, dim=-1) * self.logit_scale.clamp(max=math.log(100.0)).exp()
-        return self.out(merge_heads(attend(rotate(q, rotation), rotate(F.normalize(k, dim=-1), rotation), v)))
+        # Directions and positions in fp32, as in the reference; what attends is in the weights' dtype again.
+        q = F.normalize(q.float(), dim=-1) * self.logit_scale.clamp(max=math.log(100.0)).exp()
+        k = F.normalize(k.float(), dim=-1)
+        q, k = (rotate(each, rotation).to(v.dtype) for each in (q, k))
+        return self.out(merge_heads(attend(q, k, v)))
 
 
 class TextAttention(nn.Module):
@@ -145,11 +149,11 @@ class TextPool(nn.Module):
         """[texts, width] of text [texts, tokens, channels] with mask [texts, tokens], true on real ones."""
         heads = self.query.shape[1]
         k, v = linear(text, self.key_value.weight, F.pad(self.v_bias, (len(self.v_bias), 0))).chunk(2, dim=-1)
-        q = self.query[:, :, None].expand(len(text), -1, -1, -1)  # [texts, heads, 1, head width]
+        q = self.query[:, :, None].expand(len(text), -1, -1, -1).to(k.dtype)  # [texts, heads, 1, head width]
         pooled = F.scaled_dot_product_attention(
             q, split_heads(k, heads), split_heads(v, heads), attn_mask=mask[:, None, None]
         )
-        return self.out(merge_heads(pooled)).squeeze(1)
+        return self.out(merge_heads(pooled)).squeeze(1).float()
 
 
 class Transformer(nn.Module):
@@ -172,6 +176,13 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head_modulation = Linear(width, 2 * width)
         self.head = Linear(width, 2 * bits_per_token)
+
+    def hold_blocks_in(self, dtype: torch.dtype) -> None:
+        """Convert the matrices that the reference computes with in half precision, and no others.
+
+        The sums between layers stay fp32, as do modulation, norms and the head (golden README, 1.7).
+        """
+        hold_matrices(self, dtype, besides=(self.modulation, self.head_modulation, self.head))
 
     def condition(self, pooled: Tensor) -> Tensor:
         """Modulation shared by all blocks, [rows, 1, 6, channels], from the pooled text [rows, channels]."""

@@ -1,0 +1,85 @@
+"""Precision: in which number formats a model's weights are held, and on which device its prompts are read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import nn
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TextPlace(StrEnum):
+    """Where the text encoder is."""
+
+    BESIDE = "beside"  # the transformer, always
+    CPU = "cpu"  # reads prompts there
+    FETCHED = "fetched"  # beside the transformer while prompts are read, and on the CPU between batches
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """`blocks`: the matrices of the transformer's layers, their keys and values, and the image decoder.
+
+    What decides a style (the encoder of the image tokenizer), norms' statistics, modulation, sums, the head
+    and the features are fp32 always, as in the reference.
+    """
+
+    blocks: torch.dtype = torch.float32
+    text: torch.dtype = torch.float32
+    text_place: TextPlace = TextPlace.BESIDE
+
+
+FULL = Precision()
+
+
+def choose(
+    device: torch.device,
+    *,
+    precision: str = "auto",
+    text_precision: str = "auto",
+    text_device: str = "beside",
+) -> Precision:
+    """The precision that settings ask for on a device. ValueError: a sentence, where they make no sense.
+
+    `auto` is on a GPU what the reference runs in, bf16 and an fp16 text encoder, and on a CPU fp32: there
+    half precision is quicker only on processors that multiply in it. A text encoder on the CPU beside a bf16
+    model on the CPU is bf16 as well.
+    """
+    on_gpu = device.type != "cpu"
+    place = TextPlace(text_device)
+    if place is TextPlace.FETCHED and not on_gpu:
+        raise ValueError(
+            "ATELIER_TEXT_DEVICE is fetched, which frees a GPU's memory between batches, and the model is on "
+            f"the {device.type.upper()}: leave it at beside"
+        )
+    blocks = "bf16" if on_gpu else "fp32"
+    if precision != "auto":
+        blocks = precision
+    reads_on_gpu = on_gpu and place is not TextPlace.CPU
+    text = "fp16" if reads_on_gpu else "fp32"
+    if text_precision != "auto":
+        text = text_precision
+    elif blocks == "fp32":
+        text = "fp32"
+    elif not on_gpu:
+        text = blocks
+    if text == "fp16" and not reads_on_gpu:
+        raise ValueError(
+            "ATELIER_TEXT_PRECISION is fp16, in which a CPU computes slowly and the text encoder would be on "
+            "one: choose bf16, of the same size, or fp32"
+        )
+    return Precision(DTYPES[blocks], DTYPES[text], place)
+
+
+def hold_matrices(module: nn.Module, dtype: torch.dtype, *, besides: Collection[nn.Module] = ()) -> None:
+    """Convert the linear layers of a module, but for `besides`.
+
+    Norms and single vectors stay as they are: they weigh nothing, and sums are made with them.
+    """
+    for each in module.modules():
+        if isinstance(each, nn.Linear) and each not in besides:
+            each.to(dtype)

@@ -1,0 +1,32 @@
+"""Which of a model's native sizes are enabled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from service.model.backbone import Size
+
+# Each enabled size is drawn once before the service is ready. With a model of fifteen ratios that would be
+# fifteen images of a megapixel, most of a minute on a GPU and hours on a CPU, and most services need one.
+MOST_BY_DEFAULT = 4
+
+
+def choose_sizes(native: Sequence[Size], asked: str, *, model: str) -> tuple[Size, ...]:
+    """The sizes that `asked` enables, without repetition, the first of them the default.
+
+    `auto`: all where there are few, else the first; `all`; or a list with commas, such as
+    "1024x1024,1344x768". ValueError: a sentence with what is native.
+    """
+    if asked == "auto":
+        return tuple(native) if len(native) <= MOST_BY_DEFAULT else tuple(native[:1])
+    if asked == "all":
+        return tuple(native)
+    by_name = {str(size): size for size in native}
+    names = [name.strip() for name in asked.split(",") if name.strip()]
+    unknown = [name for name in names if name not in by_name]
+    if unknown or not names:
+        raise ValueError(
+            f"ATELIER_SIZES names {', '.join(unknown) or 'no size'}; give auto, all, or some of {model}'s own "
+            f"sizes: {', '.join(by_name)}"
+        )
+    return tuple(by_name[name] for name in dict.fromkeys(names))
