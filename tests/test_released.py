@@ -23,6 +23,7 @@ from service.model.infinity.folder import open_parts, read_infinity
 from service.model.infinity.names import is_text_encoder
 from service.model.infinity.released import RELEASED
 from service.model.infinity.text import TextEncoder
+from service.model.infinity.transformer import Block
 from service.model.precision import Precision
 from service.model.weight_files import open_weights
 from tests.process import ROOT
@@ -139,6 +140,7 @@ def test_half_precision_is_where_the_reference_has_it(written: Path) -> None:
     config, stored = shrunk("infinity-2b"), torch.load(written / "infinity_2b_reg.pth")
     half = read_infinity(config, written, CPU, precision=Precision(torch.bfloat16, torch.bfloat16))
     block, full = half.transformer.blocks[0], torch.float32
+    assert isinstance(block, Block)
     assert torch.equal(
         block.feedforward.up.weight, stored["block_chunks.0.module.0.ffn.fc1.weight"].bfloat16()
     )

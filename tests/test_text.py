@@ -10,6 +10,7 @@ import torch
 from service.model.infinity.text import TextEncoder
 from service.model.nano.captions import FILLERS
 from service.model.nano.words import untrained_encoder, write_vocabulary
+from service.model.precision import TextPlace
 
 
 @pytest.fixture
@@ -63,3 +64,38 @@ def test_a_damaged_file_is_refused_with_the_folder(folder: Path, name: str) -> N
     (folder / name).write_bytes(b"damaged")
     with pytest.raises(ValueError, match="cannot be read"):
         TextEncoder.from_folder(folder, torch.device("cpu"))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("place", [TextPlace.CPU, TextPlace.FETCHED])
+def test_an_encoder_away_from_the_transformer_reads_the_same(folder: Path, place: TextPlace) -> None:
+    cpu = torch.device("cpu")
+    beside, away = (TextEncoder.from_folder(folder, cpu, place=each) for each in (TextPlace.BESIDE, place))
+    for ours, theirs in zip(
+        away.encode_all(["a red star", "neon"], 64),
+        beside.encode_all(["a red star", "neon"], 64),
+        strict=True,
+    ):
+        assert torch.equal(ours.features, theirs.features)
+
+
+@torch.inference_mode()
+def test_an_encoder_that_is_fetched_reads_with_copies_and_keeps_none(folder: Path) -> None:
+    # The device without memory stands for a GPU: what is computed there has a shape alone.
+    meta = torch.device("meta")
+    encoder = TextEncoder.from_folder(folder, meta, place=TextPlace.FETCHED)
+    assert encoder.encode("a red star", 64).features.device == meta
+    assert encoder.num_bytes == 0
+    on_cpu = TextEncoder.from_folder(folder, meta, place=TextPlace.CPU)
+    assert on_cpu.encode("a red star", 64).features.shape == (4, 128)
+    assert TextEncoder.from_folder(folder, torch.device("cpu")).num_bytes > 100_000
+
+
+@torch.inference_mode()
+def test_texts_are_fp32_whatever_the_encoder_computes_in(folder: Path) -> None:
+    cpu = torch.device("cpu")
+    full = TextEncoder.from_folder(folder, cpu).encode("a red star", 64).features
+    for dtype, most in ((torch.bfloat16, 0.03), (torch.float16, 0.004)):
+        half = TextEncoder.from_folder(folder, cpu, dtype).encode("a red star", 64).features
+        assert half.dtype == torch.float32
+        assert 0 < torch.dist(half, full) / full.norm() < most

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from service.model.checkpoint import Naming, Watch, match, unwatched
 from service.model.infinity.config import FilesConfig
-from service.model.infinity.folder import open_parts
+from service.model.infinity.folder import Part, open_parts
 from service.model.infinity.names import TEXT_NAMING, is_text_encoder
 from service.model.infinity.text import empty_encoder
+from service.model.infinity.transformer import Transformer
 from service.model.presets import Place
 from service.model.weight_files import Stored, Weights, open_weights
 
@@ -34,9 +35,10 @@ def read_precision(name: str) -> torch.dtype | None:
 def convert(place: Place, out: Path, dtype: torch.dtype | None = None, watch: Watch = unwatched) -> None:
     """Write `out`, a model folder with config.json, two safetensors files and text_encoder/.
 
-    `dtype` is that of the transformer and the text encoder; None: as stored. The image tokenizer stays as it
-    is: it decides what a style is. Takes the memory of one tensor. ValueError when the model's files do not
-    fit, or `out` is there already; a conversion that was interrupted leaves nothing named `out`.
+    `dtype` is that of the transformer's blocks and of the text encoder; None: as stored. What runs in fp32 in
+    any precision stays as it is, and so does the image tokenizer, which decides what a style is. Takes the
+    memory of one tensor. ValueError when the model's files do not fit, or `out` is there already; a conversion
+    that was interrupted leaves nothing named `out`.
     """
     if out.exists():
         raise ValueError(f"{out} is there already: remove it, or choose another folder")
@@ -55,19 +57,33 @@ def convert(place: Place, out: Path, dtype: torch.dtype | None = None, watch: Wa
     for name in ("config.json", "tokenizer.json"):
         shutil.copyfile(text_folder / name, unfinished / files.text_encoder / name)
     transformer, tokenizer = parts.transformer, parts.tokenizer
-    _rewrite(text, TEXT_NAMING, unfinished / files.text_encoder / "model.safetensors", dtype, watch)
-    _rewrite(tokenizer.weights, tokenizer.naming, unfinished / files.tokenizer, None, watch)
-    _rewrite(transformer.weights, transformer.naming, unfinished / files.transformer, dtype, watch)
+    text_file, halved = unfinished / files.text_encoder / "model.safetensors", _halved(transformer)
+    _rewrite(text, TEXT_NAMING, text_file, dict.fromkeys(shapes, dtype) if dtype else {}, watch)
+    _rewrite(tokenizer.weights, tokenizer.naming, unfinished / files.tokenizer, {}, watch)
+    chosen = dict.fromkeys(halved, dtype) if dtype else {}
+    _rewrite(transformer.weights, transformer.naming, unfinished / files.transformer, chosen, watch)
     unfinished.rename(out)
 
 
-def _rewrite(weights: Weights, naming: Naming, file: Path, dtype: torch.dtype | None, watch: Watch) -> None:
+def _halved(transformer: Part) -> list[str]:
+    """Names of what is not in fp32 when a model runs in half precision."""
+    module = transformer.module
+    assert isinstance(module, Transformer)
+    module.hold_blocks_in(torch.bfloat16)
+    return [name for name, each in module.named_parameters() if each.dtype == torch.bfloat16]
+
+
+def _rewrite(
+    weights: Weights, naming: Naming, file: Path, dtypes: Mapping[str, torch.dtype], watch: Watch
+) -> None:
+    """`dtypes` by our names; what it does not name stays as stored."""
     stored = weights.stored
     own_names = {name: own for own, name in naming.ours({name: name for name in stored}).items()}
     released = {own: name for name, own in naming.released({own: own for own in own_names.values()}).items()}
     kept = {name: each for name, each in stored.items() if name in own_names}
     header = {
-        released[own_names[name]]: Stored(each.shape, dtype or each.dtype) for name, each in kept.items()
+        released[own_names[name]]: Stored(each.shape, dtypes.get(own_names[name], each.dtype))
+        for name, each in kept.items()
     }
     tensors = ((released[own_names[name]], tensor) for name, tensor in weights.tensors(list(own_names)))
     write_safetensors(file, header, tensors, watch)

@@ -26,7 +26,7 @@ def choose_sizes(native: Sequence[Size], asked: str, *, model: str) -> tuple[Siz
     unknown = [name for name in names if name not in by_name]
     if unknown or not names:
         raise ValueError(
-            f"ATELIER_SIZES names {', '.join(unknown) or 'no size'}; give auto, all, or some of {model}'s own "
-            f"sizes: {', '.join(by_name)}"
+            f"ATELIER_SIZES names {', '.join(unknown) or 'no size'}; give auto, all, or some of the sizes "
+            f"of {model}: {', '.join(by_name)}"
         )
     return tuple(by_name[name] for name in dict.fromkeys(names))

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from service.model.checkpoint import Misfit, Naming, Watch, load_weights, match, unwatched
+from service.model.choices import DecodingChoice
 from service.model.infinity.config import FilesConfig, InfinityConfig
 from service.model.infinity.model import Infinity
 from service.model.infinity.names import (
@@ -81,7 +82,7 @@ def read_infinity(
     device: torch.device,
     *,
     precision: Precision = FULL,
-    decoding: str = "auto",
+    decoding: DecodingChoice = "auto",
     watch: Watch = unwatched,
 ) -> Infinity:
     """Make a model resident, from a folder's files. ValueError names the file and what is wrong with it.

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from service.model.backbone import Path, Scale, Schedule, Size, Text, lay_out
+from service.model.choices import DecodingChoice
 from service.model.infinity.cache import Cache, TextGroup, bucketed, origins_of, pad_texts
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.decoding import Decoding
@@ -36,7 +37,7 @@ class Infinity:
         text_encoder: TextEncoder | None,
         *,
         fingerprint: str,
-        decoding: str = "auto",
+        decoding: DecodingChoice = "auto",
     ) -> None:
         self.config = config
         self.transformer = transformer

@@ -130,7 +130,8 @@ class TextEncoder:
             name: each.to(self._reads_on, non_blocking=True)
             for name, each in self._encoder.named_parameters()
         }
-        return lambda **inputs: functional_call(self._encoder, copies, (), inputs)
+        # Not tied: the word table's one module has two names, and would be put back wrong after the second.
+        return lambda **inputs: functional_call(self._encoder, copies, (), inputs, tie_weights=False)
 
     def _tokens(self, prompt: str, max_tokens: int) -> _Tokens:
         ids = self._words.encode(prompt).ids
