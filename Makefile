@@ -11,13 +11,17 @@ PIP_EXTRA_ARGS ?=
 ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: run test check bench evaluate clean
+.PHONY: run test large check bench evaluate clean
 
 run: $(VENV)/.installed
 	$(BIN)/atelier serve $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# Infinity-2B at its true size, of random weights: 20 GB of disk, 12 GB of memory, minutes. TMPDIR says where.
+large: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m large -s tests/test_released_large.py $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

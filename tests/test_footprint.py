@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 
 from service.model.generator import Generator, ImageSpec, Styling, Watch, WeightedStyle
 from service.model.infinity.config import TokenizerConfig, TransformerConfig
+from service.model.infinity.model import Infinity
 from tests.peak import peak_bytes
 from tests.process import ROOT
 from tests.tiny import tiny_config, tiny_infinity
@@ -28,12 +30,14 @@ class Shape:
     channels: int  # of the image tokenizer
     budget: str
     num_images: int
+    dtype: torch.dtype = torch.float32
 
 
 SHAPES = {
     "cache": Shape(width=256, depth=12, channels=8, budget="0.06M", num_images=2),
     "deep": Shape(width=128, depth=24, channels=8, budget="0.06M", num_images=3),
     "step": Shape(width=512, depth=1, channels=8, budget="0.25M", num_images=2),
+    "half": Shape(width=256, depth=12, channels=8, budget="0.06M", num_images=2, dtype=torch.bfloat16),
     "decoding": Shape(width=64, depth=1, channels=32, budget="0.06M", num_images=1),
 }
 
@@ -58,7 +62,15 @@ def generator_of(shape: Shape, device: str = "cpu") -> Generator:
         budget=shape.budget,
         grids=(),
     )
-    return Generator(tiny_infinity(config, device=device))
+    infinity = tiny_infinity(config, device=device)
+    infinity.transformer.hold_blocks_in(shape.dtype)
+    infinity.tokenizer.hold_decoder_in(shape.dtype)
+    assert infinity.text_encoder is not None
+    return Generator(
+        Infinity(
+            config, infinity.transformer, infinity.tokenizer, infinity.text_encoder, fingerprint="0" * 16
+        )
+    )
 
 
 def batch(generator: Generator, num_images: int) -> list[ImageSpec]:
@@ -99,6 +111,19 @@ def test_the_estimate_on_the_cpu_is_no_less_than_the_peak_and_not_far_above(name
     )
     estimate, peak = json.loads(measured.stdout)
     assert peak <= estimate <= MOST_OVER * peak
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_estimate_on_a_gpu_is_no_less_than_the_peak_and_not_far_above(name: str) -> None:
+    generator, num_images = generator_of(SHAPES[name], "cuda"), SHAPES[name].num_images
+    specs = batch(generator, num_images)
+    generator.generate(specs)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    generator.generate(specs)
+    peak = torch.cuda.max_memory_allocated() - before
+    assert peak <= estimated(generator, num_images) <= MOST_OVER * peak
 
 
 if __name__ == "__main__":

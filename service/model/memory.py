@@ -29,7 +29,11 @@ class Fit:
 
 def fit(backbone: Backbone[Any]) -> Fit:
     """Into what is free now: ask when the weights are resident and nothing is running."""
-    num_bytes = int(free_bytes(backbone.device) * SHARES[backbone.device.type])
+    return fitted(backbone, int(free_bytes(backbone.device) * SHARES[backbone.device.type]))
+
+
+def fitted(backbone: Backbone[Any], num_bytes: int) -> Fit:
+    """Into so many bytes."""
 
     def images(size: Size) -> int:
         schedule = backbone.schedules[size]
