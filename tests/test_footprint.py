@@ -65,12 +65,8 @@ def generator_of(shape: Shape, device: str = "cpu") -> Generator:
     infinity = tiny_infinity(config, device=device)
     infinity.transformer.hold_blocks_in(shape.dtype)
     infinity.tokenizer.hold_decoder_in(shape.dtype)
-    assert infinity.text_encoder is not None
-    return Generator(
-        Infinity(
-            config, infinity.transformer, infinity.tokenizer, infinity.text_encoder, fingerprint="0" * 16
-        )
-    )
+    parts = infinity.transformer, infinity.tokenizer, infinity.text_encoder
+    return Generator(Infinity(config, *parts, fingerprint="0" * 16))
 
 
 def batch(generator: Generator, num_images: int) -> list[ImageSpec]:
