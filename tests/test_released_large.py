@@ -25,7 +25,7 @@ from PIL import Image
 
 from service.model.backbone import Size
 from service.model.convert import convert
-from service.model.generator import Generator, ImageSpec, Styling, WeightedStyle
+from service.model.generator import Drawing, Generator, ImageSpec, Styling, WeightedStyle
 from service.model.infinity.config import FilesConfig, InfinityConfig
 from service.model.infinity.folder import read_infinity
 from service.model.infinity.model import Infinity
@@ -87,10 +87,13 @@ def test_infinity_2b_is_read_and_draws_plain_images_and_in_a_style(models_dir: P
     style = timed("style feature", lambda: generator.extract_style(picture, SIZE))
     plain = ImageSpec(PROMPT, 1, SIZE)
     styled = replace(plain, styling=Styling((WeightedStyle(style),)))
-    images = []
+    images: list[list[Drawing]] = []
+
+    def draw(name: str, spec: ImageSpec) -> None:
+        images.append(timed(name, lambda: generator.generate([spec])))
+
     for name, spec in (("plain image", plain), ("stylised image", styled)):
-        draw = partial(generator.generate, [spec])
-        taken = peak_bytes(lambda name=name, draw=draw: images.append(timed(name, draw)))
+        taken = peak_bytes(partial(draw, name, spec))
         estimate = generator.backbone.batch_bytes(generator.backbone.schedules[SIZE], 1)
         say(f"{name}: peak {gb(taken)}; a stylised image is taken to need {gb(estimate)}")
         assert taken < estimate
