@@ -14,7 +14,7 @@ SOAK_SECONDS ?= 60
 SOAK_CONNECTIONS ?= 200
 BIN := $(VENV)/bin
 
-.PHONY: run test soak check bench overhead evaluate clean
+.PHONY: run test soak large check bench overhead evaluate clean
 
 run: $(VENV)/.installed
 	$(BIN)/atelier serve $(ARGS)
@@ -24,6 +24,10 @@ test: $(VENV)/.installed-dev
 
 soak: $(VENV)/.installed-dev
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_CONNECTIONS=$(SOAK_CONNECTIONS) $(BIN)/python -m pytest -s tests/test_http_soak.py $(ARGS)
+
+# Infinity-2B at its true size, of random weights: 20 GB of disk, 12 GB of memory, minutes. TMPDIR says where.
+large: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m large -s tests/test_released_large.py $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

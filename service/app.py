@@ -209,6 +209,11 @@ class Service:
                     )
             except ValueError as error:
                 raise CannotStart(str(error)) from error
+        log.info(
+            "fitted",
+            num_bytes=generator.fit.num_bytes,
+            max_images={str(size): generator.max_images(size) for size in generator.sizes},
+        )
         with counter(len(generator.sizes), "warming up") as count:
 
             def warmed(size: Size, seconds: float) -> None:

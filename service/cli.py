@@ -193,6 +193,30 @@ def convert(
 
 
 @cli.command()
+def fit(
+    model: Annotated[
+        str | None, typer.Option(help="A known model or the folder of one, at every size; all by default.")
+    ] = None,
+    precision: Precision = None,
+    text_device: TextDevice = None,
+    models_dir: Annotated[Path | None, typer.Option(help="Folder of the models.")] = None,
+) -> None:
+    """Tell what models take, and how many stylised images at once fit on a GPU; no weights are read."""
+    from service.settings import read_settings
+
+    try:
+        settings = read_settings(precision=precision, text_device=text_device, models_dir=models_dir)
+    except ValueError as error:
+        fail(str(error))
+    from service.model.fitting import needs_of, table
+
+    try:
+        typer.echo(table(needs_of(model, settings.choices, settings.models_dir)))
+    except ValueError as error:
+        fail(str(error))
+
+
+@cli.command()
 def bench(
     model: Annotated[
         str | None, typer.Option(help="A known model or the folder of one; nano by default.")

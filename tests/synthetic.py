@@ -1,28 +1,35 @@
 """Checkpoints in the released form, of random weights: names, nesting, shards and shapes of the real ones.
 
-`python -m tests.synthetic infinity-2b FOLDER` writes them at their true size, bf16: 9 GB for the 2B model.
+`python -m tests.synthetic infinity-2b FOLDER` writes them at their true size, in the memory of one tensor:
+4.4 GB of transformer in bf16, 4.9 GB of text encoder and 0.4 GB of image tokenizer in fp32, as released.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.serialization import skip_data
 from transformers import T5Config
 
-from service.model.checkpoint import Shape
+from service.model.checkpoint import Shape, Watch, unwatched
+from service.model.convert import write_safetensors
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.names import tokenizer_to_official, transformer_to_official
 from service.model.infinity.released import RELEASED, expected_shapes
 from service.model.infinity.text import empty_encoder
 from service.model.nano.words import write_vocabulary
+from service.model.weight_files import Stored
+from service.progress import bars
 
 FLAN_XL: dict[str, Any] = {
     "d_model": 2048,
@@ -57,18 +64,92 @@ def shrunk(name: str) -> InfinityConfig:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn(Mapping[str, Tensor]):
+    """Random weights by name, drawn when they are asked for, so that only one is in memory.
+
+    They leave activations finite: small matrices, norms of one, no biases.
+    """
+
+    shapes: Mapping[str, Shape]
+    dtype: torch.dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        shape = self.shapes[name]
+        if name.endswith("bias") or "mask" in name:
+            return torch.zeros(shape, dtype=self.dtype)
+        if len(shape) == 1:
+            return torch.ones(shape, dtype=self.dtype)
+        generator = torch.Generator().manual_seed(crc32(_SAME.get(name, name).encode()))
+        return torch.empty(shape, dtype=self.dtype).normal_(0, 0.02, generator=generator)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+# A T5's file holds its words' table once more under this name.
+_SAME = {"encoder.embed_tokens.weight": "shared.weight"}
+
+
 def write_released(
-    models_dir: Path, config: InfinityConfig, flan: Mapping[str, Any], dtype: torch.dtype = torch.float32
+    models_dir: Path,
+    config: InfinityConfig,
+    flan: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+    watch: Watch = unwatched,
 ) -> None:
-    """All files of a model, named and laid out as they are released; existing ones are left alone."""
+    """All files of a model, named and laid out as they are released; existing ones are written anew.
+
+    `dtype` is the transformer's; the others have fp32, as released.
+    """
     files = config.files
-    transformer = released_transformer(config)
+    transformer = Drawn(released_transformer(config), dtype)
+    tokenizer = Drawn(released_tokenizer(config), torch.float32)
     if files.transformer.endswith(".pth"):
-        torch.save(drawn(transformer, dtype), models_dir / files.transformer)
+        write_pth(models_dir / files.transformer, transformer, watch=watch)
     else:
-        write_shards(models_dir / files.transformer, drawn(transformer, dtype), num_shards=4)
-    torch.save({"vae": drawn(released_tokenizer(config), torch.float32)}, models_dir / files.tokenizer)
-    write_flan(models_dir / files.text_encoder, flan, dtype)
+        write_shards(models_dir / files.transformer, transformer, num_shards=4, watch=watch)
+    write_pth(models_dir / files.tokenizer, tokenizer, nest="vae", watch=watch)
+    write_flan(models_dir / files.text_encoder, flan, torch.float32, watch)
+
+
+def write_pth(file: Path, drawn: Drawn, *, nest: str = "", watch: Watch = unwatched) -> None:
+    """What `torch.save` writes of these tensors, under the entry `nest` if that is given, one by one."""
+    write_sparse_pth(file, drawn.shapes, drawn.dtype, nest=nest)
+    with FakeTensorMode():
+        held = torch.load(file)
+    places = {
+        name: each.untyped_storage()._checkpoint_offset
+        for name, each in (held[nest] if nest else held).items()
+    }
+    num_bytes = sum(drawn.dtype.itemsize * torch.Size(each).numel() for each in drawn.shapes.values())
+    num_done = 0
+    with file.open("r+b") as stream:
+        for name, tensor in drawn.items():
+            stream.seek(places[name])
+            stream.write(tensor.flatten().view(torch.uint8).numpy().data)
+            num_done += tensor.nbytes
+            watch(file.name, num_done, num_bytes)
+
+
+def write_sparse_pth(file: Path, shapes: Mapping[str, Shape], dtype: torch.dtype, *, nest: str = "") -> None:
+    """The same with nothing written: zeros that take neither memory nor disk, whatever the size."""
+    with FakeTensorMode():
+        tensors = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
+    with skip_data(materialize_fake_tensors=True):
+        torch.save({nest: tensors} if nest else tensors, file)
+
+
+def write_sparse_shards(
+    folder: Path, shapes: Mapping[str, Shape], dtype: torch.dtype, *, num_shards: int
+) -> None:
+    """The same as a folder of `.bin` shards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, names in _shards(folder, list(shapes), num_shards, ".bin").items():
+        write_sparse_pth(file, {name: shapes[name] for name in names}, dtype)
 
 
 def released_transformer(config: InfinityConfig) -> dict[str, Shape]:
@@ -87,20 +168,6 @@ def released_tokenizer(config: InfinityConfig) -> dict[str, Shape]:
     return tokenizer_to_official(own) | masks
 
 
-def drawn(shapes: Mapping[str, Shape], dtype: torch.dtype, seed: int = 0) -> dict[str, Tensor]:
-    """Weights that leave activations finite: small matrices, norms of one, no biases."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(name: str, shape: Shape) -> Tensor:
-        if name.endswith("bias") or "mask" in name:
-            return torch.zeros(shape, dtype=dtype)
-        if len(shape) == 1:
-            return torch.ones(shape, dtype=dtype)
-        return torch.empty(shape, dtype=dtype).normal_(0, 0.02, generator=generator)
-
-    return {name: draw(name, shape) for name, shape in shapes.items()}
-
-
 def write_shards(
     folder: Path,
     tensors: Mapping[str, Tensor],
@@ -108,26 +175,47 @@ def write_shards(
     num_shards: int,
     suffix: str = ".safetensors",
     left_out: tuple[int, ...] = (),
+    watch: Watch = unwatched,
 ) -> list[Path]:
     """`model-0000i-of-0000n` and their index, as the transformers library writes them."""
     folder.mkdir(parents=True, exist_ok=True)
+    shards = _shards(folder, list(tensors), num_shards, suffix)
+    for index, (file, names) in enumerate(shards.items()):
+        if index not in left_out:
+            _write_shard(file, tensors, names, watch)
+    return list(shards)
+
+
+def _shards(folder: Path, names: Sequence[str], num_shards: int, suffix: str) -> dict[Path, Sequence[str]]:
+    """Writes the index of so many shards, and tells what belongs into each."""
     stem = "model" if suffix == ".safetensors" else "pytorch_model"
-    names, files = list(tensors), list[Path]()
-    weight_map: dict[str, str] = {}
     per_shard = -(-len(names) // num_shards)
-    for shard in range(num_shards):
-        held = {name: tensors[name] for name in names[shard * per_shard : (shard + 1) * per_shard]}
-        file = folder / f"{stem}-{shard + 1:05}-of-{num_shards:05}{suffix}"
-        weight_map |= dict.fromkeys(held, file.name)
-        if shard not in left_out:
-            save_file(held, file) if suffix == ".safetensors" else torch.save(held, file)
-        files.append(file)
+    shards = {
+        folder / f"{stem}-{shard + 1:05}-of-{num_shards:05}{suffix}": names[
+            shard * per_shard : (shard + 1) * per_shard
+        ]
+        for shard in range(num_shards)
+    }
+    weight_map = {name: file.name for file, held in shards.items() for name in held}
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / f"{stem}{suffix}.index.json").write_text(json.dumps(index))
-    return files
+    return shards
 
 
-def write_flan(folder: Path, shape: Mapping[str, Any], dtype: torch.dtype) -> None:
+def _write_shard(file: Path, tensors: Mapping[str, Tensor], names: Sequence[str], watch: Watch) -> None:
+    if isinstance(tensors, Drawn):
+        part = Drawn({name: tensors.shapes[name] for name in names}, tensors.dtype)
+        if file.suffix == ".safetensors":
+            header = {name: Stored(shape, part.dtype) for name, shape in part.shapes.items()}
+            write_safetensors(file, header, part.items(), watch)
+        else:
+            write_pth(file, part, watch=watch)
+    else:
+        held = {name: tensors[name] for name in names}
+        save_file(held, file) if file.suffix == ".safetensors" else torch.save(held, file)
+
+
+def write_flan(folder: Path, shape: Mapping[str, Any], dtype: torch.dtype, watch: Watch = unwatched) -> None:
     """A T5 as it is after `atelier fetch`: its index names a shard of the decoder that is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     write_vocabulary(folder)
@@ -135,14 +223,14 @@ def write_flan(folder: Path, shape: Mapping[str, Any], dtype: torch.dtype) -> No
     (folder / "config.json").write_text(json.dumps(settings))
     encoder = empty_encoder(folder / "config.json", torch.device("meta"), dtype)
     shapes = {name: tuple(each.shape) for name, each in encoder.named_parameters()}
+    shapes = {again: shapes[name] for again, name in _SAME.items()} | shapes
     shapes |= {"decoder.final_layer_norm.weight": (1,)}
     shapes |= {f"decoder.block.{index}.weight": (1,) for index in range(len(shapes))}
-    tensors = drawn(shapes, dtype)
-    again = {"encoder.embed_tokens.weight": tensors["shared.weight"].clone()}
-    write_shards(folder, again | tensors, num_shards=2, left_out=(1,))
+    write_shards(folder, Drawn(shapes, dtype), num_shards=2, left_out=(1,), watch=watch)
 
 
 if __name__ == "__main__":
     name, folder = sys.argv[1], Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
-    write_released(folder, RELEASED[name].config, FLAN_XL, torch.bfloat16)
+    with bars() as watch:
+        write_released(folder, RELEASED[name].config, FLAN_XL, torch.bfloat16, watch)

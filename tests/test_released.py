@@ -15,8 +15,8 @@ import torch
 from transformers import T5Config, T5EncoderModel
 
 from service.model import presets
+from service.model.amounts import in_bytes
 from service.model.backbone import Size
-from service.model.fetch import in_bytes
 from service.model.generator import Generator, ImageSpec
 from service.model.infinity.config import FilesConfig, InfinityConfig
 from service.model.infinity.folder import open_parts, read_infinity

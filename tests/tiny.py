@@ -43,7 +43,7 @@ def tiny_config(**changes: object) -> InfinityConfig:
     return InfinityConfig(**(settings | changes))  # type: ignore[arg-type]
 
 
-def tiny_infinity(config: InfinityConfig | None = None, seed: int = 0) -> Infinity:
+def tiny_infinity(config: InfinityConfig | None = None, seed: int = 0, device: str = "cpu") -> Infinity:
     """Random weights, large enough that every branch changes the result; equal seeds give equal weights."""
     config = config or tiny_config()
     with torch.random.fork_rng():
@@ -57,9 +57,9 @@ def tiny_infinity(config: InfinityConfig | None = None, seed: int = 0) -> Infini
         _shake(transformer)
     return Infinity(
         config,
-        transformer.requires_grad_(False).eval(),
-        tokenizer.requires_grad_(False).eval(),
-        TextEncoder(words, encoder),
+        transformer.to(device).requires_grad_(False).eval(),
+        tokenizer.to(device).requires_grad_(False).eval(),
+        TextEncoder(words, encoder.to(device)),
         fingerprint=f"{seed:016x}",
     )
 

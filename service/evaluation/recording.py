@@ -58,8 +58,8 @@ class Recording:
         """All bits of one path, [tokens, bits]; before it forked it was its source."""
         return torch.cat([each[path if path < len(each) else source] for each in self.bits])
 
-    def bytes_per_row(self, schedule: Schedule) -> int:
-        return self.infinity.bytes_per_row(schedule)
+    def batch_bytes(self, schedule: Schedule, num_images: int) -> int:
+        return self.infinity.batch_bytes(schedule, num_images)
 
     def feature_grids(self, schedule: Schedule) -> tuple[Scale, ...]:
         return self.infinity.feature_grids(schedule)

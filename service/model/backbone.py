@@ -143,8 +143,8 @@ class Backbone(Protocol, Generic[CacheT]):
     precision: Literal["fp32", "bf16"]  # in which most of the work is done
     draws: str  # what a model of few words can draw; empty where any word may mean something
 
-    def bytes_per_row(self, schedule: Schedule) -> int:
-        """Memory that one row of a batch takes: its cache and the activations of its widest step."""
+    def batch_bytes(self, schedule: Schedule, num_images: int) -> int:
+        """The most memory that a batch of so many stylised images takes, beside the weights."""
 
     def feature_grids(self, schedule: Schedule) -> tuple[Scale, ...]:
         """The scales on the image tokenizer's grid, on which codes and features live."""

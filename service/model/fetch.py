@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import http_get
 
+from service.model.amounts import in_bytes
 from service.model.infinity.names import is_text_encoder
 from service.model.infinity.released import FLAN, INFINITY, RELEASED, Source
 from service.model.presets import BUNDLED
@@ -206,14 +207,6 @@ def chosen_revisions(*, infinity: str | None, flan_t5: str | None) -> dict[str, 
     """Revisions by repository, of those that are not left to the presets."""
     chosen = {INFINITY.repository: infinity, FLAN.repository: flan_t5}
     return {repository: revision for repository, revision in chosen.items() if revision is not None}
-
-
-def in_bytes(number: int) -> str:
-    """`9.45 GB`, in powers of ten as the hub counts."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if number >= size:
-            return f"{number / size:.2f} {unit}"
-    return f"{number} bytes"
 
 
 def _headers() -> dict[str, str]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from service.model.backbone import Backbone, Path, Scale, Schedule, Size, Text
 from service.model.bits import StyleBits
 from service.model.imagined import imagined_bits
-from service.model.memory import max_images
+from service.model.memory import fit
 from service.model.partial import Partial, Watch, watched_steps
 from service.model.resize import resize
 from service.model.spec import Drawing, ImageSpec, Method, Styling, Timings, WeightedStyle
@@ -119,6 +119,7 @@ class Generator:
         self._texts = Texts(backbone.encode_texts)
         self.resident_bytes = backbone.resident_bytes
         self.precision = backbone.precision
+        self.fit = fit(backbone)
 
     def num_steps(self, size: Size) -> int:
         return len(self._schedule(size).scales)
@@ -132,8 +133,8 @@ class Generator:
         return f"{self._schedule(size).name}@{self.key_step}"
 
     def max_images(self, size: Size) -> int:
-        """How many stylised images one batch may hold, from the memory that is free now."""
-        return max_images(self.backbone, self._schedule(size))
+        """How many stylised images one batch may hold, from the memory that the resident weights left."""
+        return max(1, self.fit.num_images[size])
 
     def warm_up(self, warmed: Callable[[Size, float], None] = lambda size, seconds: None) -> None:
         """Draw one stylised image of every enabled size, so that the first job pays for nothing.

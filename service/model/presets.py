@@ -14,6 +14,7 @@ from service.model.infinity.config import InfinityConfig
 from service.model.infinity.folder import read_config, read_infinity
 from service.model.infinity.released import RELEASED
 from service.model.precision import choose
+from service.model.shortage import require_room
 from service.model.sizes import choose_sizes
 
 BUNDLED = {"nano": Path(__file__).parent / "nano" / "weights"}
@@ -71,7 +72,8 @@ def load(
     """Make a model resident: one of `names()`, or a folder with config.json and what that names.
 
     Released checkpoints are looked for in `models_dir`. ValueError with a sentence when there is no such
-    model, its files do not fit, there is no such device, or the choices make no sense on it.
+    model, its files do not fit, there is no such device, the choices make no sense on it, or there is no
+    memory left in which to draw.
     """
     place, on = find(name_or_path, models_dir), device_of(device)
     precision = choose(
@@ -84,7 +86,9 @@ def load(
     infinity = read_infinity(
         place.config, place.folder, on, precision=precision, decoding=choices.decoding, watch=watch
     )
-    return Generator(infinity, sizes)
+    generator = Generator(infinity, sizes)
+    require_room(infinity, generator.sizes, generator.fit)
+    return generator
 
 
 def _require_files(config: InfinityConfig, models_dir: Path) -> None:

@@ -17,6 +17,7 @@ from service.model.choices import DecodingChoice
 from service.model.infinity.cache import Cache, TextGroup, bucketed, origins_of, pad_texts
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.decoding import Decoding
+from service.model.infinity.footprint import footprint
 from service.model.infinity.rope import rotations
 from service.model.infinity.sampling import draw_noise, sample_bits
 from service.model.infinity.text import TextEncoder
@@ -59,12 +60,8 @@ class Infinity:
             each.nbytes for part in (transformer, tokenizer) for each in part.parameters()
         ) + (text_encoder.num_bytes if text_encoder else 0)
 
-    def bytes_per_row(self, schedule: Schedule) -> int:
-        config = self.config.transformer
-        cache = 2 * config.depth * schedule.num_tokens * config.width
-        # The widest step's activations: the feed-forward's hidden layer, and six of the block's width.
-        widest = max(scale.num_tokens for scale in schedule.scales)
-        return 4 * (cache + widest * (config.feedforward_width + 6 * config.width))
+    def batch_bytes(self, schedule: Schedule, num_images: int) -> int:
+        return footprint(self.config, schedule, num_images, self.dtype, self.decoding.num_at_once).peak
 
     def feature_grids(self, schedule: Schedule) -> tuple[Scale, ...]:
         return tuple(scale.times(self.config.patch) for scale in schedule.scales)

@@ -57,10 +57,7 @@ class Released:
 
     def resident_bytes(self, precision: Precision = FULL) -> int:
         """Memory of the weights on the transformer's device, between batches."""
-        transformer, tokenizer = _modules(self.config)
-        transformer.hold_blocks_in(precision.blocks)
-        tokenizer.hold_decoder_in(precision.blocks)
-        held = sum(each.nbytes for part in (transformer, tokenizer) for each in part.parameters())
+        held = held_bytes(self.config, precision.blocks)
         if precision.text_place is not TextPlace.BESIDE:
             return held
         halves = _TEXT_PARAMETERS - (_TEXT_KEPT_FP32 if precision.text is torch.float16 else 0)
@@ -160,6 +157,14 @@ def expected_shapes(config: InfinityConfig) -> tuple[dict[str, Shape], dict[str,
         {name: tuple(each.shape) for name, each in module.named_parameters()} for module in _modules(config)
     )
     return transformer, tokenizer
+
+
+def held_bytes(config: InfinityConfig, blocks: torch.dtype) -> int:
+    """Memory of the transformer and the image tokenizer, with blocks and image decoder in this dtype."""
+    transformer, tokenizer = _modules(config)
+    transformer.hold_blocks_in(blocks)
+    tokenizer.hold_decoder_in(blocks)
+    return sum(each.nbytes for part in (transformer, tokenizer) for each in part.parameters())
 
 
 def _modules(config: InfinityConfig) -> tuple[Transformer, Tokenizer]:
