@@ -6,16 +6,24 @@ of the border say what was drawn. Thresholds leave room for another machine's ro
 
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import asdict
 from functools import cache
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from service.evaluation.evaluate import SHAPE_STEP
+from service.evaluation.fidelity import evaluate_fidelity
+from service.evaluation.judge import load_judge
+from service.evaluation.pairs import held_out_pairs, held_out_scenes
+from service.evaluation.stylisation import Configuration, evaluate_styles
 from service.model import presets
-from service.model.generator import Generator, ImageSpec, Styling, WeightedStyle
+from service.model.generator import Generator, ImageSpec, Method, Styling, WeightedStyle
 from service.model.nano.captions import full_caption
-from service.model.nano.recipe import WEIGHTS
+from service.model.nano.recipe import WEIGHTS, Recipe
 from service.model.nano.renderer import render
 from service.model.nano.scene import MEDIA, OBJECTS, PALETTE, Scene, allowed_pairs
 
@@ -87,6 +95,33 @@ def test_colours_and_backgrounds_are_drawn_as_asked() -> None:
     assert np.mean([got == scene.background for got, scene in zip(borders, asked, strict=True)]) >= 0.9
 
 
+def test_captions_are_drawn_as_the_judge_reads_them() -> None:
+    asked, renders = held_out_scenes(50, 96)
+    found = evaluate_fidelity(nano(), load_judge(), asked, renders, 50)
+    assert found.psnr["renders"].value > 27
+    assert found.reconstructions["all four"].value > 0.95
+    assert found.prompts["all four"].value > 0.9
+
+
+def test_a_style_is_carried_and_the_object_kept() -> None:
+    generator = nano()
+    configured = Configuration(Method.PFB_SAC, generator.key_step, generator.alpha)
+    (score,) = evaluate_styles(generator, load_judge(), held_out_pairs(50, 64), [configured]).values()
+    assert score.kept.mean() > 0.88
+    assert score.leaked.mean() < 0.05
+    assert score.background.mean() > 0.88
+    assert score.medium.mean() > 0.75
+    assert score.colour.mean() > 0.5
+
+
+def test_where_the_feature_holds_shape_replacing_it_leaks_and_the_method_does_not() -> None:
+    step, alpha = SHAPE_STEP, nano().alpha
+    replaced, blended = Configuration(Method.REP, step), Configuration(Method.PFB_SAC, step, alpha)
+    scores = evaluate_styles(nano(), load_judge(), held_out_pairs(51, 48), [replaced, blended])
+    assert scores[replaced].leaked.mean() > scores[blended].leaked.mean()
+    assert scores[replaced].kept.mean() < scores[blended].kept.mean() - 0.1
+
+
 def test_a_prompt_that_names_nothing_is_told_what_can_be_drawn() -> None:
     generator = nano()
     nothing, something = generator.generate(
@@ -99,6 +134,12 @@ def test_a_prompt_that_names_nothing_is_told_what_can_be_drawn() -> None:
     assert warning.startswith("the prompt names nothing that nano knows; it draws one of circle, square")
     assert all(name in warning for name in (*OBJECTS, *PALETTE, *MEDIA))
     assert something.warnings == ()
+
+
+def test_the_weights_say_where_they_come_from() -> None:
+    training = json.loads((WEIGHTS / "training.json").read_text())
+    assert re.fullmatch("[0-9a-f]{40}", training["commit"])
+    assert training["recipe"] == asdict(Recipe())
 
 
 def test_the_background_of_the_style_image_carries_over_to_another_object() -> None:
