@@ -15,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from service.model.fetch import Hub, in_bytes
+from service.model.amounts import in_bytes
+from service.model.fetch import Hub
 from service.model.infinity.released import RELEASED
 from tests.hub import LocalHub, local_hub
 from tests.process import ROOT, command

@@ -59,7 +59,7 @@ def tiny_infinity(config: InfinityConfig | None = None, seed: int = 0, device: s
         config,
         transformer.to(device).requires_grad_(False).eval(),
         tokenizer.to(device).requires_grad_(False).eval(),
-        TextEncoder(words, encoder.to(device)),
+        TextEncoder(words, encoder.to(device)),  # type: ignore[arg-type]  # the library's annotation is wrong
         fingerprint=f"{seed:016x}",
     )
 
