@@ -68,9 +68,7 @@ def form_batch(queue: Sequence[Job[In, Out]], max_jobs: Callable[[Hashable], int
     if not queue:
         return []
     group = queue[0].group
-    alike = [job for job in queue if job.group == group]
-    # Asked only when it matters: to look at the free memory takes longer than to submit a job.
-    return alike if len(alike) == 1 else alike[: max(1, max_jobs(group))]
+    return [job for job in queue if job.group == group][: max(1, max_jobs(group))]
 
 
 class Batcher(Generic[In, Out]):

@@ -18,6 +18,6 @@ def test_every_prompt_is_drawn_in_every_style(server: Running, tmp_path: Path) -
     for name in names:
         with Image.open(tmp_path / f"{name}.png") as image:
             assert image.size == (64, 64)
-    with Image.open(tmp_path / "sheet.png") as sheet:
+    with Image.open(tmp_path / "sheet.webp") as sheet:
         assert sheet.width > 96 * (1 + len(PROMPTS))
         assert sheet.height > 96 * (1 + len(names))

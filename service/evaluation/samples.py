@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def make_samples(client: httpx.Client, folder: Path) -> None:
-    """Writes a PNG for each style image, and sheet.png: styles by prompts, after the style images."""
+    """Writes a PNG for each style image, and sheet.webp: styles by prompts, after the style images."""
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[list[Image.Image | None]] = [[None, *(_drawn(client, prompt, None) for prompt in PROMPTS)]]
     for name, picture in style_images().items():
@@ -54,7 +54,7 @@ def make_samples(client: httpx.Client, folder: Path) -> None:
         answer.raise_for_status()
         style = answer.json()["id"]
         rows.append([image, *(_drawn(client, prompt, style) for prompt in PROMPTS)])
-    _sheet(rows).save(folder / "sheet.png")
+    _sheet(rows).save(folder / "sheet.webp", quality=90, method=6)
 
 
 def style_images() -> dict[str, NDArray[np.uint8]]:

@@ -121,7 +121,7 @@ USAGE = {
     "output_tokens": 130,
     "total_tokens": 133,
 }
-CHOICE = {"id": STYLE_ID, "strength": 1.0, "alpha": 0.3}
+CHOICE = {"id": STYLE_ID, "strength": 1.0, "alpha": 0.15}
 GENERATION: dict[str, Any] = {
     "created": CREATED,
     "data": [{"b64_json": PNG, "seed": 7}],
@@ -143,7 +143,7 @@ OF_EACH = {key: value for key, value in GENERATION.items() if key != "style"} | 
 OF_MIXTURE = {key: value for key, value in GENERATION.items() if key != "style"} | {
     "styles": [{"id": STYLE_ID, "weight": 0.667}, {"id": OTHER_ID, "weight": 0.333}],
     "strength": 0.9,
-    "alpha": 0.3,
+    "alpha": 0.15,
 }
 OF_EVENTS = {
     "b64_json": PNG,
@@ -182,8 +182,8 @@ MODEL = {
     "default_size": "64x64",
     "native_sizes": ["64x64"],
     "precision": "fp32",
-    "guidance": 3.0,
-    "alpha": 0.3,
+    "guidance": 8.0,
+    "alpha": 0.15,
     "max_prompt_tokens": 64,
     "resident_bytes": 23695228,
 }
