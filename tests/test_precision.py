@@ -16,7 +16,7 @@ from service.evaluation.verify_half import MIN_FORCED, HalfReport, verify_half
 from service.model import presets
 from service.model.backbone import Path, Text
 from service.model.choices import Choices
-from service.model.generator import Generator, ImageSpec, Styling, WeightedStyle
+from service.model.generator import Generator, ImageSpec
 from service.model.infinity.model import Infinity
 from service.model.precision import Precision, TextPlace, choose
 from service.settings import read_settings
@@ -129,23 +129,6 @@ def test_the_command_refuses_another_precision_and_another_folder(tmp_path: path
         done = CliRunner().invoke(cli, ["verify", *arguments])
         assert done.exit_code == 1
         assert sentence in done.output
-
-
-def test_in_bf16_company_does_not_change_an_image_on_the_cpu() -> None:
-    generator = Generator(in_bf16())
-    assert generator.precision == "bf16"
-    size = generator.default_size
-    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    style = Styling((WeightedStyle(generator.extract_style(picture, size)),))
-    specs = [
-        ImageSpec("a red star", 1, size, styling=style),
-        ImageSpec("a large green fish on a blue background", 2, size),
-        ImageSpec("a heart", 3, size, guidance=1.0),
-    ]
-    together = generator.generate(specs)
-    for spec, drawing in zip(specs, together, strict=True):
-        (alone,) = generator.generate([spec])
-        assert np.array_equal(alone.image, drawing.image)
 
 
 def test_a_model_is_loaded_as_it_was_chosen() -> None:
