@@ -27,7 +27,7 @@ CONFIG = InfinityConfig(
         num_bits=24, stride=8, channels=16, multipliers=(1, 2, 4, 6), num_blocks=1, num_groups=1
     ),
     sampling=SamplingConfig(guidance=8.0, temperature=0.5),
-    # F_3 of an 8x8 latent is 3x3 and holds a background and little of a medium. F_5 is 6x6 and holds a medium,
+    # F_3 of an 8x8 latent is 3x3 and holds a background, little of a medium. F_5 is 6x6 and holds a medium,
     # and shapes too, so that alpha must not be much smaller. Chosen on pairs that no report uses (seed 100).
     style=StyleConfig(key_step=5, alpha=0.15),
     grids=(((1, 1), (2, 2), (3, 3), (4, 4), (6, 6), (8, 8)),),
