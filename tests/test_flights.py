@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from typing import Any
 
 import pytest
 
@@ -67,3 +69,28 @@ async def test_an_error_reaches_all_who_wait() -> None:
     assert [str(result) for result in results] == ["no"] * 3
     with pytest.raises(ValueError, match="no"):
         await flights.run("a", fail)
+
+
+async def test_work_that_fails_after_everyone_left_troubles_nobody() -> None:
+    flights, complaints = Flights[str, int](), list[dict[str, Any]]()
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def work() -> int:
+        try:
+            started.set()
+            return await asyncio.Future[int]()
+        except asyncio.CancelledError:
+            raise ValueError("the queue was full as well") from None
+        finally:
+            ended.set()
+
+    waiting = asyncio.create_task(flights.run("a", work))
+    await started.wait()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    await ended.wait()
+    await asyncio.sleep(0)  # the task is done one turn of the loop after its last line
+    del waiting  # its traceback holds the work
+    gc.collect()
+    assert complaints == []

@@ -40,4 +40,11 @@ class Flights(Generic[K, V]):
             flight.num_waiting -= 1
             if flight.num_waiting == 0:
                 flight.task.cancel()  # does nothing to work that is done
+                flight.task.add_done_callback(_let_go)
                 del self._flights[key]  # who comes from now on gets work of their own
+
+
+def _let_go(task: asyncio.Task[Any]) -> None:
+    """Looks at the error of work that nobody waits for, so that asyncio does not report it as forgotten."""
+    if not task.cancelled():
+        task.exception()
