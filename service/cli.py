@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 cli = typer.Typer(
     help="Style-personalised images: upload a style once, draw any prompt in it.",
@@ -45,6 +48,16 @@ def fail(message: str) -> NoReturn:
     """End the command with a sentence on stderr and exit status 1."""
     typer.echo(message, err=True)
     raise typer.Exit(1)
+
+
+def _settings(**flags: object) -> Settings:
+    """Settings from the environment, under a command's flags. Ends the command when they are wrong."""
+    from service.settings import read_settings
+
+    try:
+        return read_settings(**flags)
+    except ValueError as error:
+        fail(str(error))
 
 
 def _say_on_stderr(message: str) -> None:
@@ -141,12 +154,7 @@ def fetch(
     models_dir: Annotated[Path | None, typer.Option(help="Folder of the models.")] = None,
 ) -> None:
     """Download a released model: the files it needs and no others, resumed and checked."""
-    from service.settings import read_settings
-
-    try:
-        settings = read_settings(models_dir=models_dir)
-    except ValueError as error:
-        fail(str(error))
+    settings = _settings(models_dir=models_dir)
     from service.model.fetch import Hub, chosen_revisions
 
     revisions = chosen_revisions(infinity=settings.infinity_revision, flan_t5=settings.flan_t5_revision)
@@ -172,12 +180,7 @@ def convert(
     models_dir: Annotated[Path | None, typer.Option(help="Folder of the models.")] = None,
 ) -> None:
     """Rewrite a model as one folder of safetensors, in the precision it runs in."""
-    from service.settings import read_settings
-
-    try:
-        settings = read_settings(models_dir=models_dir)
-    except ValueError as error:
-        fail(str(error))
+    settings = _settings(models_dir=models_dir)
     from service.model import presets
     from service.model.convert import convert as run
     from service.model.convert import read_precision
@@ -202,12 +205,7 @@ def fit(
     models_dir: Annotated[Path | None, typer.Option(help="Folder of the models.")] = None,
 ) -> None:
     """Tell what models take, and how many stylised images at once fit on a GPU; no weights are read."""
-    from service.settings import read_settings
-
-    try:
-        settings = read_settings(precision=precision, text_device=text_device, models_dir=models_dir)
-    except ValueError as error:
-        fail(str(error))
+    settings = _settings(precision=precision, text_device=text_device, models_dir=models_dir)
     from service.model.fitting import needs_of, table
 
     try:
@@ -232,21 +230,18 @@ def bench(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
 ) -> None:
     """Time plain and stylised images on this machine, and say on what."""
-    from service.settings import limit_threads, read_settings
+    from service.settings import limit_threads
 
-    try:
-        settings = read_settings(
-            model=model,
-            device=device,
-            threads=threads,
-            precision=precision,
-            text_precision=text_precision,
-            text_device=text_device,
-            decoding=decoding,
-            sizes=sizes,
-        )
-    except ValueError as error:
-        fail(str(error))
+    settings = _settings(
+        model=model,
+        device=device,
+        threads=threads,
+        precision=precision,
+        text_precision=text_precision,
+        text_device=text_device,
+        decoding=decoding,
+        sizes=sizes,
+    )
     limit_threads(settings)  # as `serve` does, so that the numbers are the service's
     from service.evaluation.bench import measure, report
     from service.model import presets
@@ -281,12 +276,9 @@ def evaluate(
     threads: Annotated[int | None, typer.Option(help="CPU threads of the model; all by default.")] = None,
 ) -> None:
     """Judge what nano draws: prompts, styles, and the paper's ablations; minutes on two cores."""
-    from service.settings import limit_threads, read_settings
+    from service.settings import limit_threads
 
-    try:
-        settings = read_settings(model=model, device=device, threads=threads)
-    except ValueError as error:
-        fail(str(error))
+    settings = _settings(model=model, device=device, threads=threads)
     limit_threads(settings)
     from service.evaluation.evaluate import evaluate as run
     from service.evaluation.judge import load_judge
@@ -329,27 +321,24 @@ def serve(
     log_format: Annotated[str | None, typer.Option(help="console (the default) or json.")] = None,
 ) -> None:
     """Serve the REST API until SIGTERM or Ctrl-C; work that was accepted is finished first."""
-    from service.settings import limit_threads, read_settings
+    from service.settings import limit_threads
 
-    try:
-        settings = read_settings(
-            host=host,
-            port=port,
-            data_dir=data_dir,
-            model=model,
-            device=device,
-            threads=threads,
-            precision=precision,
-            text_precision=text_precision,
-            text_device=text_device,
-            decoding=decoding,
-            sizes=sizes,
-            redis_url=redis_url,
-            api_keys_file=api_keys_file,
-            log_format=log_format,
-        )
-    except ValueError as error:
-        fail(str(error))
+    settings = _settings(
+        host=host,
+        port=port,
+        data_dir=data_dir,
+        model=model,
+        device=device,
+        threads=threads,
+        precision=precision,
+        text_precision=text_precision,
+        text_device=text_device,
+        decoding=decoding,
+        sizes=sizes,
+        redis_url=redis_url,
+        api_keys_file=api_keys_file,
+        log_format=log_format,
+    )
     limit_threads(settings)
     from service.serving import run_server
 
