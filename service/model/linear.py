@@ -19,8 +19,10 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn,
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
     """`x @ weight.T + bias`, with rows padded to whole tiles on the CPU. x: [..., channels].
 
-    With `gelu`, its tanh approximation of that.
+    With `gelu`, its tanh approximation of that. Computed in the dtype of the weight, which the result has,
+    whatever the others have.
     """
+    x, bias = x.to(weight.dtype), bias if bias is None else bias.to(weight.dtype)
     if x.device.type != "cpu":
         return _product(x, weight, bias, gelu)
     flat = x.reshape(-1, x.shape[-1])  # [rows, channels]

@@ -89,7 +89,8 @@ class Infinity:
 
         def empty(num_rows: int) -> list[Tensor]:
             shape = (num_rows, config.num_heads, schedule.num_tokens, config.head_width)
-            return [torch.empty(shape, device=self.device) for _ in range(config.depth)]
+            dtype = self.transformer.code_in.weight.dtype
+            return [torch.empty(shape, device=self.device, dtype=dtype) for _ in range(config.depth)]
 
         return Cache(
             schedule=schedule,

@@ -77,12 +77,13 @@ class SelfAttention(nn.Module):
             qk, parts = qkv[..., : 2 * width], [qkv[..., 2 * width :]]
             if num_own < len(x):
                 parts.append(linear(x[num_own:], weight[2 * width :], self.v_bias))
-        qk = qk.unflatten(-1, (2, self.num_heads, -1))  # [own rows, tokens, 2, heads, head width]
+        # Directions and positions in fp32, as in the reference; what attends is in the weights' dtype again.
+        qk = qk.float().unflatten(-1, (2, self.num_heads, -1))  # [own rows, tokens, 2, heads, head width]
         temperature = self.logit_scale.view(-1, 1).clamp(max=math.log(100.0)).exp()
         scale = torch.stack([temperature, torch.ones_like(temperature)])  # [2, heads, 1]
         # Turning keeps lengths, so that normalisation and temperature are one factor.
         factor = scale / torch.linalg.vector_norm(qk, dim=-1, keepdim=True).clamp_min(1e-12)
-        q, k = (rotate(qk, rotation[:, :, None, None]) * factor).unbind(2)
+        q, k = (rotate(qk, rotation[:, :, None, None]) * factor).to(parts[0].dtype).unbind(2)
         return self.out(attend(q, k, [part.unflatten(-1, (self.num_heads, -1)) for part in parts]))
 
 
@@ -118,15 +119,16 @@ class TextAttention(nn.Module):
         num_heads, num_tokens, head_width = keys.shape
         if num_tokens >= head_width:
             return lambda x: self(x, keys[None], values[None])
-        query = self.query.weight.view(num_heads, head_width, -1)
-        scale = head_width**-0.5
-        ask = (keys @ query * scale).flatten(0, 1)  # [heads x tokens, channels]
-        lean = (keys @ self.query.bias.view(num_heads, head_width, 1) * scale).flatten()
-        out = self.out.weight.view(-1, num_heads, head_width).permute(1, 2, 0)
-        answer = (values @ out).flatten(0, 1).T.contiguous()  # [channels, heads x tokens]
+        dtype, scale = self.query.weight.dtype, head_width**-0.5
+        keys, values = keys.float(), values.float()  # one rounding, not two
+        query = self.query.weight.float().view(num_heads, head_width, -1)
+        ask = (keys @ query * scale).flatten(0, 1).to(dtype)  # [heads x tokens, channels]
+        lean = (keys @ self.query.bias.float().view(num_heads, head_width, 1) * scale).flatten()
+        out = self.out.weight.float().view(-1, num_heads, head_width).permute(1, 2, 0)
+        answer = (values @ out).flatten(0, 1).T.contiguous().to(dtype)  # [channels, heads x tokens]
 
         def read(x: Tensor) -> Tensor:
-            weights = linear(x, ask, lean).unflatten(-1, (num_heads, num_tokens)).softmax(-1)
+            weights = linear(x, ask, lean).unflatten(-1, (num_heads, num_tokens)).float().softmax(-1)
             return linear(weights.flatten(-2), answer, self.out.bias)
 
         return read
