@@ -71,6 +71,10 @@ class Settings(BaseSettings):
         description="Sizes that are enabled, with commas between them, the default size first; all; auto: "
         "all of a model with few, the first of one with many.",
     )
+    compile: bool = Field(
+        default=False,
+        description="Compile the model, anew for each number of rows. Tested on a CPU with a compiler only.",
+    )
     redis_url: str | None = Field(
         default=None, description="Redis of the style store; unset: an embedded server."
     )
@@ -126,6 +130,7 @@ class Settings(BaseSettings):
             text_device=self.text_device,
             sizes=self.sizes,
             decoding=self.decoding,
+            compile=self.compile,
         )
 
     @model_validator(mode="before")

@@ -20,6 +20,7 @@ class Choices:
     text_device: TextDeviceChoice = "beside"
     sizes: str = "auto"
     decoding: DecodingChoice = "auto"
+    compile: bool = False
 
 
 BY_DEFAULT = Choices()

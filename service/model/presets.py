@@ -86,6 +86,8 @@ def load(
     infinity = read_infinity(
         place.config, place.folder, on, precision=precision, decoding=choices.decoding, watch=watch
     )
+    if choices.compile:
+        infinity.compile()
     generator = Generator(infinity, sizes)
     require_room(infinity, generator.sizes, generator.fit)
     return generator

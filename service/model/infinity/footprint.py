@@ -17,7 +17,7 @@ from service.model.infinity.config import InfinityConfig
 from service.model.infinity.decoding import workspace_bytes
 
 _FULL = 4  # bytes of an fp32 number
-_ROWS, _OWN_ROWS = 4, 2  # of one stylised image
+_ROWS, _OWN_ROWS, _TEXTS = 4, 2, 2  # of one stylised image
 
 # Tensors of a row's width that are alive at once in a block's widest moment: the sums between layers and what
 # is derived from them in fp32, and what the block's matrices read and write: the feed-forward's hidden layer
@@ -71,8 +71,8 @@ def footprint(
 
 def cached_numbers(config: InfinityConfig, schedule: Schedule, num_images: int) -> int:
     """Numbers in the cache of a batch: keys of the rows that attend by themselves, values of every row, and
-    both for every row's text."""
+    for each image two texts, in the larger of their two forms (`TextAttention.reader`)."""
     shape = config.transformer
     of_images = schedule.num_tokens * (_ROWS + _OWN_ROWS)
-    of_texts = shape.max_text_tokens * 2 * _ROWS
+    of_texts = _TEXTS * 2 * max(shape.max_text_tokens, shape.width // 2)
     return shape.depth * shape.width * num_images * (of_images + of_texts)
