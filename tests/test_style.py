@@ -18,7 +18,7 @@ from service.model.style import (
     principal_of,
     singular_values,
 )
-from tests.plain import phi
+from service.evaluation.plain import phi
 
 
 def feature(seed: int, ratio: float = 1.0, num_channels: int = 32, key_step: int = 3) -> StyleFeature:
