@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
+
+from service.bench.command import bench
+from service.failure import fail
 
 cli = typer.Typer(
     help="Style-personalised images: upload a style once, draw any prompt in it.",
@@ -17,17 +20,12 @@ cli = typer.Typer(
 
 keys = typer.Typer(help="API keys.", no_args_is_help=True)
 cli.add_typer(keys, name="keys")
+cli.command()(bench)
 
 
 def main() -> None:
     """The console script."""
     cli(prog_name="atelier")
-
-
-def fail(message: str) -> NoReturn:
-    """End the command with a sentence on stderr and exit status 1."""
-    typer.echo(message, err=True)
-    raise typer.Exit(1)
 
 
 def _say_on_stderr(message: str) -> None:
@@ -148,39 +146,6 @@ def convert(
     except ValueError as error:
         fail(str(error))
     typer.echo(f"{folder} is written: use it as --model {out or model}")
-
-
-@cli.command()
-def bench(
-    model: Annotated[
-        str | None, typer.Option(help="A known model or the folder of one; nano by default.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or cuda:N.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the model; all by default.")] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Repetitions that count.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
-) -> None:
-    """Time plain and stylised images on this machine, and say on what."""
-    from service.settings import limit_threads, read_settings
-
-    try:
-        settings = read_settings(model=model, device=device, threads=threads)
-    except ValueError as error:
-        fail(str(error))
-    limit_threads(settings)  # as `serve` does, so that the numbers are the service's
-    from service.evaluation.bench import measure, report
-    from service.model import presets
-    from service.progress import bars
-
-    try:
-        with bars() as watch:
-            generator = presets.load(
-                settings.model, settings.device, models_dir=settings.models_dir, watch=watch
-            )
-    except ValueError as error:
-        fail(str(error))
-    measurements = list(measure(generator, repeats=repeats, seed=seed))
-    typer.echo(report(generator, measurements, repeats=repeats, seed=seed))
 
 
 @cli.command()

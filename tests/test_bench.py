@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from service.evaluation.bench import measure, report
+
 from tests.tiny import tiny_generator
 
 

@@ -88,8 +88,9 @@ def _text_encoder(config: InfinityConfig) -> tuple[WordTokenizer, T5EncoderModel
     if config.name in RELEASED:
         return words, T5EncoderModel(
             T5Config(
-                vocab_size=32_128, d_model=config.transformer.text_channels, d_kv=64, d_ff=5120, num_layers=24,
-                num_heads=32, feed_forward_proj="gated-gelu", dropout_rate=0.0, pad_token_id=0, eos_token_id=1,
+                vocab_size=32_128, d_model=config.transformer.text_channels, d_kv=64, d_ff=5120,
+                num_layers=24, num_heads=32, feed_forward_proj="gated-gelu", dropout_rate=0.0,
+                pad_token_id=0, eos_token_id=1,
             )
         )  # fmt: skip
     return words, untrained_encoder(num_words, config.transformer.text_channels)

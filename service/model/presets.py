@@ -71,7 +71,7 @@ def load(
     model, its files do not fit, or there is no such device.
     """
     place = find(name_or_path, models_dir)
-    return Generator(read_infinity(place.config, place.folder, _device(device), dtype=dtype, watch=watch))
+    return Generator(read_infinity(place.config, place.folder, device_of(device), dtype=dtype, watch=watch))
 
 
 def _require_files(config: InfinityConfig, models_dir: Path) -> None:
@@ -84,7 +84,8 @@ def _require_files(config: InfinityConfig, models_dir: Path) -> None:
             )
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of a name; `auto` is the GPU where there is one. ValueError when it is not here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
