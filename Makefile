@@ -4,11 +4,13 @@
 #   PYTHON=python3.12    the interpreter that creates it
 #   PIP_EXTRA_ARGS=...   more arguments for pip, such as an index with CPU-only wheels of torch
 #   ARGS=...             more arguments for the command: make run ARGS="--port 9000"
+#   BENCH=latency        what `make bench` measures: latency throughput serve style loop flops
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP_EXTRA_ARGS ?=
 ARGS ?=
+BENCH ?= latency
 BIN := $(VENV)/bin
 
 .PHONY: run test check bench evaluate clean
@@ -26,7 +28,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed
-	$(BIN)/atelier bench $(ARGS)
+	$(BIN)/atelier bench $(BENCH) $(ARGS)
 
 evaluate: $(VENV)/.installed-dev
 	$(BIN)/atelier evaluate $(ARGS)

@@ -42,7 +42,7 @@ def bench(
         ),
     ] = False,
     device: Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or cuda:N.")] = None,
-    dtype: Annotated[str, typer.Option(help="f32, bf16 or f16.")] = "f32",
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     threads: Annotated[int | None, typer.Option(help="CPU threads of the model; all by default.")] = None,
     size: Annotated[
         str | None,
@@ -85,7 +85,7 @@ def bench(
         model=settings.model,
         is_random=random,
         device=settings.device,
-        dtype=dtype,
+        precision=precision,
         size=size,
         seed=seed,
         models_dir=str(settings.models_dir),

@@ -17,7 +17,7 @@ def require_comparable(now: Report, then: Report, file: Path) -> None:
     """ValueError, a sentence that names what differs, when ratios between the two would say nothing."""
     if now.kind != then.kind:
         raise ValueError(
-            f"{file} is a report of `bench {then.kind}`: compare it with such, not with {now.kind}."
+            f"{file} is a report of `bench {then.kind}`: it compares with such, not with {now.kind}."
         )
     if differences := now.conditions.differences(then.conditions):
         raise ValueError(
@@ -27,7 +27,7 @@ def require_comparable(now: Report, then: Report, file: Path) -> None:
 
 
 def compare(now: Report, then: Report) -> str:
-    """Tables of now / then, for the rows that both have; under 1 is less time, or fewer of what is counted."""
+    """Tables of now / then, for the rows that both have; under 1 is less time, or less of what is counted."""
     before = {table.title: table for table in then.tables}
     parts = [_table(table, before[table.title]) for table in now.tables if table.title in before]
     head = f"now / then, where then is atelier {then.conditions.atelier} on {then.conditions.hardware}"

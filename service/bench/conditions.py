@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 # Times of two reports that differ in one of these say nothing about the code.
-DECISIVE = ("hardware", "num_cores", "device", "num_threads", "model", "weights", "dtype", "size")
+DECISIVE = ("hardware", "num_cores", "device", "num_threads", "model", "weights", "precision", "size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class Conditions:
     num_threads: int
     model: str
     weights: str  # "random" or the weights' fingerprint
-    dtype: str
+    precision: str
     size: str
     seed: int
     num_warm_up: int
@@ -39,17 +39,13 @@ class Conditions:
 
     def describe(self) -> str:
         """Three lines for the head of a report."""
-        load = (
-            ""
-            if self.others_load is None
-            else f"; load of the machine before it began {self.others_load:.1f}"
-        )
+        load = "" if self.others_load is None else f"; load of the machine beforehand {self.others_load:.1f}"
         return "\n".join(
             (
                 f"atelier {self.atelier}, torch {self.torch}, Python {self.python}",
                 f"{self.hardware}, {self.num_cores} cores; {self.device}, {self.num_threads} threads{load}",
-                f"model {self.model} ({self.weights} weights, {self.dtype}), size {self.size}, "
-                f"seed {self.seed}, {self.num_repeats} repetitions after {self.num_warm_up} that do not count",
+                f"model {self.model} ({self.weights} weights, {self.precision}), size {self.size}, "
+                f"seed {self.seed}, {self.num_repeats} repetitions after {self.num_warm_up} uncounted",
             )
         )
 
@@ -67,7 +63,7 @@ def conditions(
     device: torch.device,
     model: str,
     weights: str,
-    dtype: str,
+    precision: str,
     size: str,
     seed: int,
     num_warm_up: int,
@@ -84,7 +80,7 @@ def conditions(
         num_threads=num_threads(),
         model=model,
         weights=weights,
-        dtype=dtype,
+        precision=precision,
         size=size,
         seed=seed,
         num_warm_up=num_warm_up,

@@ -33,7 +33,7 @@ def measure_operations(subject: Subject) -> Findings:
         )
     note = (
         "Operations are multiplications and additions of matrix products, attention and convolutions. The "
-        "least knows no padding. Encoding the prompt is left out on both sides; what follows from it is in step 1."
+        "least knows no padding. Encoding the prompt is left out on both sides; what follows is in step 1."
     )
     return Findings(tuple(tables), (note,))
 
@@ -63,7 +63,8 @@ def _plain_flops(subject: Subject) -> int:
     spec = subject.spec(0, style=0)
     with operations() as counter:
         draw(subject.backbone, spec)
-    return counter.get_total_flops()
+    flops: int = counter.get_total_flops()
+    return flops
 
 
 def _values(counted: int, least: int) -> dict[str, Value]:

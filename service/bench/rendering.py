@@ -16,6 +16,12 @@ _HEADINGS = {
     "cpu_ratio": "CPU ratio",
     "cpu_seconds": "CPU time",
     "num_samples": "of",
+    "of_its_time_share": "for",
+    "counted_flops": "operations",
+    "least_flops": "least",
+    "counted_bytes": "traffic",
+    "peak_flops_share": "of product peak",
+    "peak_copy_share": "of copy peak",
 }
 _UNITS = ("_seconds", "_ratio", "_share", "_flops", "_bytes")
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))

@@ -6,11 +6,11 @@ import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from json import loads
 from pathlib import Path
 from typing import TypeVar
 
 import httpx2
+from pydantic import TypeAdapter
 
 from service.bench import latency, loop, operations, serve, style, throughput
 from service.bench.conditions import conditions
@@ -125,8 +125,7 @@ def _loop(asked: Asked, folder: Path) -> tuple[Served, Findings]:
         )
 
     about, phases = _talk(_plan(asked, folder, steps_file=str(steps_file)), talk)
-    batches = [BatchSteps(**{k: v if isinstance(v, float) else tuple(v) for k, v in each.items()})
-               for each in loads(steps_file.read_text())]  # fmt: skip
+    batches = TypeAdapter(list[BatchSteps]).validate_json(steps_file.read_bytes())
     return about, loop.loop_findings(phases, batches)
 
 
@@ -148,7 +147,7 @@ def _report(asked: Asked, weights: str, model: str, size: str, findings: Finding
         device=presets.device_of(asked.wanted.device),
         model=model,
         weights=weights,
-        dtype=asked.wanted.dtype,
+        precision=asked.wanted.precision,
         size=size,
         seed=asked.wanted.seed,
         num_warm_up=asked.num_warm_up,

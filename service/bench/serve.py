@@ -54,8 +54,8 @@ async def measure_serve(client: httpx2.AsyncClient, size: str, offered: Offered)
         (Table("requests", tuple(rows)),),
         (
             f"Arrivals are decided in advance, {offered.seconds:g} s of each rate, and latency counts from "
-            "the arrival: no request waits for the answer to another. Late is how much later than due the client "
-            "itself sent; p95 wants 20 answers, p99 wants 100. Client and server share the machine.",
+            "the arrival: no request waits for the answer to another. Late is how much later than due the "
+            "client itself sent; p95 wants 20 answers, p99 wants 100. Client and server share the machine.",
         ),
     )
 

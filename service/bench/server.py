@@ -53,7 +53,7 @@ class Server:
 
 @contextmanager
 def running(plan: Plan) -> Iterator[Server]:
-    """The server from ready to ended, as after SIGTERM. ValueError with its last words if it does not start."""
+    """The server from ready to ended by SIGTERM. ValueError with its last words if it does not start."""
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "service.bench.server"],

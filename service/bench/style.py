@@ -34,7 +34,9 @@ class Uses:
 
 async def upload_styles(client: httpx2.AsyncClient, *, seed: int, num: int) -> Uploads:
     """Each picture twice, after one that does not count."""
-    new, known, ids = [], [], []
+    new: list[float] = []
+    known: list[float] = []
+    ids: list[str] = []
     for number in range(num + 1):
         picture = picture_file(seed + number)
         for seconds, status in ((new, 201), (known, 200)):

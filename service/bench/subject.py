@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from service.evaluation.random_weights import random_infinity, shape_of
+from service.evaluation.random_weights import PRECISIONS, random_infinity, shape_of
 from service.model import presets
 from service.model.backbone import Size
 from service.model.checkpoint import Watch, unwatched
-from service.model.convert import read_precision
 from service.model.generator import Generator, ImageSpec, Styling, WeightedStyle
 from service.model.infinity import scales
 from service.model.infinity.model import Infinity
@@ -25,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Which model to measure. `dtype` is f32, bf16 or f16; `size` None is the model's own default."""
+    """Which model to measure. `precision` is one of PRECISIONS; `size` None is the model's own default."""
 
     model: str
     is_random: bool = False
     device: str = "auto"
-    dtype: str = "f32"
+    precision: str = "fp32"
     size: str | None = None
     seed: int = 0
     models_dir: str = ""
@@ -44,7 +43,7 @@ class Subject:
     size: Size
     seed: int
     weights: str
-    dtype: str
+    precision: str
 
     @cached_property
     def generator(self) -> Generator:
@@ -85,9 +84,9 @@ class Subject:
 
 def load_subject(wanted: Wanted, watch: Watch = unwatched) -> Subject:
     """Make the model resident. ValueError with a sentence when there is no such model, device or size."""
-    dtype = read_precision(wanted.dtype)
-    if dtype is None:
-        raise ValueError("--dtype must be f32, bf16 or f16: there is no file to keep it from")
+    if wanted.precision not in PRECISIONS:
+        raise ValueError(f"--precision must be one of {', '.join(PRECISIONS)}, not {wanted.precision!r}")
+    dtype = PRECISIONS[wanted.precision]
     if wanted.is_random:
         device = presets.device_of(wanted.device)
         backbone = random_infinity(shape_of(wanted.model), wanted.seed, device, dtype)
@@ -99,7 +98,7 @@ def load_subject(wanted: Wanted, watch: Watch = unwatched) -> Subject:
         backbone = loaded.backbone
     size = next(iter(backbone.schedules)) if wanted.size is None else Size.parse(wanted.size)
     weights = "random" if wanted.is_random else backbone.fingerprint
-    return Subject(_sized(backbone, size), size, wanted.seed, weights, wanted.dtype)
+    return Subject(_sized(backbone, size), size, wanted.seed, weights, wanted.precision)
 
 
 def _sized(backbone: Infinity, size: Size) -> Infinity:

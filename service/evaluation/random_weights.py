@@ -25,6 +25,8 @@ from service.model.infinity.tokenizer import Tokenizer
 from service.model.infinity.transformer import Transformer
 from service.model.nano.words import untrained_encoder, write_vocabulary
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
 # Small enough for a CPU to draw a megapixel, large enough that arithmetic and not overhead decides.
 BENCH_512 = InfinityConfig(
     name="bench-512",
