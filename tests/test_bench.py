@@ -50,7 +50,7 @@ def test_the_command_prints_keeps_and_compares_a_report(folder: Path, tmp_path: 
         "size 64x64",
         "seed 5, 2 repetitions after 0",
         "plain two-run form",
-        "0 of 800",
+        "0 of 1040",
     ):
         assert part in first.output
     second = CliRunner().invoke(cli, [*arguments, "--json", str(again), "--compare", str(kept)])

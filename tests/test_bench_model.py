@@ -81,14 +81,13 @@ def test_throughput_has_batches_and_styles_of_each_size_with_what_bounds_them(su
     assert [table.title for table in found.tables] == ["64x64", "96x64"]
     for table in found.tables:
         assert [row.name for row in table.rows] == [
-            "1 prompts, each in a style",
-            "2 prompts, each in a style",
-            "1 styles of one prompt",
+            "1 image",
+            "2 images",
             "2 styles of one prompt",
         ]
         assert table.rows[0].values["median_ratio"] == 1.0
         assert {row.values["bound_by"] for row in table.rows} <= {"operations", "memory", "overhead"}
-        one, two, _, styles = (row.values["counted_flops"] for row in table.rows)
+        one, two, styles = (row.values["counted_flops"] for row in table.rows)
         assert isinstance(one, int)
         assert isinstance(two, int)
         assert isinstance(styles, int)
@@ -99,10 +98,11 @@ def test_what_would_take_too_long_is_left_out_and_named(subject: Subject) -> Non
     within = Bounded(num_repeats=1, num_warm_up=0, most_seconds=0.0, numbers=(1, 8))
     found = measure_throughput(subject, (SQUARE, WIDE), within, PEAKS)
     (table,) = found.tables
-    assert [row.values["num_samples"] for row in table.rows] == [1, 1]
+    assert [(row.name, row.values["num_samples"]) for row in table.rows] == [("1 image", 1)]
     left_out = [note for note in found.notes if note.startswith("Left out: ")]
-    assert len(left_out) == 3
-    assert "64x64, 8 prompts, each in a style" in left_out[0] or "96x64" in left_out[0]
+    assert "96x64, where one image takes" in left_out[-1]
+    assert "64x64, 8 images, about" in left_out[0]
+    assert "64x64, 8 styles of one prompt, about" in left_out[1]
 
 
 @pytest.mark.parametrize(

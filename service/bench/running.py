@@ -20,6 +20,7 @@ from service.bench.server import Plan, running
 from service.bench.steps import BatchSteps
 from service.bench.subject import Subject, Wanted, load_subject
 from service.evaluation.peaks import measure_peaks
+from service.evaluation.random_weights import PRECISIONS
 from service.model import presets
 from service.model.backbone import Size
 from service.model.checkpoint import Watch, unwatched
@@ -62,8 +63,7 @@ def _throughput(asked: Asked, subject: Subject) -> Findings:
     within = throughput.Bounded(
         num_repeats=asked.num_repeats, num_warm_up=asked.num_warm_up, most_seconds=asked.most_seconds
     )
-    backbone = subject.backbone
-    peaks = measure_peaks(backbone.device, backbone.transformer.start.dtype)
+    peaks = measure_peaks(subject.backbone.device, PRECISIONS[subject.precision])
     return throughput.measure_throughput(subject, _sizes(asked, subject), within, peaks)
 
 

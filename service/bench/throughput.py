@@ -12,7 +12,7 @@ from service.bench.report import Findings, Row, Table, Value
 from service.bench.samples import Samples, ratio
 from service.bench.subject import Subject
 from service.bench.timing import interleaved
-from service.evaluation.counting import Counts, count
+from service.evaluation.counting import count
 from service.evaluation.hardware import forget_peak, peak_bytes
 from service.evaluation.peaks import Peaks
 from service.model.backbone import Size
@@ -37,11 +37,11 @@ def _styles(subject: Subject, number: int, n: int) -> list[ImageSpec]:
     return [subject.spec(8 * number, style=index) for index in range(n)]
 
 
-BATCH = Growth("prompts, each in a style", _prompts)
+BATCH = Growth("images", _prompts)
 STYLES = Growth("styles of one prompt", _styles)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Batch:
     """A number of jobs of one growth, as a work that keeps its timings."""
 
@@ -53,7 +53,7 @@ class _Batch:
 
     @property
     def name(self) -> str:
-        return f"{self.n} {self.growth.name}"
+        return "1 image" if self.n == 1 else f"{self.n} {self.growth.name}"
 
     def __call__(self, number: int) -> None:
         forget_peak(self.subject.backbone.device)
@@ -104,11 +104,12 @@ def _chosen(
     subject: Subject, alone: float, within: Bounded
 ) -> tuple[list[_Batch], list[tuple[_Batch, float]]]:
     """The batches to measure, and those that would take too long, with how long."""
-    batches = [_Batch(subject, growth, n) for growth in (BATCH, STYLES) for n in within.numbers]
+    batches = [_Batch(subject, BATCH, n) for n in within.numbers]
+    batches += [_Batch(subject, STYLES, n) for n in within.numbers if n > 1]
     expected = [
         (each, each.n * alone if each.growth is BATCH else (each.n + 1) / 2 * alone) for each in batches
     ]
-    # A batch of one is measured whatever it takes: all others are told in its terms.
+    # One image is measured whatever it takes: all others are told in its terms.
     chosen = [each for each, seconds in expected if each.n == 1 or seconds <= within.most_seconds]
     return chosen, [each for each in expected if each[0] not in chosen]
 
@@ -120,23 +121,17 @@ def _measured(subject: Subject, batches: Sequence[_Batch], within: Bounded, peak
         num_warm_up=within.num_warm_up,
         cpu_clock=time.process_time if subject.is_on_cpu else None,
     )
-    counted = {growth.name: _counted(subject, growth) for growth in (BATCH, STYLES)}
+    one = count(subject.generator, BATCH.specs(subject, 0, 1))
+    two = {each.name: count(subject.generator, each.specs(subject, 0, 2)) for each in (BATCH, STYLES)}
     alone = measured[batches[0].name]
     rows = []
     for batch in batches:
         timings = batch.timings[within.num_warm_up :]
         steps = [statistics.median(each) for each in zip(*(one.step_seconds for one in timings), strict=True)]
-        first, second = counted[batch.growth.name]
         values = _values(measured[batch.name], alone, batch.n)
-        values |= bounds(first.extended(second, batch.n - 1).steps, steps, peaks)
+        values |= bounds(one.extended(two[batch.growth.name], batch.n - 1).steps, steps, peaks)
         rows.append(Row(batch.name, values | {"peak_bytes": batch.peak_bytes}))
     return Table(str(subject.size), tuple(rows))
-
-
-def _counted(subject: Subject, growth: Growth) -> tuple[Counts, Counts]:
-    """Of one job and of two: the counts of more follow from these."""
-    one, two = (count(subject.generator, growth.specs(subject, 0, n)) for n in (1, 2))
-    return one, two
 
 
 def _values(samples: Samples, alone: Samples, n: int) -> dict[str, Value]:
