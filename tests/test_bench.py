@@ -110,7 +110,7 @@ def test_a_comparison_gives_now_by_then_for_what_both_measured() -> None:
 )
 def test_reports_of_other_conditions_are_not_compared(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"{name.removeprefix('num_')} \(.* here, {value} there\).*--force"):
-        require_comparable(report(), report(**{name: value}), Path("then.json"))
+        require_comparable(report(), report(0.5, "latency", **{name: value}), Path("then.json"))
 
 
 def test_reports_of_other_kinds_are_not_compared() -> None:

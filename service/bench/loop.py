@@ -8,7 +8,8 @@ encoded and requests answered.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -19,7 +20,12 @@ from service.bench.requests import drawing, drawn, new_style, picture_file, uplo
 from service.bench.samples import Samples, percentile
 from service.bench.steps import BatchSteps
 
-NUM_UPLOADING = 3
+NUM_PICTURES = 3
+# A lively service, and yet time left on a second core: what shares a core with the model slows it anyway, and
+# would hide what the event loop does to it.
+UPLOAD_SECONDS = 0.5
+LIST_SECONDS = 0.1
+SCRAPE_SECONDS = 1.0
 _BUSY_SEEDS = 1_000_000
 
 
@@ -47,7 +53,7 @@ async def alternate(
 ) -> Phases:
     """Draw images one after the other, in phases that are in turn idle and busy otherwise."""
     style = await new_style(client, seed)
-    pictures = [picture_file(seed + number, 2048, 1024) for number in range(NUM_UPLOADING)]
+    pictures = [picture_file(seed + number, 2048, 1024) for number in range(NUM_PICTURES)]
     for picture in pictures:  # from now on they are known: decoded and compared, not read by the model
         (await upload(client, picture)).raise_for_status()
     phases = Phases(seed)
@@ -77,29 +83,34 @@ async def _draw(client: httpx2.AsyncClient, style: str, size: str, first: int, n
 async def _traffic(
     client: httpx2.AsyncClient, pictures: Sequence[bytes], traffic: Traffic
 ) -> AsyncIterator[None]:
-    async def uploading(picture: bytes) -> None:
-        while True:
-            await upload(client, picture)
-            traffic.num_uploads += 1
+    async def uploading() -> None:
+        await upload(client, pictures[traffic.num_uploads % len(pictures)])
+        traffic.num_uploads += 1
 
     async def listing() -> None:
-        while True:
-            await client.get("/v1/styles")
-            traffic.num_lists += 1
+        await client.get("/v1/styles")
+        traffic.num_lists += 1
 
     async def scraping() -> None:
-        while True:
-            await client.get("/metrics")
-            traffic.num_scrapes += 1
+        await client.get("/metrics")
+        traffic.num_scrapes += 1
 
-    tasks = [asyncio.create_task(uploading(picture)) for picture in pictures]
-    tasks += [asyncio.create_task(listing()), asyncio.create_task(scraping())]
+    kinds = (uploading, UPLOAD_SECONDS), (listing, LIST_SECONDS), (scraping, SCRAPE_SECONDS)
+    tasks = [asyncio.create_task(_every(seconds, send)) for send, seconds in kinds]
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+
+async def _every(seconds: float, send: Callable[[], Awaitable[None]]) -> None:
+    """One after the other, so far apart as the answers allow."""
+    while True:
+        began = time.perf_counter()
+        await send()
+        await asyncio.sleep(began + seconds - time.perf_counter())
 
 
 def loop_findings(phases: Phases, batches: Sequence[BatchSteps]) -> Findings:
