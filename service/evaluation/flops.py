@@ -1,7 +1,7 @@
 """The analytic floor: the operations that a batch cannot do without, by step and kind.
 
 A multiply-add is two operations. Only matrix products, attention and convolutions count, as in torch's
-counter; what remains is bound by memory. The floor knows every identity of method.md, section 3, and no padding.
+counter; what remains is bound by memory. The floor knows every identity of method.md, 3, and no padding.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ class Batch:
 class Operations:
     """Operations of one step, or of what comes before the first or after the last."""
 
-    projections: int = 0  # of attention and text attention
+    projections: int = 0  # of self-attention
     attention: int = 0
+    reading: int = 0  # the text, by every token
     feedforward: int = 0
     head: int = 0
     texts: int = 0  # everything that depends on the texts alone
@@ -124,23 +125,31 @@ def _step(
     own = batch.num_content + (batch.num_uncorrected if forked else 0)
     following = batch.num_corrected if forked else 0
     product = 2 * tokens * width * halves  # operations for each output channel, of one path
-    # All that the last layer of the last step owes to a content path that nobody asked for: attention weights.
+    # All that the last layer of the last step owes to a content path that nobody asked for: its weights.
     bare = batch.num_content - batch.num_content_drawn if last else 0
     full = own * depth - bare  # layers that own rows go through in full
     layers = full + following * depth
     return Operations(
-        projections=product * width * (2 * (full + bare) + 4 * layers),
-        attention=product * (known * (full + bare + layers) + 2 * batch.num_text_tokens * layers),
+        projections=product * width * 2 * (full + bare + layers),
+        attention=product * known * (full + bare + layers),
+        reading=product * layers * _reading(shape, batch.num_text_tokens),
         feedforward=product * layers * 2 * shape.feedforward_width,
         head=product * (own - bare + following) * 2 * config.bits_per_token
         + (0 if first else 2 * tokens * width * config.bits_per_token * (own + following)),
     )
 
 
+def _reading(shape: TransformerConfig, num_tokens: int) -> int:
+    """Products of a token's channel with its text: by two projections, or by keys and values that hold them."""
+    return 2 * min(shape.width + num_tokens, shape.num_heads * num_tokens)
+
+
 def _texts(shape: TransformerConfig, batch: Batch) -> Operations:
     width, tokens = shape.width, batch.num_texts * batch.num_text_tokens
     rows = batch.num_texts  # the pooled text and all modulation follow from the text alone
-    reading = 2 * tokens * (shape.text_channels * 3 * width + width * width * (1 + 2 * shape.depth))
+    # Keys and values of each layer, and where that pays the two projections within them.
+    matrices = 4 if _reading(shape, batch.num_text_tokens) < 2 * width else 2
+    reading = 2 * tokens * (shape.text_channels * 3 * width + width * width * (1 + matrices * shape.depth))
     pooling = 2 * rows * (width * width + 2 * batch.num_text_tokens * width)
     return Operations(texts=reading + pooling + 2 * rows * width * (6 + 2) * width)
 
