@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 from service.bench.conditions import Conditions, conditions
 from service.bench.report import Report, Row, Table
 
@@ -18,7 +16,8 @@ def report(seconds: float = 0.5, kind: str = "latency", **changes: object) -> Re
 
 def here() -> Conditions:
     return conditions(
-        device=torch.device("cpu"),
+        hardware="a processor",
+        device="cpu",
         model="tiny",
         weights="random",
         precision="fp32",

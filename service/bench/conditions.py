@@ -5,13 +5,9 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from service import __version__
-from service.evaluation.hardware import hardware_name, num_threads, torch_version
-
-if TYPE_CHECKING:
-    import torch
+from service.evaluation.hardware import num_threads, torch_version
 
 # Times of two reports that differ in one of these say nothing about the code.
 DECISIVE = ("hardware", "num_cores", "device", "num_threads", "model", "weights", "precision", "size")
@@ -60,7 +56,8 @@ class Conditions:
 
 def conditions(
     *,
-    device: torch.device,
+    hardware: str,
+    device: str,
     model: str,
     weights: str,
     precision: str,
@@ -74,9 +71,9 @@ def conditions(
         atelier=__version__,
         torch=torch_version(),
         python=platform.python_version(),
-        hardware=hardware_name(device),
+        hardware=hardware,
         num_cores=os.cpu_count() or 1,
-        device=device.type,
+        device=device,
         num_threads=num_threads(),
         model=model,
         weights=weights,

@@ -19,6 +19,7 @@ from service.bench.requests import Served, served
 from service.bench.server import Plan, running
 from service.bench.steps import BatchSteps
 from service.bench.subject import Subject, Wanted, load_subject
+from service.evaluation.hardware import hardware_name
 from service.evaluation.peaks import measure_peaks
 from service.evaluation.random_weights import PRECISIONS
 from service.model import presets
@@ -143,8 +144,10 @@ def _talk(plan: Plan, talk: Callable[[httpx2.AsyncClient], Awaitable[Told]]) -> 
 
 
 def _report(asked: Asked, weights: str, model: str, size: str, findings: Findings) -> Report:
+    device = presets.device_of(asked.wanted.device)
     about = conditions(
-        device=presets.device_of(asked.wanted.device),
+        hardware=hardware_name(device),
+        device=device.type,
         model=model,
         weights=weights,
         precision=asked.wanted.precision,
