@@ -140,7 +140,7 @@ def _step(
 
 
 def _reading(shape: TransformerConfig, num_tokens: int) -> int:
-    """Products of a token's channel with its text: by two projections, or by keys and values that hold them."""
+    """Of each channel of a token: two projections and attention, or products with texts that hold them."""
     return 2 * min(shape.width + num_tokens, shape.num_heads * num_tokens)
 
 
@@ -160,4 +160,4 @@ def _fused() -> dict[Any, Callable[..., int]]:
     def linear(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
         return 2 * prod(x) * weight[0]
 
-    return {torch.ops.mkldnn._linear_pointwise.default: linear}
+    return {torch.ops.mkldnn._linear_pointwise: linear}
