@@ -120,11 +120,12 @@ def test_a_watched_model_remembers_its_steps_and_the_gaps_between_them() -> None
     assert len(batch.step_seconds) == 6
     assert len(batch.gap_seconds) == 5
     assert all(gap >= 0 for gap in batch.gap_seconds)
+    assert batch.blocked_share is None or -0.01 <= batch.blocked_share <= 1
 
 
 def test_idle_and_busy_batches_are_told_apart_by_their_seeds() -> None:
     def batch(seed: int, seconds: float, gap: float) -> BatchSteps:
-        return BatchSteps((seed,), seconds, (seconds / 2, seconds / 2), (gap,))
+        return BatchSteps((seed,), seconds, (seconds / 2, seconds / 2), (gap,), blocked_share=gap)
 
     phases = Phases(0, idle=[1, 2], busy=[8, 9, 10], traffic=Traffic(num_uploads=7))
     together = BatchSteps((9, 10), 100.0, (50.0, 50.0), (10.0,))  # of two images: of another length
@@ -135,4 +136,5 @@ def test_idle_and_busy_batches_are_told_apart_by_their_seeds() -> None:
     assert [row.values["median_seconds"] for row in gaps.rows] == [0.1, 0.3]
     assert [row.values["num_gaps"] for row in gaps.rows] == [2, 1]
     assert [row.values["median_ratio"] for row in stages.rows] == [1.0, 1.5]
+    assert [row.values["blocked_share"] for row in stages.rows] == [0.1, 0.3]
     assert "7 uploads" in found.notes[0]

@@ -8,6 +8,7 @@ encoded and requests answered.
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -119,19 +120,27 @@ def loop_findings(phases: Phases, batches: Sequence[BatchSteps]) -> Findings:
     idle = [of_seed[seed] for seed in phases.idle if seed in of_seed]
     busy = [of_seed[seed] for seed in phases.busy if seed in of_seed]
     gaps = [Row("idle", _of_gaps(idle)), Row("busy", _of_gaps(busy))]
-    stages = [Samples(tuple(batch.transformer_seconds for batch in each)) for each in (idle, busy)]
-    quiet, loud = stages
+    quiet, loud = (Samples(tuple(batch.transformer_seconds for batch in each)) for each in (idle, busy))
     rows = [
-        Row("idle", quiet.values() | {"median_ratio": 1.0}),
-        Row("busy", loud.values() | {"median_ratio": loud.median / quiet.median}),
+        Row("idle", quiet.values() | {"median_ratio": 1.0, "blocked_share": _blocked(idle)}),
+        Row(
+            "busy",
+            loud.values() | {"median_ratio": loud.median / quiet.median, "blocked_share": _blocked(busy)},
+        ),
     ]
     traffic = phases.traffic
     note = (
         f"While busy, the server also took {traffic.num_uploads} uploads of 2048x1024, answered "
         f"{traffic.num_lists} lists and {traffic.num_scrapes} scrapes, and encoded the images. Where model, "
-        "uploads and this client have to share cores, the ratio has that in it too."
+        "uploads and this client have to share cores, the ratio has that in it. Blocked is the time in which "
+        "the model thread neither ran nor waited for a core: what the event loop, by Python's lock, costs it."
     )
     return Findings((Table("gap before a step", tuple(gaps)), Table("transformer", tuple(rows))), (note,))
+
+
+def _blocked(batches: Sequence[BatchSteps]) -> float | None:
+    shares = [batch.blocked_share for batch in batches if batch.blocked_share is not None]
+    return statistics.median(shares) if shares else None
 
 
 def _of_gaps(batches: Sequence[BatchSteps]) -> dict[str, Value]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 
 from service.bench.subject import Subject
 from service.model.generator import Drawing, Generator, ImageSpec, always
@@ -13,12 +14,17 @@ from service.model.generator import Drawing, Generator, ImageSpec, always
 
 @dataclass(frozen=True, slots=True)
 class BatchSteps:
-    """One batch. `gap_seconds` lie between the end of a step and the beginning of the next."""
+    """One batch. `gap_seconds` lie between the end of a step and the beginning of the next.
+
+    `blocked_share` is the part of its time in which the model thread neither ran nor waited for a core: it
+    waited for a lock, such as Python's own, or for threads of its own. None where the system does not tell.
+    """
 
     seeds: tuple[int, ...]
     transformer_seconds: float
     step_seconds: tuple[float, ...]
     gap_seconds: tuple[float, ...]
+    blocked_share: float | None = None
 
 
 class WatchedGenerator(Generator):
@@ -39,9 +45,23 @@ class WatchedGenerator(Generator):
             ends.append(time.perf_counter())
             return is_wanted
 
+        began, on_core = time.perf_counter(), _seconds_at_a_core()
         drawings = super().generate(specs, after_step)
-        self.batches.append(_steps(specs, drawings[0], ends))
+        steps = _steps(specs, drawings[0], ends)
+        if on_core is not None:
+            spent = time.perf_counter() - began
+            steps = replace(steps, blocked_share=1 - ((_seconds_at_a_core() or 0.0) - on_core) / spent)
+        self.batches.append(steps)
         return drawings
+
+
+def _seconds_at_a_core() -> float | None:
+    """How long this thread has run or waited for a core so far; None on systems other than Linux."""
+    try:
+        ran, waited, _ = Path("/proc/thread-self/schedstat").read_text().split()
+    except OSError:
+        return None
+    return (int(ran) + int(waited)) / 1e9
 
 
 def _steps(specs: Sequence[ImageSpec], drawing: Drawing, ends: Sequence[float]) -> BatchSteps:
