@@ -245,7 +245,8 @@ class Generator:
             logits = backbone.predict(cache, step, feature)
             codes = backbone.sample(logits, noise.at(step)[plan.sources_of(paths)], schedule, step)
             broken = broken | ~torch.isfinite(logits).all()
-            feature = backbone.accumulate(feature[paths], codes, schedule, step)
+            feature = feature if len(paths) == len(feature) else feature[paths]
+            feature = backbone.accumulate(feature, codes, schedule, step)
             if step == plan.key_step and len(plan.paths) > plan.num_content:
                 backbone.fork(cache)
                 feature = self._stylise(feature[plan.sources], plan, styles)

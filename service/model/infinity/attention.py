@@ -7,6 +7,7 @@ width]; keys [own rows, heads, known tokens, head width]; values [rows, heads, k
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,29 @@ from torch import Tensor
 
 # Scores of one chunk of queries: 2 MB of fp32, which a core's caches hold until every row has used them.
 _MAX_SCORES = 2**19
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """One layer's keys and values of a batch, whole and allocated once, and the place of this step's."""
+
+    keys: Tensor  # [own rows, heads, tokens of the schedule, head width]
+    values: Tensor  # [rows, heads, tokens of the schedule, head width]
+    start: int
+    end: int
+    sources: tuple[int, ...]  # a row of the result: the own row it attends with
+    kept: Tensor | None  # the rows of the result; None: all
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Sequence[Tensor]) -> Tensor:
+        """Write the new keys and values [rows, tokens, heads, head width] into their place, and attend.
+
+        The values come in parts that make up the rows of the result, [rows, tokens, channels].
+        """
+        self.keys[:, :, self.start : self.end] = keys.transpose(1, 2)
+        every = self.values if self.kept is None else self.values[self.kept]
+        for part, rows in zip(values, every.split([len(part) for part in values]), strict=True):
+            rows[:, :, self.start : self.end] = part.transpose(1, 2)
+        return attend(queries, self.keys[:, :, : self.end], every[:, :, : self.end], self.sources)
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, sources: Sequence[int]) -> Tensor:

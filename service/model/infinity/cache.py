@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from service.model.backbone import Path, Row, Schedule
+from service.model.infinity.attention import Memory
 from service.model.infinity.transformer import ReadText
 
 
@@ -25,13 +26,25 @@ class Reading:
     texts: tuple[tuple[ReadText, ...], ...]  # a layer, a text
     text_of_row: tuple[int, ...]
 
-    def runs(self, indices: Sequence[int]) -> list[tuple[slice, int]]:
-        """Neighbours among these rows that read one text, with that text."""
-        runs = [
-            (text, len(list(group))) for text, group in groupby(self.text_of_row[index] for index in indices)
-        ]
-        ends = list(accumulate(length for _, length in runs))
-        return [(slice(end - length, end), text) for end, (text, length) in zip(ends, runs, strict=True)]
+    def of(self, company: Company, layer: int) -> TextsOfRows:
+        """What the rows of a company read in a layer: neighbours with one text read it together."""
+        groups = groupby(self.text_of_row[index] for index in company.indices)
+        runs = [(text, len(list(group))) for text, group in groups]
+        readers = tuple(self.texts[layer][text] for text, _ in runs)
+        return TextsOfRows(readers, tuple(length for _, length in runs))
+
+
+@dataclass(frozen=True, slots=True)
+class TextsOfRows:
+    """One layer's texts, with the number of neighbouring rows that read each."""
+
+    readers: tuple[ReadText, ...]
+    num_rows: tuple[int, ...]
+
+    def read(self, x: Tensor) -> Tensor:
+        """What each row's own text adds to its tokens x [rows, tokens, channels]."""
+        parts = zip(self.readers, x.split(self.num_rows), strict=True)
+        return torch.cat([reader(part) for reader, part in parts])
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +53,7 @@ class Company:
 
     rows: tuple[Row, ...]
     indices: tuple[int, ...]  # a row: its place in the batch
+    places: Tensor  # the same
     sources: tuple[int, ...]  # a row: the own row whose queries and keys it attends with
     num_own: int  # the first rows, which compute their own attention
     path_of_row: Tensor
@@ -62,6 +76,7 @@ class Company:
         return cls(
             rows=tuple(rows),
             indices=tuple(indices),
+            places=torch.tensor(indices, device=device),
             sources=tuple(origins[i] if paths[every[i].path].corrected else i for i in indices),
             num_own=sum(not paths[row.path].corrected for row in rows),
             path_of_row=torch.tensor([present.index(row.path) for row in rows], device=device),
@@ -80,7 +95,6 @@ class Cache:
     active: Company
     everyone: Company  # active from the fork on
     drawn: Company  # whom the last step leaves
-    kept: Tensor | None  # the places of its rows; None: everyone
     origins: tuple[int, ...]  # a row: the content path's row of the same guidance half
     rotation: Tensor  # [2, tokens, head width / 2]
     reading: Reading
@@ -91,6 +105,18 @@ class Cache:
     @property
     def num_rows(self) -> int:
         return len(self.everyone.rows)
+
+    def memory(self, layer: int, start: int, company: Company) -> Memory:
+        """One layer's keys and values at a step from token `start` on, after which `company` goes on."""
+        num_rows = len(self.active.rows)
+        return Memory(
+            self.keys[layer][: self.active.num_own],
+            self.values[layer][:num_rows],
+            start,
+            self.num_tokens,
+            company.sources,
+            company.places if len(company.rows) < num_rows else None,
+        )
 
     def fork(self) -> None:
         """Activate every row; generation rows start from their content row's cache."""
