@@ -1,6 +1,6 @@
 """A real server process for the bench: `atelier serve` with a model of the bench's choice, random ones too.
 
-Run as `python -m service.bench.server`, with a `Plan` on standard input.
+Run as `python -m service.bench.server`, with a `Plan` on a line of standard input; it ends with that.
 """
 
 from __future__ import annotations
@@ -11,19 +11,17 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from json import dumps, loads
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx2
 
 from service.settings import PREFIX, limit_threads, read_settings
-
-if TYPE_CHECKING:
-    from service.bench.subject import Wanted
 
 PATIENCE_SECONDS = 3600  # a large model takes minutes to load
 
@@ -37,7 +35,6 @@ class Plan:
     data_dir: str
     num_sizes: int = 1  # how many of the model's sizes are warmed up and served, the wanted one first
     steps_file: str | None = None
-    switch_interval: float | None = None  # Python's own when None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +64,13 @@ def running(plan: Plan) -> Iterator[Server]:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(dumps(asdict(plan)))
-            process.stdin.close()
+            process.stdin.write(dumps(asdict(plan)) + "\n")
+            process.stdin.flush()
             yield Server(_url(process.stdout, log))
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
+            process.stdin.close()
             process.stdout.close()
 
 
@@ -87,15 +85,14 @@ def _url(output: Any, log: Any) -> str:
 
 def main() -> int:
     """The process itself: the exit status of the server."""
-    plan = Plan(**loads(sys.stdin.read()))
+    plan = Plan(**loads(sys.stdin.readline()))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     settings = read_settings(data_dir=Path(plan.data_dir), port=0, threads=plan.threads)
     limit_threads(settings)
     from service.bench.steps import WatchedGenerator
     from service.bench.subject import Wanted, load_subject
     from service.serving import run_server
 
-    if plan.switch_interval is not None:
-        sys.setswitchinterval(plan.switch_interval)
     try:
         subject = load_subject(Wanted(**plan.wanted))
     except ValueError as error:
@@ -109,8 +106,11 @@ def main() -> int:
             Path(plan.steps_file).write_text(dumps([asdict(each) for each in generator.batches]))
 
 
-def plan_of(wanted: Wanted, threads: int | None, folder: Path, **more: Any) -> Plan:
-    return Plan(asdict(wanted), threads, str(folder / "server"), **more)
+def _end_with_parent() -> None:
+    # A bench that is killed cannot end its server. Not by sys.stdin: its lock would outlive the interpreter.
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":
