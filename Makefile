@@ -5,6 +5,7 @@
 #   PIP_EXTRA_ARGS=...   more arguments for pip, such as an index with CPU-only wheels of torch
 #   SOAK_SECONDS=60 SOAK_CONNECTIONS=200    how long and how hard `make soak` is
 #   ARGS=...             more arguments for the command: make run ARGS="--port 9000"
+#   BENCH=latency        what `make bench` measures: latency throughput serve style loop flops
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,6 +13,7 @@ PIP_EXTRA_ARGS ?=
 ARGS ?=
 SOAK_SECONDS ?= 60
 SOAK_CONNECTIONS ?= 200
+BENCH ?= latency
 BIN := $(VENV)/bin
 
 .PHONY: run test soak large check bench overhead evaluate clean
@@ -36,7 +38,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed
-	$(BIN)/atelier bench $(ARGS)
+	$(BIN)/atelier bench $(BENCH) $(ARGS)
 
 overhead: $(VENV)/.installed-dev
 	$(BIN)/python -m service.evaluation.overhead $(ARGS)

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from service.settings import Settings
+from service.bench.command import bench
+from service.flags import (
+    Decoding,
+    Device,
+    Model,
+    Precision,
+    Sizes,
+    TextDevice,
+    TextPrecision,
+    Threads,
+    fail,
+    settings_under,
+)
 
 cli = typer.Typer(
     help="Style-personalised images: upload a style once, draw any prompt in it.",
@@ -18,46 +29,14 @@ cli = typer.Typer(
 )
 
 
-Precision = Annotated[
-    str | None, typer.Option(help="fp32 or bf16; auto (the default): bf16 on a GPU, fp32 on a CPU.")
-]
-TextPrecision = Annotated[
-    str | None, typer.Option(help="Of the text encoder: auto (the default), fp32, bf16 or fp16.")
-]
-TextDevice = Annotated[
-    str | None,
-    typer.Option(help="Of the text encoder: beside (the default), cpu, or fetched while prompts are read."),
-]
-Decoding = Annotated[
-    str | None, typer.Option(help="auto (the default), whole, or strips, which take less memory.")
-]
-Sizes = Annotated[
-    str | None, typer.Option(help="Sizes to enable, with commas, the default size first; auto or all.")
-]
-
 keys = typer.Typer(help="API keys.", no_args_is_help=True)
 cli.add_typer(keys, name="keys")
+cli.command()(bench)
 
 
 def main() -> None:
     """The console script."""
     cli(prog_name="atelier")
-
-
-def fail(message: str) -> NoReturn:
-    """End the command with a sentence on stderr and exit status 1."""
-    typer.echo(message, err=True)
-    raise typer.Exit(1)
-
-
-def _settings(**flags: object) -> Settings:
-    """Settings from the environment, under a command's flags. Ends the command when they are wrong."""
-    from service.settings import read_settings
-
-    try:
-        return read_settings(**flags)
-    except ValueError as error:
-        fail(str(error))
 
 
 def _say_on_stderr(message: str) -> None:
@@ -154,7 +133,7 @@ def fetch(
     models_dir: Annotated[Path | None, typer.Option(help="Folder of the models.")] = None,
 ) -> None:
     """Download a released model: the files it needs and no others, resumed and checked."""
-    settings = _settings(models_dir=models_dir)
+    settings = settings_under(models_dir=models_dir)
     from service.model.fetch import Hub, chosen_revisions
 
     revisions = chosen_revisions(infinity=settings.infinity_revision, flan_t5=settings.flan_t5_revision)
@@ -180,7 +159,7 @@ def convert(
     models_dir: Annotated[Path | None, typer.Option(help="Folder of the models.")] = None,
 ) -> None:
     """Rewrite a model as one folder of safetensors, in the precision it runs in."""
-    settings = _settings(models_dir=models_dir)
+    settings = settings_under(models_dir=models_dir)
     from service.model import presets
     from service.model.convert import convert as run
     from service.model.convert import read_precision
@@ -205,61 +184,13 @@ def fit(
     models_dir: Annotated[Path | None, typer.Option(help="Folder of the models.")] = None,
 ) -> None:
     """Tell what models take, and how many stylised images at once fit on a GPU; no weights are read."""
-    settings = _settings(precision=precision, text_device=text_device, models_dir=models_dir)
+    settings = settings_under(precision=precision, text_device=text_device, models_dir=models_dir)
     from service.model.fitting import needs_of, table
 
     try:
         typer.echo(table(needs_of(model, settings.choices, settings.models_dir)))
     except ValueError as error:
         fail(str(error))
-
-
-@cli.command()
-def bench(
-    model: Annotated[
-        str | None, typer.Option(help="A known model or the folder of one; nano by default.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or cuda:N.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the model; all by default.")] = None,
-    precision: Precision = None,
-    text_precision: TextPrecision = None,
-    text_device: TextDevice = None,
-    decoding: Decoding = None,
-    sizes: Sizes = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Repetitions that count.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
-) -> None:
-    """Time plain and stylised images on this machine, and say on what."""
-    from service.settings import limit_threads
-
-    settings = _settings(
-        model=model,
-        device=device,
-        threads=threads,
-        precision=precision,
-        text_precision=text_precision,
-        text_device=text_device,
-        decoding=decoding,
-        sizes=sizes,
-    )
-    limit_threads(settings)  # as `serve` does, so that the numbers are the service's
-    from service.evaluation.bench import measure, report
-    from service.model import presets
-    from service.progress import bars
-
-    try:
-        with bars() as watch:
-            generator = presets.load(
-                settings.model,
-                settings.device,
-                models_dir=settings.models_dir,
-                choices=settings.choices,
-                watch=watch,
-            )
-    except ValueError as error:
-        fail(str(error))
-    measurements = list(measure(generator, repeats=repeats, seed=seed))
-    typer.echo(report(generator, measurements, repeats=repeats, seed=seed))
 
 
 @cli.command()
@@ -272,13 +203,13 @@ def evaluate(
     ),
     pairs: Annotated[int, typer.Option(min=6, help="Pairs of prompt and reference a seed.")] = 480,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 1 on.")] = 3,
-    device: Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or cuda:N.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the model; all by default.")] = None,
+    device: Device = None,
+    threads: Threads = None,
 ) -> None:
     """Judge what nano draws: prompts, styles, and the paper's ablations; minutes on two cores."""
     from service.settings import limit_threads
 
-    settings = _settings(model=model, device=device, threads=threads)
+    settings = settings_under(model=model, device=device, threads=threads)
     limit_threads(settings)
     from service.evaluation.evaluate import evaluate as run
     from service.evaluation.judge import load_judge
@@ -302,11 +233,9 @@ def serve(
         int | None, typer.Option(help="Port to listen on; 8000 by default, 0 for a free one.")
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the embedded style store.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="A known model or the folder of one; nano by default.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or cuda:N.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the model; all by default.")] = None,
+    model: Model = None,
+    device: Device = None,
+    threads: Threads = None,
     precision: Precision = None,
     text_precision: TextPrecision = None,
     text_device: TextDevice = None,
@@ -323,7 +252,7 @@ def serve(
     """Serve the REST API until SIGTERM or Ctrl-C; work that was accepted is finished first."""
     from service.settings import limit_threads
 
-    settings = _settings(
+    settings = settings_under(
         host=host,
         port=port,
         data_dir=data_dir,

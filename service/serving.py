@@ -12,6 +12,7 @@ import uvicorn
 from service.app import CannotStart, Service, create_app
 from service.draining import DrainingServer
 from service.logs import configure_logs
+from service.model.generator import Generator
 from service.settings import Settings
 
 # Connections that may wait to be accepted: bursts are refused by us, with a reason, not by the kernel.
@@ -28,17 +29,18 @@ Atelier is ready on {url} with the model {model}. Try:
 KEY = ' -H "Authorization: Bearer $API_KEY"'
 
 
-def run_server(settings: Settings) -> int:
+def run_server(settings: Settings, generator: Generator | None = None) -> int:
     """Serve until a signal ends it, and print how to use the service once it is ready.
 
-    Returns the exit status: 0, or 1 when the service could not start.
+    Without a generator the model of the settings is loaded. Returns the exit status: 0, or 1 when the service
+    could not start.
     """
     # uvicorn puts these back and raises the signal again once it has finished; this makes that a success.
     for ending in (signal.SIGTERM, signal.SIGINT):
         signal.signal(ending, lambda *_: sys.exit(0))
     configure_logs(settings.log_format)
     try:
-        app = create_app(settings)
+        app = create_app(settings, generator)
     except CannotStart as error:
         print(error, file=sys.stderr)
         return 1

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from service.evaluation.plain import draw
 from service.evaluation.recording import Recording
 from service.model.bits import StyleBits
 from service.model.generator import Generator, ImageSpec, Styling, WeightedStyle
 from service.model.infinity.config import SamplingConfig
 from service.model.style import feature_of
-from tests.plain import draw
 from tests.test_pairing import SQUARE, WIDE, picture
 from tests.tiny import tiny_config, tiny_generator, tiny_infinity
 

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.evaluation.plain import draw
 from service.evaluation.recording import Recording
 from service.model.backbone import Size
 from service.model.generator import Generator, ImageSpec, Method, Styling, WeightedStyle
 from service.model.infinity.model import Infinity
-from tests.plain import draw
 from tests.tiny import tiny_generator, tiny_infinity
 
 SQUARE, WIDE = Size(64, 64), Size(96, 64)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.evaluation.plain import phi
 from service.model.infinity import scales
 from service.model.style import (
     StyleFeature,
@@ -18,7 +19,6 @@ from service.model.style import (
     principal_of,
     singular_values,
 )
-from tests.plain import phi
 
 
 def feature(seed: int, ratio: float = 1.0, num_channels: int = 32, key_step: int = 3) -> StyleFeature:

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from service.evaluation.plain import phi
 from service.model.backbone import Scale
 from service.model.bits import StyleBits, counted
 from service.model.infinity import scales
 from service.model.spectrum import agreement, dominance
 from service.model.style import StyleFeature, decompose, feature_of, mean_of, principal_of, singular_values
-from tests.plain import phi
 
 SHAPES = st.tuples(st.integers(1, 30), st.integers(1, 40))
 

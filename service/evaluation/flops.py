@@ -1,21 +1,14 @@
 """The analytic floor: the operations that a batch cannot do without, by step and kind.
 
-A multiply-add is two operations. Only matrix products, attention and convolutions count, as in torch's
-counter; what remains is bound by memory. The floor knows every identity of method.md, 3, and no padding.
+A multiply-add is two operations. Only matrix products, attention and convolutions count, as in
+`counting.count`; what remains is bound by memory. The floor knows every exact identity, and no padding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
-from typing import Any
-
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from service.model.backbone import Scale, Schedule
-from service.model.generator import Generator, ImageSpec
 from service.model.infinity.config import InfinityConfig, TokenizerConfig, TransformerConfig
 
 
@@ -72,24 +65,6 @@ def floor(config: InfinityConfig, schedule: Schedule, batch: Batch, *, key_step:
     grid = schedule.scales[-1].times(config.patch)
     decode = Operations(convolutions=drawn * decoder_operations(config.tokenizer, grid))
     return Floor(_texts(config.transformer, batch), tuple(steps), decode)
-
-
-def counted(generator: Generator, specs: Sequence[ImageSpec]) -> tuple[int, ...]:
-    """What torch counts while a batch is drawn: a value a step, then the decoder's.
-
-    The first step has what depends on the texts alone, but for the text encoder, which has read them before.
-    """
-    generator.generate(specs)
-    totals: list[int] = []
-    with FlopCounterMode(display=False, custom_mapping=_fused()) as counter:
-
-        def note() -> bool:
-            totals.append(counter.get_total_flops())
-            return True
-
-        generator.generate(specs, note)
-        totals.append(counter.get_total_flops())
-    return tuple(after - before for before, after in zip([0, *totals], totals, strict=False))
 
 
 def decoder_operations(config: TokenizerConfig, grid: Scale) -> int:
@@ -152,12 +127,3 @@ def _texts(shape: TransformerConfig, batch: Batch) -> Operations:
     reading = 2 * tokens * (shape.text_channels * 3 * width + width * width * (1 + matrices * shape.depth))
     pooling = 2 * rows * (width * width + 2 * batch.num_text_tokens * width)
     return Operations(texts=reading + pooling + 2 * rows * width * (6 + 2) * width)
-
-
-def _fused() -> dict[Any, Callable[..., int]]:
-    """Formulas of the kernels that torch's counter does not know."""
-
-    def linear(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
-        return 2 * prod(x) * weight[0]
-
-    return {torch.ops.mkldnn._linear_pointwise: linear}

@@ -13,7 +13,7 @@ from service.model.generator import Generator
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.folder import read_config, read_infinity
 from service.model.infinity.released import RELEASED
-from service.model.precision import choose
+from service.model.precision import Precision, choose
 from service.model.shortage import require_room
 from service.model.sizes import choose_sizes
 
@@ -76,12 +76,7 @@ def load(
     memory left in which to draw.
     """
     place, on = find(name_or_path, models_dir), device_of(device)
-    precision = choose(
-        on,
-        precision=choices.precision,
-        text_precision=choices.text_precision,
-        text_device=choices.text_device,
-    )
+    precision = precision_of(on, choices)
     sizes = choose_sizes(list(place.config.schedules()), choices.sizes, model=place.config.name)
     infinity = read_infinity(
         place.config, place.folder, on, precision=precision, decoding=choices.decoding, watch=watch
@@ -91,6 +86,16 @@ def load(
     generator = Generator(infinity, sizes)
     require_room(infinity, generator.sizes, generator.fit)
     return generator
+
+
+def precision_of(device: torch.device, choices: Choices) -> Precision:
+    """ValueError with a sentence when the choices make no sense on the device."""
+    return choose(
+        device,
+        precision=choices.precision,
+        text_precision=choices.text_precision,
+        text_device=choices.text_device,
+    )
 
 
 def _require_files(config: InfinityConfig, models_dir: Path) -> None:

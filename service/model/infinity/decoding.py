@@ -63,17 +63,17 @@ class Decoding:
     ) -> None:
         """By default the budget is a share of what is free, on the device that holds the decoder."""
         self._tokenizer = tokenizer
-        self._mode = mode
+        self.mode = mode
         self._device = device or tokenizer.decoder.conv_in.weight.device
         self._budget_bytes = int(free_bytes(self._device) * _SHARE) if budget_bytes is None else budget_bytes
 
     def num_at_once(self, grid: Scale) -> int:
         """Images of a grid that are decoded together; 0: one after another, in strips."""
-        if self._mode == "strips":
+        if self.mode == "strips":
             return 0
         each = workspace_bytes(self._tokenizer.config, grid, self._tokenizer.decoder.dtype, in_strips=False)
         fitting = self._budget_bytes // each
-        if self._mode == "whole":
+        if self.mode == "whole":
             fitting = max(1, fitting)
         # One at a time on the CPU, where it costs nothing and convolutions round alike whatever the batch.
         return min(fitting, 1) if self._device.type == "cpu" else fitting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -64,6 +65,19 @@ class Infinity:
 
     def batch_bytes(self, schedule: Schedule, num_images: int) -> int:
         return footprint(self.config, schedule, num_images, self.dtype, self.decoding.num_at_once).peak
+
+    def at_budget(self, budget: str) -> Infinity:
+        """The same weights on the schedules of another pixel budget."""
+        other = Infinity(
+            replace(self.config, budget=budget),
+            self.transformer,
+            self.tokenizer,
+            self.text_encoder,
+            fingerprint=self.fingerprint,
+            decoding=self.decoding.mode,
+        )
+        other._run = self._run
+        return other
 
     def compile(self, backend: str = "inductor") -> None:
         """Compile the block, for each number of rows and of tokens at its first use, without a graph break.

@@ -1,4 +1,5 @@
-"""The method written down plainly, to hold the engine against: two runs, one image at a time.
+"""The method written down plainly: two runs, one image at a time. The tests hold the engine against it, and
+`atelier bench` its speed.
 
 The content path runs first and keeps every layer's queries and keys; the generation path then runs from the
 beginning and uses them. Caches are concatenated, the SVD is the paper's own formula, nothing is shared.
@@ -34,7 +35,7 @@ class Trace:
 
 def phi(feature: Tensor, alpha: float) -> Tensor:
     u, sigma, vt = torch.linalg.svd(feature.flatten(1).T.double(), full_matrices=False)
-    decayed = torch.exp(-alpha * torch.arange(len(sigma))) * sigma
+    decayed = torch.exp(-alpha * torch.arange(len(sigma), device=sigma.device)) * sigma
     return (u @ torch.diag(decayed) @ vt).T.view_as(feature).float()
 
 
@@ -52,7 +53,7 @@ def _run(model: Infinity, spec: ImageSpec, content: Trace | None) -> Trace:
     halves = [_Half(model, schedule, text) for text in _texts(model, spec)]
     generator, trace = torch.Generator().manual_seed(spec.seed), Trace()
     grid = schedule.scales[-1]
-    feature = torch.zeros(1, model.channels, grid.height, grid.width)
+    feature = torch.zeros(1, model.channels, grid.height, grid.width, device=model.device)
     for step, scale in enumerate(schedule.scales, start=1):
         pairs = []
         for index, half in enumerate(halves):
@@ -62,6 +63,7 @@ def _run(model: Infinity, spec: ImageSpec, content: Trace | None) -> Trace:
         conditional, unconditional = pairs
         logits = guidance * conditional + (1 - guidance) * unconditional
         noise = draw_noise(generator, scale.num_tokens * model.channels).view(scale.num_tokens, -1, 2)
+        noise = noise.to(model.device)
         bits = sample_bits(logits[0], noise, top_k=900, top_p=model.config.sampling.top_p)
         trace.bits.append(bits)
         code = codes_from_bits(bits.T.reshape(1, -1, scale.height, scale.width))
@@ -87,10 +89,10 @@ def _styled(model: Infinity, spec: ImageSpec, feature: Tensor) -> Tensor:
     assert styling is not None
     alpha = model.alpha if styling.alpha is None else styling.alpha
     replaces = styling.method in (Method.REP, Method.REP_SAC)
-    parts = [
-        style.weight * (feature_of(style.feature) if replaces else phi(feature_of(style.feature), alpha))
-        for style in styling.styles
-    ]
+    parts = []
+    for style in styling.styles:
+        whole = feature_of(style.feature).to(feature.device)
+        parts.append(style.weight * (whole if replaces else phi(whole, alpha)))
     removed = feature if replaces else phi(feature, alpha)
     return feature + styling.strength * (torch.stack(parts).sum(0) - removed)
 
@@ -109,9 +111,9 @@ class _Half:
         self.model, self.schedule = model, schedule
         weights = model.transformer
         normed = weights.text_norm(text[None])
-        self.pooled = weights.pool(normed, torch.ones(1, len(text), dtype=torch.bool))
+        self.pooled = weights.pool(normed, torch.ones(1, len(text), dtype=torch.bool, device=model.device))
         self.text = weights.text_in(normed)
-        self.rotation = rotations(schedule, model.config.transformer.head_width, torch.device("cpu"))
+        self.rotation = rotations(schedule, model.config.transformer.head_width, model.device)
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
         self.done = 0
@@ -134,12 +136,13 @@ class _Half:
             attention = block.attention
             q, k, v = (
                 split_heads(part, attention.num_heads)
-                for part in F.linear(h, attention.qkv.weight).chunk(3, -1)
+                for part in _product(h, attention.qkv.weight).chunk(3, -1)
             )
             q = q + attention.q_bias.view(1, attention.num_heads, 1, -1)
-            v = v + attention.v_bias.view(1, attention.num_heads, 1, -1)
-            q = rotate(F.normalize(q, dim=-1) * attention.logit_scale.clamp(max=4.605170186).exp(), rotation)
-            k = rotate(F.normalize(k, dim=-1), rotation)
+            v = v + attention.v_bias.view(1, attention.num_heads, 1, -1).to(v.dtype)
+            q = F.normalize(q.float(), dim=-1) * attention.logit_scale.clamp(max=4.605170186).exp()
+            k = F.normalize(k.float(), dim=-1)
+            q, k = (rotate(each, rotation).to(v.dtype) for each in (q, k))
             if corrects:
                 assert content is not None
                 q, k = content.queries_keys[step * 2 + half, layer]
@@ -161,5 +164,9 @@ class _Half:
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """As anybody would write it, without the engine's kernels."""
-    return F.linear(x, layer.weight, layer.bias)
+    return _product(x, layer.weight, layer.bias)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As anybody would write it, without the engine's kernels; in the weight's dtype."""
+    return F.linear(x.to(weight.dtype), weight, bias if bias is None else bias.to(weight.dtype))

@@ -1,0 +1,1 @@
+"""`atelier bench`: how fast it is, on what, and what bounds it."""

@@ -1,0 +1,119 @@
+"""Subject: the model that is measured, at one size, and the work it is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from service.evaluation.random_weights import random_infinity, shape_of
+from service.model import presets
+from service.model.backbone import Size
+from service.model.checkpoint import Watch, unwatched
+from service.model.choices import BY_DEFAULT, Choices
+from service.model.generator import Generator, ImageSpec, Styling, WeightedStyle
+from service.model.infinity import scales
+from service.model.infinity.model import Infinity
+from service.model.style import StyleFeature
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which model to measure, and how it is held; `size` None is the model's own default."""
+
+    model: str
+    is_random: bool = False
+    device: str = "auto"
+    choices: Choices = BY_DEFAULT
+    size: str | None = None
+    seed: int = 0
+    models_dir: str = ""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A resident model at one size. Everything it is asked to draw follows from the seed."""
+
+    backbone: Infinity
+    size: Size
+    seed: int
+    weights: str
+
+    @cached_property
+    def generator(self) -> Generator:
+        return Generator(self.backbone)
+
+    def at(self, size: Size) -> Subject:
+        """The same weights at another size; ValueError when they do not draw it."""
+        return replace(self, backbone=_sized(self.backbone, size), size=size)
+
+    @property
+    def is_on_cpu(self) -> bool:
+        return self.backbone.device.type == "cpu"
+
+    @cached_property
+    def budget_sizes(self) -> tuple[Size, ...]:
+        """The square size of each official budget; the subject's own alone, for schedules of one's own."""
+        if self.backbone.config.budget is None:
+            return (self.size,)
+        return tuple(scales.schedule(1.0, budget).size for budget in scales.BUDGETS)
+
+    def picture(self, number: int) -> NDArray[np.uint8]:
+        """A picture to take a style from, [height, width, 3]: blocks of colour, others for each number."""
+        rng = np.random.default_rng((self.seed, number))
+        blocks = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        height, width = -(-self.size.height // 8), -(-self.size.width // 8)
+        return blocks.repeat(height, 0).repeat(width, 1)[: self.size.height, : self.size.width]
+
+    @cached_property
+    def styles(self) -> tuple[StyleFeature, ...]:
+        return tuple(self.generator.extract_style(self.picture(number), self.size) for number in range(8))
+
+    def spec(self, number: int, style: int | None = None) -> ImageSpec:
+        """Image `number`, whose prompt no other number has: the text of none is known from another."""
+        styling = None if style is None else Styling((WeightedStyle(self.styles[style]),))
+        prompt = f"a red star on a blue background {number}"
+        return ImageSpec(prompt, self.seed + number, self.size, styling=styling)
+
+
+def load_subject(wanted: Wanted, watch: Watch = unwatched) -> Subject:
+    """Make the model resident. ValueError with a sentence when there is no such model, device or size."""
+    if wanted.is_random:
+        device = presets.device_of(wanted.device)
+        precision = presets.precision_of(device, wanted.choices)
+        shape = shape_of(wanted.model)
+        backbone = random_infinity(shape, wanted.seed, device, precision, wanted.choices.decoding)
+        if wanted.choices.compile:
+            backbone.compile()
+    else:
+        loaded = presets.load(
+            wanted.model,
+            wanted.device,
+            models_dir=Path(wanted.models_dir),
+            choices=wanted.choices,
+            watch=watch,
+        )
+        assert isinstance(loaded.backbone, Infinity)
+        backbone = loaded.backbone
+    size = next(iter(backbone.schedules)) if wanted.size is None else Size.parse(wanted.size)
+    weights = "random" if wanted.is_random else backbone.fingerprint
+    return Subject(_sized(backbone, size), size, wanted.seed, weights)
+
+
+def _sized(backbone: Infinity, size: Size) -> Infinity:
+    """The same weights on the schedules that have this size. How good the image is does not matter."""
+    if size in backbone.schedules:
+        return backbone
+    budgets = () if backbone.config.budget is None else tuple(scales.BUDGETS)
+    for budget in budgets:
+        if size in scales.schedules(budget):
+            return backbone.at_budget(budget)
+    squares = [str(scales.schedule(1.0, budget).size) for budget in budgets]
+    known = ", ".join(dict.fromkeys([*map(str, backbone.schedules), *squares]))
+    raise ValueError(f"{backbone.name} has no size {size}; it draws {known}")
