@@ -39,7 +39,7 @@ class Recording:
         self.schedules, self.channels, self.device = infinity.schedules, infinity.channels, infinity.device
         self.guidance, self.alpha, self.key_step = infinity.guidance, infinity.alpha, infinity.key_step
         self.max_text_tokens, self.resident_bytes = infinity.max_text_tokens, infinity.resident_bytes
-        self.draws = infinity.draws
+        self.draws, self.qualities = infinity.draws, infinity.qualities
         self.logits: list[Tensor] = []  # a step: [paths, tokens, 2 bits]
         self.bits: list[Tensor] = []  # a step: [paths, tokens, bits] bool
         self.inputs: list[Tensor] = []  # a step: the accumulated feature it started from

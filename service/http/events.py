@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from service.http.schemas import StyleChoice, Usage
+from service.http.schemas import AnsweredQuality, StyleChoice, Usage
 
 
 class ImageEvent(BaseModel):
@@ -15,7 +15,7 @@ class ImageEvent(BaseModel):
     b64_json: str = Field(description="The image file, in base64.")
     created_at: int = Field(description="Seconds since 1970.")
     size: str = Field(description="Size of the image that is being drawn, `WIDTHxHEIGHT`.")
-    quality: Literal["high"] = "high"
+    quality: AnsweredQuality
     background: Literal["opaque"] = "opaque"
     output_format: Literal["png", "jpeg", "webp"]
     image_index: int = Field(description="Which image of the request, from 0.")

@@ -174,7 +174,10 @@ class GenerationRequest(Incoming):
     user: str | None = Field(
         default=None, max_length=512, description="Accepted for OpenAI's clients; not used."
     )
-    quality: Literal["auto", "high"] = Field(default="auto", description="There is one quality.")
+    quality: Literal["auto", "high", "medium", "low"] = Field(
+        default="auto",
+        description="`high`, as `auto`, is exact; `medium` and `low` are quicker: `/v1/models` tells how.",
+    )
     background: Literal["auto", "opaque"] = Field(default="auto", description="Images are opaque.")
     moderation: Literal["auto"] = Field(default="auto", description="There is no moderation to choose.")
     stream: bool = Field(default=False, description="Answer with server-sent events.")
@@ -185,6 +188,13 @@ class GenerationRequest(Incoming):
     @property
     def num_images(self) -> int:
         return self.n * len(self.styles_each or [None])
+
+
+# Of an image that was drawn.
+AnsweredQuality = Annotated[
+    Literal["high", "medium", "low"],
+    Field(description="What was taken: `high` also where the model has nothing quicker."),
+]
 
 
 class GeneratedImage(BaseModel):
@@ -213,7 +223,7 @@ class GenerationResponse(BaseModel):
     model: str
     size: str
     output_format: Literal["png", "jpeg", "webp"]
-    quality: Literal["high"] = "high"
+    quality: AnsweredQuality
     background: Literal["opaque"] = "opaque"
     usage: Usage
     style: StyleChoice | None = None
@@ -254,6 +264,7 @@ class ModelResponse(BaseModel):
     guidance: float = Field(description="Weight of the prompt where a request names none.")
     alpha: float = Field(description="How fast a style's lesser components fade where a request names none.")
     max_prompt_tokens: int = Field(description="A longer prompt is cut.")
+    qualities: dict[str, str] = Field(description="What each `quality` leaves out; `exact` for nothing.")
     resident_bytes: int = Field(description="Memory of the weights.")
 
 

@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.model.shortcuts import Qualities
+
 CacheT = TypeVar("CacheT")
 
 
@@ -140,6 +142,7 @@ class Backbone(Protocol, Generic[CacheT]):
     device: torch.device
     max_text_tokens: int
     resident_bytes: int  # memory of the weights
+    qualities: Qualities
     draws: str  # what a model of few words can draw; empty where any word may mean something
 
     def bytes_per_row(self, schedule: Schedule) -> int:

@@ -22,12 +22,14 @@ from service.model.imagined import imagined_bits
 from service.model.memory import max_images
 from service.model.partial import Partial, Watch, watched_steps
 from service.model.resize import resize
-from service.model.spec import Drawing, ImageSpec, Method, Styling, Timings, WeightedStyle
+from service.model.shortcuts import EXACT, Shortcuts
+from service.model.spec import BatchKey, Drawing, ImageSpec, Method, Styling, Timings, WeightedStyle
 from service.model.style import StyleFeature, blend, decompose, feature_of, principal_of
 from service.model.texts import Texts
 
 __all__ = [
     "Abandoned",
+    "BatchKey",
     "Drawing",
     "Generator",
     "ImageSpec",
@@ -111,16 +113,18 @@ class Generator:
         self.guidance = backbone.guidance
         self.alpha = backbone.alpha
         self.key_step = backbone.key_step
+        self.qualities = backbone.qualities
         self.max_prompt_tokens = backbone.max_text_tokens
         self._texts = Texts(backbone.encode_texts)
         self.resident_bytes = backbone.resident_bytes
 
-    def num_steps(self, size: Size) -> int:
-        return len(self._schedule(size).scales)
+    def num_steps(self, size: Size, shortcuts: Shortcuts = EXACT) -> int:
+        return shortcuts.last_step(len(self._schedule(size).scales))
 
-    def watched_steps(self, size: Size, num_partials: int) -> tuple[int, ...]:
+    def watched_steps(self, size: Size, num_partials: int, shortcuts: Shortcuts = EXACT) -> tuple[int, ...]:
         """The steps after which to show so many partial images."""
-        return watched_steps(num_partials, key_step=self.key_step, num_steps=self.num_steps(size))
+        num_steps = self.num_steps(size, shortcuts)
+        return watched_steps(num_partials, key_step=self.key_step, num_steps=num_steps)
 
     def schedule_name(self, size: Size) -> str:
         """Names all that a style feature depends on besides the model: the grids and the key step."""

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.model.backbone import Schedule, Size
 from service.model.infinity import scales
+from service.model.shortcuts import ALL_EXACT, Qualities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +92,7 @@ class InfinityConfig:
     tokenizer: TokenizerConfig
     sampling: SamplingConfig
     style: StyleConfig = StyleConfig()
+    quality: Qualities = ALL_EXACT
     budget: str | None = None  # one of the official pixel budgets, or
     grids: tuple[tuple[tuple[int, int], ...], ...] = ()  # schedules of one's own
     patch: int = 1  # tokenizer cells on a side that one transformer token covers
@@ -115,8 +117,13 @@ class InfinityConfig:
     def to_json(self) -> str:
         """What `from_json` reads; settings that are not given are left out."""
         settings = {name: value for name, value in asdict(self).items() if value is not None}
-        if self.files == FilesConfig():
-            del settings["files"]
+        settings["quality"] = {
+            name: {field: value for field, value in shortcuts.items() if value}
+            for name, shortcuts in settings["quality"].items()
+        }
+        for name, default in (("files", FilesConfig()), ("quality", ALL_EXACT)):
+            if getattr(self, name) == default:
+                del settings[name]
         return json.dumps(settings, indent=1) + "\n"
 
     def _check_steps(self) -> None:
@@ -127,6 +134,11 @@ class InfinityConfig:
                 f"style.key_step: must be from 1 to {fewest - 1}, one less than the steps of the shortest "
                 f"schedule, not {self.style.key_step}"
             )
+        for name, shortcuts in self.quality.shortcuts().items():
+            try:
+                shortcuts.check(key_step=self.style.key_step, num_steps=fewest)
+            except ValueError as error:
+                raise ValueError(f"quality.{name}.{error}") from error
         if most > self.transformer.max_scales:
             raise ValueError(
                 f"transformer.max_scales: must be at least {most}, the steps of the longest schedule"
