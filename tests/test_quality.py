@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import httpx
-import openai
 import pytest
 
 from service.model.generator import Generator

@@ -1,4 +1,4 @@
-"""What each shortcut saves on nano, and what it costs: operations and time, pictures as the judge sees them, bits.
+"""What each shortcut saves on nano in operations and time, and what it costs: as the judge sees it, and in bits.
 
 Everything is compared on the same pairs of prompt and reference with the same seeds, so that differences are
 those of the shortcut alone.
@@ -159,7 +159,7 @@ class Keeping(Infinity):
 
 
 def table(trials: Sequence[Trial]) -> tuple[list[str], Iterator[list[str]]]:
-    """Head and rows: the first of them exact, in per cent; the others' judged shares as differences from it."""
+    """Head and rows in per cent; of all but the first, the exact one, judged shares are differences."""
     head = ["shortcuts", "operations", "CPU time", *JUDGED, "bits", "pixels"]
     exact = trials[0].score
     estimates = exact.estimates()
