@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.model.backbone import Schedule
 from service.model.infinity.model import Infinity
@@ -147,12 +147,19 @@ class _Half:
             self.keys[layer] = torch.cat([self.keys[layer], k], 2) if layer in self.keys else k
             self.values[layer] = torch.cat([self.values[layer], v], 2) if layer in self.values else v
             weighted = (q @ self.keys[layer].transpose(-1, -2)).softmax(-1) @ self.values[layer]
-            x = x + gate1 * attention.out(merge_heads(weighted))
+            x = x + gate1 * _linear(attention.out, merge_heads(weighted))
             reading = block.text_attention
             tk, tv = reading.keys_values(self.text)
-            tq = split_heads(reading.query(block.text_norm(x)), reading.num_heads)
+            tq = split_heads(_linear(reading.query, block.text_norm(x)), reading.num_heads)
             weighted = (tq @ tk.transpose(-1, -2) * tq.shape[-1] ** -0.5).softmax(-1) @ tv
-            x = x + reading.out(merge_heads(weighted))
-            x = x + gate2 * block.feedforward(layer_norm(x) * (1 + scale2) + shift2)
+            x = x + _linear(reading.out, merge_heads(weighted))
+            hidden = _linear(block.feedforward.up, layer_norm(x) * (1 + scale2) + shift2)
+            x = x + gate2 * _linear(block.feedforward.down, F.gelu(hidden, approximate="tanh"))
         self.done += scale.num_tokens
-        return weights.logits(x, self.pooled) / self.model.config.sampling.temperature_at(step)
+        logits = weights.logits(x, weights.head_modulations(self.pooled))
+        return logits / self.model.config.sampling.temperature_at(step)
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """As anybody would write it, without the engine's kernels."""
+    return F.linear(x, layer.weight, layer.bias)

@@ -48,6 +48,7 @@ class Recording:
         self._joint = None if joint_seed is None else torch.Generator().manual_seed(joint_seed)
         self._num_images = num_images
         self._drawn: list[Tensor] = []
+        self._paths: Sequence[Path] = ()
 
     def path_bits(self, path: int, source: int) -> Tensor:
         """All bits of one path, [tokens, bits]; before it forked it was its source."""
@@ -66,6 +67,7 @@ class Recording:
         return [self.encode_text(prompt) for prompt in prompts]
 
     def begin(self, paths: Sequence[Path], schedule: Schedule) -> Cache:
+        self._paths = paths
         return self.infinity.begin(paths, schedule)
 
     def fork(self, cache: Cache) -> None:
@@ -74,7 +76,7 @@ class Recording:
     def predict(self, cache: Cache, step: int, feature: Tensor) -> Tensor:
         logits = self.infinity.predict(cache, step, feature)
         self.inputs.append(feature)
-        self.logits.append(logits.flatten(2))
+        self.logits.append(self._by_path(logits.flatten(2), cache.schedule, step))
         return logits
 
     def noise(self, generator: torch.Generator, schedule: Schedule, step: int) -> Tensor:
@@ -90,12 +92,22 @@ class Recording:
     def sample(self, logits: Tensor, noise: Tensor, schedule: Schedule, step: int) -> Tensor:
         codes = self.infinity.sample(logits, noise, schedule, step)
         planes = F.pixel_unshuffle(codes, self.infinity.config.patch)
-        self.bits.append((planes > 0).flatten(2).transpose(1, 2))
+        self.bits.append(self._by_path((planes > 0).flatten(2).transpose(1, 2), schedule, step))
         return codes
 
     def accumulate(self, feature: Tensor, codes: Tensor, schedule: Schedule, step: int) -> Tensor:
-        self.features.append(self.infinity.accumulate(feature, codes, schedule, step))
-        return self.features[-1]
+        after = self.infinity.accumulate(feature, codes, schedule, step)
+        self.features.append(self._by_path(after, schedule, step))
+        return after
+
+    def _by_path(self, values: Tensor, schedule: Schedule, step: int) -> Tensor:
+        """The last step leaves drawn paths alone: each at its path's place again, zeros for the others."""
+        drawn = [index for index, path in enumerate(self._paths) if path.drawn]
+        if step < len(schedule.scales) or len(drawn) == len(self._paths):
+            return values
+        every = values.new_zeros(len(self._paths), *values.shape[1:])
+        every[drawn] = values
+        return every
 
     def encode_image(self, image: NDArray[np.uint8], schedule: Schedule, num_steps: int) -> NDArray[np.uint8]:
         return self.infinity.encode_image(image, schedule, num_steps)

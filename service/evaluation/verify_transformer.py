@@ -145,9 +145,9 @@ class TransformerSet:
         step, tokens = self.config["debug_scale_index"], self.config["lens"][0]
         depth = self.shape.depth
         ours = {
-            "cond_BD": layers["pool"][0],
+            "cond_BD": torch.cat(layers["pool"]),
             "cond_gss": layers["modulation"][0].view(2, 1, 6, -1),
-            "ca_kv_in": layers["text_in"][0][:, :tokens].flatten(0, 1),
+            "ca_kv_in": torch.cat([each[:tokens] for each in layers["text_in"]]),
             "block_in": layers["block_in"][step * depth],
             "block_out": torch.stack(layers["block_out"][step * depth : (step + 1) * depth]),
         }

@@ -99,6 +99,7 @@ class Path:
     guidance: tuple[float, ...]  # one value a step
     source: int | None = None
     corrected: bool = False
+    drawn: bool = True  # whether its image is asked for; without, a content path only guides
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +114,18 @@ def lay_out(paths: Sequence[Path]) -> tuple[Row, ...]:
     """The one place that fixes the order of rows.
 
     Paths come in the order content, generation without correction, generation with correction, so that the
-    rows which compute their own attention are a prefix, and so are the rows that exist before the fork. A
-    path whose guidance is 1 at every step has no unconditional half.
+    rows which compute their own attention are a prefix, and so are the rows that exist before the fork. Among
+    paths of one kind the conditional halves come first: they are what neighbours may read the same text with.
+    A path whose guidance is 1 at every step has no unconditional half.
     """
     ranks = [(path.source is not None) + path.corrected for path in paths]
     assert ranks == sorted(ranks), "paths must come as content, uncorrected, corrected"
-    return tuple(
-        Row(index, conditional)
-        for index, path in enumerate(paths)
+    halves = [
+        (rank, not conditional, index)
+        for index, (rank, path) in enumerate(zip(ranks, paths, strict=True))
         for conditional in ((True, False) if any(g != 1.0 for g in path.guidance) else (True,))
-    )
+    ]
+    return tuple(Row(index, not unconditional) for _, unconditional, index in sorted(halves))
 
 
 class Backbone(Protocol, Generic[CacheT]):
@@ -164,7 +167,10 @@ class Backbone(Protocol, Generic[CacheT]):
         """Give every generation path a copy of its content path's state, and make it active."""
 
     def predict(self, cache: CacheT, step: int, feature: Tensor) -> Tensor:
-        """Guided logits of step `step` from the feature after the step before, for the active paths."""
+        """Guided logits of step `step` from the feature after the step before, for the active paths.
+
+        The last step gives those of drawn paths alone.
+        """
 
     def noise(self, generator: torch.Generator, schedule: Schedule, step: int) -> Tensor:
         """Draw what sampling one path at this step needs, from that image's own generator."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from service.model.backbone import Backbone, Path, Scale, Schedule, Size, Text
 from service.model.bits import StyleBits
 from service.model.imagined import imagined_bits
 from service.model.memory import max_images
+from service.model.noise import Noise
 from service.model.partial import Partial, Watch, watched_steps
 from service.model.resize import resize
 from service.model.shortcuts import EXACT, Shortcuts
@@ -69,6 +70,7 @@ class Plan:
     path_of_spec: tuple[int, ...]
     watches: tuple[Watch | None, ...]  # one a spec
     key_step: int
+    num_steps: int
 
     @property
     def num_content(self) -> int:
@@ -78,6 +80,15 @@ class Plan:
     def sources(self) -> list[int]:
         """The content path that each path belongs to."""
         return [index if path.source is None else path.source for index, path in enumerate(self.paths)]
+
+    def under_way(self, step: int) -> list[int]:
+        """The paths that this step has a result for: before the fork content, at the end what is drawn."""
+        paths = range(self.num_content if step <= self.key_step else len(self.paths))
+        return [path for path in paths if step < self.num_steps or self.paths[path].drawn]
+
+    def sources_of(self, paths: Sequence[int]) -> list[int]:
+        """The content paths that these belong to."""
+        return [self.sources[path] for path in paths]
 
     def watched(self, step: int, num_paths: int) -> list[tuple[int, Watch]]:
         """Who wants to see the image after this step, each with its path among the first `num_paths`.
@@ -96,6 +107,7 @@ class Walk:
     """What the loop over scales leaves."""
 
     feature: Tensor  # [paths, channels, H, W]
+    paths: tuple[int, ...]  # whose features these are
     step_seconds: tuple[float, ...]
     partial_seconds: float  # between the steps, for partial images
     num_rows: int
@@ -195,7 +207,7 @@ class Generator:
         read = clock()
         walk = self._walk(plan, schedule, wanted)
         walked = clock()
-        images = self._decoded(walk.feature, plan.path_of_spec)
+        images = dict(zip(walk.paths, self.backbone.decode(walk.feature), strict=True))
         timings = Timings(
             text_seconds=read - began,
             transformer_seconds=walked - read - walk.partial_seconds,
@@ -219,32 +231,35 @@ class Generator:
     def _walk(self, plan: Plan, schedule: Schedule, wanted: Callable[[], bool]) -> Walk:
         """The loop over scales: the accumulated features of every path, and each step's seconds."""
         backbone, clock = self.backbone, time.perf_counter
-        grid = backbone.feature_grids(schedule)[-1]
-        feature = torch.zeros(
-            plan.num_content, backbone.channels, grid.height, grid.width, device=backbone.device
-        )
+        grid, num_steps = backbone.feature_grids(schedule)[-1], len(schedule.scales)
+        shape = (plan.num_content, backbone.channels, grid.height, grid.width)
+        feature = torch.zeros(shape, device=backbone.device)
+        broken = torch.zeros((), dtype=torch.bool, device=backbone.device)
         generators = [torch.Generator().manual_seed(seed) for seed in plan.seeds]
+        noise = Noise(
+            lambda step: torch.stack([backbone.noise(each, schedule, step) for each in generators]), num_steps
+        )
+        styles = [self._blended(styling) if styling else None for styling in plan.stylings]
         cache = backbone.begin(plan.paths, schedule)
         seconds: list[float] = []
         partial_seconds = 0.0
-        broken = torch.zeros((), dtype=torch.bool, device=backbone.device)
-        for step in range(1, len(schedule.scales) + 1):
+        for step in range(1, num_steps + 1):
             began = clock()
-            noise = torch.stack([backbone.noise(each, schedule, step) for each in generators])
+            paths = plan.under_way(step)
             logits = backbone.predict(cache, step, feature)
-            codes = backbone.sample(logits, noise[plan.sources[: len(logits)]], schedule, step)
+            codes = backbone.sample(logits, noise.at(step)[plan.sources_of(paths)], schedule, step)
             broken = broken | ~torch.isfinite(logits).all()
-            feature = backbone.accumulate(feature, codes, schedule, step)
+            feature = backbone.accumulate(feature[paths], codes, schedule, step)
             if step == plan.key_step and len(plan.paths) > plan.num_content:
                 backbone.fork(cache)
-                feature = self._stylise(feature[plan.sources], plan)
+                feature = self._stylise(feature[plan.sources], plan, styles)
             seconds.append(clock() - began)
             partial_seconds += self._show(feature, plan, schedule, step)
             if not wanted():
-                raise Abandoned(f"stopped after step {step} of {len(schedule.scales)}")
+                raise Abandoned(f"stopped after step {step} of {num_steps}")
         if broken:  # asked once, after the loop: on a GPU each question waits for the device
             raise FloatingPointError("the model gave logits that are not finite")
-        return Walk(feature, tuple(seconds), partial_seconds, len(cache.rows))
+        return Walk(feature, tuple(paths), tuple(seconds), partial_seconds, cache.num_rows)
 
     def _show(self, feature: Tensor, plan: Plan, schedule: Schedule, step: int) -> float:
         """Hands the image so far to whoever watches this step; the seconds that took, 0 where nobody does."""
@@ -264,26 +279,35 @@ class Generator:
         needed = sorted(set(paths))
         return dict(zip(needed, self.backbone.decode(feature[needed]), strict=True))
 
-    def _stylise(self, feature: Tensor, plan: Plan) -> Tensor:
+    def _stylise(self, feature: Tensor, plan: Plan, styles: Sequence[Tensor | None]) -> Tensor:
         """Let the style into each generation path's feature, [paths, channels, H, W]."""
         return torch.stack(
             [
-                self._styled(each, styling) if styling is not None else each
-                for each, styling in zip(feature, plan.stylings, strict=True)
+                self._styled(each, style, styling) if styling and style is not None else each
+                for each, style, styling in zip(feature, styles, plan.stylings, strict=True)
             ]
         )
 
-    def _styled(self, feature: Tensor, styling: Styling) -> Tensor:
-        alpha = self.alpha if styling.alpha is None else styling.alpha
-        total = torch.zeros_like(feature)
-        for style in styling.styles:
-            part = (
-                feature_of(style.feature) if styling.method.replaces else principal_of(style.feature, alpha)
-            )
-            total += style.weight * part.to(feature.device)
+    def _styled(self, feature: Tensor, style: Tensor, styling: Styling) -> Tensor:
         if styling.method.replaces:
-            return feature + styling.strength * (total - feature)
-        return blend(feature, total, alpha, styling.strength)
+            return feature + styling.strength * (style - feature)
+        return blend(feature, style, self._alpha(styling), styling.strength)
+
+    def _blended(self, styling: Styling) -> Tensor:
+        """What an image's styles put in the place of its own, [channels, H, W]; known before the loop."""
+        parts = [
+            style.weight
+            * (
+                feature_of(style.feature)
+                if styling.method.replaces
+                else principal_of(style.feature, self._alpha(styling))
+            )
+            for style in styling.styles
+        ]
+        return torch.stack(parts).sum(0).to(self.backbone.device)
+
+    def _alpha(self, styling: Styling) -> float:
+        return self.alpha if styling.alpha is None else styling.alpha
 
     def _plan(self, specs: Sequence[ImageSpec], schedule: Schedule, texts: dict[str, Text]) -> Plan:
         key_steps = {spec.styling.key_step or self.key_step for spec in specs if spec.styling}
@@ -313,9 +337,20 @@ class Generator:
                 of = paths[origin]
                 paths.append(Path(of.text, of.negative, of.guidance, source=origin, corrected=corrected))
                 stylings.append(styling)
-        seeds = tuple(seed for _, _, seed, _ in content)
-        watches = tuple(spec.watch for spec in specs)
-        return Plan(tuple(paths), tuple(stylings), seeds, tuple(path_of_spec), watches, key_step)
+        num_steps = len(schedule.scales)
+        return Plan(
+            paths=tuple(
+                # A content path that is the last to know what is drawn from it has to reach the end.
+                replace(path, drawn=index in path_of_spec or key_step == num_steps)
+                for index, path in enumerate(paths)
+            ),
+            stylings=tuple(stylings),
+            seeds=tuple(seed for _, _, seed, _ in content),
+            path_of_spec=tuple(path_of_spec),
+            watches=tuple(spec.watch for spec in specs),
+            key_step=key_step,
+            num_steps=num_steps,
+        )
 
     def _content_key(self, spec: ImageSpec) -> ContentKey:
         guidance = self.guidance if spec.guidance is None else spec.guidance

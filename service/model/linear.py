@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,15 +11,33 @@ from torch import Tensor, nn
 # the one kernel. Four suffices on the machines measured; eight leaves room for wider ones.
 TILE = 8
 
+# oneDNN's product takes 0.85 of MKL's time on an EPYC, and with the activation in it 0.7 of both (fp32).
+# It is what torch's own compiler calls; it has no gradient.
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x @ weight.T + bias`, with rows padded to whole tiles on the CPU. x: [..., channels]."""
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
+    """`x @ weight.T + bias`, with rows padded to whole tiles on the CPU. x: [..., channels].
+
+    With `gelu`, its tanh approximation of that.
+    """
+    if x.device.type != "cpu":
+        return _product(x, weight, bias, gelu)
     flat = x.reshape(-1, x.shape[-1])  # [rows, channels]
     missing = -flat.shape[0] % TILE
-    if x.device.type != "cpu" or missing == 0:
-        return F.linear(x, weight, bias)
-    padded = F.linear(F.pad(flat, (0, 0, 0, missing)), weight, bias)
+    if missing == 0:
+        return _product(x, weight, bias, gelu)
+    padded = _product(F.pad(flat, (0, 0, 0, missing)), weight, bias, gelu)
     return padded[: flat.shape[0]].reshape(*x.shape[:-1], -1)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+    is_plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+    if is_plain and _HAS_ONEDNN and not torch.is_grad_enabled():
+        activation, algorithm = ("gelu", "tanh") if gelu else ("none", "")
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
+    y = F.linear(x, weight, bias)
+    return F.gelu(y, approximate="tanh") if gelu else y
 
 
 class Linear(nn.Linear):

@@ -1,76 +1,106 @@
-"""What one batch keeps between steps: text, keys and values, and who its rows are. Nothing of it outlives
-the batch, and nothing of it lives on the model."""
+"""What one batch keeps between steps: what its texts say to each layer, keys and values, who its rows are.
+Nothing of it outlives the batch, and nothing of it lives on the model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from service.model.backbone import Path, Row, Schedule
-
-# Texts are padded to a multiple of this, and rows of one padded length are read together: a row is computed
-# at the same length whoever shares its batch, so its rounding does not depend on them.
-TEXT_BUCKET = 32
+from service.model.infinity.transformer import ReadText
 
 
 @dataclass(frozen=True, slots=True)
-class TextGroup:
-    """The rows whose texts have one padded length, with each layer's keys and values for them."""
+class Reading:
+    """All that follows from the texts of a batch, computed once for each different text."""
 
-    rows: tuple[int, ...]  # ascending
-    index: Tensor  # the same, as a tensor
-    mask: Tensor  # [rows, 1, 1, tokens] bool, true on real tokens
-    keys: list[Tensor]  # a layer: [rows, heads, tokens, head width]
-    values: list[Tensor]
+    pooled: Tensor  # [rows, width]
+    modulations: tuple[Tensor, ...]  # a layer: [6, rows, 1, width]
+    head_modulations: Tensor  # [2, rows, 1, width]
+    texts: tuple[tuple[ReadText, ...], ...]  # a layer, a text
+    text_of_row: tuple[int, ...]
+
+    def runs(self, indices: Sequence[int]) -> list[tuple[slice, int]]:
+        """Neighbours among these rows that read one text, with that text."""
+        runs = [
+            (text, len(list(group))) for text, group in groupby(self.text_of_row[index] for index in indices)
+        ]
+        ends = list(accumulate(length for _, length in runs))
+        return [(slice(end - length, end), text) for end, (text, length) in zip(ends, runs, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    """The rows that are under way together, and what a step has to know of them, on the device."""
+
+    rows: tuple[Row, ...]
+    indices: tuple[int, ...]  # a row: its place in the batch
+    sources: tuple[int, ...]  # a row: the own row whose queries and keys it attends with
+    num_own: int  # the first rows, which compute their own attention
+    path_of_row: Tensor
+    conditional: Tensor  # a path: its conditional row
+    unconditional: Tensor  # and its unconditional one; the same where there is none
+    guidance: Tensor  # [steps, paths]
+    is_guided: tuple[bool, ...]  # a step
+
+    @classmethod
+    def of(
+        cls, paths: Sequence[Path], every: Sequence[Row], indices: Sequence[int], device: torch.device
+    ) -> Company:
+        """The company of the rows at `indices` of a batch."""
+        rows, origins = [every[index] for index in indices], origins_of(paths, every)
+        present = sorted({row.path for row in rows})
+        index_of = {(row.path, row.conditional): index for index, row in enumerate(rows)}
+        conditional = [index_of[path, True] for path in present]
+        unconditional = [index_of.get((path, False), index_of[path, True]) for path in present]
+        guidance = torch.tensor([paths[path].guidance for path in present]).T.contiguous()
+        return cls(
+            rows=tuple(rows),
+            indices=tuple(indices),
+            sources=tuple(origins[i] if paths[every[i].path].corrected else i for i in indices),
+            num_own=sum(not paths[row.path].corrected for row in rows),
+            path_of_row=torch.tensor([present.index(row.path) for row in rows], device=device),
+            conditional=torch.tensor(conditional, device=device),
+            unconditional=torch.tensor(unconditional, device=device),
+            guidance=guidance.to(device),
+            is_guided=tuple((guidance != 1.0).any(1).tolist()),
+        )
 
 
 @dataclass(slots=True)
 class Cache:
     """The state of one batch. Rows are ordered by `lay_out`; the active ones are a prefix."""
 
-    paths: tuple[Path, ...]
-    rows: tuple[Row, ...]
     schedule: Schedule
-    num_active: int  # paths
-    num_active_rows: int
-    own_rows: int  # rows that compute their own attention, once forked
+    active: Company
+    everyone: Company  # active from the fork on
+    drawn: Company  # whom the last step leaves
+    kept: Tensor | None  # the places of its rows; None: everyone
     origins: tuple[int, ...]  # a row: the content path's row of the same guidance half
     rotation: Tensor  # [2, tokens, head width / 2]
-    pooled: Tensor  # [rows, width]
-    condition: Tensor  # [rows, 1, 6, width]
-    text: list[TextGroup]
+    reading: Reading
     keys: list[Tensor]  # a layer: [own rows, heads, tokens, head width]
     values: list[Tensor]  # a layer: [rows, heads, tokens, head width]
     num_tokens: int = 0  # computed so far
 
     @property
-    def num_own(self) -> int:
-        return min(self.own_rows, self.num_active_rows)
-
-    def path_index(self, device: torch.device) -> Tensor:
-        return torch.tensor([row.path for row in self.rows[: self.num_active_rows]], device=device)
-
-    def attention_sources(self) -> list[int]:
-        """For each active row, the row whose queries and keys it attends with."""
-        return [
-            origin if index >= self.own_rows else index
-            for index, origin in enumerate(self.origins[: self.num_active_rows])
-        ]
+    def num_rows(self) -> int:
+        return len(self.everyone.rows)
 
     def fork(self) -> None:
         """Activate every row; generation rows start from their content row's cache."""
-        done = slice(0, self.num_tokens)
-        for index, origin in enumerate(self.origins[self.num_active_rows :], start=self.num_active_rows):
+        active, done = len(self.active.rows), slice(0, self.num_tokens)
+        for index, origin in enumerate(self.origins[active:], start=active):
             for keys, values in zip(self.keys, self.values, strict=True):
                 values[index, :, done] = values[origin, :, done]
-                if index < self.own_rows:
+                if index < len(keys):
                     keys[index, :, done] = keys[origin, :, done]
-        self.num_active, self.num_active_rows = len(self.paths), len(self.rows)
+        self.active = self.everyone
 
 
 def origins_of(paths: Sequence[Path], rows: Sequence[Row]) -> tuple[int, ...]:
@@ -78,13 +108,6 @@ def origins_of(paths: Sequence[Path], rows: Sequence[Row]) -> tuple[int, ...]:
     index_of = {(row.path, row.conditional): index for index, row in enumerate(rows)}
     sources = [index if path.source is None else path.source for index, path in enumerate(paths)]
     return tuple(index_of[sources[row.path], row.conditional] for row in rows)
-
-
-def bucketed(lengths: Sequence[int]) -> dict[int, list[int]]:
-    """Indices grouped by their length rounded up to whole buckets."""
-    padded = [-(-length // TEXT_BUCKET) * TEXT_BUCKET for length in lengths]
-    order = sorted(range(len(lengths)), key=lambda index: (padded[index], index))
-    return {length: list(group) for length, group in groupby(order, key=padded.__getitem__)}
 
 
 def pad_texts(texts: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:

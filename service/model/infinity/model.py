@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from service.model.backbone import Path, Scale, Schedule, Size, Text, lay_out
-from service.model.infinity.cache import Cache, TextGroup, bucketed, origins_of, pad_texts
+from service.model.infinity.attention import attend
+from service.model.infinity.cache import Cache, Company, Reading, origins_of
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.rope import rotations
 from service.model.infinity.sampling import draw_noise, sample_bits
@@ -72,28 +74,27 @@ class Infinity:
 
     def begin(self, paths: Sequence[Path], schedule: Schedule) -> Cache:
         rows = lay_out(paths)
-        texts = [self._row_text(paths[row.path], conditional=row.conditional) for row in rows]
-        pooled, groups = self._read_texts(texts)
-        config, own = self.config.transformer, sum(not paths[row.path].corrected for row in rows)
-        num_content = sum(path.source is None for path in paths)
+        kept = [index for index, row in enumerate(rows) if paths[row.path].drawn]
+        num_first = sum(paths[row.path].source is None for row in rows)
+        everyone = Company.of(paths, rows, range(len(rows)), self.device)
+        config = self.config.transformer
 
         def empty(num_rows: int) -> list[Tensor]:
             shape = (num_rows, config.num_heads, schedule.num_tokens, config.head_width)
             return [torch.empty(shape, device=self.device) for _ in range(config.depth)]
 
         return Cache(
-            paths=tuple(paths),
-            rows=rows,
             schedule=schedule,
-            num_active=num_content,
-            num_active_rows=sum(row.path < num_content for row in rows),
-            own_rows=own,
+            active=Company.of(paths, rows, range(num_first), self.device),
+            everyone=everyone,
+            drawn=Company.of(paths, rows, kept, self.device),
+            kept=None if len(kept) == len(rows) else torch.tensor(kept, device=self.device),
             origins=origins_of(paths, rows),
             rotation=rotations(schedule, config.head_width, self.device),
-            pooled=pooled,
-            condition=self.transformer.condition(pooled),
-            text=groups,
-            keys=empty(own),
+            reading=self._read(
+                [self._row_text(paths[row.path], conditional=row.conditional) for row in rows]
+            ),
+            keys=empty(everyone.num_own),
             values=empty(len(rows)),
         )
 
@@ -101,18 +102,18 @@ class Infinity:
         cache.fork()
 
     def predict(self, cache: Cache, step: int, feature: Tensor) -> Tensor:
-        path_of_row = cache.path_index(self.device)
-        active = cache.num_active_rows
+        company, reading = cache.active, cache.reading
         if step == 1:
-            x = cache.pooled[:active, None] + self.transformer.start
+            x = reading.pooled[: len(company.rows), None] + self.transformer.start
         else:
-            x = self.transformer.code_in(self._tokens(feature, cache.schedule.scales[step - 1]))[path_of_row]
-        x = self._through_blocks(x + self.transformer.scale_embedding.weight[step - 1], cache, step)
-        logits = self.transformer.logits(x, cache.pooled[:active])
-        logits = logits / self.config.sampling.temperature_at(step)
+            tokens = self.transformer.code_in(self._tokens(feature, cache.schedule.scales[step - 1]))
+            x = tokens[company.path_of_row]
+        x, company = self._through_blocks(x + self.transformer.scale_embedding.weight[step - 1], cache, step)
+        modulations = reading.head_modulations[:, company.indices]
+        logits = self.transformer.logits(x, modulations) / self.config.sampling.temperature_at(step)
         if self.config.sampling.guidance_layer:
-            return logits[self._halves(cache)[0]]
-        return self._guided(logits, cache, step)
+            return logits[company.conditional]
+        return _guided(logits, company, step)
 
     def noise(self, generator: torch.Generator, schedule: Schedule, step: int) -> Tensor:
         tokens = schedule.scales[step - 1].num_tokens
@@ -151,20 +152,22 @@ class Infinity:
             return path.negative.features
         return self.transformer.unconditional_text[: len(path.text.features)]
 
-    def _read_texts(self, texts: Sequence[Tensor]) -> tuple[Tensor, list[TextGroup]]:
-        """The pooled condition of each row [rows, width], and every layer's text keys and values."""
-        pooled = torch.empty(len(texts), self.config.transformer.width, device=self.device)
-        groups = []
-        for length, rows in bucketed([len(text) for text in texts]).items():
-            padded, mask = pad_texts([texts[row] for row in rows], length)
-            normed = self.transformer.text_norm(padded)
-            pooled[rows] = self.transformer.pool(normed, mask)
-            tokens = self.transformer.text_in(normed)
-            pairs = [block.text_attention.keys_values(tokens) for block in self._blocks]
-            keys, values = map(list, zip(*pairs, strict=True))
-            index = torch.tensor(rows, device=self.device)
-            groups.append(TextGroup(tuple(rows), index, mask[:, None, None], keys, values))
-        return pooled, groups
+    def _read(self, texts: Sequence[Tensor]) -> Reading:
+        """What each row's text says to every layer; rows whose text is one and the same tensor share it."""
+        different = {_identity(text): text for text in texts}
+        place = {identity: index for index, identity in enumerate(different)}
+        of_row = [place[_identity(text)] for text in texts]
+        normed = [self.transformer.text_norm(text) for text in different.values()]
+        pooled = torch.cat([self.transformer.pool(text[None]) for text in normed])
+        condition = self.transformer.condition(pooled)
+        tokens = [self.transformer.text_in(text) for text in normed]
+        return Reading(
+            pooled=pooled[of_row],
+            modulations=tuple(block.modulations(condition)[:, of_row] for block in self._blocks),
+            head_modulations=self.transformer.head_modulations(pooled)[:, of_row],
+            texts=tuple(tuple(map(block.text_attention.reader, tokens)) for block in self._blocks),
+            text_of_row=tuple(of_row),
+        )
 
     @property
     def _blocks(self) -> list[Block]:
@@ -175,70 +178,68 @@ class Infinity:
         shrunk = F.pixel_unshuffle(resize(feature, scale.times(self.config.patch)), self.config.patch)
         return shrunk.flatten(2).transpose(1, 2)
 
-    def _through_blocks(self, x: Tensor, cache: Cache, step: int) -> Tensor:
-        start, active = cache.num_tokens, cache.num_active_rows
-        cache.num_tokens = end = start + x.shape[1]
-        rotation, condition = cache.rotation[:, start:end], cache.condition[:active]
-        sources = cache.attention_sources()
-        index = None if sources == list(range(active)) else torch.tensor(sources, device=x.device)
+    def _through_blocks(self, x: Tensor, cache: Cache, step: int) -> tuple[Tensor, Company]:
+        """The rows that the last block leaves, [rows, tokens, width], and who they are."""
+        company, kept, active = cache.active, None, slice(len(cache.active.rows))
+        new = slice(cache.num_tokens, cache.num_tokens + x.shape[1])
+        cache.num_tokens = new.stop
         for layer, block in enumerate(self._blocks):
-            keys, values = cache.keys[layer][: cache.num_own], cache.values[layer][:active]
-
-            def attend(
-                q: Tensor, k: Tensor, v: Tensor, keys: Tensor = keys, values: Tensor = values
-            ) -> Tensor:
-                keys[:, :, start:end], values[:, :, start:end] = k, v
-                every = keys[:, :, :end]
-                if index is not None:
-                    q, every = q[index], every[index]
-                return F.scaled_dot_product_attention(q, every, values[:, :, :end], scale=1.0)
-
-            def read_text(q: Tensor, layer: int = layer) -> Tensor:
-                return _read_text(q, cache.text, layer)
-
-            x = block(x, condition, rotation, cache.num_own, attend, read_text)
-            if self.config.sampling.guidance_layer == layer - len(self._blocks):
-                x = self._guide_inside(x, cache, step)
-        return x
-
-    def _halves(self, cache: Cache) -> tuple[list[int], list[int]]:
-        """For each active path its conditional and its unconditional row (the same where there is one)."""
-        conditional, unconditional = [0] * cache.num_active, [0] * cache.num_active
-        for index, row in enumerate(cache.rows[: cache.num_active_rows]):
-            if row.conditional:
-                conditional[row.path] = index
-            unconditional[row.path] = index
-        return conditional, unconditional
-
-    def _guided(self, values: Tensor, cache: Cache, step: int) -> Tensor:
-        """guidance * conditional + (1 - guidance) * unconditional, for each active path."""
-        conditional, unconditional = self._halves(cache)
-        guidance = [path.guidance[step - 1] for path in cache.paths[: cache.num_active]]
-        if all(each == 1.0 for each in guidance):
-            return values[conditional]
-        weight = torch.tensor(guidance, device=values.device).view(-1, *[1] * (values.dim() - 1))
-        mixed = weight * values[conditional] + (1 - weight) * values[unconditional]
-        return torch.where(weight == 1.0, values[conditional], mixed)
-
-    def _guide_inside(self, x: Tensor, cache: Cache, step: int) -> Tensor:
-        """Guidance on the output of a block: both halves go on with the mixture (golden README, 1.7)."""
-        return self._guided(x, cache, step)[cache.path_index(x.device)]
-
-
-def _read_text(q: Tensor, groups: Sequence[TextGroup], layer: int) -> Tensor:
-    """Attention of q [active rows, heads, tokens, head width] to each row's own text."""
-    if len(groups) == 1:
-        (group,) = groups
-        n = len(q)
-        return F.scaled_dot_product_attention(
-            q, group.keys[layer][:n], group.values[layer][:n], attn_mask=group.mask[:n]
-        )
-    out = torch.empty_like(q)
-    for group in groups:
-        n = sum(row < len(q) for row in group.rows)  # rows ascend, so the active ones are a prefix
-        if n:
-            index = group.index[:n]
-            out[index] = F.scaled_dot_product_attention(
-                q[index], group.keys[layer][:n], group.values[layer][:n], attn_mask=group.mask[:n]
+            if layer == len(self._blocks) - 1 and step == len(cache.schedule.scales):
+                # Of a content path that nobody asked for only the attention weights are still needed.
+                company, kept = cache.drawn, cache.kept
+            x = block(
+                x,
+                cache.reading.modulations[layer][:, active],
+                cache.rotation[:, new],
+                cache.active.num_own,
+                partial(_attend, cache, layer, new, company, kept),
+                partial(_read_text, cache.reading, layer, company),
+                kept,
             )
-    return out
+            if self.config.sampling.guidance_layer == layer - len(self._blocks):
+                x = _guided(x, company, step)[company.path_of_row]  # both halves go on (golden README, 1.7)
+        return x, company
+
+
+def _guided(values: Tensor, company: Company, step: int) -> Tensor:
+    """guidance * conditional + (1 - guidance) * unconditional, for each path."""
+    conditional = values[company.conditional]
+    if not company.is_guided[step - 1]:
+        return conditional
+    weight = company.guidance[step - 1].view(-1, *[1] * (values.dim() - 1))
+    mixed = weight * conditional + (1 - weight) * values[company.unconditional]
+    return torch.where(weight == 1.0, conditional, mixed)
+
+
+def _attend(
+    cache: Cache,
+    layer: int,
+    new: slice,
+    company: Company,
+    kept: Tensor | None,
+    queries: Tensor,
+    new_keys: Tensor,
+    new_values: Sequence[Tensor],
+) -> Tensor:
+    """Write the new tokens' keys and values into their place, and attend to all known tokens."""
+    keys, values = cache.keys[layer][: len(queries)], cache.values[layer]
+    keys[:, :, new] = new_keys.transpose(1, 2)
+    if kept is None:
+        values = values[: len(company.rows)]
+        for part, rows in zip(new_values, values.split([len(part) for part in new_values]), strict=True):
+            rows[:, :, new] = part.transpose(1, 2)
+    else:
+        values = values[kept]
+        values[:, :, new] = new_values[0].transpose(1, 2)
+    return attend(queries, keys[:, :, : new.stop], values[:, :, : new.stop], company.sources)
+
+
+def _read_text(reading: Reading, layer: int, company: Company, x: Tensor) -> Tensor:
+    """What each row's own text adds to its tokens x [rows, tokens, channels]."""
+    runs, readers = reading.runs(company.indices), reading.texts[layer]
+    return torch.cat([readers[text](x[rows]) for rows, text in runs])
+
+
+def _identity(text: Tensor) -> tuple[int, int]:
+    # Memory and length: the unconditional text of every length is a part of one tensor.
+    return text.data_ptr(), len(text)

@@ -6,7 +6,7 @@ Conventions and their source: golden README, 1.2 to 1.7. Shapes use rows, tokens
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,10 @@ from service.model.infinity.config import TransformerConfig
 from service.model.infinity.rope import rotate
 from service.model.linear import Linear, linear
 
-# attend(queries, keys, values): the first two cover the rows that compute their own attention, the values
-# every row. [rows, heads, tokens, head width] each; the result has a line for every row.
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-ReadText = Callable[[Tensor], Tensor]  # queries [rows, heads, tokens, head width] -> the same shape
+# attend(queries, keys, values): the first two of the rows that compute their own attention, [rows, tokens,
+# heads, head width]; the values in parts that make up every row. The result is [rows, tokens, channels].
+Attend = Callable[[Tensor, Tensor, Sequence[Tensor]], Tensor]
+ReadText = Callable[[Tensor], Tensor]  # normed tokens [rows, tokens, channels] -> what the text adds to them
 
 _EPSILON = 1e-6
 
@@ -58,23 +58,32 @@ class SelfAttention(nn.Module):
         self.logit_scale = nn.Parameter(torch.full((1, config.num_heads, 1, 1), math.log(4.0)))
         self.out = Linear(width, width)
 
-    def forward(self, x: Tensor, rotation: Tensor, num_own: int, attend: Attend) -> Tensor:
+    def forward(
+        self, x: Tensor, rotation: Tensor, num_own: int, attend: Attend, kept: Tensor | None = None
+    ) -> Tensor:
         """x: [rows, tokens, channels]. The first `num_own` rows need queries and keys, the rest values only.
 
         That is Structural Attention Correction's saving: a corrected row's attention weights are those of
-        its content path (paper, section 4.3), so its own queries and keys are never used.
+        its content path (paper, section 4.3), so its own queries and keys are never used. With `kept` only
+        those rows go on: no other needs values.
         """
-        width = x.shape[-1]
-        own_bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        q, k, v = (
-            split_heads(part, self.num_heads)
-            for part in linear(x[:num_own], self.qkv.weight, own_bias).chunk(3, dim=-1)
-        )
-        if num_own < len(x):
-            others = linear(x[num_own:], self.qkv.weight[2 * width :], self.v_bias)
-            v = torch.cat([v, split_heads(others, self.num_heads)])
-        q = F.normalize(q, dim=-1) * self.logit_scale.clamp(max=math.log(100.0)).exp()
-        return self.out(merge_heads(attend(rotate(q, rotation), rotate(F.normalize(k, dim=-1), rotation), v)))
+        width, weight = x.shape[-1], self.qkv.weight
+        zeros = torch.zeros_like(self.q_bias)
+        if kept is not None:
+            qk = linear(x[:num_own], weight[: 2 * width], torch.cat([self.q_bias, zeros]))
+            parts = [linear(x[kept], weight[2 * width :], self.v_bias)]
+        else:
+            qkv = linear(x[:num_own], weight, torch.cat([self.q_bias, zeros, self.v_bias]))
+            qk, parts = qkv[..., : 2 * width], [qkv[..., 2 * width :]]
+            if num_own < len(x):
+                parts.append(linear(x[num_own:], weight[2 * width :], self.v_bias))
+        qk = qk.unflatten(-1, (2, self.num_heads, -1))  # [own rows, tokens, 2, heads, head width]
+        temperature = self.logit_scale.view(-1, 1).clamp(max=math.log(100.0)).exp()
+        scale = torch.stack([temperature, torch.ones_like(temperature)])  # [2, heads, 1]
+        # Turning keeps lengths, so that normalisation and temperature are one factor.
+        factor = scale / torch.linalg.vector_norm(qk, dim=-1, keepdim=True).clamp_min(1e-12)
+        q, k = (rotate(qk, rotation[:, :, None, None]) * factor).unbind(2)
+        return self.out(attend(q, k, [part.unflatten(-1, (self.num_heads, -1)) for part in parts]))
 
 
 class TextAttention(nn.Module):
@@ -91,8 +100,35 @@ class TextAttention(nn.Module):
         k, v = linear(text, self.key_value.weight, F.pad(self.v_bias, (len(self.v_bias), 0))).chunk(2, dim=-1)
         return split_heads(k, self.num_heads), split_heads(v, self.num_heads)
 
-    def forward(self, x: Tensor, read_text: ReadText) -> Tensor:
-        return self.out(merge_heads(read_text(split_heads(self.query(x), self.num_heads))))
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [rows, tokens, channels], read against `keys_values` of each row's text."""
+        read = F.scaled_dot_product_attention(
+            split_heads(self.query(x), self.num_heads), keys, values, attn_mask=mask
+        )
+        return self.out(merge_heads(read))
+
+    def reader(self, text: Tensor) -> ReadText:
+        """`forward` for one text [tokens, channels], with all done in advance that depends on it alone.
+
+        Keys times query weights, and values times output weights, are two matrices of heads x tokens columns:
+        for a text of fewer tokens than a head has channels, less work than the two projections.
+        """
+        keys, values = (each[0] for each in self.keys_values(text[None]))  # [heads, tokens, head width]
+        num_heads, num_tokens, head_width = keys.shape
+        if num_tokens >= head_width:
+            return lambda x: self(x, keys[None], values[None])
+        query = self.query.weight.view(num_heads, head_width, -1)
+        scale = head_width**-0.5
+        ask = (keys @ query * scale).flatten(0, 1)  # [heads x tokens, channels]
+        lean = (keys @ self.query.bias.view(num_heads, head_width, 1) * scale).flatten()
+        out = self.out.weight.view(-1, num_heads, head_width).permute(1, 2, 0)
+        answer = (values @ out).flatten(0, 1).T.contiguous()  # [channels, heads x tokens]
+
+        def read(x: Tensor) -> Tensor:
+            weights = linear(x, ask, lean).unflatten(-1, (num_heads, num_tokens)).softmax(-1)
+            return linear(weights.flatten(-2), answer, self.out.bias)
+
+        return read
 
 
 class FeedForward(nn.Module):
@@ -102,7 +138,7 @@ class FeedForward(nn.Module):
         self.down = Linear(config.feedforward_width, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+        return self.down(linear(x, self.up.weight, self.up.bias, gelu=True))
 
 
 class Block(nn.Module):
@@ -114,20 +150,31 @@ class Block(nn.Module):
         self.text_attention = TextAttention(config)
         self.feedforward = FeedForward(config)
 
+    def modulations(self, condition: Tensor) -> Tensor:
+        """Gates, factors and shifts of both branches, [6, rows, 1, channels], of a `condition`."""
+        every = (self.modulation + condition).movedim(2, 0)
+        return torch.cat([every[:2], 1 + every[2:4], every[4:]])
+
     def forward(
         self,
         x: Tensor,
-        condition: Tensor,
+        modulations: Tensor,
         rotation: Tensor,
         num_own: int,
         attend: Attend,
         read_text: ReadText,
+        kept: Tensor | None = None,
     ) -> Tensor:
-        """x: [rows, tokens, channels]; condition: [rows, 1, 6, channels], shared by all blocks."""
-        gate1, gate2, scale1, scale2, shift1, shift2 = (self.modulation + condition).unbind(2)
-        x = x + gate1 * self.attention(layer_norm(x) * (1 + scale1) + shift1, rotation, num_own, attend)
-        x = x + self.text_attention(self.text_norm(x), read_text)
-        return x + gate2 * self.feedforward(layer_norm(x) * (1 + scale2) + shift2)
+        """x: [rows, tokens, channels] -> the same; with `kept`, of those rows alone."""
+        gate1, gate2, factor1, factor2, shift1, shift2 = modulations.unbind(0)
+        attended = self.attention(
+            torch.addcmul(shift1, layer_norm(x), factor1), rotation, num_own, attend, kept
+        )
+        if kept is not None:
+            x, gate1, gate2, factor2, shift2 = (each[kept] for each in (x, gate1, gate2, factor2, shift2))
+        x = torch.addcmul(x, gate1, attended)
+        x = x + read_text(self.text_norm(x))
+        return torch.addcmul(x, gate2, self.feedforward(torch.addcmul(shift2, layer_norm(x), factor2)))
 
 
 class TextPool(nn.Module):
@@ -141,13 +188,16 @@ class TextPool(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(config.width))
         self.out = Linear(config.width, config.width)
 
-    def forward(self, text: Tensor, mask: Tensor) -> Tensor:
-        """[texts, width] of text [texts, tokens, channels] with mask [texts, tokens], true on real ones."""
+    def forward(self, text: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[texts, width] of text [texts, tokens, channels]; mask [texts, tokens] is true on real ones."""
         heads = self.query.shape[1]
         k, v = linear(text, self.key_value.weight, F.pad(self.v_bias, (len(self.v_bias), 0))).chunk(2, dim=-1)
         q = self.query[:, :, None].expand(len(text), -1, -1, -1)  # [texts, heads, 1, head width]
         pooled = F.scaled_dot_product_attention(
-            q, split_heads(k, heads), split_heads(v, heads), attn_mask=mask[:, None, None]
+            q,
+            split_heads(k, heads),
+            split_heads(v, heads),
+            attn_mask=None if mask is None else mask[:, None, None],
         )
         return self.out(merge_heads(pooled)).squeeze(1)
 
@@ -178,8 +228,13 @@ class Transformer(nn.Module):
         shared: Tensor = self.modulation(F.silu(pooled))
         return shared.view(len(pooled), 1, 6, -1)
 
-    def logits(self, x: Tensor, pooled: Tensor) -> Tensor:
-        """Scores of bit 0 and bit 1: [rows, tokens, bits, 2] fp32, from x [rows, tokens, channels]."""
+    def head_modulations(self, pooled: Tensor) -> Tensor:
+        """Factor and shift before the head, [2, rows, 1, channels] fp32."""
         scale, shift = self.head_modulation(F.silu(pooled)).float().view(len(pooled), 1, 2, -1).unbind(2)
-        scores: Tensor = self.head(layer_norm(x.float()) * (1 + scale) + shift)
+        return torch.stack([1 + scale, shift])
+
+    def logits(self, x: Tensor, modulations: Tensor) -> Tensor:
+        """Scores of bit 0 and bit 1: [rows, tokens, bits, 2] fp32, from x [rows, tokens, channels]."""
+        factor, shift = modulations.unbind(0)
+        scores: Tensor = self.head(torch.addcmul(shift, layer_norm(x.float()), factor))
         return scores.unflatten(-1, (-1, 2))

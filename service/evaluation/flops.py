@@ -1,0 +1,163 @@
+"""The analytic floor: the operations that a batch cannot do without, by step and kind.
+
+A multiply-add is two operations. Only matrix products, attention and convolutions count, as in torch's
+counter; what remains is bound by memory. The floor knows every identity of method.md, 3, and no padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from service.model.backbone import Scale, Schedule
+from service.model.generator import Generator, ImageSpec
+from service.model.infinity.config import InfinityConfig, TokenizerConfig, TransformerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """How many of what a batch draws; by default one stylised image of a prompt of nine tokens."""
+
+    num_content: int = 1  # content paths
+    num_corrected: int = 1  # generation paths that follow them
+    num_uncorrected: int = 0  # generation paths with attention of their own
+    num_content_drawn: int = 0  # content paths whose own image is asked for
+    num_halves: int = 2  # guidance halves of each path; 1 without guidance
+    num_text_tokens: int = 9  # of each prompt
+    num_texts: int = 2  # different ones, the empty prompt of the unconditional half among them
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """Operations of one step, or of what comes before the first or after the last."""
+
+    projections: int = 0  # of self-attention
+    attention: int = 0
+    reading: int = 0  # the text, by every token
+    feedforward: int = 0
+    head: int = 0
+    texts: int = 0  # everything that depends on the texts alone
+    convolutions: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, name) for name in self.__slots__)
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    texts: Operations
+    steps: tuple[Operations, ...]
+    decode: Operations
+
+    @property
+    def total(self) -> int:
+        return self.texts.total + sum(step.total for step in self.steps) + self.decode.total
+
+
+def floor(config: InfinityConfig, schedule: Schedule, batch: Batch, *, key_step: int | None = None) -> Floor:
+    """The fewest operations of the exact method. `key_step` is the model's own when left out."""
+    steps, done = [], 0
+    for step, scale in enumerate(schedule.scales, start=1):
+        forked = step > (key_step or config.style.key_step)
+        is_last = step == len(schedule.scales)
+        done += scale.num_tokens
+        steps.append(_step(config, batch, scale.num_tokens, done, step == 1, forked, is_last))
+    drawn = batch.num_corrected + batch.num_uncorrected + batch.num_content_drawn
+    grid = schedule.scales[-1].times(config.patch)
+    decode = Operations(convolutions=drawn * decoder_operations(config.tokenizer, grid))
+    return Floor(_texts(config.transformer, batch), tuple(steps), decode)
+
+
+def counted(generator: Generator, specs: Sequence[ImageSpec]) -> tuple[int, ...]:
+    """What torch counts while a batch is drawn: a value a step, then the decoder's.
+
+    The first step has what depends on the texts alone, but for the text encoder, which has read them before.
+    """
+    generator.generate(specs)
+    totals: list[int] = []
+    with FlopCounterMode(display=False, custom_mapping=_fused()) as counter:
+
+        def note() -> bool:
+            totals.append(counter.get_total_flops())
+            return True
+
+        generator.generate(specs, note)
+        totals.append(counter.get_total_flops())
+    return tuple(after - before for before, after in zip([0, *totals], totals, strict=False))
+
+
+def decoder_operations(config: TokenizerConfig, grid: Scale) -> int:
+    """Convolutions of one image's decoding from a feature on `grid`."""
+    widths = [config.channels * multiplier for multiplier in config.multipliers]
+    num_upsamples = config.stride.bit_length() - 1
+
+    def convolution(before: int, after: int, cells: int, kernel: int = 9) -> int:
+        return 2 * kernel * before * after * cells
+
+    def block(before: int, after: int, cells: int) -> int:
+        shortcut = convolution(before, after, cells, 1) if before != after else 0
+        return convolution(before, after, cells) + convolution(after, after, cells) + shortcut
+
+    cells, width = grid.num_tokens, widths[-1]
+    total = convolution(config.num_bits, width, cells) + 2 * block(width, width, cells)
+    for level in reversed(range(len(widths))):
+        for _ in range(config.num_blocks + 1):
+            total += block(width, widths[level], cells)
+            width = widths[level]
+        if 1 <= level <= num_upsamples:
+            cells *= 4
+            total += convolution(width, width, cells)
+    return total + convolution(width, 3, cells)
+
+
+def _step(
+    config: InfinityConfig, batch: Batch, tokens: int, known: int, first: bool, forked: bool, last: bool
+) -> Operations:
+    """One step over `tokens` tokens a row, which attend to `known` of them."""
+    shape = config.transformer
+    width, depth, halves = shape.width, shape.depth, batch.num_halves
+    own = batch.num_content + (batch.num_uncorrected if forked else 0)
+    following = batch.num_corrected if forked else 0
+    product = 2 * tokens * width * halves  # operations for each output channel, of one path
+    # All that the last layer of the last step owes to a content path that nobody asked for: its weights.
+    bare = batch.num_content - batch.num_content_drawn if last else 0
+    full = own * depth - bare  # layers that own rows go through in full
+    layers = full + following * depth
+    return Operations(
+        projections=product * width * 2 * (full + bare + layers),
+        attention=product * known * (full + bare + layers),
+        reading=product * layers * _reading(shape, batch.num_text_tokens),
+        feedforward=product * layers * 2 * shape.feedforward_width,
+        head=product * (own - bare + following) * 2 * config.bits_per_token
+        + (0 if first else 2 * tokens * width * config.bits_per_token * (own + following)),
+    )
+
+
+def _reading(shape: TransformerConfig, num_tokens: int) -> int:
+    """Products of a token's channel with its text: by two projections, or by keys and values that hold them."""
+    return 2 * min(shape.width + num_tokens, shape.num_heads * num_tokens)
+
+
+def _texts(shape: TransformerConfig, batch: Batch) -> Operations:
+    width, tokens = shape.width, batch.num_texts * batch.num_text_tokens
+    rows = batch.num_texts  # the pooled text and all modulation follow from the text alone
+    # Keys and values of each layer, and where that pays the two projections within them.
+    matrices = 4 if _reading(shape, batch.num_text_tokens) < 2 * width else 2
+    reading = 2 * tokens * (shape.text_channels * 3 * width + width * width * (1 + matrices * shape.depth))
+    pooling = 2 * rows * (width * width + 2 * batch.num_text_tokens * width)
+    return Operations(texts=reading + pooling + 2 * rows * width * (6 + 2) * width)
+
+
+def _fused() -> dict[Any, Callable[..., int]]:
+    """Formulas of the kernels that torch's counter does not know."""
+
+    def linear(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
+        return 2 * prod(x) * weight[0]
+
+    return {torch.ops.mkldnn._linear_pointwise.default: linear}
