@@ -160,4 +160,4 @@ def _fused() -> dict[Any, Callable[..., int]]:
     def linear(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
         return 2 * prod(x) * weight[0]
 
-    return {torch.ops.mkldnn._linear_pointwise.default: linear}
+    return {torch.ops.mkldnn._linear_pointwise: linear}

@@ -66,15 +66,15 @@ class Recording:
     def encode_texts(self, prompts: Sequence[str]) -> Sequence[Text]:
         return [self.encode_text(prompt) for prompt in prompts]
 
-    def begin(self, paths: Sequence[Path], schedule: Schedule) -> Cache:
+    def begin(self, paths: Sequence[Path], schedule: Schedule, *, parting_step: int | None = None) -> Cache:
         self._paths = paths
-        return self.infinity.begin(paths, schedule)
+        return self.infinity.begin(paths, schedule, parting_step=parting_step)
 
     def fork(self, cache: Cache) -> None:
         self.infinity.fork(cache)
 
-    def predict(self, cache: Cache, step: int, feature: Tensor) -> Tensor:
-        logits = self.infinity.predict(cache, step, feature)
+    def predict(self, cache: Cache, step: int, feature: Tensor, chosen: Tensor | None = None) -> Tensor:
+        logits = self.infinity.predict(cache, step, feature, chosen)
         self.inputs.append(feature)
         self.logits.append(self._by_path(logits.flatten(2), cache.schedule, step))
         return logits
@@ -89,8 +89,13 @@ class Recording:
             self._drawn = list(joint.view(self._num_images, tokens, -1, 2))
         return self._drawn.pop(0)
 
-    def sample(self, logits: Tensor, noise: Tensor, schedule: Schedule, step: int) -> Tensor:
-        codes = self.infinity.sample(logits, noise, schedule, step)
+    def detail(self, feature: Tensor, schedule: Schedule, step: int) -> Tensor:
+        return self.infinity.detail(feature, schedule, step)
+
+    def sample(
+        self, logits: Tensor, noise: Tensor, schedule: Schedule, step: int, chosen: Tensor | None = None
+    ) -> Tensor:
+        codes = self.infinity.sample(logits, noise, schedule, step, chosen)
         planes = F.pixel_unshuffle(codes, self.infinity.config.patch)
         self.bits.append(self._by_path((planes > 0).flatten(2).transpose(1, 2), schedule, step))
         return codes

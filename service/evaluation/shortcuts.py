@@ -1,4 +1,4 @@
-"""What each shortcut saves on nano in operations and time, and what it costs: as the judge sees it, and in bits.
+"""What each shortcut saves on nano in operations and time, and what it costs, to the judge and in bits.
 
 Everything is compared on the same pairs of prompt and reference with the same seeds, so that differences are
 those of the shortcut alone.

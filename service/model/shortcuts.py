@@ -6,7 +6,7 @@ changes no image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -57,6 +57,17 @@ class Shortcuts:
         if self.pruning_from is None or step < self.pruning_from:
             return num_tokens
         return max(1, num_tokens - int(self.pruning_share * num_tokens))
+
+    def num_tokens(self, of_scales: Sequence[int]) -> int:
+        """How many tokens of an image are computed, from those that each scale has."""
+        scales = of_scales[: self.last_step(len(of_scales))]
+        return sum(self.num_kept(step, tokens) for step, tokens in enumerate(scales, start=1))
+
+    def guided(self, guidance: tuple[float, ...]) -> tuple[float, ...]:
+        """The guidance of every step that is left."""
+        until = len(guidance) if self.guidance_until is None else self.guidance_until
+        every = (each if step <= until else 1.0 for step, each in enumerate(guidance, start=1))
+        return tuple(every)[: self.last_step(len(guidance))]
 
     def check(self, *, key_step: int, num_steps: int) -> None:
         """ValueError, beginning with the field, when one does not fit the steps or would do nothing."""
