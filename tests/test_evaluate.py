@@ -17,6 +17,7 @@ from service.evaluation.evaluate import BASE, Evaluation, ablations, evaluate
 from service.evaluation.intervals import bootstrapped, share
 from service.evaluation.judge import ATTRIBUTES, Judge, load_judge, visible
 from service.evaluation.pairs import held_out_pairs, held_out_scenes
+from service.evaluation.palettes import palette_distances
 from service.evaluation.results import save_results
 from service.evaluation.stylisation import VANISHED_BELOW, Configuration, draw, harmonic
 from service.evaluation.train_judge import accuracies, train_judge
@@ -109,7 +110,16 @@ def test_an_evaluation_has_every_table_and_leaves_its_files(
     found: Evaluation, nano: Generator, tmp_path: Path
 ) -> None:
     text = save_results(found, nano, tmp_path)
-    for section in ("Image tokenizer", "Prompts", "Style", "Ablation", "Alpha", "one step", "Singular"):
+    for section in (
+        "Image tokenizer",
+        "Prompts",
+        "Style",
+        "Ablation",
+        "Alpha",
+        "one step",
+        "Singular",
+        "elsewhere",
+    ):
         assert section in text
     assert (tmp_path / "report.md").read_text() == text
     numbers = json.loads((tmp_path / "numbers.json").read_text())
@@ -166,3 +176,11 @@ def test_attributes_are_compared_one_by_one(judge: Judge) -> None:
     other = Scene(seen.object, seen.colour, seen.background, next(m for m in MEDIA if m != seen.medium))
     assert verdict.agrees("object", [other]).all()
     assert not verdict.agrees("medium", [other]).any()
+
+
+def test_palettes_are_compared_wherever_their_colours_are() -> None:
+    _, renders = held_out_scenes(9, 4)
+    shuffled = np.random.default_rng(1).permutation(renders.reshape(4, -1, 3), axis=1).reshape(renders.shape)
+    assert palette_distances(renders, shuffled).max() < 1e-9
+    brighter = np.minimum(renders.astype(int) + 40, 255).astype(np.uint8)
+    assert palette_distances(renders, brighter).min() > 5

@@ -15,7 +15,7 @@ from service.model.generator import Generator, ImageSpec
 from service.model.infinity.model import Infinity
 from service.model.nano.captions import full_caption
 from service.model.nano.outside import outside_picture
-from service.model.nano.scene import MEDIA, Scene
+from service.model.nano.scene import MEDIA, OBJECTS, Scene
 from service.model.nano.sheets import reconstructed
 
 
@@ -56,8 +56,8 @@ def evaluate_fidelity(
         renders=_shares(_agreement(judge, renders, scenes)),
         reconstructions=_shares(_agreement(judge, back, scenes)),
         prompts=_shares(drawn),
-        by_object={name: share(right[objects == name]) for name in sorted(set(objects))},
-        by_medium={name: share(right[media == name]) for name in sorted(set(media))},
+        by_object={name: share(right[objects == name]) for name in OBJECTS if name in objects},
+        by_medium={name: share(right[media == name]) for name in MEDIA if name in media},
     )
 
 

@@ -55,4 +55,5 @@ def _numbers(found: Evaluation) -> dict[str, Any]:
         ]
         for table in ("headline", "ablation", "alphas")
     }
-    return {"seeds": found.seeds, "num_pairs": found.num_pairs, **fidelity, **styles}
+    palettes = {"palettes": asdict(found.palettes)}
+    return {"seeds": found.seeds, "num_pairs": found.num_pairs, **fidelity, **styles, **palettes}

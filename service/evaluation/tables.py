@@ -25,10 +25,13 @@ Kept: the prompt's object is drawn. Leaked: the reference's object is drawn.
 Background, medium and colour: as the reference's; style: their mean; harmonic: of style and object kept.
 Vanished: nothing stands out from the background."""
 
+_PALETTES = """Gradients, textures, landscapes and collages as style images: how far the palette of what is
+drawn is from theirs, in levels of 0 to 255 (sliced Wasserstein distance)."""
+
 
 def report(found: Evaluation, *, model: str, about: str) -> str:
     """Every table, with what the columns mean."""
-    fidelity = found.fidelity
+    fidelity, palettes = found.fidelity, found.palettes
     sections = [
         f"# {model}\n\n{about}\n"
         f"Seeds {', '.join(map(str, found.seeds))}, {found.num_pairs} pairs and captions each. "
@@ -76,6 +79,11 @@ def report(found: Evaluation, *, model: str, about: str) -> str:
             ["components", *_COLUMNS.values()],
             [[str(count), *_cells(each, brief=True)] for count, each in found.components.items()],
         ),
+        f"## Style images from elsewhere\n\n{_PALETTES}\n\n"
+        + _table(
+            ["plain", "in the style", "nearer than plain, %"],
+            [[_levels(palettes.plain), _levels(palettes.styled), palettes.nearer.percent()]],
+        ),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -101,6 +109,10 @@ def _named(name: str, estimates: Mapping[str, Estimate], *, brief: bool = False)
 
 def _brief(estimate: Estimate) -> str:
     return f"{100 * estimate.value:.1f}"
+
+
+def _levels(estimate: Estimate) -> str:
+    return f"{estimate.value:.1f} ({estimate.low:.1f} - {estimate.high:.1f})"
 
 
 def _size(scores: Mapping[Configuration, Score]) -> int:
