@@ -16,6 +16,7 @@ from service.evaluation.shortcuts import Keeping
 from service.model.backbone import Schedule
 from service.model.generator import Generator, ImageSpec, Method, Styling, Watch, WeightedStyle
 from service.model.infinity.model import Infinity
+from service.model.infinity.scales import BUDGETS
 from service.model.resize import resize
 from service.model.shortcuts import EXACT, Qualities, Quality, Shortcuts
 from tests.plain import draw
@@ -213,7 +214,7 @@ def test_a_batch_of_two_choices_is_refused() -> None:
         (Shortcuts(stop_after=3), "stop_after: must be a step from 4 to 5, not 3"),
         (Shortcuts(stop_after=6), "stop_after: must be a step from 4 to 5, not 6"),
         (Shortcuts(pruning_from=3, pruning_share=0.5), "pruning_from: must be a step from 4 to 6, not 3"),
-        (Shortcuts(pruning_from=5, pruning_share=1.0), "at least 0 and less than 1, not 1.0"),
+        (Shortcuts(pruning_from=5, pruning_share=1.0), "pruning_share: must be between 0 and 1, not 1.0"),
         (Shortcuts(pruning_from=5), "pruning_share: goes with pruning_from"),
         (Shortcuts(pruning_share=0.5), "pruning_share: goes with pruning_from"),
     ],
@@ -232,7 +233,24 @@ def test_a_configuration_keeps_its_qualities() -> None:
     config = tiny_config(quality=Qualities(medium=UNGUIDED, low=ALL))
     assert type(config).from_json(config.to_json()) == config
     assert "quality" not in tiny_config().to_json()
-    assert type(config).from_json(tiny_config().to_json()).quality == Qualities()
+    assert tiny_config().qualities() == Qualities()
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_every_budget_has_qualities_that_leave_out_more_and_more(budget: str) -> None:
+    config = tiny_config(
+        budget=budget, grids=(), transformer=replace(tiny_config().transformer, max_scales=13)
+    )
+    qualities = type(config).from_json(config.to_json()).qualities()
+    scales = next(iter(config.schedules().values())).scales
+    work = [
+        sum(
+            scale.num_tokens * (2 if guidance != 1.0 else 1)
+            for scale, guidance in zip(scales, shortcuts.guided((3.0,) * len(scales)), strict=False)
+        )
+        for shortcuts in qualities.shortcuts().values()
+    ]
+    assert work[0] > 1.3 * work[1] > 1.3 * 1.3 * work[2]
 
 
 def test_a_quality_is_named_by_what_is_taken() -> None:

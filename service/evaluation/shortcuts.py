@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,18 @@ class Trial:
                 lambda each: float(each.mean()),
             )
             for name in JUDGED
+        }
+
+    def numbers(self, exact: Score) -> dict[str, Any]:
+        """What the table shows, for machines."""
+        return {
+            "shortcuts": asdict(self.shortcuts),
+            "qualities": self.qualities,
+            "operations": self.operations,
+            "seconds": asdict(self.seconds),
+            "bits": self.bits,
+            "pixels": self.pixels,
+            "differences": {name: asdict(each) for name, each in self.differences(exact).items()},
         }
 
 

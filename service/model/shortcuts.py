@@ -21,7 +21,7 @@ class Quality(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shortcuts:
-    """None and 0 turn a shortcut off. Steps count from 1.
+    """None leaves a shortcut out. Steps count from 1.
 
     `guidance_until`: the last step with guidance. After it only the conditional half of each path is
     computed, which is what guidance 1 gives.
@@ -46,7 +46,7 @@ class Shortcuts:
     correction_until: int | None = None
     stop_after: int | None = None
     pruning_from: int | None = None
-    pruning_share: float = 0.0
+    pruning_share: float | None = None
 
     def last_step(self, num_steps: int) -> int:
         """The last step of a schedule of so many."""
@@ -54,7 +54,7 @@ class Shortcuts:
 
     def num_kept(self, step: int, num_tokens: int) -> int:
         """How many of a step's tokens are computed: all, or at least one."""
-        if self.pruning_from is None or step < self.pruning_from:
+        if self.pruning_from is None or self.pruning_share is None or step < self.pruning_from:
             return num_tokens
         return max(1, num_tokens - int(self.pruning_share * num_tokens))
 
@@ -82,9 +82,9 @@ class Shortcuts:
             value = getattr(self, name)
             if value is not None and not lowest <= value <= highest:
                 raise ValueError(f"{name}: must be a step from {lowest} to {highest}, not {value}")
-        if not 0 <= self.pruning_share < 1:
-            raise ValueError(f"pruning_share: must be at least 0 and less than 1, not {self.pruning_share}")
-        if (self.pruning_from is None) != (self.pruning_share == 0):
+        if self.pruning_share is not None and not 0 < self.pruning_share < 1:
+            raise ValueError(f"pruning_share: must be between 0 and 1, not {self.pruning_share}")
+        if (self.pruning_from is None) != (self.pruning_share is None):
             raise ValueError("pruning_share: goes with pruning_from; give both, or neither")
 
     def __str__(self) -> str:

@@ -46,7 +46,7 @@ class Infinity:
         self.guidance = config.sampling.guidance
         self.alpha = config.style.alpha
         self.key_step = config.style.key_step
-        self.qualities = config.quality
+        self.qualities = config.qualities()
         self.draws = config.vocabulary.draws if config.vocabulary else ""
         self.channels = config.tokenizer.num_bits
         self.max_text_tokens = config.transformer.max_text_tokens
