@@ -140,7 +140,7 @@ def _step(
 
 
 def _reading(shape: TransformerConfig, num_tokens: int) -> int:
-    """Products of a token's channel with its text: by two projections, or by keys and values that hold them."""
+    """Of each channel of a token: two projections and attention, or products with texts that hold them."""
     return 2 * min(shape.width + num_tokens, shape.num_heads * num_tokens)
 
 

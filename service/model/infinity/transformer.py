@@ -193,11 +193,9 @@ class TextPool(nn.Module):
         heads = self.query.shape[1]
         k, v = linear(text, self.key_value.weight, F.pad(self.v_bias, (len(self.v_bias), 0))).chunk(2, dim=-1)
         q = self.query[:, :, None].expand(len(text), -1, -1, -1)  # [texts, heads, 1, head width]
+        seen = None if mask is None else mask[:, None, None]
         pooled = F.scaled_dot_product_attention(
-            q,
-            split_heads(k, heads),
-            split_heads(v, heads),
-            attn_mask=None if mask is None else mask[:, None, None],
+            q, split_heads(k, heads), split_heads(v, heads), attn_mask=seen
         )
         return self.out(merge_heads(pooled)).squeeze(1)
 
