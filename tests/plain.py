@@ -91,7 +91,7 @@ def _corrects(spec: ImageSpec, content: Trace | None, model: Infinity, step: int
 def _chosen(spec: ImageSpec, feature: Tensor, scale: Scale, step: int) -> Tensor:
     """The tokens that are computed: all, or those farthest from the mean of the content path's input."""
     shortcuts = spec.shortcuts
-    if step < (shortcuts.pruning_from or step + 1):
+    if shortcuts.pruning_share is None or step < (shortcuts.pruning_from or 0):
         return torch.arange(scale.num_tokens)
     tokens = resize(feature, scale)[0].flatten(1).T
     distances = ((tokens - tokens.mean(0)) ** 2).sum(1).tolist()
