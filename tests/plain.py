@@ -50,20 +50,21 @@ def _run(model: Infinity, spec: ImageSpec, content: Trace | None) -> Trace:
     schedule = model.schedules[spec.size]
     asked = model.guidance if spec.guidance is None else spec.guidance
     guidance = asked if isinstance(asked, tuple) else (asked,) * len(schedule.scales)
+    guidance = spec.shortcuts.guided(guidance)
     halves = [_Half(model, schedule, text) for text in _texts(model, spec)]
     generator, trace = torch.Generator().manual_seed(spec.seed), Trace()
     grid = schedule.scales[-1]
     feature = torch.zeros(1, model.channels, grid.height, grid.width)
-    for step, scale in enumerate(schedule.scales, start=1):
+    for step, (scale, weight) in enumerate(zip(schedule.scales, guidance, strict=False), start=1):
         pairs = []
-        chosen = content.chosen[step] if content else _chosen(spec, feature, scale, step)
+        follows = content is not None and step <= (spec.shortcuts.correction_until or step)
+        chosen = content.chosen[step] if content and follows else _chosen(spec, feature, scale, step)
         trace.chosen[step] = chosen
         for index, half in enumerate(halves):
             pairs.append(
                 half.step(step, feature, trace, index, content, _corrects(spec, content, model, step), chosen)
             )
         conditional, unconditional = pairs
-        weight = guidance[step - 1]
         logits = weight * conditional + (1 - weight) * unconditional
         noise = draw_noise(generator, scale.num_tokens * model.channels).view(scale.num_tokens, -1, 2)
         bits = sample_bits(logits[0], noise[chosen], top_k=900, top_p=model.config.sampling.top_p)

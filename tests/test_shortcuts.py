@@ -171,10 +171,11 @@ def test_pruning_skips_the_tokens_nearest_to_the_mean_of_the_content_path() -> N
     assert distance[flat].max() <= distance[~flat].min()
 
 
-def test_pruned_steps_are_the_plain_form_over_the_tokens_that_are_left() -> None:
+@pytest.mark.parametrize("shortcuts", [PRUNED, ALL], ids=str)
+def test_pruned_steps_are_the_plain_form_over_the_tokens_that_are_left(shortcuts: Shortcuts) -> None:
     for spec in specs_of(GENERATOR, SQUARE):
-        asked = replace(spec, shortcuts=PRUNED)
-        found = codes(asked, PRUNED)
+        asked = replace(spec, shortcuts=shortcuts)
+        found = codes(asked, shortcuts)
         trace = draw(tiny_infinity(), asked)
         for ours, bits in zip(found, trace.bits, strict=True):
             there = (ours != 0).all(0).flatten()

@@ -238,7 +238,7 @@ class Generator:
             return None
         detail = self.backbone.detail(feature, schedule, step)
         most = detail.sort(dim=-1, descending=True, stable=True).indices[:, :num_kept]
-        return most.sort(-1).values[[present.index(plan.leader(path, present)) for path in present]]
+        return most.sort(-1).values[[present.index(path) for path in plan.leaders_of(present, step)]]
 
     def _show(
         self, feature: Tensor, present: Sequence[int], plan: Plan, schedule: Schedule, step: int

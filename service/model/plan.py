@@ -55,9 +55,9 @@ class Plan:
         """The content paths that these belong to."""
         return [self.sources[path] for path in paths]
 
-    def leader(self, path: int, present: Sequence[int]) -> int:
-        """The content path that this one follows; itself where that has stopped."""
-        return source if (source := self.sources[path]) in present else path
+    def leaders_of(self, paths: Sequence[int], step: int) -> list[int]:
+        """The content paths that these follow; after the parting step each leads itself, whoever is there."""
+        return self.sources_of(paths) if step <= self.parting_step else list(paths)
 
     def watched(self, step: int, present: Sequence[int]) -> list[tuple[int, Watch]]:
         """Who wants to see the image after this step, each with its place among the paths that there are.
