@@ -15,15 +15,17 @@ from redis.asyncio import Redis
 
 from service import __version__
 from service.access.answers import KeptAnswers
-from service.access.keyring import Keyring, read_keyring, require_guard
+from service.access.current_keyring import CurrentKeyring
+from service.access.keyring import require_guard
 from service.access.rates import Rates
 from service.admission import Admission
 from service.batcher import Batcher
-from service.extraction import Extraction, ToRead, reading_on
-from service.http import health, images, models, styles
+from service.extraction import Extracted, Extraction, ToRead, extracting_on
+from service.http import docs, health, images, models, styles
 from service.http.authentication import BEARER, Authentication
 from service.http.bodies import BodyBound
 from service.http.deadline import DeadlineBound
+from service.http.document import DESCRIPTION, complete
 from service.http.idempotency import Idempotency
 from service.http.observation import Observation
 from service.http.parts import Parts, Readiness
@@ -33,7 +35,6 @@ from service.http.schemas import ProblemResponse
 from service.metrics import Metrics
 from service.model import presets
 from service.model.generator import BatchKey, Drawing, Generator, ImageSpec
-from service.model.style import StyleFeature
 from service.model_thread import ModelThread
 from service.progress import bars
 from service.settings import Settings
@@ -58,7 +59,13 @@ class CannotStart(Exception):
 class Service:
     """The parts of one app from start to stop. `settled` is set once the start has succeeded or failed."""
 
-    def __init__(self, settings: Settings, keyring: Keyring, generator: Generator | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        keyring: CurrentKeyring,
+        generator: Generator | None,
+        clock: Callable[[], float],
+    ) -> None:
         self.settings = settings
         self.keyring = keyring
         self.metrics = Metrics()
@@ -66,6 +73,7 @@ class Service:
         self.settled = asyncio.Event()
         self.failure: Exception | None = None
         self._generator = generator
+        self._clock = clock
         self._stack = AsyncExitStack()
         self._starting: asyncio.Task[None] | None = None
         self.metrics.ready.set_function(lambda: float(self.readiness.is_ready))
@@ -155,10 +163,10 @@ class Service:
 
     async def _start_extraction(
         self, generator: Generator, model_thread: ModelThread
-    ) -> Batcher[ToRead, StyleFeature]:
+    ) -> Batcher[ToRead, Extracted]:
         return await self._started(
             Batcher(
-                reading_on(generator),
+                extracting_on(generator, self.metrics, self._clock),
                 name="extract",
                 group=lambda each: each.size,
                 # One at a time: together they would not be faster, and an image would have to wait for all.
@@ -213,18 +221,24 @@ class Service:
         return batcher
 
 
-def create_app(settings: Settings, generator: Generator | None = None) -> FastAPI:
+def create_app(
+    settings: Settings,
+    generator: Generator | None = None,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+) -> FastAPI:
     """The ASGI app; its lifespan starts and stops a Service, found at `app.state.service`.
 
     Without a generator the model of the settings is loaded, while `/livez` answers and `/readyz` says 503.
+    `clock` measures the durations that clients and metrics are told, in seconds.
     CannotStart when the API keys cannot be read, or there are none where there must be.
     """
     try:
-        keyring = read_keyring(settings)
-        require_guard(settings, keyring)
+        keyring = CurrentKeyring(settings)
+        require_guard(settings, keyring.now)
     except ValueError as error:
         raise CannotStart(str(error)) from error
-    service = Service(settings, keyring, generator)
+    service = Service(settings, keyring, generator, clock)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -238,24 +252,29 @@ def create_app(settings: Settings, generator: Generator | None = None) -> FastAP
         title="Atelier",
         version=__version__,
         summary="Style-personalised images: upload a style once, draw any prompt in it.",
+        description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
-        responses={"default": {"model": ProblemResponse, "description": "Any failure."}},
+        docs_url=None,
+        redoc_url=None,
+        responses={"default": {"model": ProblemResponse, "description": "Any other failure."}},
     )
     app.state.service = service
     app.state.readiness = service.readiness
     app.state.metrics = service.metrics
     install_problems(app)
     for routes in (images, styles, models):
-        app.include_router(routes.router, dependencies=[Depends(BEARER)] if len(keyring) else [])
+        app.include_router(routes.router, dependencies=[Depends(BEARER)] if len(keyring.now) else [])
     app.include_router(health.router)
+    app.include_router(docs.router)
+    app.openapi = complete(app)  # type: ignore[method-assign]
     # The last one added is the outermost.
     app.add_middleware(Idempotency, readiness=service.readiness)
     app.add_middleware(BodyBound, max_upload_bytes=settings.max_upload_bytes)
     app.add_middleware(RateLimits, readiness=service.readiness)
     app.add_middleware(Authentication, keyring=keyring, metrics=service.metrics)
     app.add_middleware(DeadlineBound, allowed_seconds=settings.request_timeout_seconds)
-    app.add_middleware(Observation, metrics=service.metrics)
+    app.add_middleware(Observation, metrics=service.metrics, clock=clock)
     return app
 
 

@@ -102,6 +102,7 @@ class Batcher(Generic[In, Out]):
         self._clock = clock
         self._queue: list[Job[In, Out]] = []
         self._running: list[Job[In, Out]] = []
+        self._running_since = 0.0
         self._work_queued = asyncio.Event()
         self._seconds_per_job: dict[Hashable, float] = {}
         self._draining = False
@@ -123,6 +124,13 @@ class Batcher(Generic[In, Out]):
     def queued_seconds(self) -> float:
         """Estimate of the model time that the waiting jobs need."""
         return sum(self._estimate(job.group) for job in self._waiting())
+
+    @property
+    def running_seconds(self) -> float:
+        """Estimate of what is left of the batch that runs; 0 once it takes longer than estimated."""
+        batch = self._running
+        estimate = sum(self._estimate(job.group) for job in batch)
+        return max(0.0, estimate - (self._clock() - self._running_since)) if batch else 0.0
 
     def submit(
         self,
@@ -173,7 +181,7 @@ class Batcher(Generic[In, Out]):
         while True:
             await self._work_queued.wait()
             async with self._executor.turn:
-                self._running = self._next_batch()
+                self._running, self._running_since = self._next_batch(), self._clock()
                 await self._run_batch(self._running)
                 self._running = []
 
@@ -302,7 +310,8 @@ class Batcher(Generic[In, Out]):
         self._seconds_per_job[group] = before + NEWEST_WEIGHT * (seconds_per_job - before)
 
     def _retry_after_seconds(self) -> float:
-        return max(1.0, self.queued_seconds)
+        """When all that is accepted now will have run."""
+        return max(1.0, self.running_seconds + self.queued_seconds)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:

@@ -13,15 +13,18 @@ ServiceError
  +- InvalidImage          422  the upload is not a picture we can read
  +- IdempotencyKeyReused  422  another request came with this Idempotency-Key before
  +- RateLimitExceeded     429  `retry_after_seconds` is when there is room for this request
- +- QueueFull             429  `retry_after_seconds` is the work already queued
+ +- QueueFull             429  `retry_after_seconds` is the work already accepted
  +- ClientGone            499  nobody is left to read it; it exists for the log and the metrics
  +- NotReady              503  warming up or draining
  +- StoreUnavailable      503  Redis cannot be reached, or the disk refuses an upload
  +- DeadlineExceeded      504
+ +- StyleDamaged          500  what the store keeps of a style cannot be read
  +- GenerationFailed      500  the model failed; the log has the trace
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 
 class ServiceError(Exception):
@@ -30,6 +33,7 @@ class ServiceError(Exception):
     code = "internal_error"
     status = 500
     type = "server_error"
+    more_codes: ClassVar[tuple[str, ...]] = ()  # of the same status, for what a client may want to tell apart
 
     def __init__(
         self,
@@ -43,11 +47,23 @@ class ServiceError(Exception):
         self.message = message
         self.param = param
         self.code = code or type(self).code
+        assert self.code in (type(self).code, *type(self).more_codes), f"{self.code} is a code of nothing"
         self.retry_after_seconds = retry_after_seconds
 
 
 class InvalidRequest(ServiceError):
     code, status, type = "invalid_value", 400, "invalid_request_error"
+    more_codes = (
+        "conflicting_parameters",
+        "foreign_style_code",
+        "invalid_body",
+        "invalid_json",
+        "invalid_style_code",
+        "missing_required_parameter",
+        "unknown_parameter",
+        "unsupported_size",
+        "unsupported_value",
+    )
 
 
 class InvalidApiKey(ServiceError):
@@ -56,6 +72,7 @@ class InvalidApiKey(ServiceError):
 
 class StyleNotFound(ServiceError):
     code, status, type = "style_not_found", 404, "invalid_request_error"
+    more_codes = ("style_image_not_found",)
 
 
 class ModelNotFound(ServiceError):
@@ -116,3 +133,13 @@ class DeadlineExceeded(ServiceError):
 
 class GenerationFailed(ServiceError):
     code, status, type = "generation_failed", 500, "server_error"
+
+
+class StyleDamaged(ServiceError):
+    code, status, type = "style_damaged", 500, "server_error"
+
+
+def kinds_of_codes() -> dict[str, type[ServiceError]]:
+    """Every code a client can see, with the kind of error it comes with."""
+    kinds: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
+    return {code: kind for kind in kinds for code in (kind.code, *kind.more_codes)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from service.batcher import Batcher
 from service.media import Picture
+from service.metrics import Metrics
 from service.model.backbone import Size
 from service.model.bits import StyleBits
 from service.model.generator import Generator
 from service.model.style import StyleFeature
+from service.stages import Stages
 from service.styles.reader import Words
 
 
@@ -26,8 +28,8 @@ class PixelsToRead:
     pixels: NDArray[np.uint8]  # [height, width, 3]
     size: Size
 
-    def read(self, generator: Generator) -> StyleFeature:
-        return generator.extract_style(self.pixels, self.size)
+    def read(self, generator: Generator) -> StyleBits:
+        return generator.read_bits(self.pixels, self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +39,43 @@ class WordsToRead:
     words: Words
     size: Size
 
-    def read(self, generator: Generator) -> StyleFeature:
-        return generator.imagine_style(self.words.text, self.words.seed)
+    def read(self, generator: Generator) -> StyleBits:
+        return generator.imagine_bits(self.words.text, self.words.seed)
 
 
 ToRead = PixelsToRead | WordsToRead
 
 
-def reading_on(
-    generator: Generator,
-) -> Callable[[Sequence[ToRead], Callable[[], bool]], Sequence[StyleFeature]]:
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """A style feature, and the seconds of the model thread that it took, by stage."""
+
+    feature: StyleFeature
+    stage_seconds: Mapping[str, float]
+
+
+def extracting_on(
+    generator: Generator, metrics: Metrics, clock: Callable[[], float]
+) -> Callable[[Sequence[ToRead], Callable[[], bool]], Sequence[Extracted]]:
     """What the extraction batcher runs on the model thread."""
-    return lambda inputs, wanted: [each.read(generator) for each in inputs]
+
+    def extract(each: ToRead) -> Extracted:
+        stages = Stages(clock)
+        with stages.stage("extract"):
+            bits = each.read(generator)
+        with stages.stage("decompose"):
+            feature = generator.decompose_bits(bits, each.size)
+        for stage, seconds in stages.seconds.items():
+            metrics.stage_duration_seconds.labels(stage=stage).observe(seconds)
+        return Extracted(feature, stages.seconds)
+
+    return lambda inputs, wanted: [extract(each) for each in inputs]
 
 
 class Extraction:
     """A StyleReader (styles/reader.py). Pictures are unpacked in the `decoding` pool."""
 
-    def __init__(
-        self, generator: Generator, batcher: Batcher[ToRead, StyleFeature], decoding: Executor
-    ) -> None:
+    def __init__(self, generator: Generator, batcher: Batcher[ToRead, Extracted], decoding: Executor) -> None:
         self._generator = generator
         self._batcher = batcher
         self._decoding = decoding
@@ -71,9 +90,16 @@ class Extraction:
     def restore(self, bits: StyleBits, size: Size) -> StyleFeature:
         return self._generator.restore_style(bits, size)
 
-    async def extract(self, picture: Picture, size: Size) -> StyleFeature:
-        pixels = await asyncio.get_running_loop().run_in_executor(self._decoding, picture.pixels)
-        return await self._batcher.submit([PixelsToRead(pixels, size)])[0].future
+    async def extract(self, picture: Picture, size: Size, stages: Stages) -> StyleFeature:
+        with stages.stage("picture"):
+            pixels = await asyncio.get_running_loop().run_in_executor(self._decoding, picture.pixels)
+        return await self._extracted(PixelsToRead(pixels, size), stages)
 
-    async def imagine(self, words: Words) -> StyleFeature:
-        return await self._batcher.submit([WordsToRead(words, self.default_size)])[0].future
+    async def imagine(self, words: Words, stages: Stages) -> StyleFeature:
+        return await self._extracted(WordsToRead(words, self.default_size), stages)
+
+    async def _extracted(self, each: ToRead, stages: Stages) -> StyleFeature:
+        began = stages.clock()
+        extracted = await self._batcher.submit([each])[0].future
+        stages.waited(stages.clock() - began, then=extracted.stage_seconds)
+        return extracted.feature

@@ -26,7 +26,8 @@ SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 QUEUES = ("generate", "extract")
 REFUSALS = ("invalid_api_key", "rate_limit_exceeded", "idempotency_key_in_use", "idempotency_key_reused")
 DOORS = (*QUEUES, "upload")  # uploads wait for a place, and reach the model by the queue "extract"
-STAGES = ("text", "style", "transformer", "decode", "encode")
+STAGES_OF_REQUESTS = ("upload", "picture", "store")
+STAGES = ("text", "style", "transformer", "decode", "encode", "extract", "decompose", *STAGES_OF_REQUESTS)
 REJECTIONS = ("queue_full", "not_ready", "deadline_exceeded")
 CANCELLATIONS = ("queued", "running")
 FEATURE_RESULTS = ("hit", "miss", "rebuilt")
@@ -97,7 +98,8 @@ class Metrics:
 
         self.stage_duration_seconds = latency(
             "stage_duration_seconds",
-            "Time in one stage: of a batch, or of one image (style, encode).",
+            "Time in one stage: of a batch, of one image (style, encode), of reading one style (extract, "
+            "decompose), or of one request for a style (upload, picture, store).",
             "stage",
         )
         self.step_duration_seconds = latency(

@@ -72,7 +72,7 @@ async def _serve(server: uvicorn.Server, listener: socket.socket, service: Servi
     if service.failure is not None:
         server.should_exit = True
     elif service.readiness.parts is not None:
-        key = KEY if len(service.keyring) else ""
+        key = KEY if len(service.keyring.now) else ""
         print(START.format(url=url, model=service.readiness.parts.generator.name, key=key), flush=True)
     await serving
     settled.cancel()

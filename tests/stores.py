@@ -14,6 +14,7 @@ from service.metrics import Metrics
 from service.model.backbone import Scale, Size
 from service.model.bits import StyleBits
 from service.model.style import StyleFeature, decompose
+from service.stages import Stages
 from service.styles.reader import Words
 from service.styles.store import StyleStore
 
@@ -64,11 +65,11 @@ class Extractor:
     def restore(self, bits: StyleBits, size: Size) -> StyleFeature:
         return decompose(bits.ones, GRIDS, Scale(size.height // 8, size.width // 8), bits.num_images)
 
-    async def imagine(self, words: Words) -> StyleFeature:
+    async def imagine(self, words: Words, stages: Stages) -> StyleFeature:
         self.imagined.append(words)
         return feature_of_words(words, self.fingerprint)
 
-    async def extract(self, picture: Picture, size: Size) -> StyleFeature:
+    async def extract(self, picture: Picture, size: Size, stages: Stages) -> StyleFeature:
         self.seen.append((picture, size))
         self.started.set()
         try:

@@ -11,11 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.access.api_key import ApiKey, Limits, digest_of, new_secret, read_line, write_line
+from service.access.current_keyring import CurrentKeyring
 from service.access.keyring import read_keyring, require_guard
 from service.app import CannotStart, create_app
 from service.settings import Settings
 from tests.keys import Key, lines
 from tests.process import PATIENCE_SECONDS, ROOT, command
+from tests.server import serving
+from tests.tiny import tiny_generator
 
 DIGEST = "0" * 64
 
@@ -114,6 +117,56 @@ def test_a_file_of_keys_that_is_away_empty_or_no_text_never_lets_everyone_in(tmp
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="cannot be read: it is not UTF-8"):
         read_keyring(Settings(api_keys_file=file))
+
+
+def test_a_file_that_changes_counts_at_once_and_one_that_is_broken_changes_nothing(tmp_path: Path) -> None:
+    file, first, second, fixed = tmp_path / "keys", Key("first"), Key("second"), Key("fixed")
+    file.write_text(first.line)
+    keyring = CurrentKeyring(Settings(api_keys_file=file, api_keys=fixed.line))
+
+    def let_in() -> list[str]:
+        keys = [key for key in (fixed, first, second) if (keyring.now.find(key.secret))]
+        return [key.line.partition(" ")[0] for key in keys]
+
+    assert let_in() == ["fixed", "first"]
+    file.write_text(f"{first.line}\n{second.line}")
+    assert let_in() == ["fixed", "first", "second"]
+    file.write_text(second.line)
+    assert let_in() == ["fixed", "second"]
+    for broken in ("", "# none", f"{first.line}\nsecond sha256:0", second.secret):
+        file.write_text(broken)
+        assert let_in() == ["fixed", "second"]
+    file.unlink()
+    assert let_in() == ["fixed", "second"]
+    written_aside = tmp_path / "written aside"
+    written_aside.write_text(first.line)
+    written_aside.rename(file)
+    assert let_in() == ["fixed", "first"]
+
+
+def test_a_broken_file_is_told_in_the_log_once_and_without_its_secrets(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, key = tmp_path / "keys", Key("first")
+    file.write_text(key.line)
+    keyring = CurrentKeyring(Settings(api_keys_file=file))
+    file.write_text(f"{key.line}\n{key.secret}")
+    for _ in range(3):
+        assert keyring.now.find(key.secret) is not None
+    (record,) = (each for each in caplog.records if "api_keys_unusable" in each.message)
+    assert "Line 2 of" in record.message
+    assert key.secret not in record.message
+
+
+def test_a_key_that_is_added_or_removed_needs_no_restart(tmp_path: Path) -> None:
+    file, first, second = tmp_path / "keys", Key("first"), Key("second")
+    file.write_text(first.line)
+    with serving(Settings(data_dir=tmp_path, api_keys_file=file), tiny_generator()) as server:
+        server.wait_until_settled()
+        with first.client(server) as old, second.client(server) as new:
+            assert [each.get("/v1/models").status_code for each in (old, new)] == [200, 401]
+            file.write_text(second.line)
+            assert [each.get("/v1/models").status_code for each in (old, new)] == [401, 200]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "::1", "localhost"])

@@ -200,14 +200,44 @@ async def test_the_rate_follows_the_newest_batches_and_a_new_group_starts_from_t
 
 
 async def test_retry_after_is_at_least_a_second_and_known_before_anything_was_measured() -> None:
-    model = GatedModel()
-    async with serving(rig(model, max_queued=1)) as batcher:
+    clock, model = Clock(), GatedModel()
+    async with serving(rig(model, clock=clock, max_queued=1)) as batcher:
         jobs = batcher.submit(["a"])
         await model.next_batch()
         jobs += batcher.submit(["a"])
         with pytest.raises(QueueFull) as refusal:
             batcher.submit(["a"])
-        assert refusal.value.retry_after_seconds == 1.0
+        assert refusal.value.retry_after_seconds == 2.0  # one runs, one waits, a second is the guess for each
+        model.let_go(2)
+        await results(jobs)
+        clock.now += 0.1
+        model.let_go()
+        await results(batcher.submit(["b"]))
+        await batcher.drain()
+        with pytest.raises(NotReady) as draining:
+            batcher.submit(["b"])
+        assert draining.value.retry_after_seconds == 1.0
+
+
+async def test_retry_after_counts_what_is_left_of_the_batch_that_runs() -> None:
+    clock, model = Clock(), GatedModel()
+    async with serving(rig(model, clock=clock, max_queued=2)) as batcher:
+        measured = batcher.submit(["a"])
+        await model.next_batch()
+        clock.now += 4.0
+        model.let_go()
+        await results(measured)
+        assert batcher.running_seconds == 0
+        jobs = batcher.submit(["a", "a"])
+        await model.next_batch()
+        jobs += batcher.submit(["a", "a"])
+        waits = []
+        for seconds in (0.0, 5.0, 5.0):  # the last time longer than was expected
+            clock.now += seconds
+            with pytest.raises(QueueFull) as refusal:
+                batcher.submit(["a"])
+            waits.append(refusal.value.retry_after_seconds)
+        assert waits == [pytest.approx(seconds) for seconds in (16.0, 11.0, 8.0)]
         model.let_go(2)
         await results(jobs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import schemathesis
@@ -26,7 +27,17 @@ CONFIG = SchemathesisConfig.from_dict(
     }
 )
 
-document = schemathesis.openapi.from_dict(create_app(Settings()).openapi(), config=CONFIG)
+
+def every_status_told() -> dict[str, Any]:
+    """The document without the responses for whatever else may fail: each status must be told of its own."""
+    told = deepcopy(create_app(Settings()).openapi())
+    for operations in told["paths"].values():
+        for operation in operations.values():
+            del operation["responses"]["default"]
+    return told
+
+
+document = schemathesis.openapi.from_dict(every_status_told(), config=CONFIG)
 
 
 @document.parametrize()

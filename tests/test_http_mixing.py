@@ -11,6 +11,7 @@ import pytest
 
 from tests.server import Running
 from tests.test_http_images import generate, images_of
+from tests.test_http_streaming import events_of
 from tests.uploads import picture, upload
 
 
@@ -116,3 +117,28 @@ def test_the_openai_package_mixes_by_extra_body(
     assert answer.data is not None
     drawn = base64.b64decode(answer.data[0].b64_json or "")
     assert [drawn] == images_of(mixed(client, ids, [2, 1]))
+
+
+def test_a_streamed_mixture_says_what_the_plain_answer_says(client: httpx.Client, ids: list[str]) -> None:
+    mixture: dict[str, Any] = {
+        "styles": [{"id": id, "weight": weight} for id, weight in zip(ids, (2, 1), strict=True)],
+        "strength": 0.5,
+    }
+    plain = generate(client, seed=1, **mixture).json()
+    events = events_of(client, seed=1, partial_images=1, **mixture)
+    assert len(events) == 2
+    for event in events:
+        for field in ("styles", "strength", "alpha"):
+            assert event[field] == plain[field]
+        assert "style" not in event
+    assert [event["b64_json"] for event in events][-1] == plain["data"][0]["b64_json"]
+
+
+def test_a_stream_in_one_style_or_none_says_nothing_of_mixtures(client: httpx.Client, ids: list[str]) -> None:
+    styled = generate(client, seed=1, style=ids[0]).json()["style"]
+    (event,) = events_of(client, seed=1, style=ids[0])
+    (plain,) = events_of(client, seed=1)
+    assert event["style"] == styled
+    assert "style" not in plain
+    for each in (event, plain):
+        assert not {"styles", "strength", "alpha"} & each.keys()

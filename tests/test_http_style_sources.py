@@ -10,6 +10,8 @@ import httpx
 import pytest
 
 from service.settings import Settings
+from service.styles.embedded import EmbeddedServer
+from tests.busy import metric
 from tests.server import serving
 from tests.test_http_images import generate, images_of
 from tests.tiny import tiny_generator
@@ -223,3 +225,30 @@ def test_any_other_kind_of_body_is_refused_with_what_each_kind_is_for(client: ht
         message = error_of(refused, 415)["message"]
         assert "multipart/form-data, with pictures" in message
         assert "application/json, with text or code" in message
+
+
+async def test_a_list_says_which_styles_the_model_has_not_read_and_asking_for_one_reads_it(
+    tmp_path: Path, valkey: EmbeddedServer
+) -> None:
+    settings = Settings(data_dir=tmp_path, redis_url=valkey.url)
+    with serving(settings, tiny_generator()) as server, server.client() as client:
+        server.wait_until_settled()
+        own, other = upload(client, picture(120)).json(), upload(client, picture(121)).json()
+        kept = create(client, code=own["code"]).json()
+        assert [style["is_read"] for style in (own, other, kept)] == [True] * 3
+        assert client.get("/v1/styles").json()["data"] == [kept, other, own]
+    with serving(settings, tiny_generator(seed=1)) as server, server.client() as client:
+        server.wait_until_settled()
+        for style in client.get("/v1/styles").json()["data"]:
+            unknown = ("code", "singular_values", "dominance", "agreement")
+            assert not style["is_read"]
+            assert [style[name] for name in unknown] == [None] * 4
+        assert metric(client, 'atelier_batch_size_count{queue="extract"}') == 0
+        read = client.get(f"/v1/styles/{own['id']}").json()
+        assert read["is_read"]
+        assert read["code"] not in (None, own["code"])
+        foreign = client.get(f"/v1/styles/{kept['id']}").json()
+        assert (foreign["is_read"], foreign["code"]) == (False, None)
+        listed = client.get("/v1/styles").json()["data"]
+        assert [style["is_read"] for style in listed] == [False, False, True]
+        assert listed[2] == read

@@ -86,6 +86,8 @@ def test_a_stream_names_the_style_of_each_image(client: httpx.Client, styles: li
     done = sorted(
         (event for event in events if event["type"] == COMPLETED), key=lambda event: int(event["image_index"])
     )
+    plain = generate(client, seed=5, styles_each=[*styles, None]).json()
+    assert [event.get("style") for event in done] == [image.get("style") for image in plain["data"]]
     assert [event.get("style", {}).get("id") for event in done] == [*styles, None]
     files = [base64.b64decode(event["b64_json"]) for event in done]
     assert files == images_of(generate(client, seed=5, styles_each=[*styles, None]))
@@ -100,7 +102,7 @@ def test_a_stream_names_the_style_of_each_image(client: httpx.Client, styles: li
         ({"styles_each": [None], "style": "sty_x"}, 400, "styles_each", "exclude each other"),
         ({"styles_each": [7]}, 400, "styles_each.0", "must be a style ID"),
         ({"styles_each": "sty_x"}, 400, "styles_each", "list"),
-        ({"styles_each": [None, "sty_nobody"]}, 404, "style", "sty_nobody"),
+        ({"styles_each": [None, "sty_nobody"]}, 404, "styles_each.1", "sty_nobody"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_with_a_sentence(

@@ -121,11 +121,12 @@ async def test_an_answer_that_cannot_be_kept_is_no_error_and_a_claim_that_cannot
 async def test_a_stream_is_kept_before_its_end_is_sent_unless_it_failed(
     redis: Redis, event: bytes, is_kept: bool
 ) -> None:
-    kept_when_sent: list[bool] = []
+    when_sent: list[str] = []
 
     async def send(message: Message) -> None:
-        (key,) = await redis.keys("atelier:answer:*")
-        kept_when_sent.append(bool(await redis.hexists(key, "answer")))
+        keys = await redis.keys("atelier:answer:*")
+        fields = await redis.hkeys(keys[0]) if keys else []
+        when_sent.append("kept" if b"answer" in fields else "running" if keys else "free")
 
     async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f") as claim:
         recorded = recording(claim, send)
@@ -134,7 +135,7 @@ async def test_a_stream_is_kept_before_its_end_is_sent_unless_it_failed(
         await recorded({"type": "http.response.body", "body": b"event: a\ndata: {}\n\n", "more_body": True})
         await recorded({"type": "http.response.body", "body": event + b"data: {}\n\n", "more_body": True})
         await recorded({"type": "http.response.body", "body": b"", "more_body": False})
-    assert kept_when_sent == [False, False, False, is_kept]
+    assert when_sent == ["running", "running", "running", "kept" if is_kept else "free"]
     async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f") as claim:
         assert (claim.answer is not None) == is_kept
         if claim.answer is not None:

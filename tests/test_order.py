@@ -37,8 +37,8 @@ def finished(transformer_seconds: float, started_at: float) -> ImageJob:
 async def test_all_that_the_last_batch_does_not_explain_was_waiting() -> None:
     account = Account()
     explain([finished(4.0, started_at=7.0), finished(2.0, started_at=3.0)], 10.0, account)
-    assert account.stage_seconds == {"queue": 5.25, "text": 0.25, "transformer": 4.0, "decode": 0.5}
-    assert sum(account.stage_seconds.values()) == pytest.approx(10.0)
+    assert account.stages.seconds == {"queue": 5.25, "text": 0.25, "transformer": 4.0, "decode": 0.5}
+    assert sum(account.stages.seconds.values()) == pytest.approx(10.0)
     assert account.step_seconds == (0.5, 3.5)
     assert account.fields == {"num_images": 2, "num_jobs_in_batch": 4}
 
@@ -49,7 +49,7 @@ async def test_a_stage_that_comes_twice_adds_up() -> None:
     for _ in range(2):
         with account.stage("encode"):
             pass
-    assert account.stage_seconds == {"encode": 2.0 + 4.0}
+    assert account.stages.seconds == {"encode": 2.0 + 4.0}
 
 
 async def test_tokens_of_all_images_are_counted() -> None:

@@ -6,7 +6,7 @@ from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.access.keyring import Keyring
+from service.access.current_keyring import CurrentKeyring
 from service.errors import InvalidApiKey
 from service.http.caller import Caller
 from service.http.problems import error_response
@@ -25,7 +25,7 @@ BEARER = HTTPBearer(
 class Authentication:
     """Middleware: finds the caller, or answers 401. Paths that do not exist are guarded too."""
 
-    def __init__(self, app: ASGIApp, keyring: Keyring, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, keyring: CurrentKeyring, metrics: Metrics) -> None:
         self.app = app
         self.keyring = keyring
         self.metrics = metrics
@@ -41,14 +41,17 @@ class Authentication:
         await self.app(scope, receive, send)
 
     def _caller(self, scope: Scope) -> Caller:
-        if not len(self.keyring) or not is_guarded(scope["path"]):
+        if not is_guarded(scope["path"]):
+            return Caller()
+        keyring = self.keyring.now
+        if not len(keyring):
             return Caller()
         scheme, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
             raise InvalidApiKey(
                 "The request has no API key. Send one in the header `Authorization: Bearer atl_...`."
             )
-        api_key = self.keyring.find(secret.strip())
+        api_key = keyring.find(secret.strip())
         if api_key is None:
             raise InvalidApiKey("The API key is not one of this service's. Ask whoever runs it for one.")
         scope["state"]["account"].fields["api_key"] = api_key.name

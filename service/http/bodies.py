@@ -22,21 +22,12 @@ def media_type(headers: Headers) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _require(request: Request, wanted: str) -> None:
-    given = media_type(request.headers)
-    if given != wanted:
-        shown = f"not {given[:60]}" if given else "and the request has none"
-        raise UnsupportedMediaType(f"The Content-Type must be {wanted}, {shown}.")
-
-
-def json_only(request: Request) -> None:
+async def json_only(request: Request) -> None:
     """Dependency: UnsupportedMediaType unless the body says it is JSON."""
-    _require(request, JSON)
-
-
-def multipart_only(request: Request) -> None:
-    """Dependency: UnsupportedMediaType unless the body says it is a multipart form."""
-    _require(request, MULTIPART)
+    given = media_type(request.headers)
+    if given != JSON:
+        shown = f"not {given[:60]}" if given else "and the request has none"
+        raise UnsupportedMediaType(f"The Content-Type must be {JSON}, {shown}.")
 
 
 class BodyBound:

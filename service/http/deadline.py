@@ -60,7 +60,7 @@ class DeadlineBound:
             await error_response(too_late())(scope, receive, send)
 
 
-def deadline(
+async def deadline(
     request: Request,
     x_request_timeout: Annotated[
         Annotated[float, Field(ge=0.001, le=MAX_SECONDS)] | SkipJsonSchema[None],

@@ -7,6 +7,7 @@ from fastapi.responses import RedirectResponse
 from prometheus_client.exposition import choose_encoder
 
 from service import __version__
+from service.http import responses
 from service.http.parts import ReadyParts
 from service.http.schemas import LiveResponse, ReadyResponse, VersionResponse
 from service.metrics import Metrics
@@ -14,13 +15,13 @@ from service.metrics import Metrics
 router = APIRouter()
 
 
-@router.get("/livez", tags=["health"])
+@router.get("/livez", tags=["health"], responses=responses.LIVE)
 async def livez() -> LiveResponse:
     """200 as long as the event loop turns."""
     return LiveResponse()
 
 
-@router.get("/readyz", tags=["health"])
+@router.get("/readyz", tags=["health"], responses=responses.READY)
 async def readyz(parts: ReadyParts) -> ReadyResponse:
     """200 while images can be drawn; 503 with the reason while the model loads, and once it has died.
 
@@ -30,7 +31,7 @@ async def readyz(parts: ReadyParts) -> ReadyResponse:
     return ReadyResponse(store="ready" if await parts.store_answers() else "unavailable")
 
 
-@router.get("/metrics", tags=["health"], response_class=Response)
+@router.get("/metrics", tags=["health"], response_class=Response, responses=responses.METRICS)
 async def metrics(request: Request) -> Response:
     """Prometheus text, or OpenMetrics when `Accept` asks for it."""
     of_app = request.app.state.metrics
@@ -39,7 +40,7 @@ async def metrics(request: Request) -> Response:
     return Response(encode(of_app.registry), headers={"Content-Type": content_type})
 
 
-@router.get("/version", tags=["health"])
+@router.get("/version", tags=["health"], responses=responses.VERSION)
 async def version() -> VersionResponse:
     """The version of the service; `/v1/models` has that of the model."""
     return VersionResponse(version=__version__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import AsyncExitStack
 from typing import Annotated
 
 from fastapi import Depends, Header
@@ -24,6 +25,7 @@ from service.errors import (
 )
 from service.http.bodies import MULTIPART
 from service.http.caller import caller_of
+from service.http.observation import Account
 from service.http.parts import Parts, Readiness
 from service.http.problems import error_response
 
@@ -35,7 +37,7 @@ _KEY = re.compile(rf"[\x21-\x7e]{{1,{MAX_KEY_CHARS}}}")
 _FAILED_STREAM = re.compile(rb"(^|\n)event: error\n")
 
 
-def _documented(
+async def _documented(
     key: Annotated[
         Annotated[str, Field(pattern=rf"^[!-~]{{1,{MAX_KEY_CHARS}}}$")] | SkipJsonSchema[None],
         Header(
@@ -77,13 +79,17 @@ class Idempotency:
                 raise InvalidRequest(
                     f"{HEADER} must be 1 to {MAX_KEY_CHARS} characters of ASCII without blanks.", param=HEADER
                 )
-            body = await _read(receive)
+            account: Account = scope["state"]["account"]
+            with account.stage("upload"):
+                body = await _read(receive)
             claiming = parts.answers.claim(
                 scope=[caller_of(scope).tenant, scope["path"], key], fingerprint=_fingerprint(scope, body)
             )
-            async with claiming as claim:
+            async with AsyncExitStack() as stack:
+                with account.stage("store"):
+                    claim = await stack.enter_async_context(claiming)
                 if claim.answer is not None:
-                    scope["state"]["account"].fields["replayed"] = True
+                    account.fields["replayed"] = True
                     await _replay(claim.answer, send)
                 else:
                     await self.app(scope, _given_back(body, receive), recording(claim, send))
@@ -120,7 +126,9 @@ def _given_back(body: bytes, receive: Receive) -> Receive:
 
 
 def recording(claim: Claim, send: Send) -> Send:
-    """Sends on, and keeps a success before its last byte goes out: who has it all may ask again at once."""
+    """Sends on. Before the last byte goes out, a success is kept or the key is free again: who has it all may
+    ask again at once.
+    """
     status, headers, body = 0, Headers(), bytearray()
 
     async def recorded(message: Message) -> None:
@@ -129,12 +137,10 @@ def recording(claim: Claim, send: Send) -> Send:
             status, headers = message["status"], Headers(raw=message["headers"])
         elif message["type"] == "http.response.body":
             body.extend(message.get("body", b""))
-            if (
-                not message.get("more_body", False)
-                and 200 <= status < 300
-                and not _FAILED_STREAM.search(body)
-            ):
-                await claim.keep(Answer(status, tuple(headers.items()), bytes(body)))
+            if not message.get("more_body", False):
+                if 200 <= status < 300 and not _FAILED_STREAM.search(body):
+                    await claim.keep(Answer(status, tuple(headers.items()), bytes(body)))
+                await claim.let_go()
         await send(message)
 
     return recorded

@@ -6,9 +6,10 @@ import asyncio
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Body, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
+from service.http import examples, responses
 from service.http.accept import Form, wanted_form
 from service.http.bodies import json_only
 from service.http.deadline import deadline
@@ -29,18 +30,16 @@ from service.priority import Priority
 
 router = APIRouter(tags=["images"])
 
-MEDIA_TYPES = [*(f"image/{output.value}" for output in OutputFormat), "text/event-stream"]
-
 
 @router.post(
     "/v1/images/generations",
     response_model=GenerationResponse,
-    responses={200: {"content": {media_type: {} for media_type in MEDIA_TYPES}}},
+    responses=responses.GENERATE,
     dependencies=[Depends(json_only), IDEMPOTENT],
 )
 async def generate(
     request: Request,
-    body: GenerationRequest,
+    body: Annotated[GenerationRequest, Body(openapi_examples=examples.GENERATIONS)],
     parts: ReadyParts,
     account: Annotated[Account, Depends(account)],
     allowance: Annotated[Allowance, Depends(allowance)],
@@ -70,15 +69,16 @@ async def _order(
     parts: Parts, body: GenerationRequest, output: OutputFormat, account: Account, due: float | None
 ) -> Order:
     columns = []  # the images of one style, seed by seed
-    for single in each_style(body):
-        specs = image_specs(single, await _styling(parts, single, account), parts.generator)
-        style = style_answered(single, parts.generator.alpha).style
-        columns.append([(spec, style) for spec in specs])
+    for index, single in enumerate(each_style(body)):
+        param = "style" if body.styles_each is None else f"styles_each.{index}"
+        specs = image_specs(single, await _styling(parts, single, param, account), parts.generator)
+        styled = style_answered(single, parts.generator.alpha)
+        columns.append([(spec, styled) for spec in specs])
     # Images of one seed side by side: should a batch not hold all, it holds those that share a content path.
     images = [image for row in zip(*columns, strict=True) for image in row]
     return Order(
         specs=tuple(spec for spec, _ in images),
-        styles=tuple(style for _, style in images),
+        styled=tuple(styled for _, styled in images),
         output=output,
         compression=body.output_compression,
         deadline=due,
@@ -88,14 +88,14 @@ async def _order(
 
 async def _illustrate(parts: Parts, order: Order, account: Account) -> tuple[list[ImageJob], list[bytes]]:
     """The finished jobs and their image files. However it ends, no job is left behind in the queue."""
-    began = time.perf_counter()
+    began = account.clock()
     jobs = order.submit(parts, order.specs)
     try:
         drawings = await asyncio.gather(*(job.future for job in jobs))
     finally:
         for job in jobs:
             job.future.cancel()
-    explain(jobs, time.perf_counter() - began, account)
+    explain(jobs, account.clock() - began, account)
     with account.stage("encode"):
         files = await asyncio.gather(*(order.encode(parts, drawing.image) for drawing in drawings))
     parts.metrics.images.inc(len(files))
@@ -119,8 +119,10 @@ def _answer(
     drawings = [job.future.result() for job in jobs]
     warnings = sorted({warning for drawing in drawings for warning in drawing.warnings})
     images = [
-        GeneratedImage(b64_json=in_base64(file), seed=spec.seed, style=style if body.styles_each else None)
-        for file, spec, style in zip(files, order.specs, order.styles, strict=True)
+        GeneratedImage(
+            b64_json=in_base64(file), seed=spec.seed, style=styled.style if body.styles_each else None
+        )
+        for file, spec, styled in zip(files, order.specs, order.styled, strict=True)
     ]
     styled = style_answered(body, parts.generator.alpha)
     answer = GenerationResponse(
@@ -140,8 +142,8 @@ def _answer(
     return JSONResponse(answer.model_dump(exclude_none=True))
 
 
-async def _styling(parts: Parts, body: GenerationRequest, account: Account) -> Styling | None:
+async def _styling(parts: Parts, body: GenerationRequest, param: str, account: Account) -> Styling | None:
     if body.style is None and body.styles is None:
         return None
     with account.stage("style"), parts.metrics.stage_duration_seconds.labels(stage="style").time():
-        return await styling_of(parts, body, native_size(body, parts.generator))
+        return await styling_of(parts, body, native_size(body, parts.generator), param=param)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Path
 
 from service.errors import ModelNotFound
+from service.http import responses
 from service.http.parts import Parts, ReadyParts
 from service.http.schemas import ModelListResponse, ModelResponse
 
 router = APIRouter(tags=["models"])
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", responses=responses.LIST_MODELS)
 async def list_models(parts: ReadyParts) -> ModelListResponse:
     """The one model, with its native sizes."""
     return ModelListResponse(data=[_response(parts)])
 
 
-@router.get("/v1/models/{model}")
-async def get_model(model: str, parts: ReadyParts) -> ModelResponse:
+@router.get("/v1/models/{model}", responses=responses.GET_MODEL)
+async def get_model(
+    model: Annotated[str, Path(description="Its name, the `id` in the list.", examples=["nano"])],
+    parts: ReadyParts,
+) -> ModelResponse:
+    """The model, by its name."""
     require_model(parts, model)
     return _response(parts)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -15,7 +15,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.problems import error_response, unexpected_error
+from service.http.routes import label_of
 from service.metrics import Metrics
+from service.stages import Stages
 
 ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # Asked for by machines every few seconds.
@@ -26,38 +28,33 @@ log = structlog.stdlib.get_logger("atelier.http")
 
 @dataclass(slots=True)
 class Account:
-    """What a route wants said of its request: seconds by stage for Server-Timing, fields for the log line.
+    """What a route wants said of its request: its stages for Server-Timing, fields for the log line.
 
-    Stages follow one another, so that they add up to the request's duration but for what is spent on HTTP
-    itself; steps are parts of the stage "transformer".
+    Stages add up to the request's duration but for what is spent on HTTP itself; steps are parts of the stage
+    "transformer".
     """
 
     clock: Callable[[], float] = time.perf_counter
-    stage_seconds: dict[str, float] = field(default_factory=dict)
+    stages: Stages = field(init=False)
     step_seconds: tuple[float, ...] = ()
     fields: dict[str, object] = field(default_factory=dict)
     began: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.began = self.clock()
+        self.stages = Stages(self.clock)
 
     @property
     def seconds(self) -> float:
         """Since the request's head arrived."""
         return self.clock() - self.began
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Adds the time of what happens inside to one stage of the request."""
-        began = self.clock()
-        try:
-            yield
-        finally:
-            so_far = self.stage_seconds.get(name, 0.0)
-            self.stage_seconds[name] = so_far + self.clock() - began
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """What happens inside is of this stage."""
+        return self.stages.stage(name)
 
 
-def account(request: Request) -> Account:
+async def account(request: Request) -> Account:
     """Dependency: the account of this request."""
     found = request.scope["state"]["account"]
     assert isinstance(found, Account)
@@ -103,7 +100,7 @@ class Observation:
                 self._record(scope, account, status or 499, account.seconds)
 
     def _record(self, scope: Scope, account: Account, status: int, seconds: float) -> None:
-        route = _route(scope)
+        route = label_of(scope)
         self.metrics.requests.labels(route=route, code=str(status)).inc()
         self.metrics.request_duration_seconds.labels(route=route).observe(seconds)
         log.log(
@@ -113,7 +110,7 @@ class Observation:
             path=scope["path"],
             status=status,
             seconds=round(seconds, 4),
-            **{f"{stage}_seconds": round(value, 4) for stage, value in account.stage_seconds.items()},
+            **{f"{stage}_seconds": round(value, 4) for stage, value in account.stages.seconds.items()},
             **(
                 {"step_seconds": [round(each, 4) for each in steps]}
                 if (steps := account.step_seconds)
@@ -123,18 +120,9 @@ class Observation:
         )
 
 
-def _route(scope: Scope) -> str:
-    """Method and template of the route that answered; "unmatched" keeps the label's values a closed set."""
-    route = scope.get("route")
-    method = scope["method"]
-    if route is None or method not in (route.methods or ()):
-        return "unmatched"
-    return f"{method} {route.path}"
-
-
 def _server_timing(account: Account) -> str:
     """Every stage and step so far and, by the name of total, the time from the arrival to this header."""
-    parts = dict(account.stage_seconds)
+    parts = account.stages.seconds
     parts |= {f"step{step}": seconds for step, seconds in enumerate(account.step_seconds, start=1)}
     parts["total"] = account.seconds
     return ", ".join(f"{name};dur={1000 * seconds:.2f}" for name, seconds in parts.items())

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from service.batcher import Job
 from service.http.observation import Account
 from service.http.parts import Parts
-from service.http.schemas import StyleChoice, Usage, UsageDetails
+from service.http.schemas import Usage, UsageDetails
+from service.http.stylings import StyleAnswered
 from service.media import OutputFormat, encode_image
 from service.model.generator import Drawing, ImageSpec
 from service.model.shortcuts import Quality
@@ -26,7 +27,7 @@ class Order:
     """The images of one request, and the one form in which all of them are answered."""
 
     specs: tuple[ImageSpec, ...]
-    styles: tuple[StyleChoice | None, ...]  # one a spec: the style as the client named it
+    styled: tuple[StyleAnswered, ...]  # one a spec
     output: OutputFormat
     compression: int | None
     deadline: float | None
@@ -61,12 +62,12 @@ def explain(jobs: Sequence[ImageJob], waited_seconds: float, account: Account) -
     """
     last = max(jobs, key=lambda job: job.started_at or 0.0)
     timings = last.future.result().timings
-    stages = {
+    of_batch = {
         "text": timings.text_seconds,
         "transformer": timings.transformer_seconds,
         "decode": timings.decode_seconds,
     }
-    account.stage_seconds |= {"queue": max(0.0, waited_seconds - sum(stages.values())), **stages}
+    account.stages.waited(waited_seconds, then=of_batch)
     account.step_seconds = timings.step_seconds
     account.fields |= {"num_images": len(jobs), "num_jobs_in_batch": last.num_jobs_in_batch}
 

@@ -92,7 +92,7 @@ class Readiness:
         return self.parts
 
 
-def _ready_parts(request: Request) -> Parts:
+async def _ready_parts(request: Request) -> Parts:
     """As the caller sees them: of the styles, its tenant's alone. No route can forget whose they are."""
     readiness = request.app.state.readiness
     assert isinstance(readiness, Readiness)

@@ -7,12 +7,12 @@ import math
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from service.errors import ClientGone, InvalidRequest, MethodNotAllowed, RouteNotFound, ServiceError
 from service.http.refusals import refusal
+from service.http.routes import methods_of
 
 
 def error_response(error: ServiceError, headers: dict[str, str] | None = None) -> Response:
@@ -68,15 +68,8 @@ async def _of_http_exception(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         return error_response(RouteNotFound(f"There is no {path}; /docs lists what there is."))
     if error.status_code == 405:
-        allowed = ", ".join(_methods_of(request.app, path))
+        allowed = ", ".join(methods_of(request.app, path))
         message = f"{request.method} is not a method of {path}; it has {allowed}."
         return error_response(MethodNotAllowed(message), {"Allow": allowed})
     message = f"The body cannot be read. {error.detail.removesuffix('.')}."
     return error_response(InvalidRequest(message, code="invalid_body"))
-
-
-def _methods_of(app: FastAPI, path: str) -> list[str]:
-    routes = iter_route_contexts(app.routes)
-    return sorted(
-        {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
-    )

@@ -74,7 +74,7 @@ class Allowance:
         }
 
 
-def allowance(request: Request) -> Allowance:
+async def allowance(request: Request) -> Allowance:
     """Dependency: what this request may still ask for."""
     found = request.scope["state"]["allowance"]
     assert isinstance(found, Allowance)

@@ -85,7 +85,9 @@ class StyleChoice(Incoming):
 
     id: StyleReference
     strength: Strength = 1.0
-    alpha: Alpha | None = None
+    alpha: Alpha | None = Field(
+        default=None, description="How fast its lesser components fade; the model's own when left out."
+    )
 
 
 class WeightedChoice(Incoming):
@@ -108,7 +110,11 @@ class GenerationRequest(Incoming):
         json_schema_extra={"examples": [{"prompt": "a star", "style": "sty_...", "seed": 7}]},
     )
 
-    prompt: str = Field(min_length=1, description="What to draw.")
+    prompt: str = Field(
+        min_length=1,
+        description="What to draw. At most 4000 characters, unless the service is set otherwise; what is "
+        "beyond the model's `max_prompt_tokens` is cut, with a warning.",
+    )
     model: str | None = Field(
         default=None, description="Name of the model that is served, as in `/v1/models`."
     )
@@ -150,7 +156,7 @@ class GenerationRequest(Incoming):
         le=MAX_SEED,
         description="Same seed, same image. One is drawn and returned when left out.",
     )
-    negative_prompt: str = Field(default="", description="What to keep away from.")
+    negative_prompt: str = Field(default="", description="What to keep away from; bounded as the prompt is.")
     guidance: float | None = Field(
         default=None,
         ge=0,
@@ -161,7 +167,9 @@ class GenerationRequest(Incoming):
     priority: Literal["normal", "low"] = Field(
         default="normal", description="`low` lets others pass for a while: for work that nobody waits for."
     )
-    response_format: Annotated[Literal["b64_json"], BeforeValidator(_only_base64)] = "b64_json"
+    response_format: Annotated[Literal["b64_json"], BeforeValidator(_only_base64)] = Field(
+        default="b64_json", description="Images come inside the answer: they are not kept, so none has a URL."
+    )
     output_format: Literal["png", "jpeg", "webp"] | None = Field(
         default=None, description="`png` when left out, or what `Accept` asks for."
     )
@@ -204,63 +212,65 @@ class GeneratedImage(BaseModel):
 
 
 class UsageDetails(BaseModel):
-    text_tokens: int
-    image_tokens: int = 0
+    text_tokens: int = Field(description="Of the prompts.")
+    image_tokens: int = Field(default=0, description="Always 0: a style costs no tokens.")
 
 
 class Usage(BaseModel):
     """OpenAI's count of tokens: those of the prompts, and those that the images are made of."""
 
-    input_tokens: int
-    input_tokens_details: UsageDetails
-    output_tokens: int
-    total_tokens: int
+    input_tokens: int = Field(description="Of the prompts, negative ones too.")
+    input_tokens_details: UsageDetails = Field(description="The same by kind.")
+    output_tokens: int = Field(description="Of the images, over all steps.")
+    total_tokens: int = Field(description="Both together.")
 
 
 class GenerationResponse(BaseModel):
     created: int = Field(description="Seconds since 1970.")
-    data: list[GeneratedImage]
-    model: str
-    size: str
-    output_format: Literal["png", "jpeg", "webp"]
+    data: list[GeneratedImage] = Field(description="The images: seed by seed, style by style within.")
+    model: str = Field(description="The model that drew them.")
+    size: str = Field(description="Of each image, `WIDTHxHEIGHT`.")
+    output_format: Literal["png", "jpeg", "webp"] = Field(description="Of the image files.")
     quality: AnsweredQuality
-    background: Literal["opaque"] = "opaque"
-    usage: Usage
-    style: StyleChoice | None = None
+    background: Literal["opaque"] = Field(default="opaque", description="Images are opaque.")
+    usage: Usage = Field(description="Tokens, of all images together.")
+    style: StyleChoice | None = Field(
+        default=None, description="The style with every value that was used, where there was one `style`."
+    )
     styles: list[WeightedChoice] | None = Field(
         default=None, description="With the weights as they were used: their sum is 1."
     )
-    strength: float | None = None
-    alpha: float | None = None
+    strength: float | None = Field(default=None, description="Of a mixture.")
+    alpha: float | None = Field(default=None, description="Of a mixture.")
     warnings: list[str] | None = Field(
         default=None, description="What was done other than asked, such as a cut prompt."
     )
 
 
 class LiveResponse(BaseModel):
-    status: Literal["live"] = "live"
+    status: Literal["live"] = Field(default="live", description="It answers, so it lives.")
 
 
 class ReadyResponse(BaseModel):
-    status: Literal["ready"] = "ready"
-    model: Literal["ready"] = "ready"
+    status: Literal["ready"] = Field(default="ready", description="Images can be drawn.")
+    model: Literal["ready"] = Field(default="ready", description="Loaded and warm.")
     store: Literal["ready", "unavailable"] = Field(
         description="`unavailable` leaves styles in memory working."
     )
 
 
 class VersionResponse(BaseModel):
-    version: str
+    version: str = Field(description="Of the service.")
 
 
 class ModelResponse(BaseModel):
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str
-    fingerprint: str = Field(description="16 hex characters over the configuration and the image tokenizer.")
-    sizes: list[str]
-    default_size: str
+    id: str = Field(description="Its name, for `model` in a request.")
+    object: Literal["model"] = Field(default="model", description="What this is.")
+    created: int = Field(description="When it was loaded, in seconds since 1970.")
+    owned_by: str = Field(description="Always `atelier`; OpenAI's clients expect it.")
+    fingerprint: str = Field(description="16 hex characters: models that share them share style codes.")
+    sizes: list[str] = Field(description="The sizes it draws, `WIDTHxHEIGHT`.")
+    default_size: str = Field(description="The size that `auto` is.")
     guidance: float = Field(description="Weight of the prompt where a request names none.")
     alpha: float = Field(description="How fast a style's lesser components fade where a request names none.")
     max_prompt_tokens: int = Field(description="A longer prompt is cut.")
@@ -269,16 +279,18 @@ class ModelResponse(BaseModel):
 
 
 class ModelListResponse(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[ModelResponse]
+    object: Literal["list"] = Field(default="list", description="What this is.")
+    data: list[ModelResponse] = Field(description="The one model that is served.")
 
 
 class Problem(BaseModel):
     message: str = Field(description="What was wrong, and what would be right.")
-    type: str
+    type: str = Field(
+        description="`invalid_request_error`, `rate_limit_error` or `server_error`: whose turn it is."
+    )
     param: str | None = Field(description="The field it is about; a dot between levels.")
-    code: str = Field(description="Stable; see the list of codes.")
+    code: str = Field(description="Stable; the description of this document lists all.")
 
 
 class ProblemResponse(BaseModel):
-    error: Problem
+    error: Problem = Field(description="What went wrong.")

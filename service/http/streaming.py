@@ -40,7 +40,7 @@ class Telling:
         self._parts = parts
         self._order = order
         self._account = account
-        self._began = self._ended = time.perf_counter()
+        self._began = self._ended = account.clock()
         self._sights: asyncio.Queue[Sight] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         specs = [self._watched(index, spec, num_partials) for index, spec in enumerate(order.specs)]
@@ -76,7 +76,7 @@ class Telling:
 
     def _see(self, sight: Sight, _: object = None) -> None:
         if sight.partial is None:
-            self._ended = time.perf_counter()
+            self._ended = self._account.clock()
         self._sights.put_nowait(sight)
 
     async def _partial(self, index: int, partial_index: int, seen: Partial) -> Event:
@@ -115,7 +115,7 @@ class Telling:
         return in_base64(await self._order.encode(self._parts, image))
 
     def _common(self, index: int, file: str) -> dict[str, Any]:
-        spec = self._order.specs[index]
+        spec, styled = self._order.specs[index], self._order.styled[index]
         return {
             "b64_json": file,
             "created_at": int(time.time()),
@@ -124,5 +124,8 @@ class Telling:
             "output_format": self._order.output.value,
             "image_index": index,
             "seed": spec.seed,
-            "style": self._order.styles[index],
+            "style": styled.style,
+            "styles": styled.styles,
+            "strength": styled.strength,
+            "alpha": styled.alpha,
         }

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from service.errors import InvalidRequest, UnsupportedMediaType
+from service.http import examples
 from service.http.bodies import JSON, MULTIPART, media_type
 from service.http.refusals import refusal
 from service.http.schemas import unknown_field
@@ -24,10 +25,12 @@ from service.http.style_schemas import (
     MAX_METADATA_NAME_CHARS,
     MAX_NAME_CHARS,
     METADATA_SENTENCE,
+    NAME_DESCRIPTION,
     StyleOfCode,
     StyleOfWords,
     is_metadata,
 )
+from service.stages import Stages
 from service.styles.store import MAX_PICTURES
 
 FIELDS = ["image", "name", "metadata"]
@@ -44,9 +47,17 @@ FORM_SCHEMA: dict[str, Any] = {
             "minItems": 1,
             "maxItems": MAX_PICTURES,
             "items": {"type": "string", "format": "binary"},
-            "description": "PNG, JPEG, WebP or GIF. Several files become one style, their mean.",
+            "description": "PNG, JPEG, WebP or a still GIF, told by content. Several files become one style, "
+            "their mean. At least 16 pixels a side; all files together at most 10 MiB, and each at most "
+            "50 million pixels, unless the service is set otherwise.",
         },
-        "name": {"type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARS, "pattern": r"\S"},
+        "name": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MAX_NAME_CHARS,
+            "pattern": r"\S",
+            "description": NAME_DESCRIPTION,
+        },
         "metadata": {
             "type": "object",
             "maxProperties": MAX_METADATA,
@@ -60,8 +71,15 @@ BODY_SCHEMA: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            MULTIPART: {"schema": FORM_SCHEMA, "encoding": {"metadata": {"contentType": JSON}}},
-            JSON: {"schema": {"oneOf": [StyleOfWords.model_json_schema(), StyleOfCode.model_json_schema()]}},
+            MULTIPART: {
+                "schema": FORM_SCHEMA,
+                "encoding": {"metadata": {"contentType": JSON}},
+                "examples": examples.UPLOADS,
+            },
+            JSON: {
+                "schema": {"oneOf": [StyleOfWords.model_json_schema(), StyleOfCode.model_json_schema()]},
+                "examples": examples.SOURCES,
+            },
         },
     }
 }
@@ -80,18 +98,22 @@ StyleBody = Upload | StyleOfWords | StyleOfCode
 
 
 @asynccontextmanager
-async def style_body(request: Request) -> AsyncIterator[StyleBody]:
-    """The body, whichever it is; a ServiceError says what else it would have to be."""
+async def style_body(request: Request, stages: Stages) -> AsyncIterator[StyleBody]:
+    """The body, whichever it is, once it has come; a ServiceError says what else it would have to be."""
     kind = media_type(request.headers)
     if kind == JSON:
-        yield await _words_or_code(request)
+        with stages.stage("upload"):
+            found = await _words_or_code(request)
+        yield found
     elif kind == MULTIPART:
         async with AsyncExitStack() as stack:
-            with spooling():
+            with spooling(), stages.stage("upload"):
                 form = await stack.enter_async_context(
                     request.form(max_files=MAX_PICTURES + 1, max_fields=8, max_part_size=MAX_FIELD_BYTES)
                 )
             yield _upload(form)
+            with stages.stage("upload"):  # deleting the files takes its time, too
+                await stack.aclose()
     else:
         shown = f"not {kind[:60]}" if kind else "and the request has none"
         raise UnsupportedMediaType(

@@ -18,6 +18,9 @@ METADATA_SENTENCE = (
     f"under names of 1 to {MAX_METADATA_NAME_CHARS} characters."
 )
 
+METADATA_DESCRIPTION = "Texts of your own under names of your own."
+NAME_DESCRIPTION = "A name for people; two styles may share one."
+
 # A name that is blank names nothing.
 Name = Annotated[
     str,
@@ -46,7 +49,7 @@ Metadata = Annotated[
         Annotated[str, StringConstraints(min_length=1, max_length=MAX_METADATA_NAME_CHARS)],
         Annotated[str, StringConstraints(max_length=MAX_METADATA_CHARS)],
     ],
-    Field(max_length=MAX_METADATA, description="Texts of your own under names of your own."),
+    Field(max_length=MAX_METADATA),
 ]
 
 
@@ -57,12 +60,16 @@ class StyleOfWords(Incoming):
         json_schema_extra={"examples": [{"text": "ukiyo-e woodblock", "name": "woodblock"}]}
     )
 
-    text: str = Field(min_length=1, pattern=r"\S", description="What the style is, in words.")
+    text: str = Field(
+        min_length=1, pattern=r"\S", description="What the style is, in words; bounded as a prompt is."
+    )
     seed: int = Field(
         default=0, ge=0, le=MAX_SEED, description="Another seed, another look of the same words."
     )
-    name: Name | None = None
-    metadata: Annotated[Metadata | None, BeforeValidator(_checked_metadata)] = None
+    name: Name | None = Field(default=None, description=NAME_DESCRIPTION)
+    metadata: Annotated[Metadata | None, BeforeValidator(_checked_metadata)] = Field(
+        default=None, description=METADATA_DESCRIPTION
+    )
 
 
 class StyleOfCode(Incoming):
@@ -73,8 +80,10 @@ class StyleOfCode(Incoming):
         max_length=MAX_CODE_CHARS,
         description="The code of a style of the same model, from here or elsewhere.",
     )
-    name: Name | None = None
-    metadata: Annotated[Metadata | None, BeforeValidator(_checked_metadata)] = None
+    name: Name | None = Field(default=None, description=NAME_DESCRIPTION)
+    metadata: Annotated[Metadata | None, BeforeValidator(_checked_metadata)] = Field(
+        default=None, description=METADATA_DESCRIPTION
+    )
 
 
 class StyleChange(Incoming):
@@ -82,7 +91,7 @@ class StyleChange(Incoming):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "reeds at dusk"}]})
 
-    name: Name | None = None
+    name: Name | None = Field(default=None, description=NAME_DESCRIPTION)
     metadata: Annotated[Metadata | None, BeforeValidator(_checked_metadata)] = Field(
         default=None, description="Replaces all of it."
     )
@@ -90,22 +99,27 @@ class StyleChange(Incoming):
 
 class StyleResponse(BaseModel):
     id: str = Field(description="The style ID; of a style code that is not stored here, the code itself.")
-    object: Literal["style"] = "style"
+    object: Literal["style"] = Field(default="style", description="What this is.")
     created: int | None = Field(description="Seconds since 1970; null for a code that is not stored here.")
-    name: str | None
-    metadata: dict[str, str]
+    name: str | None = Field(description=NAME_DESCRIPTION)
+    metadata: dict[str, str] = Field(description=METADATA_DESCRIPTION)
     source: Literal["images", "text", "code"] = Field(description="What the style was made from.")
     num_images: int = Field(description="Pictures whose mean it is; 0 for a style from words.")
     image_width: int | None = Field(description="Of its first picture as stored; null without one.")
-    image_height: int | None
+    image_height: int | None = Field(description="As `image_width`.")
     text: str | None = Field(description="The words of a style from words.")
-    seed: int | None
-    model: str = Field(description="The model that the code and the numbers below are of.")
-    fingerprint: str
+    seed: int | None = Field(description="The seed of a style from words.")
+    model: str = Field(description="The model served: the code and the numbers below are its own.")
+    fingerprint: str = Field(description="The model's, as in `/v1/models`.")
+    is_read: bool = Field(
+        description="Whether this model has read the style. If not, the four fields below are null. "
+        "Creating a style reads it, and so does asking for it by its ID. A list reads nothing: there it is "
+        "false for a style that came from another model or an earlier version and was not asked for since. "
+        "By ID it is false only for a style from another model's code."
+    )
     code: str | None = Field(
         description="The style itself as text: accepted in place of an ID by every service with this model, "
-        "without an upload. Null in lists when this model has not read the style yet: ask for it by ID; and "
-        "for a style from another model's code."
+        "without an upload."
     )
     singular_values: list[float] | None = Field(description="Of the style feature, descending.")
     dominance: float | None = Field(
@@ -135,14 +149,14 @@ class StyleImageQuery(Incoming):
 
 
 class StyleListResponse(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[StyleResponse]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+    object: Literal["list"] = Field(default="list", description="What this is.")
+    data: list[StyleResponse] = Field(description="The styles, by time of creation.")
+    first_id: str | None = Field(description="The ID of the first one here; null when there is none.")
+    last_id: str | None = Field(description="The ID to give as `after` for what follows.")
+    has_more: bool = Field(description="Whether more follow.")
 
 
 class StyleDeletedResponse(BaseModel):
-    id: str
-    object: Literal["style.deleted"] = "style.deleted"
-    deleted: Literal[True] = True
+    id: str = Field(description="The style ID, which names nothing any more.")
+    object: Literal["style.deleted"] = Field(default="style.deleted", description="What this is.")
+    deleted: Literal[True] = Field(default=True, description="Always true.")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 from starlette.datastructures import UploadFile
 
 from service.errors import InvalidRequest
+from service.http import examples, responses
 from service.http.bodies import json_only
 from service.http.idempotency import IDEMPOTENT
+from service.http.observation import Account, account
 from service.http.parts import Parts, ReadyParts
 from service.http.presence import while_present
 from service.http.style_forms import BODY_SCHEMA, StyleBody, Upload, style_body
@@ -23,36 +25,55 @@ from service.http.style_schemas import (
     StyleResponse,
 )
 from service.media import Picture, read_picture
+from service.metrics import STAGES_OF_REQUESTS
+from service.stages import Stages
 from service.styles.reader import Words
 from service.styles.record import Style
 
 router = APIRouter(tags=["styles"])
+
+StyleIdPath = Annotated[str, Path(description="A style ID, `sty_...`.", examples=[examples.STYLE_ID])]
+StyleReferencePath = Annotated[
+    str, Path(description="A style ID, `sty_...`, or a style code.", examples=[examples.STYLE_ID])
+]
 
 
 @router.post(
     "/v1/styles",
     status_code=201,
     response_model=StyleResponse,
-    responses={200: {"model": StyleResponse, "description": "This style was there before."}},
+    responses=responses.CREATE_STYLE,
     openapi_extra=BODY_SCHEMA,
     dependencies=[IDEMPOTENT],
 )
-async def create_style(request: Request, response: Response, parts: ReadyParts) -> StyleResponse:
+async def create_style(
+    request: Request,
+    response: Response,
+    parts: ReadyParts,
+    account: Annotated[Account, Depends(account)],
+) -> StyleResponse:
     """201 for a new style; 200 for pictures, words or a code sent before: the ID is their own.
 
     A form with up to ten pictures makes one style of their mean. JSON makes a style from words, or keeps the
     style of a code.
     """
-    async with style_body(request) as body:
-        style, is_new = await while_present(request, _create(parts, body))
+    async with style_body(request, account.stages) as body:
+        style, is_new = await while_present(request, _create(parts, body, account.stages))
+    for stage, seconds in account.stages.seconds.items():
+        if stage in STAGES_OF_REQUESTS:  # those of the model are counted where it runs
+            parts.metrics.stage_duration_seconds.labels(stage=stage).observe(seconds)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/styles/{style.id}"
     return _response(style, parts)
 
 
-@router.get("/v1/styles")
+@router.get("/v1/styles", responses=responses.LIST_STYLES)
 async def list_styles(query: Annotated[StyleQuery, Query()], parts: ReadyParts) -> StyleListResponse:
-    """The styles by time of creation; `after` continues where an answer with `has_more` ended."""
+    """The styles by time of creation; `after` continues where an answer with `has_more` ended.
+
+    A list costs the model nothing: where it has not read a style yet, `is_read` says so, and there is neither
+    code nor spectrum.
+    """
     page = await parts.store.list(limit=query.limit, after=query.after, order=query.order)
     styles = [_response(style, parts) for style in page.styles]
     return StyleListResponse(
@@ -63,17 +84,19 @@ async def list_styles(query: Annotated[StyleQuery, Query()], parts: ReadyParts) 
     )
 
 
-@router.get("/v1/styles/{style_id}")
-async def get_style(style_id: str, parts: ReadyParts) -> StyleResponse:
+@router.get("/v1/styles/{style_id}", responses=responses.GET_STYLE)
+async def get_style(style_id: StyleReferencePath, parts: ReadyParts) -> StyleResponse:
     """A style by its ID, or what a style code holds."""
     return _response(await parts.store.get(style_id), parts)
 
 
 @router.get(
-    "/v1/styles/{style_id}/image", response_class=Response, responses={200: {"content": {"image/webp": {}}}}
+    "/v1/styles/{style_id}/image",
+    response_class=Response,
+    responses=responses.GET_STYLE_IMAGE,
 )
 async def get_style_image(
-    style_id: str, query: Annotated[StyleImageQuery, Query()], parts: ReadyParts
+    style_id: StyleIdPath, query: Annotated[StyleImageQuery, Query()], parts: ReadyParts
 ) -> Response:
     """A picture as it is kept: upright, in sRGB, bounded, lossless WebP."""
     content = await parts.store.picture(style_id, query.index)
@@ -81,34 +104,45 @@ async def get_style_image(
     return Response(content, media_type=style.image_media_type, headers={"X-Content-Type-Options": "nosniff"})
 
 
-@router.patch("/v1/styles/{style_id}", dependencies=[Depends(json_only)])
-async def change_style(style_id: str, body: StyleChange, parts: ReadyParts) -> StyleResponse:
+@router.patch(
+    "/v1/styles/{style_id}",
+    dependencies=[Depends(json_only)],
+    responses=responses.CHANGE_STYLE,
+)
+async def change_style(
+    style_id: StyleIdPath,
+    body: Annotated[StyleChange, Body(openapi_examples=examples.CHANGES)],
+    parts: ReadyParts,
+) -> StyleResponse:
     """Change its name or its metadata. Its look is its sources': for another, create another style."""
     given = {name: getattr(body, name) for name in body.model_fields_set}
     return _response(await parts.store.change(style_id, **given), parts)
 
 
-@router.delete("/v1/styles/{style_id}")
-async def delete_style(style_id: str, parts: ReadyParts) -> StyleDeletedResponse:
+@router.delete("/v1/styles/{style_id}", responses=responses.DELETE_STYLE)
+async def delete_style(style_id: StyleIdPath, parts: ReadyParts) -> StyleDeletedResponse:
     """Forget the style: its record, its pictures and everything computed from them."""
     await parts.store.delete(style_id)
     return StyleDeletedResponse(id=style_id)
 
 
-async def _create(parts: Parts, body: StyleBody) -> tuple[Style, bool]:
+async def _create(parts: Parts, body: StyleBody, stages: Stages) -> tuple[Style, bool]:
     store, name, metadata = parts.store, body.name, body.metadata
     if isinstance(body, Upload):
         with parts.uploads.place():
             # One after the other: decoding takes memory, and other uploads want a thread, too.
-            pictures = [await parts.off_loop(parts.decoding, _read, parts, image) for image in body.images]
-            return await store.create(*pictures, name=name, metadata=metadata)
+            with stages.stage("picture"):
+                pictures = [
+                    await parts.off_loop(parts.decoding, _read, parts, image) for image in body.images
+                ]
+            return await store.create(*pictures, name=name, metadata=metadata, stages=stages)
     if isinstance(body, StyleOfCode):
-        return await store.create_from_code(body.code, name=name, metadata=metadata)
+        return await store.create_from_code(body.code, name=name, metadata=metadata, stages=stages)
     num_chars, bound = len(body.text), parts.settings.max_prompt_chars
     if num_chars > bound:
         raise InvalidRequest(f"text has {num_chars} characters; it may have {bound}.", param="text")
     words = Words(body.text.strip(), body.seed)
-    return await store.create_from_words(words, name=name, metadata=metadata)
+    return await store.create_from_words(words, name=name, metadata=metadata, stages=stages)
 
 
 def _read(parts: Parts, image: UploadFile) -> Picture:
@@ -134,6 +168,7 @@ def _response(style: Style, parts: Parts) -> StyleResponse:
         seed=None if words is None else words.seed,
         model=parts.generator.name,
         fingerprint=parts.generator.fingerprint,
+        is_read=reading is not None,
         code=None if reading is None else reading.code,
         singular_values=None if reading is None else list(reading.singular_values),
         dominance=None if reading is None else reading.dominance,

@@ -50,10 +50,10 @@ def proportions(styles: list[WeightedChoice]) -> list[float]:
     return shares
 
 
-async def styling_of(parts: Parts, body: GenerationRequest, size: Size) -> Styling | None:
-    """The styling, its features looked up at once; None for a plain image."""
+async def styling_of(parts: Parts, body: GenerationRequest, size: Size, *, param: str) -> Styling | None:
+    """The styling, its features looked up at once; None for a plain image. `param` is where `style` was."""
     if body.style is not None:
-        feature = await parts.store.feature(body.style.id, size)
+        feature = await parts.store.feature(body.style.id, size, param=param)
         return Styling((WeightedStyle(feature),), strength=body.style.strength, alpha=body.style.alpha)
     if body.styles is None:
         return None
@@ -70,7 +70,7 @@ async def styling_of(parts: Parts, body: GenerationRequest, size: Size) -> Styli
 
 @dataclass(frozen=True, slots=True)
 class StyleAnswered:
-    """The fields of the answer about style, with every value that was used."""
+    """The fields of an answer or event about style, with every value that was used."""
 
     style: StyleChoice | None = None
     styles: list[WeightedChoice] | None = None

@@ -113,22 +113,32 @@ class Generator:
             self.generate([ImageSpec("warm up", 0, size, styling=styling)])
             self.restore_style(StyleBits(np.zeros(self.style_shape, np.uint8)), size)
 
-    @torch.inference_mode()
     def extract_style(
         self, image: NDArray[np.uint8], size: Size, key_step: int | None = None
     ) -> StyleFeature:
         """The style feature of a picture [h, w, 3] RGB, for images of `size`."""
-        schedule, num_steps = self._schedule(size), key_step or self.key_step
-        grids = self.backbone.feature_grids(schedule)
-        bits = self.backbone.encode_image(image, schedule, num_steps)
-        return decompose(bits, grids[:num_steps], grids[-1])
+        return self.decompose_bits(self.read_bits(image, size, key_step), size, key_step)
+
+    def imagine_style(self, prompt: str, seed: int) -> StyleFeature:
+        """The style feature of words, for images of the default size."""
+        return self.decompose_bits(self.imagine_bits(prompt, seed), self.default_size)
 
     @torch.inference_mode()
-    def imagine_style(self, prompt: str, seed: int) -> StyleFeature:
-        """The style feature of words: of their own image at the default size, drawn up to the key step."""
+    def read_bits(self, image: NDArray[np.uint8], size: Size, key_step: int | None = None) -> StyleBits:
+        """What the image tokenizer reads in a picture [h, w, 3] RGB, up to the key step."""
+        return StyleBits(self.backbone.encode_image(image, self._schedule(size), key_step or self.key_step))
+
+    @torch.inference_mode()
+    def decompose_bits(self, bits: StyleBits, size: Size, key_step: int | None = None) -> StyleFeature:
+        """The style feature of bits that were read for images of this size."""
+        grids = self.backbone.feature_grids(self._schedule(size))
+        return decompose(bits.ones, grids[: key_step or self.key_step], grids[-1], bits.num_images)
+
+    @torch.inference_mode()
+    def imagine_bits(self, prompt: str, seed: int) -> StyleBits:
+        """The bits of words: of their own image at the default size, drawn up to the key step."""
         schedule = self._schedule(self.default_size)
-        bits = imagined_bits(self.backbone, prompt, seed, schedule, self.key_step)
-        return self.restore_style(StyleBits(bits), self.default_size)
+        return StyleBits(imagined_bits(self.backbone, prompt, seed, schedule, self.key_step))
 
     @property
     def style_shape(self) -> tuple[int, int]:

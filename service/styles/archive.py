@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 class Archive:
     """Records are read with the reading of the model that has `fingerprint`. Every method may raise
-    StoreUnavailable; those that read one style, StyleNotFound and ServiceError `style_damaged`.
+    StoreUnavailable; those that read one style, StyleNotFound and StyleDamaged.
     """
 
     def __init__(self, redis: Redis, *, fingerprint: str, metrics: Metrics) -> None:

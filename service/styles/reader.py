@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from service.model.backbone import Size
     from service.model.bits import StyleBits
     from service.model.style import StyleFeature
+    from service.stages import Stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,10 @@ class StyleReader(Protocol):
     def schedule_name(self, size: Size) -> str:
         """Names all that a style feature depends on besides the picture and the model."""
 
-    async def extract(self, picture: Picture, size: Size) -> StyleFeature: ...
+    async def extract(self, picture: Picture, size: Size, stages: Stages) -> StyleFeature:
+        """What it spends its time on is told to `stages`."""
 
-    async def imagine(self, words: Words) -> StyleFeature:
+    async def imagine(self, words: Words, stages: Stages) -> StyleFeature:
         """At the default size."""
 
     def restore(self, bits: StyleBits, size: Size) -> StyleFeature:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import structlog
 
-from service.errors import ServiceError, StyleNotFound
+from service.errors import StyleDamaged, StyleNotFound
 from service.styles.code import is_code
 from service.styles.reader import Words
 from service.styles.reading import Reading
@@ -75,13 +75,12 @@ def no_picture(style_id: str, number: int, num_pictures: int) -> StyleNotFound:
     )
 
 
-def damaged(style_id: str, part: str, reason: ValueError) -> ServiceError:
+def damaged(style_id: str, part: str, reason: ValueError) -> StyleDamaged:
     """The error for a style whose `part` cannot be read; logs the reason."""
     log.error("style_damaged", style_id=style_id, part=part, reason=str(reason))
-    return ServiceError(
+    return StyleDamaged(
         f"The stored {part} of style {style_id} is damaged. Upload its picture again, or send its "
-        "words or its code again, which repairs it; or delete the style.",
-        code="style_damaged",
+        "words or its code again, which repairs it; or delete the style."
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from service.errors import InvalidRequest, StoreUnavailable
 from service.media import picture_from_content
 from service.model.style import mean_of
+from service.stages import Stages
 from service.styles.archive import Archive
 from service.styles.code import StyleCodes, is_code
 from service.styles.coded import CodedFeatures
@@ -64,7 +65,7 @@ class StyleStore:
     """The styles of one tenant: at first those of the tenant without a name.
 
     Every method may raise StoreUnavailable (Redis is away or refuses); those that take an ID, StyleNotFound;
-    those that read a record or a picture, ServiceError `style_damaged`. Where a style code is
+    those that read a record or a picture, StyleDamaged. Where a style code is
     read, InvalidRequest says what is wrong with it. Errors of `reader` pass through.
     """
 
@@ -82,7 +83,7 @@ class StyleStore:
         self._reader = reader
         self._metrics = metrics
         self._clock = clock
-        self.extractions: Flights[str, StyleFeature] = Flights()
+        self.extractions: Flights[str, tuple[StyleFeature, Stages]] = Flights()
         self._archive = Archive(redis, fingerprint=reader.fingerprint, metrics=metrics)
         self._codes = StyleCodes(reader.name, reader.fingerprint, reader.style_shape)
         self._coded = CodedFeatures(self._codes, reader, metrics=metrics, max_hot=max_hot)
@@ -103,11 +104,16 @@ class StyleStore:
         return seen
 
     async def create(
-        self, *pictures: Picture, name: str | None, metadata: Mapping[str, str] | None = None
+        self,
+        *pictures: Picture,
+        name: str | None,
+        metadata: Mapping[str, str] | None = None,
+        stages: Stages | None = None,
     ) -> tuple[Style, bool]:
         """The style of these pictures, up to MAX_PICTURES, and whether it is new. The same picture twice
         counts once. A style that exists keeps its name and metadata; one whose record or picture is damaged
-        is written anew. Nothing is written until its feature has been extracted.
+        is written anew. Nothing is written until its feature has been extracted. Where the time goes is told
+        to `stages`.
         """
         distinct = list({picture.digest: picture for picture in pictures}.values())
         assert 1 <= len(distinct) <= MAX_PICTURES
@@ -122,13 +128,19 @@ class StyleStore:
             metadata=metadata or {},
         )
 
-        async def extract() -> StyleFeature:
-            return await self._extract(distinct, self._reader.default_size)
+        async def extract(stages: Stages) -> StyleFeature:
+            return await self._extract(distinct, self._reader.default_size, stages)
 
-        return await self._create(draft, [picture.content for picture in distinct], extract)
+        contents = [picture.content for picture in distinct]
+        return await self._create(draft, contents, extract, stages or Stages())
 
     async def create_from_words(
-        self, words: Words, *, name: str | None, metadata: Mapping[str, str] | None = None
+        self,
+        words: Words,
+        *,
+        name: str | None,
+        metadata: Mapping[str, str] | None = None,
+        stages: Stages | None = None,
     ) -> tuple[Style, bool]:
         """As `create`, from words alone."""
         draft = Style(
@@ -139,10 +151,19 @@ class StyleStore:
             metadata=metadata or {},
             words=words,
         )
-        return await self._create(draft, [], lambda: self._reader.imagine(words))
+
+        async def imagine(stages: Stages) -> StyleFeature:
+            return await self._reader.imagine(words, stages)
+
+        return await self._create(draft, [], imagine, stages or Stages())
 
     async def create_from_code(
-        self, code: str, *, name: str | None, metadata: Mapping[str, str] | None = None
+        self,
+        code: str,
+        *,
+        name: str | None,
+        metadata: Mapping[str, str] | None = None,
+        stages: Stages | None = None,
     ) -> tuple[Style, bool]:
         """As `create`, from a style code: the style has no picture here."""
         bits = self._codes.read(code, param="code")
@@ -154,10 +175,11 @@ class StyleStore:
             metadata=metadata or {},
         )
 
-        async def restore() -> StyleFeature:
-            return self._reader.restore(bits, self._reader.default_size)
+        async def restore(stages: Stages) -> StyleFeature:
+            with stages.stage("decompose"):
+                return self._reader.restore(bits, self._reader.default_size)
 
-        return await self._create(draft, [], restore)
+        return await self._create(draft, [], restore, stages or Stages())
 
     async def get(self, style: str) -> Style:
         """The style of an ID, or what a style code says of itself. One that this model has not read yet, from
@@ -242,25 +264,47 @@ class StyleStore:
             return False
 
     async def _create(
-        self, draft: Style, contents: Sequence[bytes], work: Callable[[], Coroutine[Any, Any, StyleFeature]]
+        self,
+        draft: Style,
+        contents: Sequence[bytes],
+        work: Callable[[Stages], Coroutine[Any, Any, StyleFeature]],
+        stages: Stages,
     ) -> tuple[Style, bool]:
-        old, is_sound = await self._archive.examine(draft.id, num_pictures=len(contents))
-        is_sound = is_sound and (old is None or self._has_sound_code(old))
+        with stages.stage("store"):
+            old, is_sound = await self._archive.examine(draft.id, num_pictures=len(contents))
+            is_sound = is_sound and (old is None or self._has_sound_code(old))
         if old is not None and is_sound:
-            return await self._with_reading(old), False
+            with stages.stage("style"):
+                return await self._with_reading(old), False
         size = self._reader.default_size
-        feature = await self.extractions.run(draft.id, work)
-        style = replace(old or draft, reading=reading_of(feature, self._codes))
-        winner = await self._archive.write(
-            style,
-            contents,
-            index=index_key(self._tenant),
-            feature=(self._features.key(style.id, size), seal(FEATURE, feature.to_bytes())),
-            feature_seconds=FEATURE_SECONDS,
-            replace=not is_sound,
-        )
+        feature = await self._worked(draft.id, work, stages)
+        with stages.stage("decompose"):
+            style = replace(old or draft, reading=reading_of(feature, self._codes))
+        with stages.stage("store"):
+            winner = await self._archive.write(
+                style,
+                contents,
+                index=index_key(self._tenant),
+                feature=(self._features.key(style.id, size), seal(FEATURE, feature.to_bytes())),
+                feature_seconds=FEATURE_SECONDS,
+                replace=not is_sound,
+            )
         self._features.put_hot(style.id, size, feature)
         return (style, old is None) if winner is None else (await self._with_reading(winner), False)
+
+    async def _worked(
+        self, style_id: str, work: Callable[[Stages], Coroutine[Any, Any, StyleFeature]], stages: Stages
+    ) -> StyleFeature:
+        """The feature that `work` makes, once for all who send the same style meanwhile."""
+
+        async def told() -> tuple[StyleFeature, Stages]:
+            of_work = Stages(stages.clock)
+            return await work(of_work), of_work
+
+        began = stages.clock()
+        feature, of_work = await self.extractions.run(style_id, told)
+        stages.take(of_work, since=began)
+        return feature
 
     def _has_sound_code(self, style: Style) -> bool:
         try:
@@ -295,7 +339,7 @@ class StyleStore:
                 pictures = [await asyncio.to_thread(picture_from_content, content) for content in contents]
             except ValueError as error:
                 raise damaged(style_id, "picture", error) from error
-            return await self._extract(pictures, size)
+            return await self._extract(pictures, size, Stages())
         return self._reader.restore(await self._bits_of(style, param), size)
 
     async def _bits_of(self, style: Style, param: str | None) -> StyleBits:
@@ -306,7 +350,7 @@ class StyleStore:
             except InvalidRequest as error:
                 raise damaged(style.id, "code", ValueError(error.message)) from error
         if style.words is not None:
-            feature = await self._reader.imagine(style.words)
+            feature = await self._reader.imagine(style.words, Stages())
             await self._keep_reading(style, feature)
             return feature.counts
         raise InvalidRequest(
@@ -316,9 +360,11 @@ class StyleStore:
             code="foreign_style_code",
         )
 
-    async def _extract(self, pictures: Sequence[Picture], size: Size) -> StyleFeature:
+    async def _extract(self, pictures: Sequence[Picture], size: Size, stages: Stages) -> StyleFeature:
         # One after the other: each holds its pixels, and the model reads one at a time.
-        return mean_of([await self._reader.extract(picture, size) for picture in pictures])
+        features = [await self._reader.extract(picture, size, stages) for picture in pictures]
+        with stages.stage("decompose"):
+            return mean_of(features)
 
     async def _ids(self, after: str | None, limit: int, order: str) -> Sequence[str] | None:
         return await self._archive.ids(index_key(self._tenant), after=after, limit=limit, order=order)
