@@ -203,6 +203,7 @@ class Service:
                         self.settings.model,
                         self.settings.device,
                         models_dir=self.settings.models_dir,
+                        compiled=self.settings.compile,
                         watch=watch,
                     )
             except ValueError as error:

@@ -175,7 +175,11 @@ def bench(
     try:
         with bars() as watch:
             generator = presets.load(
-                settings.model, settings.device, models_dir=settings.models_dir, watch=watch
+                settings.model,
+                settings.device,
+                models_dir=settings.models_dir,
+                compiled=settings.compile,
+                watch=watch,
             )
     except ValueError as error:
         fail(str(error))

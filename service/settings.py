@@ -43,6 +43,10 @@ class Settings(BaseSettings):
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads of the model; unset: one for each core."
     )
+    compile: bool = Field(
+        default=False,
+        description="Compile the model, anew for each number of rows. Tested on a CPU with a compiler only.",
+    )
     redis_url: str | None = Field(
         default=None, description="Redis of the style store; unset: an embedded server."
     )

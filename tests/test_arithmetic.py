@@ -10,23 +10,64 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.model.infinity import scales
+from service.model.infinity.attention import attend
 from service.model.infinity.rope import rotate, rotations
 from service.model.infinity.sampling import draw_noise, sample_bits
 from service.model.linear import linear
+from tests.tiny import tiny_infinity
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 70), st.integers(0, 40), st.sampled_from([(192, 576), (64, 48), (768, 192)]))
-def test_a_row_rounds_the_same_whoever_is_beside_it(rows: int, offset: int, shape: tuple[int, int]) -> None:
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(1, 70),
+    st.integers(0, 40),
+    st.sampled_from([(192, 576), (64, 48), (768, 192)]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_a_row_rounds_the_same_whoever_is_beside_it(
+    rows: int, offset: int, shape: tuple[int, int], learns: bool, gelu: bool
+) -> None:
     generator = torch.Generator().manual_seed(rows)
     weight, bias = (
         torch.randn(shape[1], shape[0], generator=generator),
         torch.randn(shape[1], generator=generator),
     )
     x = torch.randn(130, shape[0], generator=generator)
-    whole = linear(x, weight, bias)
-    assert torch.equal(linear(x[offset : offset + rows], weight, bias), whole[offset : offset + rows])
-    assert torch.allclose(whole, F.linear(x, weight, bias), atol=1e-3)
+    with torch.set_grad_enabled(learns):  # the faster kernel has no gradient
+        whole = linear(x, weight, bias, gelu=gelu)
+        part = linear(x[offset : offset + rows], weight, bias, gelu=gelu)
+    assert torch.equal(part, whole[offset : offset + rows])
+    expected = F.linear(x, weight, bias)
+    assert torch.allclose(whole, F.gelu(expected, approximate="tanh") if gelu else expected, atol=1e-3)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("tokens", "known"), [(1, 1), (16, 30), (300, 500)], ids=["one", "few", "many"])
+def test_rows_that_follow_one_attend_as_if_each_had_its_queries_and_keys(tokens: int, known: int) -> None:
+    generator = torch.Generator().manual_seed(tokens)
+    queries = torch.randn(3, tokens, 4, 32, generator=generator)
+    # Longer than what is known: the place of steps to come must not be read.
+    keys, values = (torch.randn(n, 4, known + 7, 32, generator=generator)[:, :, :known] for n in (3, 6))
+    sources = (0, 1, 2, 0, 0, 1)
+    shared = attend(queries, keys, values, sources)
+    expected = F.scaled_dot_product_attention(
+        queries[[*sources]].transpose(1, 2), keys[[*sources]], values, scale=1.0
+    )
+    assert torch.allclose(shared, expected.transpose(1, 2).flatten(2), atol=1e-5)
+    company = [0, 1, 3, 5]  # in another batch: the same to the bit
+    assert torch.equal(attend(queries[:2], keys[:2], values[company], (0, 1, 0, 1)), shared[company])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("num_tokens", [1, 5, 31, 32, 40])
+def test_a_text_that_holds_the_projections_reads_as_the_two_projections_do(num_tokens: int) -> None:
+    attention = tiny_infinity().transformer.blocks[0].text_attention
+    generator = torch.Generator().manual_seed(num_tokens)
+    text, x = (torch.randn(*shape, 64, generator=generator) for shape in ((num_tokens,), (2, 20)))
+    keys, values = attention.keys_values(text[None])  # type: ignore[operator, union-attr]
+    expected = attention(x, keys, values)  # type: ignore[operator]
+    assert torch.allclose(attention.reader(text)(x), expected, atol=1e-4)  # type: ignore[operator, union-attr]
 
 
 @pytest.mark.parametrize("top_p", [0.0, 0.97])

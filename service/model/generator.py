@@ -225,7 +225,8 @@ class Generator:
             drawn = noise.at(step)[plan.sources_of(present)]
             codes = backbone.sample(logits, drawn, schedule, step, None if chosen is None else chosen[lines])
             broken = broken | ~torch.isfinite(logits).all()
-            feature = backbone.accumulate(feature[lines], codes, schedule, step)
+            feature = feature if len(lines) == len(feature) else feature[lines]
+            feature = backbone.accumulate(feature, codes, schedule, step)
             if step == plan.key_step and len(plan.paths) > plan.num_content:
                 backbone.fork(cache)
                 present = plan.forked

@@ -63,6 +63,7 @@ def load(
     *,
     models_dir: Path = Path(),
     dtype: torch.dtype = torch.float32,
+    compiled: bool = False,
     watch: Watch = unwatched,
 ) -> Generator:
     """Make a model resident: one of `names()`, or a folder with config.json and what that names.
@@ -71,7 +72,10 @@ def load(
     model, its files do not fit, or there is no such device.
     """
     place = find(name_or_path, models_dir)
-    return Generator(read_infinity(place.config, place.folder, _device(device), dtype=dtype, watch=watch))
+    infinity = read_infinity(place.config, place.folder, _device(device), dtype=dtype, watch=watch)
+    if compiled:
+        infinity.compile()
+    return Generator(infinity)
 
 
 def _require_files(config: InfinityConfig, models_dir: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, field, replace
-from itertools import accumulate, groupby
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from service.model.backbone import Path, Row, Schedule
+from service.model.infinity.attention import Memory
 from service.model.infinity.transformer import ReadText
 
 
@@ -25,7 +26,7 @@ class Reading:
     texts: tuple[tuple[ReadText, ...], ...]  # a layer, a text
     text_of_row: tuple[int, ...]
 
-    def of(self, indices: Sequence[int]) -> Reading:
+    def of_rows(self, indices: Sequence[int]) -> Reading:
         """What the texts of these rows say."""
         rows = list(indices)
         return Reading(
@@ -36,13 +37,25 @@ class Reading:
             text_of_row=tuple(self.text_of_row[index] for index in rows),
         )
 
-    def runs(self, indices: Sequence[int]) -> list[tuple[slice, int]]:
-        """Neighbours among these rows that read one text, with that text."""
-        runs = [
-            (text, len(list(group))) for text, group in groupby(self.text_of_row[index] for index in indices)
-        ]
-        ends = list(accumulate(length for _, length in runs))
-        return [(slice(end - length, end), text) for end, (text, length) in zip(ends, runs, strict=True)]
+    def of(self, company: Company, layer: int) -> TextsOfRows:
+        """What the rows of a company read in a layer: neighbours with one text read it together."""
+        groups = groupby(self.text_of_row[index] for index in company.indices)
+        runs = [(text, len(list(group))) for text, group in groups]
+        readers = tuple(self.texts[layer][text] for text, _ in runs)
+        return TextsOfRows(readers, tuple(length for _, length in runs))
+
+
+@dataclass(frozen=True, slots=True)
+class TextsOfRows:
+    """One layer's texts, with the number of neighbouring rows that read each."""
+
+    readers: tuple[ReadText, ...]
+    num_rows: tuple[int, ...]
+
+    def read(self, x: Tensor) -> Tensor:
+        """What each row's own text adds to its tokens x [rows, tokens, channels]."""
+        parts = zip(self.readers, x.split(self.num_rows), strict=True)
+        return torch.cat([reader(part) for reader, part in parts])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +64,7 @@ class Company:
 
     rows: tuple[Row, ...]
     indices: tuple[int, ...]  # a row: its place in the batch
+    places: Tensor  # the same
     sources: tuple[int, ...]  # a row: the own row whose queries and keys it attends with
     num_own: int  # the first rows, which compute their own attention
     path_of_row: Tensor
@@ -73,6 +87,7 @@ class Company:
         return cls(
             rows=tuple(rows),
             indices=tuple(indices),
+            places=torch.tensor(indices, device=device),
             sources=tuple(origins[i] if paths[every[i].path].corrected else i for i in indices),
             num_own=sum(not paths[row.path].corrected for row in rows),
             path_of_row=torch.tensor([present.index(row.path) for row in rows], device=device),
@@ -100,7 +115,6 @@ class Cache:
     active: Company = field(init=False)
     everyone: Company = field(init=False)  # active from the fork on
     drawn: Company = field(init=False)  # whom the parting step leaves
-    kept: Tensor | None = field(init=False)  # the places of its rows; None: everyone
     origins: tuple[int, ...] = field(init=False)  # a row: the content path's row of the same guidance half
 
     def __post_init__(self, rows: Sequence[Row]) -> None:
@@ -113,6 +127,18 @@ class Cache:
     @property
     def num_rows(self) -> int:
         return len(self.everyone.rows)
+
+    def memory(self, layer: int, start: int, company: Company) -> Memory:
+        """One layer's keys and values at a step from token `start` on, after which `company` goes on."""
+        num_rows = len(self.active.rows)
+        return Memory(
+            self.keys[layer][: self.active.num_own],
+            self.values[layer][:num_rows],
+            start,
+            self.num_tokens,
+            company.sources,
+            company.places if len(company.rows) < num_rows else None,
+        )
 
     def fork(self) -> None:
         """Activate every row; generation rows start from their content row's cache."""
@@ -150,7 +176,7 @@ class Cache:
         for layer in range(len(self.keys)):  # one after another: only one layer is there twice
             self.keys[layer] = self._taken(self.keys[layer], [sources[index] for index in indices[:num_own]])
             self.values[layer] = self._taken(self.values[layer], indices)
-        self.reading = self.reading.of(indices)
+        self.reading = self.reading.of_rows(indices)
         self._seat(rows, forked=forked)
 
     def _taken(self, cached: Tensor, indices: Sequence[int]) -> Tensor:
@@ -169,7 +195,6 @@ class Cache:
         self.everyone = Company.of(self.paths, rows, range(len(rows)), device)
         self.active = self.everyone if forked else Company.of(self.paths, rows, range(num_first), device)
         self.drawn = Company.of(self.paths, rows, kept, device)
-        self.kept = None if len(kept) == len(rows) else torch.tensor(kept, device=device)
         self.origins = origins_of(self.paths, rows)
 
 

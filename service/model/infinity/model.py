@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -13,8 +12,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from service.model.backbone import Path, Scale, Schedule, Size, Text, lay_out
-from service.model.infinity.attention import attend
-from service.model.infinity.cache import Cache, Company, Reading
+from service.model.infinity.attention import Memory
+from service.model.infinity.cache import Cache, Company, Reading, TextsOfRows
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.rope import rotations
 from service.model.infinity.sampling import draw_noise, sample_bits
@@ -51,9 +50,19 @@ class Infinity:
         self.channels = config.tokenizer.num_bits
         self.max_text_tokens = config.transformer.max_text_tokens
         self.device = transformer.start.device
+        self._run = _run
         self.resident_bytes = sum(
             each.nbytes for part in (transformer, tokenizer) for each in part.parameters()
         ) + (text_encoder.num_bytes if text_encoder else 0)
+
+    def compile(self, backend: str = "inductor") -> None:
+        """Compile the block, for each number of rows and of tokens at its first use, without a graph break.
+
+        All blocks share the code. Tested on the CPU; on a GPU this has not been run, nor captured as a graph.
+        """
+        # A version for each step before the fork, after it and at the end, of each number of rows.
+        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 1024
+        self._run = torch.compile(_run, fullgraph=True, dynamic=False, backend=backend)
 
     def bytes_per_row(self, schedule: Schedule) -> int:
         config = self.config.transformer
@@ -110,7 +119,7 @@ class Infinity:
         x, company = self._through_blocks(x, self._rotation(cache, step, chosen), cache, step)
         cache.step = step
         cache.part_after(step)
-        modulations = reading.head_modulations[:, company.indices]
+        modulations = reading.head_modulations.index_select(1, company.places)
         logits = self.transformer.logits(x, modulations) / self.config.sampling.temperature_at(step)
         if self.config.sampling.guidance_layer:
             return logits[company.conditional]
@@ -209,25 +218,26 @@ class Infinity:
 
     def _through_blocks(self, x: Tensor, rotation: Tensor, cache: Cache, step: int) -> tuple[Tensor, Company]:
         """The rows that the last block leaves, [rows, tokens, width], and who they are."""
-        company, kept, active = cache.active, None, slice(len(cache.active.rows))
-        new = slice(cache.num_tokens, cache.num_tokens + x.shape[1])
-        cache.num_tokens = new.stop
+        company, num_rows = cache.active, len(cache.active.rows)
+        start = cache.num_tokens
+        cache.num_tokens += x.shape[1]
         for layer, block in enumerate(self._blocks):
             if layer == len(self._blocks) - 1 and step == cache.parting_step and cache.is_forked:
                 # Of a content path that nobody asked for only the attention weights are still needed.
-                company, kept = cache.drawn, cache.kept
-            x = block(
-                x,
-                cache.reading.modulations[layer][:, active],
-                rotation,
-                cache.active.num_own,
-                partial(_attend, cache, layer, new, company, kept),
-                partial(_read_text, cache.reading, layer, company),
-                kept,
-            )
+                company = cache.drawn
+            memory = cache.memory(layer, start, company)
+            modulations = cache.reading.modulations[layer][:, :num_rows]
+            x = self._run(block, x, modulations, rotation, memory, cache.reading.of(company, layer))
             if self.config.sampling.guidance_layer == layer - len(self._blocks):
                 x = _guided(x, company, step)[company.path_of_row]  # both halves go on (golden README, 1.7)
         return x, company
+
+
+def _run(
+    block: Block, x: Tensor, modulations: Tensor, rotation: Tensor, memory: Memory, texts: TextsOfRows
+) -> Tensor:
+    """One block over its rows: what is compiled, once for each number of rows and of tokens."""
+    return block(x, modulations, rotation, len(memory.keys), memory.attend, texts.read, memory.kept)
 
 
 def _guided(values: Tensor, company: Company, step: int) -> Tensor:
@@ -238,35 +248,6 @@ def _guided(values: Tensor, company: Company, step: int) -> Tensor:
     weight = company.guidance[step - 1].view(-1, *[1] * (values.dim() - 1))
     mixed = weight * conditional + (1 - weight) * values[company.unconditional]
     return torch.where(weight == 1.0, conditional, mixed)
-
-
-def _attend(
-    cache: Cache,
-    layer: int,
-    new: slice,
-    company: Company,
-    kept: Tensor | None,
-    queries: Tensor,
-    new_keys: Tensor,
-    new_values: Sequence[Tensor],
-) -> Tensor:
-    """Write the new tokens' keys and values into their place, and attend to all known tokens."""
-    keys, values = cache.keys[layer][: len(queries)], cache.values[layer]
-    keys[:, :, new] = new_keys.transpose(1, 2)
-    if kept is None:
-        values = values[: len(company.rows)]
-        for part, rows in zip(new_values, values.split([len(part) for part in new_values]), strict=True):
-            rows[:, :, new] = part.transpose(1, 2)
-    else:
-        values[:, :, new][kept] = new_values[0].transpose(1, 2)
-        values = values[kept]
-    return attend(queries, keys[:, :, : new.stop], values[:, :, : new.stop], company.sources)
-
-
-def _read_text(reading: Reading, layer: int, company: Company, x: Tensor) -> Tensor:
-    """What each row's own text adds to its tokens x [rows, tokens, channels]."""
-    runs, readers = reading.runs(company.indices), reading.texts[layer]
-    return torch.cat([readers[text](x[rows]) for rows, text in runs])
 
 
 def _identity(text: Tensor) -> tuple[int, int]:

@@ -100,12 +100,13 @@ class TextAttention(nn.Module):
         k, v = linear(text, self.key_value.weight, F.pad(self.v_bias, (len(self.v_bias), 0))).chunk(2, dim=-1)
         return split_heads(k, self.num_heads), split_heads(v, self.num_heads)
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x [rows, tokens, channels], read against `keys_values` of each row's text."""
-        read = F.scaled_dot_product_attention(
-            split_heads(self.query(x), self.num_heads), keys, values, attn_mask=mask
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """x [rows, tokens, channels], read against `keys_values` of a text that all rows have."""
+        of_rows = (len(x), -1, -1, -1)
+        q = split_heads(self.query(x), self.num_heads)
+        return self.out(
+            merge_heads(F.scaled_dot_product_attention(q, keys.expand(of_rows), values.expand(of_rows)))
         )
-        return self.out(merge_heads(read))
 
     def reader(self, text: Tensor) -> ReadText:
         """`forward` for one text [tokens, channels], with all done in advance that depends on it alone.

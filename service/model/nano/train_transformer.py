@@ -20,7 +20,7 @@ from service.model.infinity.model import Infinity
 from service.model.infinity.rope import rotations
 from service.model.infinity.text import TextEncoder
 from service.model.infinity.tokenizer import Tokenizer, codes_from_bits
-from service.model.infinity.transformer import TextAttention, Transformer, merge_heads, split_heads
+from service.model.infinity.transformer import Block, TextAttention, Transformer, merge_heads, split_heads
 from service.model.nano.captions import caption
 from service.model.nano.compute import Compute
 from service.model.nano.corpus import Pictures
@@ -172,8 +172,9 @@ class _Lesson:
             return _attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.bias)
 
         for block in transformer.blocks:
+            assert isinstance(block, Block)
             reading = block.text_attention
-            keys, values = reading.keys_values(tokens)  # type: ignore[operator, union-attr]
+            keys, values = reading.keys_values(tokens)
 
             def read_text(
                 x: Tensor, reading: TextAttention = reading, keys: Tensor = keys, values: Tensor = values
@@ -181,8 +182,7 @@ class _Lesson:
                 q = split_heads(reading.query(x), reading.num_heads)
                 return reading.out(_attention(q / math.sqrt(q.shape[-1]), keys, values, text_bias))
 
-            modulations = block.modulations(condition)  # type: ignore[operator]
-            x = block(x, modulations, self.rotation, len(x), attend, read_text)
+            x = block(x, block.modulations(condition), self.rotation, len(x), attend, read_text)
         return transformer.logits(x, transformer.head_modulations(pooled))
 
     def _encode(self, captions: Sequence[str], dropped: NDArray[np.bool_]) -> list[Tensor]:

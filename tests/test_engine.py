@@ -1,0 +1,99 @@
+"""What the loop over scales does not do: wait for the device, compute for nobody, break a compiled graph."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from service.model.generator import Generator, ImageSpec, Method, Styling, WeightedStyle
+from service.model.noise import Noise
+from tests.test_pairing import SQUARE, picture, specs
+from tests.tiny import tiny_generator, tiny_infinity
+
+# What makes a host wait for a device: a number read from a tensor, or a shape that depends on one.
+WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero"}
+
+
+class Watching(TorchDispatchMode):
+    """Notes each operation that a host has to wait for, and where the test said that something happened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        if name in WAITS:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_loop_over_scales_never_waits_for_the_device() -> None:
+    generator = tiny_generator()
+    batch = specs(generator, SQUARE)
+    with Watching() as watching:
+
+        def after_a_step() -> bool:
+            watching.seen.append("step")
+            return True
+
+        generator.generate(batch, after_a_step)
+    first, last = watching.seen.index("step"), len(watching.seen) - 1 - watching.seen[::-1].index("step")
+    assert watching.seen[first : last + 1] == ["step"] * generator.num_steps(SQUARE)
+    assert "is_nonzero" in watching.seen[last:]  # the question after the loop: are they finite?
+
+
+def test_a_content_path_that_nobody_asked_for_has_no_logits_and_no_image_at_the_end() -> None:
+    model = tiny_infinity()
+    seen: list[int] = []
+    model.transformer.head.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    decoded: list[int] = []
+    model.tokenizer.decoder.register_forward_hook(lambda _, inputs, __: decoded.append(len(inputs[0])))
+    generator = Generator(model)
+    spec = ImageSpec("a red star", 1, SQUARE)
+    styled = replace(spec, styling=Styling((WeightedStyle(generator.extract_style(picture(0), SQUARE)),)))
+    (alone,) = generator.generate([styled])
+    assert seen == [2, 2, 2, 4, 4, 2]
+    assert len(decoded) == 1
+    seen.clear()
+    beside, plain = generator.generate([styled, spec])
+    assert seen == [2, 2, 2, 4, 4, 4]
+    assert np.array_equal(beside.image, alone.image)
+    assert np.array_equal(plain.image, generator.generate([spec])[0].image)
+
+
+@pytest.mark.parametrize("num_styles", [1, 2])
+def test_a_compiled_block_has_no_graph_break_and_draws_the_same(num_styles: int) -> None:
+    compiled = tiny_infinity()
+    compiled.compile(backend="aot_eager")
+    generator, plain = Generator(compiled), tiny_generator()
+    styles = [Styling((WeightedStyle(plain.extract_style(picture(s), SQUARE)),)) for s in range(num_styles)]
+    batch = [ImageSpec("a red star", 1, SQUARE, styling=style) for style in styles]
+    batch.append(ImageSpec("a blue cat", 2, SQUARE, styling=replace(styles[0], method=Method.PFB)))
+    for ours, theirs in zip(generator.generate(batch), plain.generate(batch), strict=True):
+        assert np.abs(ours.image.astype(int) - theirs.image).max() <= 1
+
+
+def test_noise_is_drawn_in_order_and_a_failure_is_told_where_it_is_needed() -> None:
+    order: list[int] = []
+
+    def draw(step: int) -> Tensor:
+        order.append(step)
+        if step == 3:
+            raise ValueError("no more")
+        return torch.tensor(step)
+
+    noise = Noise(draw, 3)
+    assert noise.at(2).item() == 2
+    assert noise.at(1).item() == 1
+    with pytest.raises(ValueError, match="no more"):
+        noise.at(3)
+    assert order == [1, 2, 3]
