@@ -183,6 +183,7 @@ MODEL = {
     "guidance": 3.0,
     "alpha": 0.3,
     "max_prompt_tokens": 64,
+    "qualities": {"high": "exact", "medium": "guidance until step 5", "low": "guidance until step 4"},
     "resident_bytes": 23695228,
 }
 STREAM = "".join(

@@ -14,6 +14,7 @@ from service.model.infinity.config import (
     VocabularyConfig,
 )
 from service.model.nano.captions import DRAWS, FILLERS
+from service.model.shortcuts import Qualities, Shortcuts
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -29,6 +30,9 @@ CONFIG = InfinityConfig(
     sampling=SamplingConfig(guidance=3.0, temperature=0.6),
     # F_3 of an 8x8 latent is 3x3 and holds no shape: the step after it carries the palette better.
     style=StyleConfig(key_step=4, alpha=0.3),
+    # By measurement (`atelier evaluate`): of what saves a fifth or more these cost the judge least. Stopping
+    # at 6x6 loses half of the objects, and skipped tokens lose more than they save.
+    quality=Qualities(medium=Shortcuts(guidance_until=5), low=Shortcuts(guidance_until=4)),
     grids=(((1, 1), (2, 2), (3, 3), (4, 4), (6, 6), (8, 8)),),
     vocabulary=VocabularyConfig(draws=DRAWS, fillers=FILLERS),
 )
