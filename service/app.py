@@ -35,7 +35,7 @@ from service.http.schemas import ProblemResponse
 from service.metrics import Metrics
 from service.model import presets
 from service.model.backbone import Size
-from service.model.generator import Drawing, Generator, ImageSpec
+from service.model.generator import BatchKey, Drawing, Generator, ImageSpec
 from service.model_thread import ModelThread
 from service.progress import bars, counter
 from service.settings import Settings
@@ -146,15 +146,15 @@ class Service:
     async def _start_generation(
         self, generator: Generator, model_thread: ModelThread
     ) -> Batcher[ImageSpec, Drawing]:
-        def max_jobs(size: Hashable) -> int:
-            assert isinstance(size, Size)
-            return generator.max_images(size)
+        def max_jobs(key: Hashable) -> int:
+            assert isinstance(key, BatchKey)
+            return generator.max_images(key.size)
 
         return await self._started(
             Batcher(
                 _observed(generator, self.metrics),
                 name="generate",
-                group=lambda spec: spec.size,
+                group=lambda spec: spec.batch_key,
                 max_jobs=max_jobs,
                 max_queued=self.settings.max_queued,
                 executor=model_thread,

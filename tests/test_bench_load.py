@@ -110,7 +110,7 @@ def test_stages_are_read_in_seconds() -> None:
 
 
 def test_a_watched_model_remembers_its_steps_and_the_gaps_between_them() -> None:
-    subject = Subject(tiny_infinity(), Size(96, 64), 5, "random", "fp32")
+    subject = Subject(tiny_infinity(), Size(96, 64), 5, "random")
     generator = WatchedGenerator(subject, num_sizes=1)
     assert (generator.sizes, generator.default_size) == ((Size(96, 64),), Size(96, 64))
     assert WatchedGenerator(subject, num_sizes=2).sizes == (Size(96, 64), Size(64, 64))

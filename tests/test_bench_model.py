@@ -28,7 +28,7 @@ PEAKS = Peaks(flops_per_second=1e9, bytes_per_second=1e8)
 
 @pytest.fixture(scope="module")
 def subject() -> Subject:
-    return Subject(tiny_infinity(), SQUARE, seed=5, weights="random", precision="fp32")
+    return Subject(tiny_infinity(), SQUARE, seed=5, weights="random")
 
 
 def rows(findings: Findings, title: str) -> dict[str, Row]:
@@ -69,9 +69,7 @@ def test_latency_has_every_kind_of_work_every_stage_and_every_step(subject: Subj
 def test_a_model_without_a_plain_form_is_measured_without_it() -> None:
     config = tiny_config(sampling=replace(tiny_config().sampling, guidance_layer=-1))
     assert not has_plain_form(config)
-    found = measure_latency(
-        Subject(tiny_infinity(config), SQUARE, 0, "random", "fp32"), num_repeats=1, num_warm_up=0
-    )
+    found = measure_latency(Subject(tiny_infinity(config), SQUARE, 0, "random"), num_repeats=1, num_warm_up=0)
     assert "plain two-run form" not in rows(found, "one request at a time")
     assert found.notes == ("tiny has no plain form to compare with.",)
 
@@ -188,7 +186,7 @@ def test_any_budget_of_a_released_shape_is_chosen_by_its_size() -> None:
         grids=(),
         budget="0.06M",
     )
-    subject = Subject(tiny_infinity(tiny), Size(256, 256), 0, "random", "fp32")
+    subject = Subject(tiny_infinity(tiny), Size(256, 256), 0, "random")
     assert list(map(str, subject.budget_sizes)) == ["256x256", "512x512", "768x768", "1024x1024"]
     at = subject.at(Size(512, 512))
     assert len(at.backbone.schedules[at.size].scales) == 10
@@ -208,7 +206,7 @@ def test_random_weights_need_no_files_but_a_known_shape() -> None:
 
 
 def test_equal_seeds_give_equal_work(subject: Subject) -> None:
-    again = Subject(tiny_infinity(), SQUARE, seed=5, weights="random", precision="fp32")
+    again = Subject(tiny_infinity(), SQUARE, seed=5, weights="random")
     assert (again.picture(3) == subject.picture(3)).all()
     assert (again.picture(4) != subject.picture(3)).any()
     assert again.picture(0).shape == (64, 64, 3)

@@ -25,6 +25,7 @@ from service.model import presets
 from service.model.generator import Generator, ImageSpec, Method, Styling, WeightedStyle
 from service.model.nano.compute import Compute
 from service.model.nano.scene import MEDIA, Scene
+from service.model.shortcuts import EXACT, Quality
 from tests.tiny import tiny_generator
 
 
@@ -118,6 +119,7 @@ def test_an_evaluation_has_every_table_and_leaves_its_files(
         "Alpha",
         "one step",
         "Singular",
+        "Shortcuts",
         "elsewhere",
     ):
         assert section in text
@@ -128,6 +130,16 @@ def test_an_evaluation_has_every_table_and_leaves_its_files(
     assert numbers["headline"][0]["kept"]["low"] <= numbers["headline"][0]["kept"]["value"]
     for name in ("ablation", "alpha", "swaps", "components", "sheet"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_shortcuts_are_measured_against_the_exact_image(found: Evaluation, nano: Generator) -> None:
+    exact, *others = found.trials
+    assert (exact.shortcuts, exact.operations, exact.seconds.value, exact.bits) == (EXACT, 1.0, 1.0, 1.0)
+    assert all(trial.operations < 1 and 0.5 < trial.bits < 1 for trial in others)
+    assert all(each.value == 0 for each in exact.differences(exact.score).values())
+    taken = {quality for trial in found.trials for quality in trial.qualities}
+    assert taken == set(Quality)
+    assert all(trial.bits == (1 + 4 + 9 + 16 + 36) / 130 for trial in others if trial.shortcuts.stop_after)
 
 
 def test_a_style_shows_in_the_scores(found: Evaluation) -> None:

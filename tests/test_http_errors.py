@@ -52,7 +52,7 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
         ({"size": "1024x1024"}, "size", "unsupported_size", "64x64"),
         ({"size": "large"}, "size", "unsupported_size", "64x64"),
         ({"model": "dall-e-3"}, "model", "model_not_found", "Name that model, or none"),
-        ({"quality": "hd"}, "quality", "invalid_value", "'auto' or 'high'"),
+        ({"quality": "hd"}, "quality", "invalid_value", "'auto', 'high', 'medium' or 'low'"),
         ({"background": "transparent"}, "background", "invalid_value", "'auto' or 'opaque'"),
         ({"output_format": "gif"}, "output_format", "invalid_value", "'png', 'jpeg' or 'webp'"),
         ({"output_compression": 101}, "output_compression", "invalid_value", "less than or equal to 100"),

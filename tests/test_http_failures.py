@@ -167,10 +167,12 @@ class SmallDevice(Infinity):
         super().__init__(of.config, of.transformer, of.tokenizer, of.text_encoder, fingerprint="0" * 16)
         self.max_paths = 100
 
-    def begin(self, paths: Sequence[ImagePath], schedule: Schedule) -> Cache:
+    def begin(
+        self, paths: Sequence[ImagePath], schedule: Schedule, *, parting_step: int | None = None
+    ) -> Cache:
         if len(paths) > self.max_paths:
             raise torch.OutOfMemoryError("no room")
-        return super().begin(paths, schedule)
+        return super().begin(paths, schedule, parting_step=parting_step)
 
 
 def test_a_batch_that_does_not_fit_is_split_and_an_image_that_never_fits_is_told_so(tmp_path: Path) -> None:

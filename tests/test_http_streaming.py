@@ -175,10 +175,10 @@ class FullAtStepFive(Infinity):
         super().__init__(of.config, of.transformer, of.tokenizer, of.text_encoder, fingerprint="0" * 16)
         self.is_full = False  # the warm-up draws two paths at once
 
-    def predict(self, cache: Cache, step: int, feature: Tensor) -> Tensor:
+    def predict(self, cache: Cache, step: int, feature: Tensor, chosen: Tensor | None = None) -> Tensor:
         if step == 5 and len(feature) > 1 and self.is_full:
             raise torch.OutOfMemoryError("no room")
-        return super().predict(cache, step, feature)
+        return super().predict(cache, step, feature, chosen)
 
 
 def test_a_batch_that_is_drawn_again_in_halves_shows_no_partial_image_twice(tmp_path: Path) -> None:

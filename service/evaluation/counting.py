@@ -35,6 +35,10 @@ class Counts:
     steps: tuple[Count, ...]
     decode: Count
 
+    @property
+    def flops(self) -> int:
+        return sum(step.flops for step in self.steps) + self.decode.flops
+
     def extended(self, second: Counts, num_more: int) -> Counts:
         """Of `num_more` jobs on top of these, each adding what `second` has on top of these.
 

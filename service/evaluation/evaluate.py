@@ -18,6 +18,7 @@ from service.evaluation.intervals import Estimate
 from service.evaluation.judge import Judge
 from service.evaluation.pairs import Pair, held_out_pairs, held_out_scenes
 from service.evaluation.palettes import Palettes, evaluate_palettes
+from service.evaluation.shortcuts import Trial, choices, evaluate_shortcuts
 from service.evaluation.stylisation import Configuration, Score, draw, evaluate_styles
 from service.model.generator import Generator, Method
 from service.model.infinity.model import Infinity
@@ -43,6 +44,7 @@ class Evaluation:
     swaps: dict[int, tuple[dict[str, Estimate], dict[str, Estimate]]]
     components: dict[int, Score]  # by how many were replaced, at the shape step
     palettes: Palettes  # of style images from outside nano's world
+    trials: list[Trial]  # shortcuts, the first of them none
     examples: list[Pair]
     pictures: dict[Configuration, NDArray[np.uint8]]  # of the examples
     seconds: float
@@ -85,6 +87,8 @@ def evaluate(
     swaps = swapped_prompts(generator, judge, scenes[: -(-num_pairs // 5)], seeds[0])
     components = singular_components(generator, judge, some, SHAPE_STEP, (1, 2, 4, 8, 16, backbone.channels))
     palettes = evaluate_palettes(generator, -(-num_pairs // 3), seeds[0])
+    say("shortcuts")
+    trials = evaluate_shortcuts(generator, judge, some, choices(generator))
     examples = held_out_pairs(seeds[0] + 1_000, 12)
     shown = [BASE, *(Configuration(method, step, _alpha(method, generator)) for method, step in SHOWN)]
     return Evaluation(
@@ -98,6 +102,7 @@ def evaluate(
         swaps=swaps,
         components=components,
         palettes=palettes,
+        trials=trials,
         examples=examples,
         pictures=draw(generator, examples, shown),
         seconds=clock() - began,

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from service.model.backbone import Schedule
+from service.model.backbone import Scale, Schedule
 from service.model.infinity.model import Infinity
 from service.model.infinity.rope import rotate, rotations
 from service.model.infinity.sampling import draw_noise, sample_bits
@@ -31,6 +31,7 @@ class Trace:
     bits: list[Tensor] = field(default_factory=list)
     feature: Tensor = field(default_factory=lambda: torch.zeros(0))
     queries_keys: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    chosen: dict[int, Tensor] = field(default_factory=dict)  # tokens of a step that is pruned
 
 
 def phi(feature: Tensor, alpha: float) -> Tensor:
@@ -48,25 +49,31 @@ def draw(model: Infinity, spec: ImageSpec) -> Trace:
 
 def _run(model: Infinity, spec: ImageSpec, content: Trace | None) -> Trace:
     schedule = model.schedules[spec.size]
-    guidance = model.guidance if spec.guidance is None else spec.guidance
-    assert isinstance(guidance, float)
+    asked = model.guidance if spec.guidance is None else spec.guidance
+    guidance = asked if isinstance(asked, tuple) else (asked,) * len(schedule.scales)
+    guidance = spec.shortcuts.guided(guidance)
     halves = [_Half(model, schedule, text) for text in _texts(model, spec)]
     generator, trace = torch.Generator().manual_seed(spec.seed), Trace()
     grid = schedule.scales[-1]
     feature = torch.zeros(1, model.channels, grid.height, grid.width, device=model.device)
-    for step, scale in enumerate(schedule.scales, start=1):
+    for step, (scale, weight) in enumerate(zip(schedule.scales, guidance, strict=False), start=1):
         pairs = []
+        follows = content is not None and step <= (spec.shortcuts.correction_until or step)
+        chosen = content.chosen[step] if content and follows else _chosen(spec, feature, scale, step)
+        trace.chosen[step] = chosen
         for index, half in enumerate(halves):
             pairs.append(
-                half.step(step, feature, trace, index, content, _corrects(spec, content, model, step))
+                half.step(step, feature, trace, index, content, _corrects(spec, content, model, step), chosen)
             )
         conditional, unconditional = pairs
-        logits = guidance * conditional + (1 - guidance) * unconditional
+        logits = weight * conditional + (1 - weight) * unconditional
         noise = draw_noise(generator, scale.num_tokens * model.channels).view(scale.num_tokens, -1, 2)
-        noise = noise.to(model.device)
+        noise = noise.to(model.device)[chosen]
         bits = sample_bits(logits[0], noise, top_k=900, top_p=model.config.sampling.top_p)
         trace.bits.append(bits)
-        code = codes_from_bits(bits.T.reshape(1, -1, scale.height, scale.width))
+        code = feature.new_zeros(1, model.channels, scale.num_tokens)
+        code[0, :, chosen] = codes_from_bits(bits.T[..., None])[..., 0]
+        code = code.unflatten(-1, (scale.height, scale.width))
         feature = feature + resize(code, grid)
         if content is not None and step == model.key_step:
             feature = _styled(model, spec, feature[0])[None]
@@ -80,8 +87,20 @@ def _corrects(spec: ImageSpec, content: Trace | None, model: Infinity, step: int
         content is not None
         and styling is not None
         and styling.method.corrects_attention
-        and step > model.key_step
+        and model.key_step < step <= (spec.shortcuts.correction_until or step)
     )
+
+
+def _chosen(spec: ImageSpec, feature: Tensor, scale: Scale, step: int) -> Tensor:
+    """The tokens that are computed: all, or those farthest from the mean of the content path's input."""
+    shortcuts = spec.shortcuts
+    if shortcuts.pruning_share is None or step < (shortcuts.pruning_from or 0):
+        return torch.arange(scale.num_tokens, device=feature.device)
+    tokens = resize(feature, scale)[0].flatten(1).T
+    distances = ((tokens - tokens.mean(0)) ** 2).sum(1).tolist()
+    order = sorted(range(len(distances)), key=lambda token: -distances[token])
+    kept = sorted(order[: len(order) - int(shortcuts.pruning_share * len(order))])
+    return torch.tensor(kept, device=feature.device)
 
 
 def _styled(model: Infinity, spec: ImageSpec, feature: Tensor) -> Tensor:
@@ -119,16 +138,23 @@ class _Half:
         self.done = 0
 
     def step(
-        self, step: int, feature: Tensor, trace: Trace, half: int, content: Trace | None, corrects: bool
+        self,
+        step: int,
+        feature: Tensor,
+        trace: Trace,
+        half: int,
+        content: Trace | None,
+        corrects: bool,
+        chosen: Tensor,
     ) -> Tensor:
         weights, scale = self.model.transformer, self.schedule.scales[step - 1]
         if step == 1:
             x = self.pooled[:, None] + weights.start
         else:
-            x = weights.code_in(resize(feature, scale).flatten(2).transpose(1, 2))
+            x = weights.code_in(resize(feature, scale).flatten(2).transpose(1, 2)[:, chosen])
         x = x + weights.scale_embedding.weight[step - 1]
         condition = weights.condition(self.pooled)
-        rotation = self.rotation[:, self.done : self.done + scale.num_tokens]
+        rotation = self.rotation[:, self.done : self.done + scale.num_tokens][:, chosen]
         for layer, block in enumerate(weights.blocks):
             assert isinstance(block, Block)
             gate1, gate2, scale1, scale2, shift1, shift2 = (block.modulation + condition).unbind(2)

@@ -44,6 +44,7 @@ class Recording:
         self.guidance, self.alpha, self.key_step = infinity.guidance, infinity.alpha, infinity.key_step
         self.max_text_tokens, self.resident_bytes = infinity.max_text_tokens, infinity.resident_bytes
         self.draws, self.precision = infinity.draws, infinity.precision
+        self.qualities = infinity.qualities
         self.logits: list[Tensor] = []  # a step: [paths, tokens, 2 bits]
         self.bits: list[Tensor] = []  # a step: [paths, tokens, bits] bool
         self.inputs: list[Tensor] = []  # a step: the accumulated feature it started from
@@ -71,17 +72,17 @@ class Recording:
     def encode_texts(self, prompts: Sequence[str]) -> Sequence[Text]:
         return [self.encode_text(prompt) for prompt in prompts]
 
-    def begin(self, paths: Sequence[Path], schedule: Schedule) -> Cache:
+    def begin(self, paths: Sequence[Path], schedule: Schedule, *, parting_step: int | None = None) -> Cache:
         self._paths = paths
-        return self.infinity.begin(paths, schedule)
+        return self.infinity.begin(paths, schedule, parting_step=parting_step)
 
     def fork(self, cache: Cache) -> None:
         self.infinity.fork(cache)
 
-    def predict(self, cache: Cache, step: int, feature: Tensor) -> Tensor:
+    def predict(self, cache: Cache, step: int, feature: Tensor, chosen: Tensor | None = None) -> Tensor:
         if self._forced is not None:
             feature = self._forced[step - 1]
-        logits = self.infinity.predict(cache, step, feature)
+        logits = self.infinity.predict(cache, step, feature, chosen)
         self.inputs.append(feature)
         self.logits.append(self._by_path(logits.flatten(2), cache.schedule, step))
         return logits
@@ -96,8 +97,13 @@ class Recording:
             self._drawn = list(joint.view(self._num_images, tokens, -1, 2))
         return self._drawn.pop(0)
 
-    def sample(self, logits: Tensor, noise: Tensor, schedule: Schedule, step: int) -> Tensor:
-        codes = self.infinity.sample(logits, noise, schedule, step)
+    def detail(self, feature: Tensor, schedule: Schedule, step: int) -> Tensor:
+        return self.infinity.detail(feature, schedule, step)
+
+    def sample(
+        self, logits: Tensor, noise: Tensor, schedule: Schedule, step: int, chosen: Tensor | None = None
+    ) -> Tensor:
+        codes = self.infinity.sample(logits, noise, schedule, step, chosen)
         planes = F.pixel_unshuffle(codes, self.infinity.config.patch)
         self.bits.append(self._by_path((planes > 0).flatten(2).transpose(1, 2), schedule, step))
         return codes

@@ -56,4 +56,5 @@ def _numbers(found: Evaluation) -> dict[str, Any]:
         for table in ("headline", "ablation", "alphas")
     }
     palettes = {"palettes": asdict(found.palettes)}
-    return {"seeds": found.seeds, "num_pairs": found.num_pairs, **fidelity, **styles, **palettes}
+    shortcuts = {"shortcuts": [trial.numbers(found.trials[0].score) for trial in found.trials]}
+    return {"seeds": found.seeds, "num_pairs": found.num_pairs, **fidelity, **styles, **palettes, **shortcuts}

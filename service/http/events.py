@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from service.http.schemas import StyleChoice, Usage, WeightedChoice
+from service.http.schemas import AnsweredQuality, StyleChoice, Usage, WeightedChoice
 
 
 class ImageEvent(BaseModel):
@@ -15,7 +15,7 @@ class ImageEvent(BaseModel):
     b64_json: str = Field(description="The image file, in base64.")
     created_at: int = Field(description="Seconds since 1970.")
     size: str = Field(description="Size of the image that is being drawn, `WIDTHxHEIGHT`.")
-    quality: Literal["high"] = Field(default="high", description="There is one quality.")
+    quality: AnsweredQuality
     background: Literal["opaque"] = Field(default="opaque", description="Images are opaque.")
     output_format: Literal["png", "jpeg", "webp"] = Field(description="Of the image file.")
     image_index: int = Field(description="Which image of the request, from 0.")

@@ -185,6 +185,7 @@ MODEL = {
     "guidance": 8.0,
     "alpha": 0.15,
     "max_prompt_tokens": 64,
+    "qualities": {"high": "exact", "medium": "guidance until step 5", "low": "guidance until step 4"},
     "resident_bytes": 23695228,
 }
 STREAM = "".join(

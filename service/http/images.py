@@ -62,7 +62,7 @@ async def generate(
         ping_seconds = parts.settings.ping_seconds
         return EventStream(telling.events(), close=telling.close, ping_seconds=ping_seconds, account=account)
     jobs, files = await while_present(request, _illustrate(parts, order, account))
-    return _raw(jobs[0], files[0], form) if form.is_raw else _answer(parts, order, jobs, files, body)
+    return _raw(parts, jobs[0], files[0], form) if form.is_raw else _answer(parts, order, jobs, files, body)
 
 
 async def _order(
@@ -102,8 +102,12 @@ async def _illustrate(parts: Parts, order: Order, account: Account) -> tuple[lis
     return jobs, files
 
 
-def _raw(job: ImageJob, file: bytes, form: Form) -> Response:
-    headers = {"X-Seed": str(job.input.seed), "X-Content-Type-Options": "nosniff"}
+def _raw(parts: Parts, job: ImageJob, file: bytes, form: Form) -> Response:
+    headers = {
+        "X-Seed": str(job.input.seed),
+        "X-Quality": parts.generator.qualities.name_of(job.input.shortcuts).value,
+        "X-Content-Type-Options": "nosniff",
+    }
     if warnings := job.future.result().warnings:
         headers["X-Warnings"] = "; ".join(warnings).encode("ascii", "replace").decode()
     return Response(file, media_type=f"image/{form.format.value}", headers=headers)
@@ -127,6 +131,7 @@ def _answer(
         model=parts.generator.name,
         size=str(order.specs[0].size),
         output_format=order.output.value,
+        quality=order.quality(parts).value,
         usage=usage_of(drawings),
         style=styled.style,
         styles=styled.styles,

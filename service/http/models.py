@@ -52,5 +52,6 @@ def _response(parts: Parts) -> ModelResponse:
         guidance=generator.guidance,
         alpha=generator.alpha,
         max_prompt_tokens=generator.max_prompt_tokens,
+        qualities={name: str(each) for name, each in generator.qualities.shortcuts().items()},
         resident_bytes=generator.resident_bytes,
     )

@@ -16,6 +16,7 @@ from service.http.schemas import Usage, UsageDetails
 from service.http.stylings import StyleAnswered
 from service.media import OutputFormat, encode_image
 from service.model.generator import Drawing, ImageSpec
+from service.model.shortcuts import Quality
 from service.priority import Priority
 
 # 64 x 64 pixels: to hand them to a thread and back takes longer than to encode them.
@@ -38,6 +39,10 @@ class Order:
     def submit(self, parts: Parts, specs: Sequence[ImageSpec]) -> list[ImageJob]:
         """One job a spec, all or none; refusals as from the batcher."""
         return parts.generation.submit(specs, deadline=self.deadline, priority=self.priority)
+
+    def quality(self, parts: Parts) -> Quality:
+        """What is taken for the request's images, of which all have the same."""
+        return parts.generator.qualities.name_of(self.specs[0].shortcuts)
 
     async def encode(self, parts: Parts, image: NDArray[np.uint8]) -> bytes:
         """The image as a file; a large one is encoded away from the event loop."""

@@ -182,7 +182,10 @@ class GenerationRequest(Incoming):
     user: str | None = Field(
         default=None, max_length=512, description="Accepted for OpenAI's clients; not used."
     )
-    quality: Literal["auto", "high"] = Field(default="auto", description="There is one quality.")
+    quality: Literal["auto", "high", "medium", "low"] = Field(
+        default="auto",
+        description="`high`, as `auto`, is exact; `medium` and `low` are quicker: `/v1/models` tells how.",
+    )
     background: Literal["auto", "opaque"] = Field(default="auto", description="Images are opaque.")
     moderation: Literal["auto"] = Field(default="auto", description="There is no moderation to choose.")
     stream: bool = Field(default=False, description="Answer with server-sent events.")
@@ -193,6 +196,13 @@ class GenerationRequest(Incoming):
     @property
     def num_images(self) -> int:
         return self.n * len(self.styles_each or [None])
+
+
+# Of an image that was drawn.
+AnsweredQuality = Annotated[
+    Literal["high", "medium", "low"],
+    Field(description="What was taken: `high` also where the model has nothing quicker."),
+]
 
 
 class GeneratedImage(BaseModel):
@@ -221,7 +231,7 @@ class GenerationResponse(BaseModel):
     model: str = Field(description="The model that drew them.")
     size: str = Field(description="Of each image, `WIDTHxHEIGHT`.")
     output_format: Literal["png", "jpeg", "webp"] = Field(description="Of the image files.")
-    quality: Literal["high"] = Field(default="high", description="There is one quality.")
+    quality: AnsweredQuality
     background: Literal["opaque"] = Field(default="opaque", description="Images are opaque.")
     usage: Usage = Field(description="Tokens, of all images together.")
     style: StyleChoice | None = Field(
@@ -266,6 +276,7 @@ class ModelResponse(BaseModel):
     guidance: float = Field(description="Weight of the prompt where a request names none.")
     alpha: float = Field(description="How fast a style's lesser components fade where a request names none.")
     max_prompt_tokens: int = Field(description="A longer prompt is cut.")
+    qualities: dict[str, str] = Field(description="What each `quality` leaves out; `exact` for nothing.")
     resident_bytes: int = Field(description="Memory of the weights.")
 
 

@@ -11,6 +11,7 @@ from service.http.schemas import MAX_IMAGES, MAX_SEED, GenerationRequest
 from service.media import OutputFormat, check_compression
 from service.model.backbone import Size
 from service.model.generator import Generator, ImageSpec, Styling
+from service.model.shortcuts import Quality, Shortcuts
 
 
 def require_drawable(body: GenerationRequest, output: OutputFormat, parts: Parts) -> None:
@@ -86,6 +87,12 @@ def image_specs(body: GenerationRequest, styling: Styling | None, generator: Gen
             negative_prompt=body.negative_prompt,
             guidance=body.guidance,
             styling=styling,
+            shortcuts=shortcuts_of(body, generator),
         )
         for index in range(body.n)
     ]
+
+
+def shortcuts_of(body: GenerationRequest, generator: Generator) -> Shortcuts:
+    quality = Quality.HIGH if body.quality == "auto" else Quality(body.quality)
+    return generator.qualities.shortcuts()[quality]

@@ -67,7 +67,7 @@ class Telling:
         self._parts.metrics.images.inc(len(self._jobs))
 
     def _watched(self, index: int, spec: ImageSpec, num_partials: int) -> ImageSpec:
-        steps = self._parts.generator.watched_steps(spec.size, num_partials)
+        steps = self._parts.generator.watched_steps(spec.size, num_partials, spec.shortcuts)
 
         def show(seen: Partial) -> None:  # on the model thread
             self._loop.call_soon_threadsafe(self._see, Sight(index, seen))
@@ -99,7 +99,8 @@ class Telling:
             explain(self._jobs, self._ended - self._began, self._account)
         with self._account.stage("encode"):
             file = await self._file(drawing.image)
-        num_steps = self._parts.generator.num_steps(self._order.specs[index].size)
+        spec = self._order.specs[index]
+        num_steps = self._parts.generator.num_steps(spec.size, spec.shortcuts)
         event = CompletedEvent(
             **self._common(index, file),
             step=num_steps,
@@ -119,6 +120,7 @@ class Telling:
             "b64_json": file,
             "created_at": int(time.time()),
             "size": str(spec.size),
+            "quality": self._order.quality(self._parts).value,
             "output_format": self._order.output.value,
             "image_index": index,
             "seed": spec.seed,

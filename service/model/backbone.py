@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.model.shortcuts import Qualities
+
 CacheT = TypeVar("CacheT")
 
 
@@ -144,6 +146,7 @@ class Backbone(Protocol, Generic[CacheT]):
     max_text_tokens: int
     resident_bytes: int  # memory of the weights on `device`
     precision: Literal["fp32", "bf16"]  # in which most of the work is done
+    qualities: Qualities
     draws: str  # what a model of few words can draw; empty where any word may mean something
 
     def batch_bytes(self, schedule: Schedule, num_images: int) -> int:
@@ -158,23 +161,33 @@ class Backbone(Protocol, Generic[CacheT]):
     def encode_texts(self, prompts: Sequence[str]) -> Sequence[Text]:
         """Encode several prompts together; each becomes what it becomes alone."""
 
-    def begin(self, paths: Sequence[Path], schedule: Schedule) -> CacheT:
-        """Allocate what one batch needs; only its content paths are active until `fork`."""
+    def begin(self, paths: Sequence[Path], schedule: Schedule, *, parting_step: int | None = None) -> CacheT:
+        """Allocate what one batch needs; only its content paths are active until `fork`.
+
+        After `parting_step`, the last one when left out, content paths that nobody asked for stop. It may not
+        be before the fork's.
+        """
 
     def fork(self, cache: CacheT) -> None:
         """Give every generation path a copy of its content path's state, and make it active."""
 
-    def predict(self, cache: CacheT, step: int, feature: Tensor) -> Tensor:
+    def predict(self, cache: CacheT, step: int, feature: Tensor, chosen: Tensor | None = None) -> Tensor:
         """Guided logits of step `step` from the feature after the step before, for the active paths.
 
-        The last step gives those of drawn paths alone.
+        With `chosen` [paths, tokens] only these tokens of each path are computed. The parting step gives the
+        logits of drawn paths alone.
         """
+
+    def detail(self, feature: Tensor, schedule: Schedule, step: int) -> Tensor:
+        """How far each token of a step's input is from their mean: [paths, tokens]."""
 
     def noise(self, generator: torch.Generator, schedule: Schedule, step: int) -> Tensor:
         """Draw what sampling one path at this step needs, from that image's own generator."""
 
-    def sample(self, logits: Tensor, noise: Tensor, schedule: Schedule, step: int) -> Tensor:
-        """Residual codes of the step, [paths, channels, h, w]."""
+    def sample(
+        self, logits: Tensor, noise: Tensor, schedule: Schedule, step: int, chosen: Tensor | None = None
+    ) -> Tensor:
+        """Residual codes of the step, [paths, channels, h, w]; 0 at tokens that are not `chosen`."""
 
     def accumulate(self, feature: Tensor, codes: Tensor, schedule: Schedule, step: int) -> Tensor:
         """F_s = F_{s-1} + up(R_s)."""

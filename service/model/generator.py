@@ -22,13 +22,16 @@ from service.model.imagined import imagined_bits
 from service.model.memory import fit
 from service.model.noise import Noise
 from service.model.partial import Partial, Watch, watched_steps
+from service.model.plan import Plan
 from service.model.resize import resize
-from service.model.spec import Drawing, ImageSpec, Method, Styling, Timings, WeightedStyle
+from service.model.shortcuts import EXACT, Shortcuts
+from service.model.spec import BatchKey, Drawing, ImageSpec, Method, Styling, Timings, WeightedStyle
 from service.model.style import StyleFeature, blend, decompose, feature_of, principal_of
 from service.model.texts import Texts
 
 __all__ = [
     "Abandoned",
+    "BatchKey",
     "Drawing",
     "Generator",
     "ImageSpec",
@@ -59,48 +62,6 @@ def always() -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How a batch of specs becomes paths. Paths are ordered as the backbone's rows need them."""
-
-    paths: tuple[Path, ...]
-    stylings: tuple[Styling | None, ...]  # one a path
-    seeds: tuple[int, ...]  # one a content path
-    path_of_spec: tuple[int, ...]
-    watches: tuple[Watch | None, ...]  # one a spec
-    key_step: int
-    num_steps: int
-
-    @property
-    def num_content(self) -> int:
-        return len(self.seeds)
-
-    @property
-    def sources(self) -> list[int]:
-        """The content path that each path belongs to."""
-        return [index if path.source is None else path.source for index, path in enumerate(self.paths)]
-
-    def under_way(self, step: int) -> list[int]:
-        """The paths that this step has a result for: before the fork content, at the end what is drawn."""
-        paths = range(self.num_content if step <= self.key_step else len(self.paths))
-        return [path for path in paths if step < self.num_steps or self.paths[path].drawn]
-
-    def sources_of(self, paths: Sequence[int]) -> list[int]:
-        """The content paths that these belong to."""
-        return [self.sources[path] for path in paths]
-
-    def watched(self, step: int, num_paths: int) -> list[tuple[int, Watch]]:
-        """Who wants to see the image after this step, each with its path among the first `num_paths`.
-
-        A path that has not forked yet is still its content path.
-        """
-        return [
-            (path if path < num_paths else self.sources[path], watch)
-            for path, watch in zip(self.path_of_spec, self.watches, strict=True)
-            if watch is not None and step in watch.steps
-        ]
-
-
-@dataclass(frozen=True, slots=True)
 class Walk:
     """What the loop over scales leaves."""
 
@@ -127,18 +88,20 @@ class Generator:
         self.guidance = backbone.guidance
         self.alpha = backbone.alpha
         self.key_step = backbone.key_step
+        self.qualities = backbone.qualities
         self.max_prompt_tokens = backbone.max_text_tokens
         self._texts = Texts(backbone.encode_texts)
         self.resident_bytes = backbone.resident_bytes
         self.precision = backbone.precision
         self.fit = fit(backbone)
 
-    def num_steps(self, size: Size) -> int:
-        return len(self._schedule(size).scales)
+    def num_steps(self, size: Size, shortcuts: Shortcuts = EXACT) -> int:
+        return shortcuts.last_step(len(self._schedule(size).scales))
 
-    def watched_steps(self, size: Size, num_partials: int) -> tuple[int, ...]:
+    def watched_steps(self, size: Size, num_partials: int, shortcuts: Shortcuts = EXACT) -> tuple[int, ...]:
         """The steps after which to show so many partial images."""
-        return watched_steps(num_partials, key_step=self.key_step, num_steps=self.num_steps(size))
+        num_steps = self.num_steps(size, shortcuts)
+        return watched_steps(num_partials, key_step=self.key_step, num_steps=num_steps)
 
     def schedule_name(self, size: Size) -> str:
         """Names all that a style feature depends on besides the model: the grids and the key step."""
@@ -206,7 +169,7 @@ class Generator:
     def generate(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> list[Drawing]:
         """Draw a batch of one size. `wanted` is asked after each step; once it is False, Abandoned is raised.
 
-        ValueError when the specs differ in size or key step, or name a size that is not native.
+        ValueError when the specs differ in size, key step or shortcuts, or name a size that is not native.
         """
         try:
             with torch.inference_mode():
@@ -219,8 +182,9 @@ class Generator:
         began = clock()
         (size,) = _only({spec.size for spec in specs}, "size")
         schedule = self._schedule(size)
+        (shortcuts,) = _only({spec.shortcuts for spec in specs}, "choice of shortcuts")
         texts = self._texts.of(text for spec in specs for text in _texts_of(spec))
-        plan = self._plan(specs, schedule, texts)
+        plan = self._plan(specs, schedule, texts, shortcuts)
         read = clock()
         walk = self._walk(plan, schedule, wanted)
         walked = clock()
@@ -239,7 +203,7 @@ class Generator:
                 images[path],
                 timings,
                 num_text_tokens=sum(len(texts[text].features) for text in _texts_of(spec)),
-                num_image_tokens=schedule.num_tokens,
+                num_image_tokens=shortcuts.num_tokens([scale.num_tokens for scale in schedule.scales]),
                 warnings=self._warnings(texts[spec.prompt]),
             )
             for spec, path in zip(specs, plan.path_of_spec, strict=True)
@@ -247,9 +211,10 @@ class Generator:
 
     def _walk(self, plan: Plan, schedule: Schedule, wanted: Callable[[], bool]) -> Walk:
         """The loop over scales: the accumulated features of every path, and each step's seconds."""
-        backbone, clock = self.backbone, time.perf_counter
-        grid, num_steps = backbone.feature_grids(schedule)[-1], len(schedule.scales)
-        shape = (plan.num_content, backbone.channels, grid.height, grid.width)
+        backbone, clock, num_steps = self.backbone, time.perf_counter, plan.num_steps
+        present = list(range(plan.num_content))  # the paths whose features these are
+        grid = backbone.feature_grids(schedule)[-1]
+        shape = (len(present), backbone.channels, grid.height, grid.width)
         feature = torch.zeros(shape, device=backbone.device)
         broken = torch.zeros((), dtype=torch.bool, device=backbone.device)
         generators = [torch.Generator().manual_seed(seed) for seed in plan.seeds]
@@ -257,31 +222,51 @@ class Generator:
             lambda step: torch.stack([backbone.noise(each, schedule, step) for each in generators]), num_steps
         )
         styles = [self._blended(styling) if styling else None for styling in plan.stylings]
-        cache = backbone.begin(plan.paths, schedule)
+        of_steps = replace(schedule, scales=schedule.scales[:num_steps])
+        cache = backbone.begin(plan.paths, of_steps, parting_step=plan.parting_step)
+        num_rows = cache.num_rows
         seconds: list[float] = []
         partial_seconds = 0.0
         for step in range(1, num_steps + 1):
             began = clock()
-            paths = plan.under_way(step)
-            logits = backbone.predict(cache, step, feature)
-            codes = backbone.sample(logits, noise.at(step)[plan.sources_of(paths)], schedule, step)
+            chosen = self._chosen(feature, present, plan, schedule, step)
+            logits = backbone.predict(cache, step, feature, chosen)
+            lines = [present.index(path) for path in plan.under_way(step)]
+            present = plan.under_way(step)
+            drawn = noise.at(step)[plan.sources_of(present)]
+            codes = backbone.sample(logits, drawn, schedule, step, None if chosen is None else chosen[lines])
             broken = broken | ~torch.isfinite(logits).all()
-            feature = feature if len(paths) == len(feature) else feature[paths]
+            feature = feature if len(lines) == len(feature) else feature[lines]
             feature = backbone.accumulate(feature, codes, schedule, step)
             if step == plan.key_step and len(plan.paths) > plan.num_content:
                 backbone.fork(cache)
-                feature = self._stylise(feature[plan.sources], plan, styles)
+                present = plan.forked
+                feature = self._stylise(feature[plan.sources], plan, styles)[present]
             seconds.append(clock() - began)
-            partial_seconds += self._show(feature, plan, schedule, step)
+            partial_seconds += self._show(feature, present, plan, schedule, step)
             if not wanted():
                 raise Abandoned(f"stopped after step {step} of {num_steps}")
         if broken:  # asked once, after the loop: on a GPU each question waits for the device
             raise FloatingPointError("the model gave logits that are not finite")
-        return Walk(feature, tuple(paths), tuple(seconds), partial_seconds, cache.num_rows)
+        return Walk(feature, tuple(present), tuple(seconds), partial_seconds, num_rows)
 
-    def _show(self, feature: Tensor, plan: Plan, schedule: Schedule, step: int) -> float:
+    def _chosen(
+        self, feature: Tensor, present: Sequence[int], plan: Plan, schedule: Schedule, step: int
+    ) -> Tensor | None:
+        """Tokens of a step that are not skipped, [paths, tokens] in their order; None for all."""
+        num_tokens = schedule.scales[step - 1].num_tokens
+        num_kept = plan.shortcuts.num_kept(step, num_tokens)
+        if num_kept == num_tokens:
+            return None
+        detail = self.backbone.detail(feature, schedule, step)
+        most = detail.sort(dim=-1, descending=True, stable=True).indices[:, :num_kept]
+        return most.sort(-1).values[[present.index(path) for path in plan.leaders_of(present, step)]]
+
+    def _show(
+        self, feature: Tensor, present: Sequence[int], plan: Plan, schedule: Schedule, step: int
+    ) -> float:
         """Hands the image so far to whoever watches this step; the seconds that took, 0 where nobody does."""
-        watched = plan.watched(step, len(feature))
+        watched = plan.watched(step, present)
         if not watched:
             return 0.0
         began = time.perf_counter()
@@ -289,7 +274,7 @@ class Generator:
         small = resize(feature, self.backbone.feature_grids(schedule)[step - 1])
         images = self._decoded(small, [path for path, _ in watched])
         for path, watch in watched:
-            watch.show(Partial(images[path], step, len(schedule.scales)))
+            watch.show(Partial(images[path], step, plan.num_steps))
         return time.perf_counter() - began
 
     def _decoded(self, feature: Tensor, paths: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
@@ -327,9 +312,16 @@ class Generator:
     def _alpha(self, styling: Styling) -> float:
         return self.alpha if styling.alpha is None else styling.alpha
 
-    def _plan(self, specs: Sequence[ImageSpec], schedule: Schedule, texts: dict[str, Text]) -> Plan:
+    def _plan(
+        self,
+        specs: Sequence[ImageSpec],
+        schedule: Schedule,
+        texts: dict[str, Text],
+        shortcuts: Shortcuts = EXACT,
+    ) -> Plan:
         key_steps = {spec.styling.key_step or self.key_step for spec in specs if spec.styling}
         (key_step,) = _only(key_steps or {self.key_step}, "key step")
+        shortcuts.check(key_step=key_step, num_steps=len(schedule.scales))
         content: dict[ContentKey, int] = {}
         for spec in specs:
             content.setdefault(self._content_key(spec), len(content))
@@ -338,7 +330,7 @@ class Generator:
                 texts[prompt],
                 # Not texts.get: an empty prompt elsewhere in the batch is no negative prompt of this job.
                 texts[negative] if negative else None,
-                _every_step(guidance, len(schedule.scales)),
+                shortcuts.guided(_every_step(guidance, len(schedule.scales))),
             )
             for prompt, negative, _, guidance in content
         ]
@@ -355,7 +347,7 @@ class Generator:
                 of = paths[origin]
                 paths.append(Path(of.text, of.negative, of.guidance, source=origin, corrected=corrected))
                 stylings.append(styling)
-        num_steps = len(schedule.scales)
+        num_steps = shortcuts.last_step(len(schedule.scales))
         return Plan(
             paths=tuple(
                 # A content path that is the last to know what is drawn from it has to reach the end.
@@ -368,6 +360,7 @@ class Generator:
             watches=tuple(spec.watch for spec in specs),
             key_step=key_step,
             num_steps=num_steps,
+            shortcuts=shortcuts,
         )
 
     def _content_key(self, spec: ImageSpec) -> ContentKey:

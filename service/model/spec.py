@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from service.model.backbone import Size
 from service.model.partial import Watch
+from service.model.shortcuts import EXACT, Shortcuts
 from service.model.style import StyleFeature
 
 
@@ -51,6 +52,14 @@ class Styling:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchKey:
+    """What images must agree on to be drawn together: it decides the shapes of the tensors."""
+
+    size: Size
+    shortcuts: Shortcuts
+
+
+@dataclass(frozen=True, slots=True)
 class ImageSpec:
     """One image to draw. Equal specs give equal images, alone or in any batch."""
 
@@ -60,7 +69,12 @@ class ImageSpec:
     negative_prompt: str = ""
     guidance: float | tuple[float, ...] | None = None  # one value, or one a step; None: the model's own
     styling: Styling | None = None
+    shortcuts: Shortcuts = EXACT
     watch: Watch | None = field(default=None, compare=False)  # looking on changes nothing
+
+    @property
+    def batch_key(self) -> BatchKey:
+        return BatchKey(self.size, self.shortcuts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,9 +39,13 @@ class Memory:
         The values come in parts that make up the rows of the result, [rows, tokens, channels].
         """
         self.keys[:, :, self.start : self.end] = keys.transpose(1, 2)
-        every = self.values if self.kept is None else self.values[self.kept]
-        for part, rows in zip(values, every.split([len(part) for part in values]), strict=True):
-            rows[:, :, self.start : self.end] = part.transpose(1, 2)
+        new, every = self.values[:, :, self.start : self.end], self.values
+        if self.kept is not None:
+            new.index_copy_(0, self.kept, values[0].transpose(1, 2))
+            every = self.values[self.kept]
+        else:
+            for part, rows in zip(values, new.split([len(part) for part in values]), strict=True):
+                rows.copy_(part.transpose(1, 2))
         return attend(queries, self.keys[:, :, : self.end], every[:, :, : self.end], self.sources)
 
 

@@ -4,7 +4,7 @@ Nothing of it outlives the batch, and nothing of it lives on the model."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field, replace
 from itertools import groupby
 
 import torch
@@ -25,6 +25,17 @@ class Reading:
     head_modulations: Tensor  # [2, rows, 1, width]
     texts: tuple[tuple[ReadText, ...], ...]  # a layer, a text
     text_of_row: tuple[int, ...]
+
+    def of_rows(self, indices: Sequence[int]) -> Reading:
+        """What the texts of these rows say."""
+        rows = list(indices)
+        return Reading(
+            pooled=self.pooled[rows],
+            modulations=tuple(each[:, rows] for each in self.modulations),
+            head_modulations=self.head_modulations[:, rows],
+            texts=self.texts,
+            text_of_row=tuple(self.text_of_row[index] for index in rows),
+        )
 
     def of(self, company: Company, layer: int) -> TextsOfRows:
         """What the rows of a company read in a layer: neighbours with one text read it together."""
@@ -91,16 +102,27 @@ class Company:
 class Cache:
     """The state of one batch. Rows are ordered by `lay_out`; the active ones are a prefix."""
 
+    paths: tuple[Path, ...]
+    rows: InitVar[Sequence[Row]]
     schedule: Schedule
-    active: Company
-    everyone: Company  # active from the fork on
-    drawn: Company  # whom the last step leaves
-    origins: tuple[int, ...]  # a row: the content path's row of the same guidance half
+    parting_step: int  # the last one of content paths that nobody asked for
     rotation: Tensor  # [2, tokens, head width / 2]
     reading: Reading
     keys: list[Tensor]  # a layer: [own rows, heads, tokens, head width]
     values: list[Tensor]  # a layer: [rows, heads, tokens, head width]
     num_tokens: int = 0  # computed so far
+    step: int = 0  # the last one computed
+    active: Company = field(init=False)
+    everyone: Company = field(init=False)  # active from the fork on
+    drawn: Company = field(init=False)  # whom the parting step leaves
+    origins: tuple[int, ...] = field(init=False)  # a row: the content path's row of the same guidance half
+
+    def __post_init__(self, rows: Sequence[Row]) -> None:
+        self._seat(rows, forked=False)
+
+    @property
+    def is_forked(self) -> bool:
+        return self.active is self.everyone
 
     @property
     def num_rows(self) -> int:
@@ -127,6 +149,53 @@ class Cache:
                 if index < len(keys):
                     keys[index, :, done] = keys[origin, :, done]
         self.active = self.everyone
+        self.part_after(self.step)
+
+    def shed(self, step: int) -> None:
+        """Let the unconditional rows go that neither this step nor a later one has a use for."""
+        needed = [
+            index
+            for index, row in enumerate(self.everyone.rows)
+            if row.conditional or any(each != 1.0 for each in self.paths[row.path].guidance[step - 1 :])
+        ]
+        if len(needed) < len(self.everyone.rows):
+            self._go_on_with(needed)
+
+    def part_after(self, step: int) -> None:
+        """After the parting step content paths that nobody asked for go, and everyone attends by itself."""
+        if step != self.parting_step or step == len(self.schedule.scales) or not self.is_forked:
+            return
+        self.paths = tuple(replace(path, source=None, corrected=False) for path in self.paths)
+        self._go_on_with(self.drawn.indices)
+
+    def _go_on_with(self, indices: Sequence[int]) -> None:
+        """These rows alone; who computes its own attention has the keys that it has attended to."""
+        forked, sources = self.is_forked, self.everyone.sources
+        rows = [self.everyone.rows[index] for index in indices]
+        num_own = sum(not self.paths[row.path].corrected for row in rows)
+        for layer in range(len(self.keys)):  # one after another: only one layer is there twice
+            self.keys[layer] = self._taken(self.keys[layer], [sources[index] for index in indices[:num_own]])
+            self.values[layer] = self._taken(self.values[layer], indices)
+        self.reading = self.reading.of_rows(indices)
+        self._seat(rows, forked=forked)
+
+    def _taken(self, cached: Tensor, indices: Sequence[int]) -> Tensor:
+        """The lines at `indices` of keys or values, with room for as many tokens."""
+        if list(indices) == list(range(len(indices))):
+            return cached[: len(indices)]
+        taken, done = cached.new_empty(len(indices), *cached.shape[1:]), slice(0, self.num_tokens)
+        taken[:, :, done] = cached[list(indices), :, done]
+        return taken
+
+    def _seat(self, rows: Sequence[Row], *, forked: bool) -> None:
+        """Make these the rows of the batch."""
+        device = self.rotation.device
+        num_first = sum(self.paths[row.path].source is None for row in rows)
+        kept = [index for index, row in enumerate(rows) if self.paths[row.path].drawn]
+        self.everyone = Company.of(self.paths, rows, range(len(rows)), device)
+        self.active = self.everyone if forked else Company.of(self.paths, rows, range(num_first), device)
+        self.drawn = Company.of(self.paths, rows, kept, device)
+        self.origins = origins_of(self.paths, rows)
 
 
 def origins_of(paths: Sequence[Path], rows: Sequence[Row]) -> tuple[int, ...]:

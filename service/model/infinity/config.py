@@ -9,6 +9,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.model.backbone import Schedule, Size
 from service.model.infinity import scales
+from service.model.infinity.quality import BY_BUDGET
+from service.model.shortcuts import ALL_EXACT, Qualities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +93,7 @@ class InfinityConfig:
     tokenizer: TokenizerConfig
     sampling: SamplingConfig
     style: StyleConfig = StyleConfig()
+    quality: Qualities | None = None  # None: by the budget; exact with schedules of one's own
     budget: str | None = None  # one of the official pixel budgets, or
     grids: tuple[tuple[tuple[int, int], ...], ...] = ()  # schedules of one's own
     patch: int = 1  # tokenizer cells on a side that one transformer token covers
@@ -115,6 +118,11 @@ class InfinityConfig:
     def to_json(self) -> str:
         """What `from_json` reads; settings that are not given are left out."""
         settings = {name: value for name, value in asdict(self).items() if value is not None}
+        if self.quality is not None:
+            settings["quality"] = {
+                name: {field: value for field, value in shortcuts.items() if value is not None}
+                for name, shortcuts in settings["quality"].items()
+            }
         if self.files == FilesConfig():
             del settings["files"]
         return json.dumps(settings, indent=1) + "\n"
@@ -127,6 +135,11 @@ class InfinityConfig:
                 f"style.key_step: must be from 1 to {fewest - 1}, one less than the steps of the shortest "
                 f"schedule, not {self.style.key_step}"
             )
+        for name, shortcuts in self.qualities().shortcuts().items():
+            try:
+                shortcuts.check(key_step=self.style.key_step, num_steps=fewest)
+            except ValueError as error:
+                raise ValueError(f"quality.{name}.{error}") from error
         if most > self.transformer.max_scales:
             raise ValueError(
                 f"transformer.max_scales: must be at least {most}, the steps of the longest schedule"
@@ -138,6 +151,12 @@ class InfinityConfig:
     @property
     def bits_per_token(self) -> int:
         return self.tokenizer.num_bits * self.patch**2
+
+    def qualities(self) -> Qualities:
+        """What the model leaves out at each quality."""
+        if self.quality is not None:
+            return self.quality
+        return BY_BUDGET[self.budget] if self.budget else ALL_EXACT
 
     def schedules(self) -> dict[Size, Schedule]:
         """The native sizes; the first is the default."""

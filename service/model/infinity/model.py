@@ -16,7 +16,7 @@ from torch import Tensor
 from service.model.backbone import Path, Scale, Schedule, Size, Text, lay_out
 from service.model.choices import DecodingChoice
 from service.model.infinity.attention import Memory
-from service.model.infinity.cache import Cache, Company, Reading, TextsOfRows, origins_of
+from service.model.infinity.cache import Cache, Company, Reading, TextsOfRows
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.decoding import Decoding
 from service.model.infinity.footprint import footprint
@@ -52,6 +52,7 @@ class Infinity:
         self.guidance = config.sampling.guidance
         self.alpha = config.style.alpha
         self.key_step = config.style.key_step
+        self.qualities = config.qualities()
         self.draws = config.vocabulary.draws if config.vocabulary else ""
         self.channels = config.tokenizer.num_bits
         self.max_text_tokens = config.transformer.max_text_tokens
@@ -98,11 +99,8 @@ class Infinity:
         assert self.text_encoder is not None, "this Infinity was made without a text encoder"
         return self.text_encoder.encode_all(prompts, self.max_text_tokens)
 
-    def begin(self, paths: Sequence[Path], schedule: Schedule) -> Cache:
+    def begin(self, paths: Sequence[Path], schedule: Schedule, *, parting_step: int | None = None) -> Cache:
         rows = lay_out(paths)
-        kept = [index for index, row in enumerate(rows) if paths[row.path].drawn]
-        num_first = sum(paths[row.path].source is None for row in rows)
-        everyone = Company.of(paths, rows, range(len(rows)), self.device)
         config = self.config.transformer
 
         def empty(num_rows: int) -> list[Tensor]:
@@ -110,30 +108,35 @@ class Infinity:
             return [torch.empty(shape, device=self.device, dtype=self.dtype) for _ in range(config.depth)]
 
         return Cache(
+            paths=tuple(paths),
+            rows=rows,
             schedule=schedule,
-            active=Company.of(paths, rows, range(num_first), self.device),
-            everyone=everyone,
-            drawn=Company.of(paths, rows, kept, self.device),
-            origins=origins_of(paths, rows),
+            parting_step=parting_step or len(schedule.scales),
             rotation=rotations(schedule, config.head_width, self.device),
             reading=self._read(
                 [self._row_text(paths[row.path], conditional=row.conditional) for row in rows]
             ),
-            keys=empty(everyone.num_own),
+            keys=empty(sum(not paths[row.path].corrected for row in rows)),
             values=empty(len(rows)),
         )
 
     def fork(self, cache: Cache) -> None:
         cache.fork()
 
-    def predict(self, cache: Cache, step: int, feature: Tensor) -> Tensor:
+    def predict(self, cache: Cache, step: int, feature: Tensor, chosen: Tensor | None = None) -> Tensor:
+        cache.shed(step)
         company, reading = cache.active, cache.reading
         if step == 1:
             x = reading.pooled[: len(company.rows), None] + self.transformer.start
         else:
-            tokens = self.transformer.code_in(self._tokens(feature, cache.schedule.scales[step - 1]))
-            x = tokens[company.path_of_row]
-        x, company = self._through_blocks(x + self.transformer.scale_embedding.weight[step - 1], cache, step)
+            tokens = self._tokens(feature, cache.schedule.scales[step - 1])
+            if chosen is not None:
+                tokens = tokens.take_along_dim(chosen[..., None], 1)
+            x = self.transformer.code_in(tokens)[company.path_of_row]
+        x = x + self.transformer.scale_embedding.weight[step - 1]
+        x, company = self._through_blocks(x, self._rotation(cache, step, chosen), cache, step)
+        cache.step = step
+        cache.part_after(step)
         modulations = reading.head_modulations.index_select(1, company.places)
         logits = self.transformer.logits(x, modulations) / self.config.sampling.temperature_at(step)
         if self.config.sampling.guidance_layer:
@@ -144,11 +147,25 @@ class Infinity:
         tokens = schedule.scales[step - 1].num_tokens
         return draw_noise(generator, tokens * self.config.bits_per_token).view(tokens, -1, 2)
 
-    def sample(self, logits: Tensor, noise: Tensor, schedule: Schedule, step: int) -> Tensor:
+    def detail(self, feature: Tensor, schedule: Schedule, step: int) -> Tensor:
+        tokens = self._tokens(feature, schedule.scales[step - 1])
+        return (tokens - tokens.mean(1, keepdim=True)).square().sum(-1)
+
+    def sample(
+        self, logits: Tensor, noise: Tensor, schedule: Schedule, step: int, chosen: Tensor | None = None
+    ) -> Tensor:
         sampling, scale = self.config.sampling, schedule.scales[step - 1]
-        bits = sample_bits(logits, noise.to(logits.device), top_k=sampling.top_k, top_p=sampling.top_p)
-        planes = bits.transpose(1, 2).unflatten(-1, (scale.height, scale.width))  # [paths, bits, h, w]
-        return codes_from_bits(F.pixel_shuffle(planes.float(), self.config.patch))
+        noise = noise.to(logits.device)
+        if chosen is None:
+            bits = sample_bits(logits, noise, top_k=sampling.top_k, top_p=sampling.top_p)
+            return codes_from_bits(self._planes(bits.float(), scale))
+        places = chosen[..., None]
+        noise = noise.take_along_dim(places[..., None], 1)
+        some = sample_bits(logits, noise, top_k=sampling.top_k, top_p=sampling.top_p).float()
+        places = places.expand_as(some)
+        every = some.new_zeros(len(some), scale.num_tokens, some.shape[-1])
+        is_there = self._planes(every.scatter(1, places, 1.0), scale)
+        return codes_from_bits(self._planes(every.scatter(1, places, some), scale)) * is_there
 
     def accumulate(self, feature: Tensor, codes: Tensor, schedule: Schedule, step: int) -> Tensor:
         return feature + resize(codes, self.feature_grids(schedule)[-1])
@@ -201,14 +218,27 @@ class Infinity:
         shrunk = F.pixel_unshuffle(resize(feature, scale.times(self.config.patch)), self.config.patch)
         return shrunk.flatten(2).transpose(1, 2)
 
-    def _through_blocks(self, x: Tensor, cache: Cache, step: int) -> tuple[Tensor, Company]:
+    def _planes(self, bits: Tensor, scale: Scale) -> Tensor:
+        """Values of bits [paths, tokens, bits of a token] on the feature's grid, [paths, channels, h, w]."""
+        planes = bits.transpose(1, 2).unflatten(-1, (scale.height, scale.width))
+        return F.pixel_shuffle(planes, self.config.patch)
+
+    def _rotation(self, cache: Cache, step: int, chosen: Tensor | None) -> Tensor:
+        """[2, tokens, head width / 2]; of chosen tokens, for each row that computes its own attention."""
+        scales = cache.schedule.scales
+        start = sum(scale.num_tokens for scale in scales[: step - 1])
+        rotation = cache.rotation[:, start : start + scales[step - 1].num_tokens]
+        if chosen is None:
+            return rotation
+        return rotation[:, chosen[cache.active.path_of_row[: cache.active.num_own]]]
+
+    def _through_blocks(self, x: Tensor, rotation: Tensor, cache: Cache, step: int) -> tuple[Tensor, Company]:
         """The rows that the last block leaves, [rows, tokens, width], and who they are."""
         company, num_rows = cache.active, len(cache.active.rows)
         start = cache.num_tokens
         cache.num_tokens += x.shape[1]
-        rotation = cache.rotation[:, start : cache.num_tokens]
         for layer, block in enumerate(self._blocks):
-            if layer == len(self._blocks) - 1 and step == len(cache.schedule.scales):
+            if layer == len(self._blocks) - 1 and step == cache.parting_step and cache.is_forked:
                 # Of a content path that nobody asked for only the attention weights are still needed.
                 company = cache.drawn
             memory = cache.memory(layer, start, company)

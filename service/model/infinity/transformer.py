@@ -84,7 +84,7 @@ class SelfAttention(nn.Module):
         scale = torch.stack([temperature, torch.ones_like(temperature)])  # [2, heads, 1]
         # Turning keeps lengths, so that normalisation and temperature are one factor.
         factor = scale / torch.linalg.vector_norm(qk, dim=-1, keepdim=True).clamp_min(1e-12)
-        q, k = (rotate(qk, rotation[:, :, None, None]) * factor).to(parts[0].dtype).unbind(2)
+        q, k = (rotate(qk, rotation[..., None, None, :]) * factor).to(parts[0].dtype).unbind(2)
         return self.out(attend(q, k, [part.unflatten(-1, (self.num_heads, -1)) for part in parts]))
 
 

@@ -14,6 +14,7 @@ from service.model.infinity.config import (
     VocabularyConfig,
 )
 from service.model.nano.captions import DRAWS, FILLERS
+from service.model.shortcuts import Qualities, Shortcuts
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -30,6 +31,7 @@ CONFIG = InfinityConfig(
     # F_3 of an 8x8 latent is 3x3 and holds a background, little of a medium. F_5 is 6x6 and holds a medium,
     # and shapes too, so that alpha must not be much smaller. Chosen on pairs that no report uses (seed 100).
     style=StyleConfig(key_step=5, alpha=0.15),
+    quality=Qualities(medium=Shortcuts(guidance_until=5), low=Shortcuts(guidance_until=4)),
     grids=(((1, 1), (2, 2), (3, 3), (4, 4), (6, 6), (8, 8)),),
     vocabulary=VocabularyConfig(draws=DRAWS, fillers=FILLERS),
 )
