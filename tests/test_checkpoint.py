@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
-from service.model.checkpoint import load_into
+from service.model.checkpoint import Naming, load_into, load_weights
 from service.model.infinity.names import tokenizer_from_official, transformer_from_official
 from service.model.infinity.released import RELEASED, expected_shapes
+from service.model.memory import free_bytes
+from service.model.weight_files import open_weights
 from tests.synthetic import released_tokenizer, released_transformer
 
 KEYS = Path(__file__).parent / "golden" / "official_keys"
@@ -78,3 +82,64 @@ def test_half_precision_files_load_into_fp32() -> None:
     load_into(module, {"weight": torch.tensor([[0.5, -2.0]]).half()}, source="x")
     assert module.weight.dtype == torch.float32
     assert module.weight.tolist() == [[0.5, -2.0]]
+
+
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="what is mapped is read from /proc")
+AS_THEY_ARE = Naming(ours=dict, released=dict)
+
+
+def loaded(file: Path, dtype: torch.dtype) -> tuple[nn.Linear, int]:
+    module = nn.Linear(64, 32, bias=False, dtype=dtype).requires_grad_(False)
+    return module, load_weights(module, open_weights(file), AS_THEY_ARE, model="a layer")
+
+
+@pytest.fixture(params=["layer.safetensors", "layer.pth"])
+def half_file(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Tensor]:
+    file, weight = tmp_path / request.param, torch.randn(32, 64).bfloat16()
+    (save_file if file.suffix == ".safetensors" else torch.save)({"weight": weight}, file)
+    return file, weight
+
+
+@ON_LINUX
+def test_what_is_stored_as_it_is_wanted_is_not_copied(half_file: tuple[Path, Tensor]) -> None:
+    file, weight = half_file
+    module, num_mapped = loaded(file, torch.bfloat16)
+    assert num_mapped == weight.nbytes
+    assert torch.equal(module.weight, weight)
+    assert str(file) in _mapped_at(module.weight.data_ptr())
+
+
+@ON_LINUX
+def test_what_is_stored_otherwise_is_converted(half_file: tuple[Path, Tensor]) -> None:
+    file, weight = half_file
+    module, num_mapped = loaded(file, torch.float32)
+    assert num_mapped == 0
+    assert torch.equal(module.weight, weight.float())
+    assert str(file) not in _mapped_at(module.weight.data_ptr())
+
+
+def test_mapped_weights_outlive_the_files_name_and_never_change_it(half_file: tuple[Path, Tensor]) -> None:
+    file, weight = half_file
+    before = file.read_bytes()
+    module, _ = loaded(file, torch.bfloat16)
+    module.weight.zero_()
+    assert file.read_bytes() == before
+    again, _ = loaded(file, torch.bfloat16)
+    file.with_name("new").write_bytes(bytes(len(before)))
+    file.with_name("new").replace(file)  # as `atelier convert` and `fetch` put a file in another's place
+    assert torch.equal(again.weight, weight)
+
+
+def test_mapped_weights_are_not_free_memory() -> None:
+    cpu = torch.device("cpu")
+    assert free_bytes(cpu, 2**30) == pytest.approx(free_bytes(cpu) - 2**30, abs=2**29)
+    assert free_bytes(cpu, 2**60) == 0
+
+
+def _mapped_at(address: int) -> str:
+    """What /proc says is mapped there."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, end = (int(each, 16) for each in line.split()[0].split("-"))
+        if start <= address < end:
+            return line
+    return ""

@@ -44,7 +44,7 @@ class Recording:
         self.guidance, self.alpha, self.key_step = infinity.guidance, infinity.alpha, infinity.key_step
         self.max_text_tokens, self.resident_bytes = infinity.max_text_tokens, infinity.resident_bytes
         self.draws, self.precision = infinity.draws, infinity.precision
-        self.qualities = infinity.qualities
+        self.qualities, self.mapped_bytes = infinity.qualities, infinity.mapped_bytes
         self.logits: list[Tensor] = []  # a step: [paths, tokens, 2 bits]
         self.bits: list[Tensor] = []  # a step: [paths, tokens, bits] bool
         self.inputs: list[Tensor] = []  # a step: the accumulated feature it started from

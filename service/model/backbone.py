@@ -145,6 +145,7 @@ class Backbone(Protocol, Generic[CacheT]):
     device: torch.device
     max_text_tokens: int
     resident_bytes: int  # memory of the weights on `device`
+    mapped_bytes: int  # of them in files, whose pages the system counts as free
     precision: Literal["fp32", "bf16"]  # in which most of the work is done
     qualities: Qualities
     draws: str  # what a model of few words can draw; empty where any word may mean something

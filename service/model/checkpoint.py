@@ -57,21 +57,34 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) 
 
 def load_weights(
     module: nn.Module, weights: Weights, naming: Naming, *, model: str, watch: Watch = unwatched
-) -> None:
-    """Copy weights into a module's parameters, shard by shard, straight to their device and dtype.
+) -> int:
+    """Bring weights into a module's parameters, shard by shard, straight to their device and dtype.
 
-    `model` says in an error what the file was read for. Misfit before anything is copied.
+    On the CPU what is stored in the dtype that is wanted stays where it is: the parameter is the file,
+    mapped, and its pages are read when they are first used. Returns how many bytes those are. `model` says
+    in an error what the file was read for. Misfit before anything is copied.
     """
     parameters = dict(module.named_parameters())
     shapes = {name: tuple(each.shape) for name, each in parameters.items()}
     own_names = {stored: own for own, stored in match(shapes, weights, naming, model=model).items()}
     num_bytes, num_done = sum(each.nbytes for each in parameters.values()), 0
+    num_mapped = 0
     with torch.no_grad():
         for name, tensor in weights.tensors(list(own_names)):
             parameter = parameters[own_names[name]]
-            parameter.copy_(tensor)
+            if _is_what_is_wanted(tensor, parameter):
+                parameter.data = tensor
+                num_mapped += parameter.nbytes
+            else:
+                parameter.copy_(tensor)
             num_done += parameter.nbytes
             watch(weights.path.name, num_done, num_bytes)
+    return num_mapped
+
+
+def _is_what_is_wanted(stored: Tensor, parameter: Tensor) -> bool:
+    is_alike = stored.dtype == parameter.dtype and stored.device == parameter.device
+    return is_alike and stored.is_contiguous()
 
 
 def match(shapes: Mapping[str, Shape], weights: Weights, naming: Naming, *, model: str) -> dict[str, str]:

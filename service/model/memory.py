@@ -29,7 +29,8 @@ class Fit:
 
 def fit(backbone: Backbone[Any]) -> Fit:
     """Into what is free now: ask when the weights are resident and nothing is running."""
-    return fitted(backbone, int(free_bytes(backbone.device) * SHARES[backbone.device.type]))
+    free = free_bytes(backbone.device, backbone.mapped_bytes)
+    return fitted(backbone, int(free * SHARES[backbone.device.type]))
 
 
 def fitted(backbone: Backbone[Any], num_bytes: int) -> Fit:
@@ -43,13 +44,16 @@ def fitted(backbone: Backbone[Any], num_bytes: int) -> Fit:
     return Fit(num_bytes, {size: images(size) for size in backbone.schedules})
 
 
-def free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device, mapped_bytes: int = 0) -> int:
     """What could be taken: on a GPU also what torch's allocator holds without using it, on a CPU no more than
-    the container's limit leaves."""
+    the container's limit leaves.
+
+    Weights of `mapped_bytes` are in files, whose pages the system counts as free, and which are wanted.
+    """
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
-    available = int(psutil.virtual_memory().available)
+    available = int(psutil.virtual_memory().available) - mapped_bytes
     groups = Path("/proc/self/cgroup")
     room = headroom(groups.read_text()) if groups.exists() else None
-    return available if room is None else min(available, room)
+    return max(0, available if room is None else min(available, room - mapped_bytes))

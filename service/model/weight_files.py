@@ -40,7 +40,7 @@ class Shard:
     stored: Mapping[str, Stored]
 
     def tensors(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        """The named tensors, mapped from the file: copy each before asking for the next."""
+        """The named tensors, mapped from the file for as long as anybody has them."""
         with _opened(self.path, self.nests) as read:
             for name in names:
                 yield name, read(name)
@@ -58,7 +58,7 @@ class Weights:
         return {name: each for shard in self.shards for name, each in shard.stored.items()}
 
     def tensors(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        """The named tensors, shard after shard: no more than one shard is mapped at a time."""
+        """The named tensors, shard after shard: no more than one shard is open at a time."""
         wanted = set(names)
         for shard in self.shards:
             yield from shard.tensors([name for name in shard.stored if name in wanted])
@@ -135,7 +135,7 @@ class _Reader:
 
 @contextmanager
 def _opened(path: Path, nests: tuple[str, ...]) -> Iterator[_Reader]:
-    """A file's tensors by name, memory-mapped on the CPU for as long as the context lasts."""
+    """A file's tensors by name, mapped on the CPU for as long as they live; writing to them spares the file."""
     if not path.is_file():
         raise ValueError(f"{path} is missing")
     with path.open("rb") as stream:

@@ -60,12 +60,16 @@ class Decoding:
         *,
         budget_bytes: int | None = None,
         device: torch.device | None = None,
+        mapped_bytes: int = 0,
     ) -> None:
-        """By default the budget is a share of what is free, on the device that holds the decoder."""
+        """By default the budget is a share of what is free, on the device that holds the decoder, beside
+        weights of `mapped_bytes` in files."""
         self._tokenizer = tokenizer
         self.mode = mode
         self._device = device or tokenizer.decoder.conv_in.weight.device
-        self._budget_bytes = int(free_bytes(self._device) * _SHARE) if budget_bytes is None else budget_bytes
+        if budget_bytes is None:
+            budget_bytes = int(free_bytes(self._device, mapped_bytes) * _SHARE)
+        self._budget_bytes = budget_bytes
 
     def num_at_once(self, grid: Scale) -> int:
         """Images of a grid that are decoded together; 0: one after another, in strips."""

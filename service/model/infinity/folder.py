@@ -43,9 +43,10 @@ class Part:
     naming: Naming
     model: str
 
-    def make_resident(self, device: torch.device, watch: Watch) -> None:
+    def make_resident(self, device: torch.device, watch: Watch) -> int:
+        """Bytes of the weights that stay in their file, mapped."""
         self.module.to_empty(device=device).requires_grad_(False).eval()
-        load_weights(self.module, self.weights, self.naming, model=self.model, watch=watch)
+        return load_weights(self.module, self.weights, self.naming, model=self.model, watch=watch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +103,19 @@ def read_infinity(
     transformer, tokenizer = parts.transformer.module, parts.tokenizer.module
     assert isinstance(transformer, Transformer)
     assert isinstance(tokenizer, Tokenizer)
-    parts.tokenizer.make_resident(device, watch)
+    num_mapped = parts.tokenizer.make_resident(device, watch)
     own_fingerprint = fingerprint(config, tokenizer)  # the stored values': in any precision the same
     tokenizer.hold_decoder_in(precision.blocks)
     transformer.hold_blocks_in(precision.blocks)  # while it is without memory
-    parts.transformer.make_resident(device, watch)
+    num_mapped += parts.transformer.make_resident(device, watch)
     return Infinity(
-        config, transformer, tokenizer, text_encoder, fingerprint=own_fingerprint, decoding=decoding
+        config,
+        transformer,
+        tokenizer,
+        text_encoder,
+        fingerprint=own_fingerprint,
+        decoding=decoding,
+        mapped_bytes=num_mapped + text_encoder.mapped_bytes,
     )
 
 

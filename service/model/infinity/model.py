@@ -40,12 +40,14 @@ class Infinity:
         *,
         fingerprint: str,
         decoding: DecodingChoice = "auto",
+        mapped_bytes: int = 0,
     ) -> None:
         self.config = config
         self.transformer = transformer
         self.tokenizer = tokenizer
         self.text_encoder = text_encoder
-        self.decoding = Decoding(tokenizer, decoding)
+        self.mapped_bytes = mapped_bytes
+        self.decoding = Decoding(tokenizer, decoding, mapped_bytes=mapped_bytes)
         self.name = config.name
         self.fingerprint = fingerprint
         self.schedules: dict[Size, Schedule] = config.schedules()
@@ -76,6 +78,7 @@ class Infinity:
             self.text_encoder,
             fingerprint=self.fingerprint,
             decoding=self.decoding.mode,
+            mapped_bytes=self.mapped_bytes,
         )
         other._run = self._run
         return other

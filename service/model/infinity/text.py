@@ -45,11 +45,13 @@ class TextEncoder:
         *,
         device: torch.device | None = None,
         is_fetched: bool = False,
+        mapped_bytes: int = 0,
     ) -> None:
         home = encoder.shared.weight.device
         self._device = device or home
         self._reads_on = self._device if is_fetched else home
         self._is_fetched = is_fetched
+        self.mapped_bytes = mapped_bytes  # of the weights, in their file
         words.no_padding()
         self._words = words
         self._encoder = encoder.eval()
@@ -92,11 +94,18 @@ class TextEncoder:
                 f"reads {channels}"
             )
         weights = open_weights(folder, holds=is_text_encoder)
-        load_weights(encoder, weights, TEXT_NAMING, model="the text encoder", watch=watch)
+        mapped_bytes = load_weights(encoder, weights, TEXT_NAMING, model="the text encoder", watch=watch)
         if place is TextPlace.FETCHED and device.type == "cuda":
             for parameter in encoder.parameters():  # from pinned memory they come at the bus's full speed
                 parameter.data = parameter.data.pin_memory()
-        return cls(words, encoder, fillers, device=device, is_fetched=place is TextPlace.FETCHED)
+        return cls(
+            words,
+            encoder,
+            fillers,
+            device=device,
+            is_fetched=place is TextPlace.FETCHED,
+            mapped_bytes=mapped_bytes,
+        )
 
     @property
     def num_bytes(self) -> int:
