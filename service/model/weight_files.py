@@ -135,7 +135,7 @@ class _Reader:
 
 @contextmanager
 def _opened(path: Path, nests: tuple[str, ...]) -> Iterator[_Reader]:
-    """A file's tensors by name, mapped on the CPU for as long as they live; writing to them spares the file."""
+    """A file's tensors by name, mapped on the CPU for as long as they live; writing leaves the file alone."""
     if not path.is_file():
         raise ValueError(f"{path} is missing")
     with path.open("rb") as stream:
