@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from service.model.generator import Generator, ImageSpec, Method, Styling, WeightedStyle
 from service.model.noise import Noise
+from tests.process import ROOT
 from tests.test_pairing import SQUARE, picture, specs
 from tests.tiny import tiny_generator, tiny_infinity
 
@@ -49,6 +53,23 @@ def test_the_loop_over_scales_never_waits_for_the_device() -> None:
     first, last = watching.seen.index("step"), len(watching.seen) - 1 - watching.seen[::-1].index("step")
     assert watching.seen[first : last + 1] == ["step"] * generator.num_steps(SQUARE)
     assert "is_nonzero" in watching.seen[last:]  # the question after the loop: are they finite?
+
+
+def test_on_a_gpu_the_loop_waits_for_a_decomposition_at_the_key_step_and_nothing_else() -> None:
+    """On one that is not there: every operation is called on its device, of shapes without values."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.pretended_device"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    stylings = [spec.styling for spec in specs(tiny_generator(), SQUARE) if spec.styling]
+    num_blended = sum(not styling.method.replaces for styling in stylings)
+    for steps, num_sent in json.loads(ran.stdout):
+        assert steps == [[], [], ["linalg_eigh"] * num_blended, [], [], []]
+        assert num_sent > 6  # noise, for each step, and more
 
 
 def test_a_content_path_that_nobody_asked_for_has_no_logits_and_no_image_at_the_end() -> None:

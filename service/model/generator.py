@@ -28,6 +28,7 @@ from service.model.shortcuts import EXACT, Shortcuts
 from service.model.spec import BatchKey, Drawing, ImageSpec, Method, Styling, Timings, WeightedStyle
 from service.model.style import StyleFeature, blend, decompose, feature_of, principal_of
 from service.model.texts import Texts
+from service.model.transfer import places, send
 
 __all__ = [
     "Abandoned",
@@ -231,7 +232,7 @@ class Generator:
             began = clock()
             chosen = self._chosen(feature, present, plan, schedule, step)
             logits = backbone.predict(cache, step, feature, chosen)
-            lines = [present.index(path) for path in plan.under_way(step)]
+            lines = places([present.index(path) for path in plan.under_way(step)], backbone.device)
             present = plan.under_way(step)
             drawn = noise.at(step)[plan.sources_of(present)]
             codes = backbone.sample(logits, drawn, schedule, step, None if chosen is None else chosen[lines])
@@ -241,7 +242,8 @@ class Generator:
             if step == plan.key_step and len(plan.paths) > plan.num_content:
                 backbone.fork(cache)
                 present = plan.forked
-                feature = self._stylise(feature[plan.sources], plan, styles)[present]
+                forked = self._stylise(feature[places(plan.sources, backbone.device)], plan, styles)
+                feature = forked[places(present, backbone.device)]
             seconds.append(clock() - began)
             partial_seconds += self._show(feature, present, plan, schedule, step)
             if not wanted():
@@ -260,7 +262,8 @@ class Generator:
             return None
         detail = self.backbone.detail(feature, schedule, step)
         most = detail.sort(dim=-1, descending=True, stable=True).indices[:, :num_kept]
-        return most.sort(-1).values[[present.index(path) for path in plan.leaders_of(present, step)]]
+        leaders = [present.index(path) for path in plan.leaders_of(present, step)]
+        return most.sort(-1).values[places(leaders, feature.device)]
 
     def _show(
         self, feature: Tensor, present: Sequence[int], plan: Plan, schedule: Schedule, step: int
@@ -280,7 +283,8 @@ class Generator:
     def _decoded(self, feature: Tensor, paths: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
         """The image of each of these paths, from the features of all."""
         needed = sorted(set(paths))
-        return dict(zip(needed, self.backbone.decode(feature[needed]), strict=True))
+        images = self.backbone.decode(feature[places(needed, feature.device)])
+        return dict(zip(needed, images, strict=True))
 
     def _stylise(self, feature: Tensor, plan: Plan, styles: Sequence[Tensor | None]) -> Tensor:
         """Let the style into each generation path's feature, [paths, channels, H, W]."""
@@ -307,7 +311,7 @@ class Generator:
             )
             for style in styling.styles
         ]
-        return torch.stack(parts).sum(0).to(self.backbone.device)
+        return send(torch.stack(parts).sum(0), self.backbone.device)
 
     def _alpha(self, styling: Styling) -> float:
         return self.alpha if styling.alpha is None else styling.alpha

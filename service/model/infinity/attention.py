@@ -31,6 +31,7 @@ class Memory:
     start: int
     end: int
     sources: tuple[int, ...]  # a row of the result: the own row it attends with
+    leaders: Tensor | None  # the same on the device; None where each row is its own
     kept: Tensor | None  # the rows of the result; None: all
 
     def attend(self, queries: Tensor, keys: Tensor, values: Sequence[Tensor]) -> Tensor:
@@ -46,22 +47,25 @@ class Memory:
         else:
             for part, rows in zip(values, new.split([len(part) for part in values]), strict=True):
                 rows.copy_(part.transpose(1, 2))
-        return attend(queries, self.keys[:, :, : self.end], every[:, :, : self.end], self.sources)
+        keys, every = self.keys[:, :, : self.end], every[:, :, : self.end]
+        return attend(queries, keys, every, self.sources, self.leaders)
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, sources: Sequence[int]) -> Tensor:
-    """[rows, tokens, channels]: row i attends with the queries and keys of own row `sources[i]`.
+def attend(
+    queries: Tensor, keys: Tensor, values: Tensor, sources: Sequence[int], leaders: Tensor | None = None
+) -> Tensor:
+    """[rows, tokens, channels]: row i attends with the queries and keys of own row `sources[i]`; a GPU
+    needs that as `leaders` too, unless each row is its own.
 
     Queries carry their temperature. A row is computed the same whoever else is there.
     """
     if queries.device.type == "cpu":
         return _in_chunks(queries, keys, values, sources)
     queries = queries.transpose(1, 2)
-    if list(sources) != list(range(len(queries))):
+    if leaders is not None:
         # Not measured: no kernel of torch takes one set of weights for several values, and a copy of the keys
         # is what its fused ones cost.
-        index = torch.tensor(sources, device=queries.device)
-        queries, keys = queries[index], keys[index]
+        queries, keys = queries[leaders], keys[leaders]
     return F.scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2).flatten(2)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from service.model.backbone import Path, Row, Schedule
 from service.model.infinity.attention import Memory
 from service.model.infinity.transformer import ReadText
+from service.model.transfer import places, send
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +29,13 @@ class Reading:
 
     def of_rows(self, indices: Sequence[int]) -> Reading:
         """What the texts of these rows say."""
-        rows = list(indices)
+        rows = places(indices, self.pooled.device)
         return Reading(
             pooled=self.pooled[rows],
             modulations=tuple(each[:, rows] for each in self.modulations),
             head_modulations=self.head_modulations[:, rows],
             texts=self.texts,
-            text_of_row=tuple(self.text_of_row[index] for index in rows),
+            text_of_row=tuple(self.text_of_row[index] for index in indices),
         )
 
     def of(self, company: Company, layer: int) -> TextsOfRows:
@@ -66,6 +67,7 @@ class Company:
     indices: tuple[int, ...]  # a row: its place in the batch
     places: Tensor  # the same
     sources: tuple[int, ...]  # a row: the own row whose queries and keys it attends with
+    leaders: Tensor | None  # the same; None where each row is its own
     num_own: int  # the first rows, which compute their own attention
     path_of_row: Tensor
     conditional: Tensor  # a path: its conditional row
@@ -83,18 +85,21 @@ class Company:
         index_of = {(row.path, row.conditional): index for index, row in enumerate(rows)}
         conditional = [index_of[path, True] for path in present]
         unconditional = [index_of.get((path, False), index_of[path, True]) for path in present]
-        guidance = torch.tensor([paths[path].guidance for path in present]).T.contiguous()
+        guidance = list(zip(*(paths[path].guidance for path in present), strict=True))  # [steps][paths]
+        sources = tuple(origins[i] if paths[every[i].path].corrected else i for i in indices)
+        num_own = sum(not paths[row.path].corrected for row in rows)
         return cls(
             rows=tuple(rows),
             indices=tuple(indices),
-            places=torch.tensor(indices, device=device),
-            sources=tuple(origins[i] if paths[every[i].path].corrected else i for i in indices),
-            num_own=sum(not paths[row.path].corrected for row in rows),
-            path_of_row=torch.tensor([present.index(row.path) for row in rows], device=device),
-            conditional=torch.tensor(conditional, device=device),
-            unconditional=torch.tensor(unconditional, device=device),
-            guidance=guidance.to(device),
-            is_guided=tuple((guidance != 1.0).any(1).tolist()),
+            places=places(indices, device),
+            sources=sources,
+            leaders=None if sources == tuple(range(num_own)) else places(sources, device),
+            num_own=num_own,
+            path_of_row=places([present.index(row.path) for row in rows], device),
+            conditional=places(conditional, device),
+            unconditional=places(unconditional, device),
+            guidance=send(torch.tensor(guidance), device),
+            is_guided=tuple(any(each != 1.0 for each in weights) for weights in guidance),
         )
 
 
@@ -137,6 +142,7 @@ class Cache:
             start,
             self.num_tokens,
             company.sources,
+            company.leaders,
             company.places if len(company.rows) < num_rows else None,
         )
 
@@ -184,7 +190,7 @@ class Cache:
         if list(indices) == list(range(len(indices))):
             return cached[: len(indices)]
         taken, done = cached.new_empty(len(indices), *cached.shape[1:]), slice(0, self.num_tokens)
-        taken[:, :, done] = cached[list(indices), :, done]
+        taken[:, :, done] = cached[:, :, done].index_select(0, places(indices, cached.device))
         return taken
 
     def _seat(self, rows: Sequence[Row], *, forked: bool) -> None:

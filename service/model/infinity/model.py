@@ -26,6 +26,7 @@ from service.model.infinity.text import TextEncoder
 from service.model.infinity.tokenizer import Tokenizer, codes_from_bits, quantise
 from service.model.infinity.transformer import Block, Transformer
 from service.model.resize import resize
+from service.model.transfer import places, send
 
 
 class Infinity:
@@ -158,7 +159,7 @@ class Infinity:
         self, logits: Tensor, noise: Tensor, schedule: Schedule, step: int, chosen: Tensor | None = None
     ) -> Tensor:
         sampling, scale = self.config.sampling, schedule.scales[step - 1]
-        noise = noise.to(logits.device)
+        noise = send(noise, logits.device)
         if chosen is None:
             bits = sample_bits(logits, noise, top_k=sampling.top_k, top_p=sampling.top_p)
             return codes_from_bits(self._planes(bits.float(), scale))
@@ -204,10 +205,11 @@ class Infinity:
         pooled = torch.cat([self.transformer.pool(text[None]) for text in normed])
         condition = self.transformer.condition(pooled)
         tokens = [self.transformer.text_in(text) for text in normed]
+        rows = places(of_row, self.device)
         return Reading(
-            pooled=pooled[of_row],
-            modulations=tuple(block.modulations(condition)[:, of_row] for block in self._blocks),
-            head_modulations=self.transformer.head_modulations(pooled)[:, of_row],
+            pooled=pooled[rows],
+            modulations=tuple(block.modulations(condition)[:, rows] for block in self._blocks),
+            head_modulations=self.transformer.head_modulations(pooled)[:, rows],
             texts=tuple(tuple(map(block.text_attention.reader, tokens)) for block in self._blocks),
             text_of_row=tuple(of_row),
         )

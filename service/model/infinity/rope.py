@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from service.model.backbone import Scale, Schedule
+from service.model.transfer import send
 
 _BASE = 10000.0
 
@@ -18,7 +19,7 @@ def rotations(schedule: Schedule, head_width: int, device: torch.device) -> Tens
     quarter = head_width // 4
     frequencies = 1.0 / _BASE ** (torch.arange(quarter, dtype=torch.float32) * 2 / (head_width // 2))
     angles = torch.cat([_angles(scale, schedule.rope_extent, frequencies) for scale in schedule.scales])
-    return torch.stack([angles.cos(), angles.sin()]).to(device)
+    return send(torch.stack([angles.cos(), angles.sin()]), device)
 
 
 def _angles(scale: Scale, extent: Scale, frequencies: Tensor) -> Tensor:

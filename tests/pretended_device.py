@@ -1,0 +1,118 @@
+"""Draws a batch on a GPU that is not there, and prints what its host would have waited for.
+
+`python -m tests.pretended_device`: a process of its own, since torch can pretend one device, and for good.
+Tensors there have shapes and no values (torch's FakeTensorMode), so that every operation of the loop over
+scales is really called, on the device that it would be called on; two devices in one are an error.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from service.model.backbone import Text
+from service.model.generator import Abandoned, Generator, ImageSpec
+from service.model.infinity.model import Infinity
+from service.model.shortcuts import EXACT, Shortcuts
+from tests.test_pairing import SQUARE, specs
+from tests.tiny import tiny_generator, tiny_infinity
+
+ALL = Shortcuts(guidance_until=4, correction_until=4, pruning_from=5, pruning_share=0.3)
+# What reads a number from a tensor, or makes a shape of one.
+_READS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero"}
+
+
+# What asks the device whether it could be done.
+_CHECKED = {"linalg_eigh", "_linalg_eigh", "linalg_svd", "_linalg_svd"}
+
+
+class Watching(TorchDispatchMode):
+    """Notes, step by step, what a host waits for: copies that block, numbers read, decompositions."""
+
+    def __init__(self, num_steps: int) -> None:
+        super().__init__()
+        self._num_steps = num_steps
+        self.steps: list[list[str]] = [[]]
+        self.num_sent = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        crosses = len({each.device.type for each in _tensors((args, kwargs, out)) if each.dim()}) > 1
+        if crosses and (kwargs or {}).get("non_blocking"):
+            self.num_sent += 1
+        elif crosses or name in _READS | _CHECKED:
+            self.steps[-1].append(name)
+        return out
+
+    def after_a_step(self) -> bool:
+        self.steps.append([])
+        return len(self.steps) <= self._num_steps
+
+
+class KnownTexts:
+    """A text encoder whose work is done."""
+
+    num_bytes = mapped_bytes = 0
+
+    def __init__(self, texts: dict[str, Text]) -> None:
+        self._texts = texts
+
+    def encode_all(self, prompts: list[str], max_tokens: int) -> list[Text]:
+        return [self._texts[prompt] for prompt in prompts]
+
+
+def waits(model: Infinity, batch: list[ImageSpec]) -> tuple[list[list[str]], int]:
+    """For each step what its host waits for, and how many tensors were sent without waiting."""
+    watching = Watching(len(model.schedules[SQUARE].scales))
+    texts = {text: model.encode_text(text) for spec in batch for text in (spec.prompt, spec.negative_prompt)}
+    generator = Generator(model)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _move(model, texts)
+        try:
+            with watching:
+                generator.generate(batch, watching.after_a_step)
+        except Abandoned:
+            return watching.steps[:-1], watching.num_sent
+    raise AssertionError("the loop did not come to its end")
+
+
+def _move(model: Infinity, texts: dict[str, Text]) -> None:
+    """Onto the device that is not there."""
+    for part in (model.transformer, model.tokenizer):
+        for module in part.modules():
+            for name, each in list(module._parameters.items()):
+                if each is not None:
+                    module._parameters[name] = nn.Parameter(_there(each), requires_grad=False)
+    model.device = model.transformer.start.device
+    known = {prompt: replace(text, features=_there(text.features)) for prompt, text in texts.items()}
+    model.text_encoder = KnownTexts(known)  # type: ignore[assignment]  # all that is asked of one
+
+
+def _there(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="gpu")
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [each for each in tree_leaves(tree) if isinstance(each, Tensor)]
+
+
+if __name__ == "__main__":
+    batch = specs(tiny_generator(), SQUARE)
+    models = [tiny_infinity(), tiny_infinity()]  # before there is a device with random numbers of its own
+    _setup_privateuseone_for_python_backend("gpu")
+    found = [
+        waits(model, [replace(spec, shortcuts=shortcuts) for spec in batch])
+        for model, shortcuts in zip(models, (EXACT, ALL), strict=True)
+    ]
+    print(json.dumps(found))
