@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,14 @@ from service.cli import cli
 from service.model.backbone import Size
 from service.model.choices import Choices
 from service.model.fitting import needs_of
+from service.model.infinity.config import TransformerConfig
 from service.model.infinity.folder import write_infinity
+from service.model.infinity.released import RELEASED
 from service.model.infinity.scales import schedule
 from service.model.memory import MOST_IMAGES, Fit, fit, fitted, free_bytes
 from service.model.precision import Precision
-from service.model.presets import names
-from service.model.shortage import require_room
+from service.model.presets import load, names
+from service.model.shortage import require_room, require_room_for_weights
 from tests.process import ROOT
 from tests.tiny import tiny_config, tiny_infinity
 
@@ -37,6 +40,36 @@ def test_a_batch_is_as_large_as_the_memory_and_no_larger() -> None:
     assert fitted(INFINITY, three - 1).num_images[SIZE] == 2
     assert fitted(INFINITY, 0).num_images[SIZE] == 0
     assert fitted(INFINITY, 2**50).num_images[SIZE] == MOST_IMAGES
+
+
+def test_weights_that_do_not_fit_are_refused_before_any_is_read(tmp_path: Path) -> None:
+    enormous = replace(RELEASED["infinity-8b"].config, transformer=TransformerConfig(
+        depth=400, width=35_840, num_heads=280, text_channels=2048))  # fmt: skip
+    (tmp_path / "config.json").write_text(enormous.to_json())  # and no weights beside it
+    sentence = r"^infinity-8b does not fit: .* take \d{4,}\.\d+ GB, and .* are free on the CPU"
+    with pytest.raises(ValueError, match=sentence):
+        load(str(tmp_path), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("precision", "free", "helps"),
+    [
+        (Precision(), 9e9, "ATELIER_PRECISION=bf16, with which they take"),
+        (
+            Precision(torch.bfloat16, torch.float16),
+            3e9,
+            "ATELIER_TEXT_DEVICE=cpu, for the text encoder's part",
+        ),
+        (Precision(), 3e9, "a smaller model"),
+    ],
+)
+def test_a_shortage_says_what_would_be_enough(precision: Precision, free: float, helps: str) -> None:
+    config, gpu = RELEASED["infinity-2b"].config, torch.device("cuda")
+    with pytest.raises(ValueError, match=r"does not fit: .* free on the CUDA\. What would help") as error:
+        require_room_for_weights(config, precision, gpu, int(free))
+    assert helps in str(error.value)
+    assert ("PRECISION=bf16" in str(error.value)) == (free == 9e9)
+    require_room_for_weights(config, precision, gpu, int(20e9))
 
 
 def test_a_start_without_room_for_one_image_says_the_numbers() -> None:

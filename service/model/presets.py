@@ -13,8 +13,9 @@ from service.model.generator import Generator
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.folder import read_config, read_infinity
 from service.model.infinity.released import RELEASED
+from service.model.memory import free_bytes
 from service.model.precision import Precision, choose
-from service.model.shortage import require_room
+from service.model.shortage import require_room, require_room_for_weights, shortage_of_weights
 from service.model.sizes import choose_sizes
 
 BUNDLED = {"nano": Path(__file__).parent / "nano" / "weights"}
@@ -78,9 +79,14 @@ def load(
     place, on = find(name_or_path, models_dir), device_of(device)
     precision = precision_of(on, choices)
     sizes = choose_sizes(list(place.config.schedules()), choices.sizes, model=place.config.name)
-    infinity = read_infinity(
-        place.config, place.folder, on, precision=precision, decoding=choices.decoding, watch=watch
-    )
+    require_room_for_weights(place.config, precision, on)
+    free = free_bytes(on)
+    try:
+        infinity = read_infinity(
+            place.config, place.folder, on, precision=precision, decoding=choices.decoding, watch=watch
+        )
+    except torch.OutOfMemoryError as error:  # others share a GPU, and take what was free
+        raise ValueError(shortage_of_weights(place.config, precision, on, free)) from error
     if choices.compile:
         infinity.compile()
     generator = Generator(infinity, sizes)

@@ -1,4 +1,4 @@
-"""What to say when a model's weights are resident and not even one image fits beside them."""
+"""What to say when a model's weights do not fit, or not even one image beside them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,35 @@ from service.model.infinity.footprint import footprint
 from service.model.infinity.model import Infinity
 from service.model.infinity.released import held_bytes
 from service.model.infinity.scales import BUDGETS, schedules
-from service.model.memory import SHARES, Fit
+from service.model.memory import SHARES, Fit, free_bytes
+from service.model.precision import Precision, TextPlace
+
+
+def require_room_for_weights(
+    config: InfinityConfig, precision: Precision, device: torch.device, free: int | None = None
+) -> None:
+    """ValueError with the numbers unless the weights fit into what is free, by default on the device now.
+
+    The text encoder is left out: what it takes is known when it has been read.
+    """
+    free = free_bytes(device) if free is None else free
+    needed = held_bytes(config, precision.blocks)
+    if needed > free:
+        raise ValueError(shortage_of_weights(config, precision, device, free))
+
+
+def shortage_of_weights(config: InfinityConfig, precision: Precision, device: torch.device, free: int) -> str:
+    """The sentence, with what would help."""
+    needed, half = (held_bytes(config, dtype) for dtype in (precision.blocks, torch.bfloat16))
+    remedies = ["a smaller model: `atelier fit` lists what each takes"]
+    if device.type == "cuda" and precision.text_place is TextPlace.BESIDE:
+        remedies.insert(0, "ATELIER_TEXT_DEVICE=cpu, for the text encoder's part")
+    if half < needed and half <= free:
+        remedies.insert(0, f"ATELIER_PRECISION=bf16, with which they take {in_bytes(half)}")
+    return (
+        f"{config.name} does not fit: its transformer and image tokenizer take {in_bytes(needed)}, and "
+        f"{in_bytes(free)} are free on the {device.type.upper()}. What would help: {'; '.join(remedies)}."
+    )
 
 
 def require_room(infinity: Infinity, sizes: Sequence[Size], fit: Fit) -> None:

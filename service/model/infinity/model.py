@@ -48,6 +48,8 @@ class Infinity:
         self.tokenizer = tokenizer
         self.text_encoder = text_encoder
         self.mapped_bytes = mapped_bytes
+        # Convolutions like channels last: 1.0 to 1.6 times as fast on an EPYC, and GPUs are built for it.
+        tokenizer.decoder.to(memory_format=torch.channels_last)
         self.decoding = Decoding(tokenizer, decoding, mapped_bytes=mapped_bytes)
         self.name = config.name
         self.fingerprint = fingerprint
@@ -85,13 +87,14 @@ class Infinity:
         return other
 
     def compile(self, backend: str = "inductor") -> None:
-        """Compile the block, for each number of rows and of tokens at its first use, without a graph break.
+        """Compile the block and the image decoder, for each shape at its first use, without a graph break.
 
         All blocks share the code. Tested on the CPU; on a GPU this has not been run, nor captured as a graph.
         """
         # A version for each step before the fork, after it and at the end, of each number of rows.
         torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 1024
         self._run = torch.compile(_run, fullgraph=True, dynamic=False, backend=backend)
+        self.tokenizer.decoder.compile(fullgraph=True, dynamic=False, backend=backend)
 
     def feature_grids(self, schedule: Schedule) -> tuple[Scale, ...]:
         return tuple(scale.times(self.config.patch) for scale in schedule.scales)
