@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from service.settings import Settings, read_settings
+from tests.process import ROOT
 
 
 def test_the_environment_sets_and_a_flag_wins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,3 +45,20 @@ def test_every_mistake_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1
+
+
+def test_idle_threads_wait_shortly_unless_somebody_chose_otherwise() -> None:
+    """In a process of its own: OpenMP looks at its environment once, when torch is imported."""
+    code = (
+        "from service.settings import Settings, limit_threads\n"
+        "limit_threads(Settings(threads=3))\n"
+        "import os, torch\n"
+        "print(torch.get_num_threads(), os.environ['GOMP_SPINCOUNT'], os.environ['OMP_WAIT_POLICY'])"
+    )
+
+    def found(**chosen: str) -> str:
+        command = [sys.executable, "-c", code]
+        return subprocess.check_output(command, cwd=ROOT, env=os.environ | chosen, text=True).strip()
+
+    assert found() == "3 5000 PASSIVE"
+    assert found(GOMP_SPINCOUNT="0", OMP_WAIT_POLICY="ACTIVE") == "3 0 ACTIVE"
