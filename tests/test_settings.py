@@ -51,14 +51,16 @@ def test_idle_threads_wait_shortly_unless_somebody_chose_otherwise() -> None:
     """In a process of its own: OpenMP looks at its environment once, when torch is imported."""
     code = (
         "from service.settings import Settings, limit_threads\n"
-        "limit_threads(Settings(threads=3))\n"
+        "limit_threads(Settings(threads=1))\n"
         "import os, torch\n"
         "print(torch.get_num_threads(), os.environ['GOMP_SPINCOUNT'], os.environ['OMP_WAIT_POLICY'])"
     )
 
     def found(**chosen: str) -> str:
         command = [sys.executable, "-c", code]
-        return subprocess.check_output(command, cwd=ROOT, env=os.environ | chosen, text=True).strip()
+        return subprocess.check_output(
+            command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "2"} | chosen, text=True
+        ).strip()
 
-    assert found() == "3 5000 PASSIVE"
-    assert found(GOMP_SPINCOUNT="0", OMP_WAIT_POLICY="ACTIVE") == "3 0 ACTIVE"
+    assert found() == "1 5000 PASSIVE"
+    assert found(GOMP_SPINCOUNT="0", OMP_WAIT_POLICY="ACTIVE") == "1 0 ACTIVE"
