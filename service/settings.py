@@ -73,7 +73,8 @@ class Settings(BaseSettings):
     )
     compile: bool = Field(
         default=False,
-        description="Compile the model, anew for each number of rows. Tested on a CPU with a compiler only.",
+        description="Compile the model with PyTorch's compiler while the service starts, which takes minutes "
+        "and a C++ compiler. Not run on a GPU yet; on a CPU it pays for small models alone.",
     )
     redis_url: str | None = Field(
         default=None, description="Redis of the style store; unset: an embedded server."

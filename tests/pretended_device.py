@@ -94,7 +94,7 @@ def _move(model: Infinity, texts: dict[str, Text]) -> None:
             for name, each in list(module._parameters.items()):
                 if each is not None:
                     module._parameters[name] = nn.Parameter(_there(each), requires_grad=False)
-    model.device = model.transformer.start.device
+    model.device, model.is_fused = model.transformer.start.device, True
     known = {prompt: replace(text, features=_there(text.features)) for prompt, text in texts.items()}
     model.text_encoder = KnownTexts(known)  # type: ignore[assignment]  # all that is asked of one
 

@@ -126,6 +126,23 @@ def test_a_model_that_is_not_there_is_told_in_a_sentence(tmp_path: Path) -> None
     assert "Traceback" not in ended.stderr
 
 
+def test_to_compile_without_a_compiler_is_told_in_a_sentence(tmp_path: Path, model: Path) -> None:
+    arguments = command("serve", "--port", "0", "--data-dir", tmp_path / "data", "--model", model)
+    settings = {name: each for name, each in os.environ.items() if name != "CXX"}
+    ended = subprocess.run(
+        arguments,
+        cwd=ROOT,
+        env={**settings, "PATH": str(tmp_path), "ATELIER_COMPILE": "true"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "needs a C++ compiler, and there is none here: install g++" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_a_taken_port_is_told_in_a_sentence(tmp_path: Path, model: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

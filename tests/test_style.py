@@ -14,6 +14,7 @@ from service.model.style import (
     StyleFeature,
     blend,
     decompose,
+    directions_of,
     feature_of,
     principal,
     principal_of,
@@ -46,17 +47,21 @@ def test_the_decomposition_is_that_of_the_whole_matrix(seed: int, ratio: float, 
         assert torch.allclose(principal_of(style, alpha), phi(whole, alpha), atol=1e-4)
 
 
+def principal_part(feature: torch.Tensor, alpha: float) -> torch.Tensor:
+    return principal(feature, alpha, directions_of(feature[None])[0])
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0.0, 5.0))
 def test_the_principal_part_from_a_gram_matrix_is_the_papers_svd(seed: int, alpha: float) -> None:
     matrix = torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(seed))
-    assert torch.allclose(principal(matrix, alpha), phi(matrix, alpha), atol=1e-4)
+    assert torch.allclose(principal_part(matrix, alpha), phi(matrix, alpha), atol=1e-4)
 
 
 def test_the_principal_part_does_not_depend_on_signs_or_on_empty_directions() -> None:
     whole = feature_of(feature(3))
-    assert torch.allclose(principal(-whole, 1.0), -principal(whole, 1.0), atol=1e-6)
-    assert torch.allclose(principal(whole, 0.0), whole, atol=1e-5)
+    assert torch.allclose(principal_part(-whole, 1.0), -principal_part(whole, 1.0), atol=1e-6)
+    assert torch.allclose(principal_part(whole, 0.0), whole, atol=1e-5)
 
 
 @given(st.integers(0, 1000))
@@ -65,10 +70,17 @@ def test_strength_is_linear_and_exact_at_both_ends(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     own = torch.randn(8, 6, 6, generator=generator)
     style = torch.randn(8, 6, 6, generator=generator)
-    assert torch.equal(blend(own, style, 1.0, 0.0), own)
-    full = blend(own, style, 1.0, 1.0)
-    assert torch.allclose(full, style + (own - principal(own, 1.0)), atol=1e-5)
-    assert torch.allclose(blend(own, style, 1.0, 0.25), own + 0.25 * (full - own), atol=1e-5)
+    (directions,) = directions_of(own[None])
+    assert torch.equal(blend(own, style, 1.0, 0.0, directions), own)
+    full = blend(own, style, 1.0, 1.0, directions)
+    assert torch.allclose(full, style + (own - principal(own, 1.0, directions)), atol=1e-5)
+    assert torch.allclose(blend(own, style, 1.0, 0.25, directions), own + 0.25 * (full - own), atol=1e-5)
+
+
+def test_the_directions_of_a_feature_are_the_same_alone_and_beside_others() -> None:
+    features = torch.randn(5, 16, 9, 7, generator=torch.Generator().manual_seed(1))
+    for each, directions in zip(features, directions_of(features), strict=True):
+        assert torch.equal(directions_of(each[None])[0], directions)
 
 
 @settings(max_examples=20, deadline=None)

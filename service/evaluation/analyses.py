@@ -100,13 +100,13 @@ def _drawn(
         return [Path(backbone.encode_text(text), None, guidance) for text in texts]
 
     cache, noise = backbone.begin(paths(prompts), schedule), [torch.Generator().manual_seed(s) for s in seeds]
-    read = cache.reading
+    own = cache.active
     if swap_step:
         other = backbone.begin(paths(swapped), schedule)
     feature = torch.zeros(len(prompts), backbone.channels, grid.height, grid.width)
     for step in range(1, num_steps + 1):
         # The keys and values of the steps before stay: only what this step reads of a prompt changes.
-        cache.reading = other.reading if step == swap_step else read
+        cache.active = other.active if step == swap_step else own
         drawn = torch.stack([backbone.noise(each, schedule, step) for each in noise])
         codes = backbone.sample(backbone.predict(cache, step, feature), drawn, schedule, step)
         feature = backbone.accumulate(feature, codes, schedule, step)

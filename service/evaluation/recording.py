@@ -45,6 +45,7 @@ class Recording:
         self.max_text_tokens, self.resident_bytes = infinity.max_text_tokens, infinity.resident_bytes
         self.draws, self.precision = infinity.draws, infinity.precision
         self.qualities, self.mapped_bytes = infinity.qualities, infinity.mapped_bytes
+        self.is_compiled = infinity.is_compiled
         self.logits: list[Tensor] = []  # a step: [paths, tokens, 2 bits]
         self.bits: list[Tensor] = []  # a step: [paths, tokens, bits] bool
         self.inputs: list[Tensor] = []  # a step: the accumulated feature it started from

@@ -146,6 +146,7 @@ class Backbone(Protocol, Generic[CacheT]):
     max_text_tokens: int
     resident_bytes: int  # memory of the weights on `device`
     mapped_bytes: int  # of them in files, whose pages the system counts as free
+    is_compiled: bool  # whether the first batch of each kind waits for a compiler
     precision: Literal["fp32", "bf16"]  # in which most of the work is done
     qualities: Qualities
     draws: str  # what a model of few words can draw; empty where any word may mean something

@@ -26,9 +26,10 @@ from service.model.plan import Plan
 from service.model.resize import resize
 from service.model.shortcuts import EXACT, Shortcuts
 from service.model.spec import BatchKey, Drawing, ImageSpec, Method, Styling, Timings, WeightedStyle
-from service.model.style import StyleFeature, blend, decompose, feature_of, principal_of
+from service.model.style import StyleFeature, blend, decompose, directions_of, feature_of, principal_of
 from service.model.texts import Texts
 from service.model.transfer import places, send
+from service.model.warming import of_every_kind, stylised
 
 __all__ = [
     "Abandoned",
@@ -115,14 +116,18 @@ class Generator:
     def warm_up(self, warmed: Callable[[Size, float], None] = lambda size, seconds: None) -> None:
         """Draw one stylised image of every enabled size, so that the first job pays for nothing.
 
+        Where code is compiled, of the default size also whatever has a version of its own.
         `warmed` is told of each size and its seconds.
         """
         for size in self.sizes:
             began = time.perf_counter()
             blank = np.full((size.height, size.width, 3), 127, np.uint8)
             styling = Styling((WeightedStyle(self.extract_style(blank, size)),))
-            self.generate([ImageSpec("warm up", 0, size, styling=styling)])
+            self.generate(stylised(size, styling))
             self.restore_style(StyleBits(np.zeros(self.style_shape, np.uint8)), size)
+            if size == self.default_size and self.backbone.is_compiled:
+                for batch in of_every_kind(size, styling, self.qualities, self.num_steps(size)):
+                    self.generate(batch[: self.max_images(size)])
             warmed(size, time.perf_counter() - began)
 
     def extract_style(
@@ -242,7 +247,7 @@ class Generator:
             if step == plan.key_step and len(plan.paths) > plan.num_content:
                 backbone.fork(cache)
                 present = plan.forked
-                forked = self._stylise(feature[places(plan.sources, backbone.device)], plan, styles)
+                forked = self._stylise(feature, plan, styles)
                 feature = forked[places(present, backbone.device)]
             seconds.append(clock() - began)
             partial_seconds += self._show(feature, present, plan, schedule, step)
@@ -287,18 +292,29 @@ class Generator:
         return dict(zip(needed, images, strict=True))
 
     def _stylise(self, feature: Tensor, plan: Plan, styles: Sequence[Tensor | None]) -> Tensor:
-        """Let the style into each generation path's feature, [paths, channels, H, W]."""
+        """Every path's feature after the fork, [paths, channels, H, W], from those of the content paths.
+
+        What is blended is decomposed once for each content path, whatever the number of its styles.
+        """
+        split = sorted({plan.sources[path] for path, each in enumerate(plan.stylings) if _blends(each)})
+        directions = directions_of(feature[places(split, feature.device)]) if split else ()
+        of_content = dict(zip(split, directions, strict=True))
         return torch.stack(
             [
-                self._styled(each, style, styling) if styling and style is not None else each
-                for each, style, styling in zip(feature, styles, plan.stylings, strict=True)
+                self._styled(feature[source], style, styling, of_content.get(source))
+                for source, style, styling in zip(plan.sources, styles, plan.stylings, strict=True)
             ]
         )
 
-    def _styled(self, feature: Tensor, style: Tensor, styling: Styling) -> Tensor:
-        if styling.method.replaces:
+    def _styled(
+        self, feature: Tensor, style: Tensor | None, styling: Styling | None, directions: Tensor | None
+    ) -> Tensor:
+        """Let the style into one generation path's feature; without a styling it is a content path's."""
+        if styling is None or style is None:
+            return feature
+        if styling.method.replaces or directions is None:
             return feature + styling.strength * (style - feature)
-        return blend(feature, style, self._alpha(styling), styling.strength)
+        return blend(feature, style, self._alpha(styling), styling.strength, directions)
 
     def _blended(self, styling: Styling) -> Tensor:
         """What an image's styles put in the place of its own, [channels, H, W]; known before the loop."""
@@ -392,6 +408,10 @@ class Generator:
 
 def _texts_of(spec: ImageSpec) -> tuple[str, ...]:
     return (spec.prompt, spec.negative_prompt) if spec.negative_prompt else (spec.prompt,)
+
+
+def _blends(styling: Styling | None) -> bool:
+    return styling is not None and not styling.method.replaces
 
 
 def _every_step(guidance: float | tuple[float, ...], num_steps: int) -> tuple[float, ...]:

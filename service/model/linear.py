@@ -33,7 +33,7 @@ def linear(
     which would round differently in other company.
     """
     x, bias = x.to(weight.dtype), bias if bias is None else bias.to(weight.dtype)
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
         return _product(x, weight, bias, gelu, is_large=False)
     if is_large is None:
         is_large = weight.numel() >= _LARGE

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +82,8 @@ def load(
     precision = precision_of(on, choices)
     sizes = choose_sizes(list(place.config.schedules()), choices.sizes, model=place.config.name)
     require_room_for_weights(place.config, precision, on)
+    if choices.compile:
+        _require_compiler()
     free = free_bytes(on)
     try:
         infinity = read_infinity(
@@ -112,6 +116,16 @@ def _require_files(config: InfinityConfig, models_dir: Path) -> None:
                 f"The model {config.name} needs {models_dir / name}, which is missing: `atelier fetch "
                 f"{config.name}` downloads it, or name the folder that holds {name} as ATELIER_MODELS_DIR."
             )
+
+
+def _require_compiler() -> None:
+    """PyTorch generates C++ for a CPU, and for a GPU what launches its kernels."""
+    candidates = (os.environ.get("CXX"), "g++", "c++", "clang++")
+    if not any(shutil.which(each) for each in candidates if each):
+        raise ValueError(
+            "ATELIER_COMPILE needs a C++ compiler, and there is none here: install g++, name yours as CXX, "
+            "or leave the model as it is."
+        )
 
 
 def device_of(name: str) -> torch.device:

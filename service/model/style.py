@@ -140,24 +140,37 @@ def principal_of(style: StyleFeature, alpha: float) -> Tensor:
     return _spread(style, _reweighted(_codes(style.bits, style.num_images), directions.T, alpha))
 
 
-def principal(feature: Tensor, alpha: float) -> Tensor:
-    """Phi_alpha of an accumulated feature [channels, H, W]; fp64 inside, as squaring halves the precision."""
-    matrix = feature.flatten(1).T.double()  # [tokens, channels]
-    _, vectors = torch.linalg.eigh(matrix.T @ matrix)  # ascending
-    return _reweighted(matrix, vectors.flip(-1), alpha).T.reshape(feature.shape).float()
+def directions_of(features: Tensor) -> Tensor:
+    """V of each accumulated feature [n, channels, H, W]: [n, channels, channels] fp64, by descending sigma.
+
+    In fp64, as squaring halves the precision. One decomposition for all, since a GPU's host waits for each;
+    but one product for each, since these round differently in other company.
+    """
+    matrices = [_matrix(each) for each in features]
+    _, vectors = torch.linalg.eigh(torch.stack([each.T @ each for each in matrices]))  # ascending
+    return vectors.flip(-1)
 
 
-def blend(feature: Tensor, style: Tensor, alpha: float, strength: float) -> Tensor:
-    """Principal Feature Blending of F [channels, H, W] with a style's principal part of the same shape.
+def principal(feature: Tensor, alpha: float, directions: Tensor) -> Tensor:
+    """Phi_alpha of an accumulated feature [channels, H, W], from its `directions_of`."""
+    return _reweighted(_matrix(feature), directions, alpha).T.reshape(feature.shape).float()
+
+
+def blend(feature: Tensor, style: Tensor, alpha: float, strength: float, directions: Tensor) -> Tensor:
+    """Principal Feature Blending of F [channels, H, W], of these directions, with a style's principal part.
 
     F + strength (Phi(F_style) - Phi(F)): strength 0 is F bit for bit, 1 is the paper's equation.
     """
-    return feature + strength * (style - principal(feature, alpha))
+    return feature + strength * (style - principal(feature, alpha, directions))
 
 
 def singular_values(feature: Tensor) -> Tensor:
     """Of an accumulated feature [channels, H, W], descending, fp32."""
     return torch.linalg.svdvals(feature.flatten(1).double()).float()
+
+
+def _matrix(feature: Tensor) -> Tensor:
+    return feature.flatten(1).T.double()  # [tokens, channels]
 
 
 def _reweighted(matrix: Tensor, vectors: Tensor, alpha: float) -> Tensor:

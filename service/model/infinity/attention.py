@@ -33,6 +33,7 @@ class Memory:
     sources: tuple[int, ...]  # a row of the result: the own row it attends with
     leaders: Tensor | None  # the same on the device; None where each row is its own
     kept: Tensor | None  # the rows of the result; None: all
+    is_fused: bool  # whether torch's fused kernels attend
 
     def attend(self, queries: Tensor, keys: Tensor, values: Sequence[Tensor]) -> Tensor:
         """Write the new keys and values [rows, tokens, heads, head width] into their place, and attend.
@@ -48,32 +49,27 @@ class Memory:
             for part, rows in zip(values, new.split([len(part) for part in values]), strict=True):
                 rows.copy_(part.transpose(1, 2))
         keys, every = self.keys[:, :, : self.end], every[:, :, : self.end]
-        return attend(queries, keys, every, self.sources, self.leaders)
+        if self.is_fused:
+            return attend_fused(queries, keys, every, self.leaders)
+        return attend(queries, keys, every, self.sources)
 
 
-def attend(
-    queries: Tensor, keys: Tensor, values: Tensor, sources: Sequence[int], leaders: Tensor | None = None
-) -> Tensor:
-    """[rows, tokens, channels]: row i attends with the queries and keys of own row `sources[i]`; a GPU
-    needs that as `leaders` too, unless each row is its own.
-
-    Queries carry their temperature. A row is computed the same whoever else is there.
-    """
-    if queries.device.type == "cpu":
-        return _in_chunks(queries, keys, values, sources)
+def attend_fused(queries: Tensor, keys: Tensor, values: Tensor, leaders: Tensor | None) -> Tensor:
+    """`attend` by torch's fused kernels; `leaders` are its sources, or None where each row is its own."""
     queries = queries.transpose(1, 2)
     if leaders is not None:
-        # Not measured: no kernel of torch takes one set of weights for several values, and a copy of the keys
-        # is what its fused ones cost.
+        # Not measured on a GPU: no kernel of torch takes one set of weights for several values, and a copy of
+        # the keys is what its fused ones cost.
         queries, keys = queries[leaders], keys[leaders]
     return F.scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2).flatten(2)
 
 
-def _in_chunks(queries: Tensor, keys: Tensor, values: Tensor, sources: Sequence[int]) -> Tensor:
-    """Every product is of one row, so that a row rounds alike alone and in company.
+def attend(queries: Tensor, keys: Tensor, values: Tensor, sources: Sequence[int]) -> Tensor:
+    """[rows, tokens, channels]: row i attends with the queries and keys of own row `sources[i]`.
 
-    Where one row follows another this takes 0.78 of the time of torch's fused kernel, which computes the
-    weights twice (1024 queries, 2521 keys, 4 heads of 128 channels; 0.76 for 256 and 521).
+    Queries carry their temperature. Every product is of one row, so that a row rounds alike alone and in
+    company. Where one row follows another this takes 0.78 of the time of torch's fused kernel, which computes
+    the weights twice (1024 queries, 2521 keys, 4 heads of 128 channels; 0.76 for 256 and 521).
     """
     out = queries.new_empty(len(values), *queries.shape[1:])
     num_tokens, num_heads = out.shape[1:3]

@@ -1,62 +1,18 @@
-"""What one batch keeps between steps: what its texts say to each layer, keys and values, who its rows are.
+"""What one batch keeps between steps: who its rows are, their keys and values, what their texts say.
 Nothing of it outlives the batch, and nothing of it lives on the model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, field, replace
-from itertools import groupby
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from service.model.backbone import Path, Row, Schedule
 from service.model.infinity.attention import Memory
-from service.model.infinity.transformer import ReadText
+from service.model.infinity.reading import Reading, Texts
 from service.model.transfer import places, send
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """All that follows from the texts of a batch, computed once for each different text."""
-
-    pooled: Tensor  # [rows, width]
-    modulations: tuple[Tensor, ...]  # a layer: [6, rows, 1, width]
-    head_modulations: Tensor  # [2, rows, 1, width]
-    texts: tuple[tuple[ReadText, ...], ...]  # a layer, a text
-    text_of_row: tuple[int, ...]
-
-    def of_rows(self, indices: Sequence[int]) -> Reading:
-        """What the texts of these rows say."""
-        rows = places(indices, self.pooled.device)
-        return Reading(
-            pooled=self.pooled[rows],
-            modulations=tuple(each[:, rows] for each in self.modulations),
-            head_modulations=self.head_modulations[:, rows],
-            texts=self.texts,
-            text_of_row=tuple(self.text_of_row[index] for index in indices),
-        )
-
-    def of(self, company: Company, layer: int) -> TextsOfRows:
-        """What the rows of a company read in a layer: neighbours with one text read it together."""
-        groups = groupby(self.text_of_row[index] for index in company.indices)
-        runs = [(text, len(list(group))) for text, group in groups]
-        readers = tuple(self.texts[layer][text] for text, _ in runs)
-        return TextsOfRows(readers, tuple(length for _, length in runs))
-
-
-@dataclass(frozen=True, slots=True)
-class TextsOfRows:
-    """One layer's texts, with the number of neighbouring rows that read each."""
-
-    readers: tuple[ReadText, ...]
-    num_rows: tuple[int, ...]
-
-    def read(self, x: Tensor) -> Tensor:
-        """What each row's own text adds to its tokens x [rows, tokens, channels]."""
-        parts = zip(self.readers, x.split(self.num_rows), strict=True)
-        return torch.cat([reader(part) for reader, part in parts])
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +30,12 @@ class Company:
     unconditional: Tensor  # and its unconditional one; the same where there is none
     guidance: Tensor  # [steps, paths]
     is_guided: tuple[bool, ...]  # a step
+    reading: Reading
 
     @classmethod
-    def of(
-        cls, paths: Sequence[Path], every: Sequence[Row], indices: Sequence[int], device: torch.device
-    ) -> Company:
+    def of(cls, paths: Sequence[Path], every: Sequence[Row], indices: Sequence[int], texts: Texts) -> Company:
         """The company of the rows at `indices` of a batch."""
+        device = texts.pooled.device
         rows, origins = [every[index] for index in indices], origins_of(paths, every)
         present = sorted({row.path for row in rows})
         index_of = {(row.path, row.conditional): index for index, row in enumerate(rows)}
@@ -100,6 +56,7 @@ class Company:
             unconditional=places(unconditional, device),
             guidance=send(torch.tensor(guidance), device),
             is_guided=tuple(any(each != 1.0 for each in weights) for weights in guidance),
+            reading=texts.read_by(indices),
         )
 
 
@@ -112,9 +69,10 @@ class Cache:
     schedule: Schedule
     parting_step: int  # the last one of content paths that nobody asked for
     rotation: Tensor  # [2, tokens, head width / 2]
-    reading: Reading
+    texts: Texts
     keys: list[Tensor]  # a layer: [own rows, heads, tokens, head width]
     values: list[Tensor]  # a layer: [rows, heads, tokens, head width]
+    is_fused: bool  # how it attends (`Memory`)
     num_tokens: int = 0  # computed so far
     step: int = 0  # the last one computed
     active: Company = field(init=False)
@@ -144,6 +102,7 @@ class Cache:
             company.sources,
             company.leaders,
             company.places if len(company.rows) < num_rows else None,
+            self.is_fused,
         )
 
     def fork(self) -> None:
@@ -182,7 +141,7 @@ class Cache:
         for layer in range(len(self.keys)):  # one after another: only one layer is there twice
             self.keys[layer] = self._taken(self.keys[layer], [sources[index] for index in indices[:num_own]])
             self.values[layer] = self._taken(self.values[layer], indices)
-        self.reading = self.reading.of_rows(indices)
+        self.texts = self.texts.taken(indices)
         self._seat(rows, forked=forked)
 
     def _taken(self, cached: Tensor, indices: Sequence[int]) -> Tensor:
@@ -195,12 +154,12 @@ class Cache:
 
     def _seat(self, rows: Sequence[Row], *, forked: bool) -> None:
         """Make these the rows of the batch."""
-        device = self.rotation.device
         num_first = sum(self.paths[row.path].source is None for row in rows)
         kept = [index for index, row in enumerate(rows) if self.paths[row.path].drawn]
-        self.everyone = Company.of(self.paths, rows, range(len(rows)), device)
-        self.active = self.everyone if forked else Company.of(self.paths, rows, range(num_first), device)
-        self.drawn = Company.of(self.paths, rows, kept, device)
+        self.everyone = Company.of(self.paths, rows, range(len(rows)), self.texts)
+        first = Company.of(self.paths, rows, range(num_first), self.texts)
+        self.active = self.everyone if forked else first
+        self.drawn = Company.of(self.paths, rows, kept, self.texts)
         self.origins = origins_of(self.paths, rows)
 
 
@@ -209,10 +168,3 @@ def origins_of(paths: Sequence[Path], rows: Sequence[Row]) -> tuple[int, ...]:
     index_of = {(row.path, row.conditional): index for index, row in enumerate(rows)}
     sources = [index if path.source is None else path.source for index, path in enumerate(paths)]
     return tuple(index_of[sources[row.path], row.conditional] for row in rows)
-
-
-def pad_texts(texts: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
-    """[texts, length, channels] and the mask [texts, length] of real tokens."""
-    padded = torch.stack([F.pad(text, (0, 0, 0, length - len(text))) for text in texts])
-    lengths = torch.tensor([len(text) for text in texts], device=padded.device)
-    return padded, torch.arange(length, device=padded.device) < lengths[:, None]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,17 +17,18 @@ from torch import Tensor
 from service.model.backbone import Path, Scale, Schedule, Size, Text, lay_out
 from service.model.choices import DecodingChoice
 from service.model.infinity.attention import Memory
-from service.model.infinity.cache import Cache, Company, Reading, TextsOfRows
+from service.model.infinity.cache import Cache, Company
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.decoding import Decoding
 from service.model.infinity.footprint import footprint
+from service.model.infinity.reading import PaddedTexts, SeparateTexts, Texts, TextsOfRows
 from service.model.infinity.rope import rotations
 from service.model.infinity.sampling import draw_noise, sample_bits
 from service.model.infinity.text import TextEncoder
 from service.model.infinity.tokenizer import Tokenizer, codes_from_bits, quantise
 from service.model.infinity.transformer import Block, Transformer
 from service.model.resize import resize
-from service.model.transfer import places, send
+from service.model.transfer import send
 
 
 class Infinity:
@@ -65,6 +67,9 @@ class Infinity:
         self.dtype = transformer.code_in.weight.dtype  # of the blocks, and of their keys and values
         self.precision: Literal["fp32", "bf16"] = "fp32" if self.dtype == torch.float32 else "bf16"
         self._run = _run
+        # Kernels of one row at a time round alike in any company, and are fast enough on a CPU alone.
+        self.is_fused = self.device.type != "cpu"
+        self.is_compiled = False
         self.resident_bytes = sum(
             each.nbytes for part in (transformer, tokenizer) for each in part.parameters()
         ) + (text_encoder.num_bytes if text_encoder else 0)
@@ -83,18 +88,21 @@ class Infinity:
             decoding=self.decoding.mode,
             mapped_bytes=self.mapped_bytes,
         )
-        other._run = self._run
+        other._run, other.is_fused, other.is_compiled = self._run, self.is_fused, self.is_compiled
         return other
 
-    def compile(self, backend: str = "inductor") -> None:
-        """Compile the block and the image decoder, for each shape at its first use, without a graph break.
+    def compile(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Compile the block and the image decoder, without a graph break, at their first use.
 
-        All blocks share the code. Tested on the CPU; on a GPU this has not been run, nor captured as a graph.
+        All blocks share the code, and so do all steps, prompts and batches: no shape is written into it.
+        There are some twenty versions, for what a batch has or lacks (`warming.of_every_kind`).
         """
-        # A version for each step before the fork, after it and at the end, of each number of rows.
-        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 1024
-        self._run = torch.compile(_run, fullgraph=True, dynamic=False, backend=backend)
-        self.tokenizer.decoder.compile(fullgraph=True, dynamic=False, backend=backend)
+        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 64
+        torch.fx.experimental._config.use_duck_shape = False  # as many rows as tokens is a coincidence
+        self.is_compiled = True
+        self.is_fused = True  # the exact kernels go through the rows, and are compiled for their number
+        self._run = torch.compile(_run, fullgraph=True, dynamic=True, backend=backend)
+        self.tokenizer.decoder.compile(fullgraph=True, dynamic=True, backend=backend)
 
     def feature_grids(self, schedule: Schedule) -> tuple[Scale, ...]:
         return tuple(scale.times(self.config.patch) for scale in schedule.scales)
@@ -120,11 +128,10 @@ class Infinity:
             schedule=schedule,
             parting_step=parting_step or len(schedule.scales),
             rotation=rotations(schedule, config.head_width, self.device),
-            reading=self._read(
-                [self._row_text(paths[row.path], conditional=row.conditional) for row in rows]
-            ),
+            texts=self._read([self._row_text(paths[row.path], conditional=row.conditional) for row in rows]),
             keys=empty(sum(not paths[row.path].corrected for row in rows)),
             values=empty(len(rows)),
+            is_fused=self.is_fused,
         )
 
     def fork(self, cache: Cache) -> None:
@@ -132,9 +139,9 @@ class Infinity:
 
     def predict(self, cache: Cache, step: int, feature: Tensor, chosen: Tensor | None = None) -> Tensor:
         cache.shed(step)
-        company, reading = cache.active, cache.reading
+        company = cache.active
         if step == 1:
-            x = reading.pooled[: len(company.rows), None] + self.transformer.start
+            x = company.reading.pooled[:, None] + self.transformer.start
         else:
             tokens = self._tokens(feature, cache.schedule.scales[step - 1])
             if chosen is not None:
@@ -144,8 +151,8 @@ class Infinity:
         x, company = self._through_blocks(x, self._rotation(cache, step, chosen), cache, step)
         cache.step = step
         cache.part_after(step)
-        modulations = reading.head_modulations.index_select(1, company.places)
-        logits = self.transformer.logits(x, modulations) / self.config.sampling.temperature_at(step)
+        logits = self.transformer.logits(x, company.reading.head_modulations)
+        logits = logits / self.config.sampling.temperature_at(step)
         if self.config.sampling.guidance_layer:
             return logits[company.conditional]
         return _guided(logits, company, step)
@@ -199,22 +206,21 @@ class Infinity:
             return path.negative.features
         return self.transformer.unconditional_text[: len(path.text.features)]
 
-    def _read(self, texts: Sequence[Tensor]) -> Reading:
+    def _read(self, texts: Sequence[Tensor]) -> Texts:
         """What each row's text says to every layer; rows whose text is one and the same tensor share it."""
         different = {_identity(text): text for text in texts}
         place = {identity: index for index, identity in enumerate(different)}
-        of_row = [place[_identity(text)] for text in texts]
         normed = [self.transformer.text_norm(text) for text in different.values()]
         pooled = torch.cat([self.transformer.pool(text[None]) for text in normed])
         condition = self.transformer.condition(pooled)
         tokens = [self.transformer.text_in(text) for text in normed]
-        rows = places(of_row, self.device)
-        return Reading(
-            pooled=pooled[rows],
-            modulations=tuple(block.modulations(condition)[:, rows] for block in self._blocks),
-            head_modulations=self.transformer.head_modulations(pooled)[:, rows],
-            texts=tuple(tuple(map(block.text_attention.reader, tokens)) for block in self._blocks),
-            text_of_row=tuple(of_row),
+        attentions = [block.text_attention for block in self._blocks]
+        return Texts(
+            pooled=pooled,
+            modulations=torch.stack([block.modulations(condition) for block in self._blocks]),
+            head_modulations=self.transformer.head_modulations(pooled),
+            layers=(PaddedTexts if self.is_fused else SeparateTexts)(attentions, tokens),
+            of_row=tuple(place[_identity(text)] for text in texts),
         )
 
     @property
@@ -242,16 +248,15 @@ class Infinity:
 
     def _through_blocks(self, x: Tensor, rotation: Tensor, cache: Cache, step: int) -> tuple[Tensor, Company]:
         """The rows that the last block leaves, [rows, tokens, width], and who they are."""
-        company, num_rows = cache.active, len(cache.active.rows)
-        start = cache.num_tokens
+        company, start = cache.active, cache.num_tokens
         cache.num_tokens += x.shape[1]
         for layer, block in enumerate(self._blocks):
             if layer == len(self._blocks) - 1 and step == cache.parting_step and cache.is_forked:
                 # Of a content path that nobody asked for only the attention weights are still needed.
                 company = cache.drawn
             memory = cache.memory(layer, start, company)
-            modulations = cache.reading.modulations[layer][:, :num_rows]
-            x = self._run(block, x, modulations, rotation, memory, cache.reading.of(company, layer))
+            modulations = cache.active.reading.modulations[layer]
+            x = self._run(block, x, modulations, rotation, memory, company.reading.texts[layer])
             if self.config.sampling.guidance_layer == layer - len(self._blocks):
                 x = _guided(x, company, step)[company.path_of_row]  # both halves go on (golden README, 1.7)
         return x, company
@@ -261,7 +266,8 @@ def _run(
     block: Block, x: Tensor, modulations: Tensor, rotation: Tensor, memory: Memory, texts: TextsOfRows
 ) -> Tensor:
     """One block over its rows: what is compiled, once for each number of rows and of tokens."""
-    return block(x, modulations, rotation, len(memory.keys), memory.attend, texts.read, memory.kept)
+    read = partial(texts.read, block.text_attention)
+    return block(x, modulations, rotation, len(memory.keys), memory.attend, read, memory.kept)
 
 
 def _guided(values: Tensor, company: Company, step: int) -> Tensor:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import T5EncoderModel
 
 from service.model.generator import Generator
-from service.model.infinity.cache import pad_texts
 from service.model.infinity.model import Infinity
+from service.model.infinity.reading import pad_texts
 from service.model.infinity.rope import rotations
 from service.model.infinity.text import TextEncoder
 from service.model.infinity.tokenizer import Tokenizer, codes_from_bits
