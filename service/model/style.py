@@ -143,17 +143,17 @@ def principal_of(style: StyleFeature, alpha: float) -> Tensor:
 def directions_of(features: Tensor) -> Tensor:
     """V of each accumulated feature [n, channels, H, W]: [n, channels, channels] fp64, by descending sigma.
 
-    In fp64, as squaring halves the precision. One decomposition for all, since a GPU's host waits for each;
-    but one product for each, since these round differently in other company.
+    In fp64, as squaring halves the precision. One decomposition for all, since a GPU's host waits for each.
     """
-    matrices = [_matrix(each) for each in features]
-    _, vectors = torch.linalg.eigh(torch.stack([each.T @ each for each in matrices]))  # ascending
+    matrices = features.flatten(2).mT.double()  # [n, tokens, channels]
+    _, vectors = torch.linalg.eigh(matrices.mT @ matrices)  # ascending
     return vectors.flip(-1)
 
 
 def principal(feature: Tensor, alpha: float, directions: Tensor) -> Tensor:
     """Phi_alpha of an accumulated feature [channels, H, W], from its `directions_of`."""
-    return _reweighted(_matrix(feature), directions, alpha).T.reshape(feature.shape).float()
+    matrix = feature.flatten(1).T.double()  # [tokens, channels]
+    return _reweighted(matrix, directions, alpha).T.reshape(feature.shape).float()
 
 
 def blend(feature: Tensor, style: Tensor, alpha: float, strength: float, directions: Tensor) -> Tensor:
@@ -167,10 +167,6 @@ def blend(feature: Tensor, style: Tensor, alpha: float, strength: float, directi
 def singular_values(feature: Tensor) -> Tensor:
     """Of an accumulated feature [channels, H, W], descending, fp32."""
     return torch.linalg.svdvals(feature.flatten(1).double()).float()
-
-
-def _matrix(feature: Tensor) -> Tensor:
-    return feature.flatten(1).T.double()  # [tokens, channels]
 
 
 def _reweighted(matrix: Tensor, vectors: Tensor, alpha: float) -> Tensor:
