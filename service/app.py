@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -35,8 +36,8 @@ from service.http.schemas import ProblemResponse
 from service.metrics import Metrics
 from service.model import presets
 from service.model.backbone import Size
-from service.model.generator import BatchKey, Drawing, Generator, ImageSpec
-from service.model_thread import ModelThread
+from service.model.generator import BatchKey, Drawing, Drawn, Generator, ImageSpec
+from service.model_thread import ModelThread, Unfinished
 from service.progress import bars, counter
 from service.settings import Settings
 from service.styles.embedded import EmbeddedServer, EmbeddedServerError
@@ -293,22 +294,28 @@ def create_app(
 
 def _observed(
     generator: Generator, metrics: Metrics
-) -> Callable[[Sequence[ImageSpec], Callable[[], bool]], list[Drawing]]:
-    """`generator.generate`, its durations counted once a batch: the drawings of a batch share them."""
+) -> Callable[[Sequence[ImageSpec], Callable[[], bool]], list[Drawing] | Unfinished[Drawing]]:
+    """`generator.draw`, its durations counted once a batch: the drawings of a batch share them."""
 
-    def run(specs: Sequence[ImageSpec], wanted: Callable[[], bool]) -> list[Drawing]:
-        drawings = generator.generate(specs, wanted)
-        timings = drawings[0].timings
-        for stage in ("text", "transformer", "decode"):
-            seconds = getattr(timings, f"{stage}_seconds")
-            metrics.stage_duration_seconds.labels(stage=stage).observe(seconds)
-        for step, seconds in enumerate(timings.step_seconds, start=1):
-            metrics.step_duration_seconds.labels(step=str(step)).observe(seconds)
-        metrics.batch_rows.observe(timings.num_rows)
-        metrics.content_paths_shared.inc(timings.num_content_paths_shared)
-        return drawings
+    def run(specs: Sequence[ImageSpec], wanted: Callable[[], bool]) -> list[Drawing] | Unfinished[Drawing]:
+        drawn = generator.draw(specs, wanted)
+        counted = partial(_counted, drawn, metrics)
+        return counted() if drawn.is_there else Unfinished(counted)
 
     return run
+
+
+def _counted(drawn: Drawn, metrics: Metrics) -> list[Drawing]:
+    drawings = drawn.drawings()
+    timings = drawings[0].timings
+    for stage in ("text", "transformer", "decode"):
+        seconds = getattr(timings, f"{stage}_seconds")
+        metrics.stage_duration_seconds.labels(stage=stage).observe(seconds)
+    for step, seconds in enumerate(timings.step_seconds, start=1):
+        metrics.step_duration_seconds.labels(step=str(step)).observe(seconds)
+    metrics.batch_rows.observe(timings.num_rows)
+    metrics.content_paths_shared.inc(timings.num_content_paths_shared)
+    return drawings
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -21,7 +21,7 @@ from service.errors import (
     ServiceError,
 )
 from service.metrics import Metrics
-from service.model_thread import Failure, ModelThread
+from service.model_thread import Failure, ModelThread, Unfinished
 from service.priority import Priority
 
 In = TypeVar("In")
@@ -76,13 +76,14 @@ class Batcher(Generic[In, Out]):
 
     `run(inputs, wanted)` is called on the model thread and gives one output per input, in order. It may ask
     `wanted()`: False once no job of the batch has anyone waiting for it, and may then raise Abandoned. It
-    raises OutOfMemory when fewer inputs might fit. `group` says which inputs may run together, `max_jobs` how
-    many of a group. All methods belong to the event loop's thread; only `run` and `wanted` leave it.
+    raises OutOfMemory when fewer inputs might fit. It may leave a batch Unfinished: the next one then runs
+    while its outputs are waited for. `group` says which inputs may run together, `max_jobs` how many of a
+    group. All methods belong to the event loop's thread; only `run` and `wanted` leave it.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[In], Callable[[], bool]], Sequence[Out]],
+        run: Callable[[Sequence[In], Callable[[], bool]], Sequence[Out] | Unfinished[Out]],
         *,
         name: str,
         group: Callable[[In], Hashable],
@@ -103,6 +104,7 @@ class Batcher(Generic[In, Out]):
         self._queue: list[Job[In, Out]] = []
         self._running: list[Job[In, Out]] = []
         self._running_since = 0.0
+        self._finishing: dict[asyncio.Task[None], Sequence[Job[In, Out]]] = {}
         self._work_queued = asyncio.Event()
         self._seconds_per_job: dict[Hashable, float] = {}
         self._draining = False
@@ -164,7 +166,7 @@ class Batcher(Generic[In, Out]):
     async def drain(self) -> None:
         """Refuses new work from now on and returns when every accepted job is settled."""
         self._draining = True
-        accepted = [job.future for job in (*self._running, *self._queue)]
+        accepted = [job.future for job in self._accepted()]
         if accepted:
             await asyncio.wait(accepted)
 
@@ -174,8 +176,9 @@ class Batcher(Generic[In, Out]):
             await self.drain()
         finally:
             if self._task is not None:
-                self._task.cancel()
-                await asyncio.wait([self._task])
+                for task in (self._task, *self._finishing):
+                    task.cancel()
+                    await asyncio.wait([task])
 
     async def _serve(self) -> None:
         while True:
@@ -198,15 +201,20 @@ class Batcher(Generic[In, Out]):
             half = len(jobs) // 2
             await self._run_batch(jobs[:half])
             await self._run_batch(jobs[half:])
-        elif isinstance(outcome, Failure):
-            for job in jobs:
-                self._settle(job, GenerationFailed(outcome.value))
-            if outcome is Failure.DIED:
-                raise RuntimeError("The model thread was told to end.")
-        else:
+            return
+        if not isinstance(outcome, Failure):
             self._measure(jobs[0].group, (self._clock() - started_at) / len(jobs))
-            for job, output in zip(jobs, outcome, strict=True):
-                self._settle(job, output)
+        if isinstance(outcome, Unfinished):
+            task = asyncio.create_task(self._finish(jobs, outcome), name=f"finish {self.name}")
+            self._finishing[task] = jobs
+            task.add_done_callback(self._finishing.pop)
+        else:
+            self._settle_all(jobs, outcome)
+        if outcome is Failure.DIED:
+            raise RuntimeError("The model thread was told to end.")
+
+    async def _finish(self, jobs: Sequence[Job[In, Out]], unfinished: Unfinished[Out]) -> None:
+        self._settle_all(jobs, await self._executor.finish(unfinished, len(jobs)))
 
     def _admit(self, num_jobs: int, priority: Priority) -> None:
         refusal: ServiceError | None = None
@@ -265,6 +273,14 @@ class Batcher(Generic[In, Out]):
         else:
             job.future.set_result(outcome)
 
+    def _settle_all(self, jobs: Sequence[Job[In, Out]], outcome: Sequence[Out] | Failure) -> None:
+        if isinstance(outcome, Failure):
+            for job in jobs:
+                self._settle(job, GenerationFailed(outcome.value))
+        else:
+            for job, output in zip(jobs, outcome, strict=True):
+                self._settle(job, output)
+
     def _leave(self, job: Job[In, Out], _: asyncio.Future[Out]) -> None:
         """Runs once for each job, when its future is done for whatever reason."""
         if job in self._queue:
@@ -296,6 +312,11 @@ class Batcher(Generic[In, Out]):
             loop = asyncio.get_running_loop()
             job.deadline_timer = loop.call_later(delay, self._watch_deadline, job)
 
+    def _accepted(self) -> list[Job[In, Out]]:
+        """Whatever has not ended: at the model, being finished, waiting."""
+        finishing = [job for jobs in self._finishing.values() for job in jobs]
+        return [*self._running, *finishing, *self._queue]
+
     def _waiting(self) -> list[Job[In, Out]]:
         # A copy, because a scrape may ask from another thread.
         return [job for job in tuple(self._queue) if not job.future.done()]
@@ -316,5 +337,5 @@ class Batcher(Generic[In, Out]):
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             log.critical("The %s batcher died; it takes no more jobs.", self.name, exc_info=task.exception())
-        for job in (*self._running, *self._queue):
+        for job in self._accepted():
             self._settle(job, NotReady("The service stopped before it ran this job.", retry_after_seconds=1))

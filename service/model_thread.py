@@ -6,8 +6,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar
+from functools import partial
+from typing import Generic, TypeVar
 
 from service.model.generator import Abandoned, OutOfMemory
 
@@ -26,6 +28,13 @@ class Failure(Enum):
     DIED = "The model stopped in the middle of this job; the service has to be restarted."
 
 
+@dataclass(frozen=True, slots=True)
+class Unfinished(Generic[Out]):
+    """A batch that needs the model thread no more: its outputs are to be waited for, on any other."""
+
+    outputs: Callable[[], Sequence[Out]]
+
+
 class ModelThread(ThreadPoolExecutor):
     """The one model thread, and `turn`, the right to use it, which batchers get in the order they asked.
 
@@ -39,38 +48,45 @@ class ModelThread(ThreadPoolExecutor):
 
     async def call(
         self,
-        run: Callable[[Sequence[In], Callable[[], bool]], Sequence[Out]],
+        run: Callable[[Sequence[In], Callable[[], bool]], Sequence[Out] | Unfinished[Out]],
         inputs: Sequence[In],
         wanted: Callable[[], bool],
-    ) -> list[Out] | Failure:
+    ) -> list[Out] | Unfinished[Out] | Failure:
         """The outputs of `run(inputs, wanted)`, one for each input, or why there are none.
 
         The log has the trace. Raises only when the thread itself is gone (RuntimeError: it was shut down).
         """
-        return await asyncio.get_running_loop().run_in_executor(self, _outcome, run, inputs, wanted)
+        work = partial(run, inputs, wanted)
+        return await asyncio.get_running_loop().run_in_executor(self, _outcome, work, len(inputs))
+
+    async def finish(self, unfinished: Unfinished[Out], num_jobs: int) -> list[Out] | Failure:
+        """The outputs of a batch that was left unfinished, waited for beside the next one."""
+        outcome = await asyncio.to_thread(_outcome, unfinished.outputs, num_jobs)
+        assert not isinstance(outcome, Unfinished)
+        return outcome
 
 
 def _outcome(
-    run: Callable[[Sequence[In], Callable[[], bool]], Sequence[Out]],
-    inputs: Sequence[In],
-    wanted: Callable[[], bool],
-) -> list[Out] | Failure:
+    work: Callable[[], Sequence[Out] | Unfinished[Out]], num_jobs: int
+) -> list[Out] | Unfinished[Out] | Failure:
     # No exception leaves the thread: its traceback would keep the tensors of a batch that did not fit alive
     # while the halves run, and a stray StopIteration cannot pass through a future at all.
     try:
-        outputs = list(run(inputs, wanted))
+        outputs = work()
     except OutOfMemory:
-        log.warning("A batch of %d jobs ran out of memory.", len(inputs))
+        log.warning("A batch of %d jobs ran out of memory.", num_jobs)
         return Failure.OUT_OF_MEMORY
     except Abandoned:
         return Failure.ABANDONED
     except Exception:
-        log.exception("A batch of %d jobs failed.", len(inputs))
+        log.exception("A batch of %d jobs failed.", num_jobs)
         return Failure.RAISED
     except BaseException:
-        log.critical("The model thread was told to end in a batch of %d jobs.", len(inputs), exc_info=True)
+        log.critical("The model thread was told to end in a batch of %d jobs.", num_jobs, exc_info=True)
         return Failure.DIED
-    if len(outputs) != len(inputs):
-        log.error("A batch of %d jobs gave %d outputs.", len(inputs), len(outputs))
+    if isinstance(outputs, Unfinished):
+        return outputs
+    if len(outputs) != num_jobs:
+        log.error("A batch of %d jobs gave %d outputs.", num_jobs, len(outputs))
         return Failure.RAISED
-    return outputs
+    return list(outputs)

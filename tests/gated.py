@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from service.model.generator import Drawing, Generator, ImageSpec, always
+from service.model.generator import Drawn, Generator, ImageSpec, always
 
 PATIENCE_SECONDS = 60
 
@@ -31,11 +31,11 @@ class GatedGenerator(Generator):
         """Return once another batch stands at the gate."""
         assert self._arrivals.acquire(timeout=PATIENCE_SECONDS), "no batch came"
 
-    def generate(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> list[Drawing]:
+    def draw(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> Drawn:
         self.batches.append(list(specs))
         self._arrivals.release()
         assert self._gate.wait(PATIENCE_SECONDS), "nobody opened the gate"
-        return super().generate(specs, wanted)
+        return super().draw(specs, wanted)
 
 
 class SteppingGenerator(Generator):
@@ -50,11 +50,11 @@ class SteppingGenerator(Generator):
         for _ in range(num_steps):
             self._permits.release()
 
-    def generate(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> list[Drawing]:
+    def draw(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> Drawn:
         def after_step() -> bool:
             self.num_steps_done += 1
             self.stepped.release()
             assert self._permits.acquire(timeout=PATIENCE_SECONDS), "nobody let the generator go on"
             return wanted()
 
-        return super().generate(specs, after_step)
+        return super().draw(specs, after_step)

@@ -72,19 +72,23 @@ class KnownTexts:
         return [self._texts[prompt] for prompt in prompts]
 
 
-def waits(model: Infinity, batch: list[ImageSpec]) -> tuple[list[list[str]], int]:
-    """For each step what its host waits for, and how many tensors were sent without waiting."""
+def waits(model: Infinity, batch: list[ImageSpec]) -> tuple[list[list[str]], list[str], int]:
+    """What its host waits for at each step, and for decoding; how many tensors went without waiting."""
     watching = Watching(len(model.schedules[SQUARE].scales))
     texts = {text: model.encode_text(text) for spec in batch for text in (spec.prompt, spec.negative_prompt)}
     generator = Generator(model)
     with FakeTensorMode(allow_non_fake_inputs=True):
         _move(model, texts)
-        try:
-            with watching:
+        with watching:
+            try:
                 generator.generate(batch, watching.after_a_step)
-        except Abandoned:
-            return watching.steps[:-1], watching.num_sent
-    raise AssertionError("the loop did not come to its end")
+            except Abandoned:
+                *steps, decoding = watching.steps
+            else:
+                raise AssertionError("the loop did not come to its end")
+            grid = model.feature_grids(model.schedules[SQUARE])[-1]
+            model.decode(torch.empty(2, model.channels, grid.height, grid.width, device="gpu"))
+    return steps, decoding, watching.num_sent
 
 
 def _move(model: Infinity, texts: dict[str, Text]) -> None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from service.batcher import Batcher, Job
 from service.metrics import Metrics
 from service.model.generator import Abandoned
-from service.model_thread import ModelThread
+from service.model_thread import ModelThread, Unfinished
 
-Run = Callable[[Sequence[str], Callable[[], bool]], Sequence[str]]
+Run = Callable[[Sequence[str], Callable[[], bool]], Sequence[str] | Unfinished[str]]
 
 
 @dataclass

@@ -18,7 +18,6 @@ from service.evaluation.baseline import equality, has_plain_form
 from service.evaluation.counting import Count, Traffic, count
 from service.evaluation.peaks import Peaks, measure_peaks
 from service.evaluation.random_weights import BENCH_512, SHAPES
-from service.evaluation.stepwise import stepwise
 from service.model.backbone import Size
 from tests.tiny import tiny_config, tiny_infinity
 
@@ -146,16 +145,6 @@ def test_counted_operations_are_not_under_the_least_that_the_method_needs(subjec
     assert isinstance(one.values["median_ratio"], float)
     assert isinstance(plain.values["median_ratio"], float)
     assert plain.values["median_ratio"] > one.values["median_ratio"]
-
-
-def test_a_batch_that_waits_after_each_step_tells_its_parts(subject: Subject) -> None:
-    specs = [subject.spec(40, style=0), subject.spec(41)]
-    timings = stepwise(subject.generator, specs)
-    assert len(timings.step_seconds) == 6
-    assert min(timings.step_seconds) > 0
-    assert timings.transformer_seconds == pytest.approx(sum(timings.step_seconds))
-    assert timings.decode_seconds > 0
-    assert timings.num_jobs == 2
 
 
 def test_traffic_counts_what_is_read_and_written_and_no_views() -> None:

@@ -65,8 +65,9 @@ def test_on_a_gpu_the_loop_waits_for_one_decomposition_at_the_key_step_and_nothi
         check=False,
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
-    for steps, num_sent in json.loads(ran.stdout):
+    for steps, decoding, num_sent in json.loads(ran.stdout):
         assert steps == [[], [], ["linalg_eigh"], [], [], []]
+        assert decoding == []
         assert num_sent > 6  # noise, for each step, and more
 
 

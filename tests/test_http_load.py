@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from service.model.backbone import Size
-from service.model.generator import Drawing, Generator, ImageSpec, always
+from service.model.generator import Drawn, Generator, ImageSpec, always
 from service.settings import Settings
 from tests.busy import GENERATIONS, busy, hanging, metric, post, wait_until_queued
 from tests.server import Running, serving
@@ -120,10 +120,10 @@ class MoodyGenerator(Generator):
     def max_images(self, size: Size) -> int:
         return self.max_in_batch
 
-    def generate(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> list[Drawing]:
+    def draw(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> Drawn:
         if any(spec.prompt == self.DISLIKED for spec in specs):
             raise self.ERROR
-        return super().generate(specs, wanted)
+        return super().draw(specs, wanted)
 
 
 def test_work_accepted_before_a_stop_is_finished(tmp_path: Path) -> None:

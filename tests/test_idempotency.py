@@ -196,11 +196,11 @@ def test_a_failure_of_ours_and_a_client_that_left_free_the_key(tmp_path: Path) -
 class FailingOnce(GatedGenerator):
     fails = False
 
-    def generate(self, *arguments: Any) -> Any:
+    def draw(self, *arguments: Any) -> Any:
         if self.fails:
             self.fails = False
             raise RuntimeError("injected")
-        return super().generate(*arguments)
+        return super().draw(*arguments)
 
 
 async def test_without_its_store_a_key_is_refused_and_the_image_is_drawn_without_one(

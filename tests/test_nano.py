@@ -79,7 +79,7 @@ def _reconstruction_error(generator: Generator, bits: NDArray[np.uint8], picture
 
     grids = generator.backbone.feature_grids(generator.backbone.schedules[generator.default_size])
     with torch.inference_mode():
-        (decoded,) = generator.backbone.decode(feature_of(decompose(bits, grids, grids[-1]))[None])
+        (decoded,) = generator.backbone.decode(feature_of(decompose(bits, grids, grids[-1]))[None]).images()
     return float(np.square(decoded.astype(float) - picture).mean())
 
 

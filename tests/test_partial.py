@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from service.model.backbone import Schedule
+from service.model.decoded import Decoded
 from service.model.generator import Generator, ImageSpec, Partial, Styling, Watch, WeightedStyle
+from service.model.infinity.cache import Cache
 from service.model.infinity.model import Infinity
 from service.model.partial import watched_steps
 from service.model.resize import resize
@@ -37,7 +40,7 @@ class Looking(Infinity):
         self.codes.append(codes)
         return super().accumulate(feature, codes, schedule, step)
 
-    def decode(self, feature: Tensor) -> np.ndarray:
+    def decode(self, feature: Tensor) -> Decoded:
         self.decoded.append(feature)
         return super().decode(feature)
 
@@ -55,7 +58,7 @@ def test_a_partial_image_is_the_codes_so_far_and_the_final_one_adds_only_what_co
     so_far = torch.zeros(1, model.channels, 8, 8)
     for partial, grid, codes in zip(shown, grids, model.codes, strict=True):
         so_far = so_far + resize(codes, grids[-1])
-        expected = Infinity.decode(model, resize(so_far, grid))[0]
+        expected = Infinity.decode(model, resize(so_far, grid)).images()[0]
         assert np.array_equal(partial.image, expected)
         assert partial.image.shape == (8 * grid.height, 8 * grid.width, 3)
     assert [(partial.step, partial.num_steps) for partial in shown] == [(step, 6) for step in EVERY_STEP]
@@ -123,3 +126,51 @@ def test_tokens_are_counted_of_the_texts_and_of_all_scales() -> None:
     short, long = GENERATOR.generate([STYLED, replace(STYLED, negative_prompt="a blue mug")])
     assert short.num_image_tokens == 1 + 4 + 9 + 16 + 36 + 64
     assert 0 < short.num_text_tokens < long.num_text_tokens
+
+
+class OnItsWay(Decoded):
+    """As from a GPU: not there until somebody waits for it, which is noted."""
+
+    is_there = False
+
+    def __init__(self, images: Tensor, note: Callable[[str], None]) -> None:
+        super().__init__(images)
+        self._note = note
+
+    def images(self) -> np.ndarray:
+        self._note("waited")
+        return super().images()
+
+
+class Remote(Looking):
+    """The tiny model, as if its images had to come from a device that is still at work on them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[str] = []
+
+    def predict(self, cache: Cache, step: int, feature: Tensor, chosen: Tensor | None = None) -> Tensor:
+        self.events.append(f"step {step}")
+        return super().predict(cache, step, feature, chosen)
+
+    def decode(self, feature: Tensor) -> Decoded:
+        self.events.append("decode")
+        return OnItsWay(self.decoding.images(feature), self.events.append)
+
+
+def test_a_partial_image_of_a_gpu_is_waited_for_when_the_next_step_is_launched() -> None:
+    model = Remote()
+    spec, shown = watched(STYLED, 3, 6)
+    drawn = Generator(model).draw([spec])
+    assert not drawn.is_there
+    assert model.events == [
+        "step 1", "step 2", "step 3", "decode", "step 4", "waited", "step 5", "step 6", "decode", "waited",
+        "decode",
+    ]  # fmt: skip
+    (drawing,) = drawn.drawings()
+    assert model.events[-1] == "waited"
+    here, shown_here = watched(STYLED, 3, 6)
+    (expected,) = GENERATOR.generate([here])
+    assert np.array_equal(drawing.image, expected.image)
+    for ours, theirs in zip(shown, shown_here, strict=True):
+        assert np.array_equal(ours.image, theirs.image)

@@ -124,7 +124,7 @@ def test_a_content_path_stops_with_the_correction_unless_its_image_is_asked_for(
 def test_stopping_early_is_the_feature_of_that_step_decoded_at_full_size(spec: ImageSpec) -> None:
     model = Summing()
     Generator(model).generate([spec])
-    expected = Infinity.decode(model, model.features[4][-1:])[0]
+    expected = Infinity.decode(model, model.features[4][-1:]).images()[0]
     found = image(spec, STOPPED)
     assert found.shape == (64, 64, 3)
     assert np.array_equal(found, expected)

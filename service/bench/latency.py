@@ -14,7 +14,6 @@ from service.bench.samples import Samples, ratio, spread
 from service.bench.subject import Subject
 from service.bench.timing import interleaved
 from service.evaluation.baseline import PlainDrawing, draw_plainly, equality, has_plain_form
-from service.evaluation.stepwise import stepwise
 from service.model.generator import Timings
 
 COLD, PLAIN, STYLISED, FOUR = "first image", "unstylised image", "stylised image", "4 styles of one prompt"
@@ -68,18 +67,13 @@ def measure_latency(subject: Subject, *, num_repeats: int, num_warm_up: int) -> 
         cpu_clock=time.process_time if subject.is_on_cpu else None,
     )
     timings, plainly = works.timings[num_warm_up:], works.plainly[num_warm_up:]
-    parts = timings if subject.is_on_cpu else _waited_for(subject, num_repeats)
     tables = [
         _requests(cold, measured),
-        _ratios(measured, parts, plainly),
-        _stages(parts),
-        _steps(subject, parts),
+        _ratios(measured, timings, plainly),
+        _stages(timings),
+        _steps(subject, timings),
     ]
     return Findings(tuple(tables), _notes(subject))
-
-
-def _waited_for(subject: Subject, num_repeats: int) -> list[Timings]:
-    return [stepwise(subject.generator, [subject.spec(number, style=0)]) for number in range(num_repeats)]
 
 
 def _requests(cold: Samples, measured: dict[str, Samples]) -> Table:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from service.bench.subject import Subject
-from service.model.generator import Drawing, Generator, ImageSpec, always
+from service.model.generator import Drawing, Drawn, Generator, ImageSpec, always
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class WatchedGenerator(Generator):
         self.default_size = subject.size
         self.batches: list[BatchSteps] = []
 
-    def generate(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> list[Drawing]:
+    def draw(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> Drawn:
         ends: list[float] = []
 
         def after_step() -> bool:
@@ -46,13 +46,18 @@ class WatchedGenerator(Generator):
             return is_wanted
 
         began, on_core = time.perf_counter(), _seconds_at_a_core()
-        drawings = super().generate(specs, after_step)
-        steps = _steps(specs, drawings[0], ends)
+        drawn = super().draw(specs, after_step)
+        blocked_share = None
         if on_core is not None:
             spent = time.perf_counter() - began
-            steps = replace(steps, blocked_share=1 - ((_seconds_at_a_core() or 0.0) - on_core) / spent)
-        self.batches.append(steps)
-        return drawings
+            blocked_share = 1 - ((_seconds_at_a_core() or 0.0) - on_core) / spent
+
+        def drawings() -> list[Drawing]:
+            every = drawn.drawings()
+            self.batches.append(replace(_steps(specs, every[0], ends), blocked_share=blocked_share))
+            return every
+
+        return replace(drawn, drawings=drawings)
 
 
 def _seconds_at_a_core() -> float | None:

@@ -15,7 +15,6 @@ from service.bench.timing import interleaved
 from service.evaluation.counting import count
 from service.evaluation.hardware import forget_peak, peak_bytes
 from service.evaluation.peaks import Peaks
-from service.evaluation.stepwise import stepwise
 from service.model.backbone import Size
 from service.model.generator import ImageSpec, Timings
 
@@ -61,13 +60,6 @@ class _Batch:
         drawings = self.subject.generator.generate(self.growth.specs(self.subject, number, self.n))
         self.timings.append(drawings[0].timings)
         self.peak_bytes = peak_bytes(self.subject.backbone.device)
-
-    def parts(self, num_warm_up: int) -> list[Timings]:
-        """Timings whose steps are the device's and not those of its launches alone."""
-        if self.subject.is_on_cpu:
-            return self.timings[num_warm_up:]
-        specs = self.growth.specs(self.subject, 0, self.n)
-        return [stepwise(self.subject.generator, specs) for _ in self.timings[num_warm_up:]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +126,7 @@ def _measured(subject: Subject, batches: Sequence[_Batch], within: Bounded, peak
     alone = measured[batches[0].name]
     rows = []
     for batch in batches:
-        timings = batch.parts(within.num_warm_up)
+        timings = batch.timings[within.num_warm_up :]
         steps = [statistics.median(each) for each in zip(*(one.step_seconds for one in timings), strict=True)]
         values = _values(measured[batch.name], alone, batch.n)
         values |= bounds(one.extended(two[batch.growth.name], batch.n - 1).steps, steps, peaks)

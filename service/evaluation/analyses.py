@@ -112,7 +112,7 @@ def _drawn(
         feature = backbone.accumulate(feature, codes, schedule, step)
         if exchange is not None and step == key_step:
             feature = exchange(feature)
-    return backbone.decode(feature)
+    return backbone.decode(feature).images()
 
 
 def _unlike(scene: Scene, rng: np.random.Generator) -> Scene:

@@ -45,7 +45,7 @@ def draw_plainly(infinity: Infinity, spec: ImageSpec) -> PlainDrawing:
     if feature.device.type == "cuda":  # the decoder's time is not the runs'
         torch.cuda.synchronize(feature.device)
     seconds = time.perf_counter() - began
-    return PlainDrawing(infinity.decode(feature[None])[0], seconds)
+    return PlainDrawing(infinity.decode(feature[None]).images()[0], seconds)
 
 
 def equality(infinity: Infinity, spec: ImageSpec) -> Equality:
@@ -56,5 +56,5 @@ def equality(infinity: Infinity, spec: ImageSpec) -> Equality:
     trace = draw(infinity, spec)
     ours, plain = recording.path_bits(1, 0), torch.cat(trace.bits)
     image = Generator(infinity).generate([spec])[0].image.astype(int)
-    difference = np.abs(image - infinity.decode(trace.feature[None])[0]).max()
+    difference = np.abs(image - infinity.decode(trace.feature[None]).images()[0]).max()
     return Equality(plain.numel(), int((ours != plain).sum()), int(difference))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from service.model.backbone import Path, Scale, Schedule, Text
+from service.model.decoded import Decoded
 from service.model.generator import Generator, ImageSpec
 from service.model.infinity.cache import Cache
 from service.model.infinity.model import Infinity
@@ -126,9 +127,9 @@ class Recording:
     def encode_image(self, image: NDArray[np.uint8], schedule: Schedule, num_steps: int) -> NDArray[np.uint8]:
         return self.infinity.encode_image(image, schedule, num_steps)
 
-    def decode(self, feature: Tensor) -> NDArray[np.uint8]:
+    def decode(self, feature: Tensor) -> Decoded:
         """Images are checked from `features`; nothing is decoded here."""
-        return np.zeros((len(feature), 1, 1, 3), np.uint8)
+        return Decoded(torch.zeros(len(feature), 3, 1, 1))
 
 
 @dataclass(frozen=True, slots=True)

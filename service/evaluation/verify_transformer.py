@@ -262,7 +262,9 @@ class TransformerSet:
             f"{name}.decoded_s8", decoded[:, :, 3::8, 5::8], self.expected[f"{name}.decoded_s8"], IMAGES
         )
         if f"{name}.image_u8_bgr_s2" in self.expected:
-            ours = torch.from_numpy(infinity.decode(recording.features[-1][path : path + 1])).flip(-1)
+            ours = torch.from_numpy(infinity.decode(recording.features[-1][path : path + 1]).images()).flip(
+                -1
+            )
             reference = self.expected[f"{name}.image_u8_bgr_s2"]
             yield compare(f"{name}.image_u8_bgr_s2", ours[:, ::2, 1::2], reference, 1)  # truncation
 

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.model.decoded import Decoded
 from service.model.shortcuts import Qualities
 
 CacheT = TypeVar("CacheT")
@@ -197,5 +198,5 @@ class Backbone(Protocol, Generic[CacheT]):
     def encode_image(self, image: NDArray[np.uint8], schedule: Schedule, num_steps: int) -> NDArray[np.uint8]:
         """Bits of a picture [h, w, 3] over the first steps: [tokens, channels] on the feature grids."""
 
-    def decode(self, feature: Tensor) -> NDArray[np.uint8]:
-        """Images [paths, height, width, 3] of accumulated features."""
+    def decode(self, feature: Tensor) -> Decoded:
+        """The images of accumulated features; launched, not waited for."""

@@ -18,13 +18,15 @@ from torch import Tensor
 
 from service.model.backbone import Backbone, Path, Scale, Schedule, Size, Text
 from service.model.bits import StyleBits
+from service.model.decoded import Decoded
 from service.model.imagined import imagined_bits
+from service.model.laps import Laps
 from service.model.memory import fit
 from service.model.noise import Noise
 from service.model.partial import Partial, Watch, watched_steps
 from service.model.plan import Plan
-from service.model.resize import resize
 from service.model.shortcuts import EXACT, Shortcuts
+from service.model.showing import Showing
 from service.model.spec import BatchKey, Drawing, ImageSpec, Method, Styling, Timings, WeightedStyle
 from service.model.style import StyleFeature, blend, decompose, directions_of, feature_of, principal_of
 from service.model.texts import Texts
@@ -72,6 +74,19 @@ class Walk:
     step_seconds: tuple[float, ...]
     partial_seconds: float  # between the steps, for partial images
     num_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A batch that is drawn, but for its images being decoded and copied. Any thread may wait for these."""
+
+    decoded: Decoded
+    drawings: Callable[[], list[Drawing]]  # waits; one a spec, in order
+
+    @property
+    def is_there(self) -> bool:
+        """Whether `drawings` need not wait."""
+        return self.decoded.is_there
 
 
 class Generator:
@@ -177,47 +192,59 @@ class Generator:
 
         ValueError when the specs differ in size, key step or shortcuts, or name a size that is not native.
         """
+        return self.draw(specs, wanted).drawings()
+
+    def draw(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> Drawn:
+        """`generate`, but for waiting for the decoder: on a GPU the next batch can start meanwhile."""
         try:
             with torch.inference_mode():
-                return self._generate(specs, wanted)
+                return self._draw(specs, wanted)
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(f"a batch of {len(specs)} images did not fit: {error}") from error
 
-    def _generate(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool]) -> list[Drawing]:
+    def _draw(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool]) -> Drawn:
         clock = time.perf_counter
         began = clock()
         (size,) = _only({spec.size for spec in specs}, "size")
         schedule = self._schedule(size)
         (shortcuts,) = _only({spec.shortcuts for spec in specs}, "choice of shortcuts")
+        reading = Laps(self.backbone.device)
+        reading.start()
         texts = self._texts.of(text for spec in specs for text in _texts_of(spec))
+        reading.stop()
         plan = self._plan(specs, schedule, texts, shortcuts)
-        read = clock()
         walk = self._walk(plan, schedule, wanted)
         walked = clock()
-        images = dict(zip(walk.paths, self.backbone.decode(walk.feature), strict=True))
-        timings = Timings(
-            text_seconds=read - began,
-            transformer_seconds=walked - read - walk.partial_seconds,
-            decode_seconds=clock() - walked + walk.partial_seconds,
-            step_seconds=walk.step_seconds,
-            num_rows=walk.num_rows,
-            num_jobs=len(specs),
-            num_content_paths_shared=len(specs) - plan.num_content,
-        )
-        return [
-            Drawing(
-                images[path],
-                timings,
-                num_text_tokens=sum(len(texts[text].features) for text in _texts_of(spec)),
-                num_image_tokens=shortcuts.num_tokens([scale.num_tokens for scale in schedule.scales]),
-                warnings=self._warnings(texts[spec.prompt]),
+        decoded = self.backbone.decode(walk.feature)
+
+        def drawings() -> list[Drawing]:
+            images = dict(zip(walk.paths, decoded.images(), strict=True))
+            (text_seconds,) = reading.seconds()
+            timings = Timings(
+                text_seconds=text_seconds,
+                transformer_seconds=walked - began - text_seconds - walk.partial_seconds,
+                decode_seconds=clock() - walked + walk.partial_seconds,
+                step_seconds=walk.step_seconds,
+                num_rows=walk.num_rows,
+                num_jobs=len(specs),
+                num_content_paths_shared=len(specs) - plan.num_content,
             )
-            for spec, path in zip(specs, plan.path_of_spec, strict=True)
-        ]
+            return [
+                Drawing(
+                    images[path],
+                    timings,
+                    num_text_tokens=sum(len(texts[text].features) for text in _texts_of(spec)),
+                    num_image_tokens=shortcuts.num_tokens([scale.num_tokens for scale in schedule.scales]),
+                    warnings=self._warnings(texts[spec.prompt]),
+                )
+                for spec, path in zip(specs, plan.path_of_spec, strict=True)
+            ]
+
+        return Drawn(decoded, drawings)
 
     def _walk(self, plan: Plan, schedule: Schedule, wanted: Callable[[], bool]) -> Walk:
         """The loop over scales: the accumulated features of every path, and each step's seconds."""
-        backbone, clock, num_steps = self.backbone, time.perf_counter, plan.num_steps
+        backbone, num_steps = self.backbone, plan.num_steps
         present = list(range(plan.num_content))  # the paths whose features these are
         grid = backbone.feature_grids(schedule)[-1]
         shape = (len(present), backbone.channels, grid.height, grid.width)
@@ -231,10 +258,10 @@ class Generator:
         of_steps = replace(schedule, scales=schedule.scales[:num_steps])
         cache = backbone.begin(plan.paths, of_steps, parting_step=plan.parting_step)
         num_rows = cache.num_rows
-        seconds: list[float] = []
-        partial_seconds = 0.0
+        laps = Laps(backbone.device)
+        showing = Showing(backbone, plan, schedule)
         for step in range(1, num_steps + 1):
-            began = clock()
+            laps.start()
             chosen = self._chosen(feature, present, plan, schedule, step)
             logits = backbone.predict(cache, step, feature, chosen)
             lines = places([present.index(path) for path in plan.under_way(step)], backbone.device)
@@ -249,13 +276,14 @@ class Generator:
                 present = plan.forked
                 forked = self._stylise(feature, plan, styles)
                 feature = forked[places(present, backbone.device)]
-            seconds.append(clock() - began)
-            partial_seconds += self._show(feature, present, plan, schedule, step)
+            laps.stop()
+            showing.after(step, feature, present)
             if not wanted():
                 raise Abandoned(f"stopped after step {step} of {num_steps}")
+        showing.hand_out()
         if broken:  # asked once, after the loop: on a GPU each question waits for the device
             raise FloatingPointError("the model gave logits that are not finite")
-        return Walk(feature, tuple(present), tuple(seconds), partial_seconds, num_rows)
+        return Walk(feature, tuple(present), laps.seconds(), showing.decode_seconds, num_rows)
 
     def _chosen(
         self, feature: Tensor, present: Sequence[int], plan: Plan, schedule: Schedule, step: int
@@ -269,27 +297,6 @@ class Generator:
         most = detail.sort(dim=-1, descending=True, stable=True).indices[:, :num_kept]
         leaders = [present.index(path) for path in plan.leaders_of(present, step)]
         return most.sort(-1).values[places(leaders, feature.device)]
-
-    def _show(
-        self, feature: Tensor, present: Sequence[int], plan: Plan, schedule: Schedule, step: int
-    ) -> float:
-        """Hands the image so far to whoever watches this step; the seconds that took, 0 where nobody does."""
-        watched = plan.watched(step, present)
-        if not watched:
-            return 0.0
-        began = time.perf_counter()
-        # On the scale's own grid the feature is what the next step reads, and decoding costs by the pixel.
-        small = resize(feature, self.backbone.feature_grids(schedule)[step - 1])
-        images = self._decoded(small, [path for path, _ in watched])
-        for path, watch in watched:
-            watch.show(Partial(images[path], step, plan.num_steps))
-        return time.perf_counter() - began
-
-    def _decoded(self, feature: Tensor, paths: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
-        """The image of each of these paths, from the features of all."""
-        needed = sorted(set(paths))
-        images = self.backbone.decode(feature[places(needed, feature.device)])
-        return dict(zip(needed, images, strict=True))
 
     def _stylise(self, feature: Tensor, plan: Plan, styles: Sequence[Tensor | None]) -> Tensor:
         """Every path's feature after the fork, [paths, channels, H, W], from those of the content paths.

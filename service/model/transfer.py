@@ -1,4 +1,4 @@
-"""From the host to a device without waiting for what the device is doing.
+"""Between the host and a device without waiting for what the device is doing.
 
 A plain copy, and indexing with a list, which copies it, wait for everything that was launched before.
 """
@@ -20,3 +20,27 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 def places(indices: Sequence[int], device: torch.device) -> Tensor:
     """Indices to index a tensor on that device with."""
     return send(torch.tensor(indices, dtype=torch.int64), device)
+
+
+class Fetched:
+    """Copies of a device's tensors on their way to the host. Any thread may wait for them."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        """The tensors are on one device. What is launched there next does not disturb the copies."""
+        self._copies = [each.to("cpu", non_blocking=True) for each in tensors]  # from a GPU: to pinned memory
+        self._arrival: torch.cuda.Event | None = None
+        device = tensors[0].device
+        if device.type == "cuda":
+            self._arrival = torch.cuda.Event()
+            self._arrival.record(torch.cuda.current_stream(device))
+
+    @property
+    def is_there(self) -> bool:
+        """Whether `tensors` need not wait."""
+        return self._arrival is None or self._arrival.query()
+
+    def tensors(self) -> list[Tensor]:
+        """The copies, once they are whole."""
+        if self._arrival is not None:
+            self._arrival.synchronize()
+        return self._copies

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from service.model.backbone import Path, Scale, Schedule, Size, Text, lay_out
 from service.model.choices import DecodingChoice
+from service.model.decoded import Decoded
 from service.model.infinity.attention import Memory
 from service.model.infinity.cache import Cache, Company
 from service.model.infinity.config import InfinityConfig
@@ -193,11 +194,8 @@ class Infinity:
         flat = torch.cat([each[0].flatten(1).T for each in bits])  # [tokens, channels]
         return flat.to(torch.uint8).cpu().numpy()
 
-    def decode(self, feature: Tensor) -> NDArray[np.uint8]:
-        images = self.decoding.images(feature)
-        if not torch.isfinite(images).all():
-            raise FloatingPointError("the image tokenizer gave pixels that are not finite")
-        return ((images + 1) / 2 * 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    def decode(self, feature: Tensor) -> Decoded:
+        return Decoded(self.decoding.images(feature))
 
     def _row_text(self, path: Path, *, conditional: bool) -> Tensor:
         if conditional:

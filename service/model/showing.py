@@ -1,0 +1,54 @@
+"""Partial images while a batch is drawn: decoded between its steps, handed out once they have arrived."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from service.model.backbone import Backbone, Schedule
+from service.model.decoded import Decoded
+from service.model.partial import Partial, Watch
+from service.model.plan import Plan
+from service.model.resize import resize
+from service.model.transfer import places
+
+# After which step, the places of the paths that were decoded, and who watches which.
+_Shown = tuple[int, list[int], list[tuple[int, Watch]]]
+
+
+class Showing:
+    """Of one batch. On a GPU an image is waited for once the next step is launched: there is work then."""
+
+    def __init__(self, backbone: Backbone[Any], plan: Plan, schedule: Schedule) -> None:
+        self._backbone = backbone
+        self._plan = plan
+        self._grids = backbone.feature_grids(schedule)
+        self._under_way: list[tuple[Decoded, _Shown]] = []
+        self.decode_seconds = 0.0
+
+    def after(self, step: int, feature: Tensor, present: Sequence[int]) -> None:
+        """Decode the features of these paths, [paths, channels, H, W], for whoever watches this step."""
+        self.hand_out()
+        watched = self._plan.watched(step, present)
+        if not watched:
+            return
+        began = time.perf_counter()
+        needed = sorted({place for place, _ in watched})
+        # On the scale's own grid the feature is what the next step reads, and decoding costs by the pixel.
+        small = resize(feature[places(needed, feature.device)], self._grids[step - 1])
+        decoded = self._backbone.decode(small)
+        self.decode_seconds += time.perf_counter() - began
+        self._under_way.append((decoded, (step, needed, watched)))
+        if decoded.is_there:
+            self.hand_out()
+
+    def hand_out(self) -> None:
+        """Whatever has not been, as soon as it has arrived."""
+        for decoded, (step, needed, watched) in self._under_way:
+            images = dict(zip(needed, decoded.images(), strict=True))
+            for place, watch in watched:
+                watch.show(Partial(images[place], step, self._plan.num_steps))
+        self._under_way.clear()
