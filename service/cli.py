@@ -207,10 +207,10 @@ def evaluate(
     threads: Threads = None,
 ) -> None:
     """Judge what nano draws: prompts, styles, and the paper's ablations; minutes on two cores."""
-    from service.settings import limit_threads
+    from service.settings import prepare_torch
 
     settings = settings_under(model=model, device=device, threads=threads)
-    limit_threads(settings)
+    prepare_torch(settings)
     from service.evaluation.evaluate import evaluate as run
     from service.evaluation.judge import load_judge
     from service.evaluation.results import require_plots, save_results
@@ -250,7 +250,7 @@ def serve(
     log_format: Annotated[str | None, typer.Option(help="console (the default) or json.")] = None,
 ) -> None:
     """Serve the REST API until SIGTERM or Ctrl-C; work that was accepted is finished first."""
-    from service.settings import limit_threads
+    from service.settings import prepare_torch
 
     settings = settings_under(
         host=host,
@@ -268,7 +268,7 @@ def serve(
         api_keys_file=api_keys_file,
         log_format=log_format,
     )
-    limit_threads(settings)
+    prepare_torch(settings)
     from service.serving import run_server
 
     raise typer.Exit(run_server(settings))

@@ -157,8 +157,11 @@ def read_settings(**flags: object) -> Settings:
         raise ValueError("\n".join(_sentence(dict(each)) for each in mistakes)) from None
 
 
-def limit_threads(settings: Settings) -> None:
-    """Keep the model to `settings.threads`. Before torch is imported: OpenMP looks only once."""
+def prepare_torch(settings: Settings) -> None:
+    """What torch and its libraries read from the environment, and only once: before it is imported.
+
+    Nothing that the environment says already is changed, but for `settings.threads`.
+    """
     # Idle threads that spin would take the core on which the event loop answers; but to wake one costs more
     # than many a small operation. So they spin for some 50 us, the time between two operations: on two cores
     # nano takes 0.55 of the time that it takes with threads that sleep at once. (The second is GNU's alone.)
@@ -166,6 +169,10 @@ def limit_threads(settings: Settings) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     if settings.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    # Batches of changing sizes leave gaps between a GPU's blocks that no later one fits: segments that grow
+    # have none.
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & set(os.environ):
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 
 def _sentence(error: dict[str, Any]) -> str:

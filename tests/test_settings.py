@@ -50,10 +50,11 @@ def test_settings_are_frozen() -> None:
 def test_idle_threads_wait_shortly_unless_somebody_chose_otherwise() -> None:
     """In a process of its own: OpenMP looks at its environment once, when torch is imported."""
     code = (
-        "from service.settings import Settings, limit_threads\n"
-        "limit_threads(Settings(threads=1))\n"
+        "from service.settings import Settings, prepare_torch\n"
+        "prepare_torch(Settings(threads=1))\n"
         "import os, torch\n"
-        "print(torch.get_num_threads(), os.environ['GOMP_SPINCOUNT'], os.environ['OMP_WAIT_POLICY'])"
+        "print(torch.get_num_threads(), os.environ['GOMP_SPINCOUNT'], os.environ['OMP_WAIT_POLICY'],"
+        " os.environ.get('PYTORCH_ALLOC_CONF'))"
     )
 
     def found(**chosen: str) -> str:
@@ -62,5 +63,8 @@ def test_idle_threads_wait_shortly_unless_somebody_chose_otherwise() -> None:
             command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "2"} | chosen, text=True
         ).strip()
 
-    assert found() == "1 5000 PASSIVE"
-    assert found(GOMP_SPINCOUNT="0", OMP_WAIT_POLICY="ACTIVE") == "1 0 ACTIVE"
+    assert found() == "1 5000 PASSIVE expandable_segments:True"
+    theirs = found(
+        GOMP_SPINCOUNT="0", OMP_WAIT_POLICY="ACTIVE", PYTORCH_CUDA_ALLOC_CONF="max_split_size_mb:64"
+    )
+    assert theirs == "1 0 ACTIVE None"

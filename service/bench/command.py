@@ -77,7 +77,7 @@ def bench(
     ] = False,
 ) -> None:
     """Measure how fast it is on this machine, and say on what."""
-    from service.settings import limit_threads
+    from service.settings import prepare_torch
 
     settings = settings_under(
         model=model,
@@ -88,7 +88,7 @@ def bench(
         text_device=text_device,
         decoding=decoding,
     )
-    limit_threads(settings)  # as `serve` does, so that the numbers are the service's
+    prepare_torch(settings)  # as `serve` does, so that the numbers are the service's
     from service.bench.comparison import compare as compared
     from service.bench.comparison import require_comparable
     from service.bench.rendering import render

@@ -22,7 +22,7 @@ from typing import Any
 import httpx2
 from pydantic import TypeAdapter
 
-from service.settings import PREFIX, limit_threads, read_settings
+from service.settings import PREFIX, prepare_torch, read_settings
 
 PATIENCE_SECONDS = 3600  # a large model takes minutes to load
 
@@ -89,7 +89,7 @@ def main() -> int:
     plan = Plan(**loads(sys.stdin.readline()))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     settings = read_settings(data_dir=Path(plan.data_dir), port=0, threads=plan.threads)
-    limit_threads(settings)
+    prepare_torch(settings)
     from service.bench.steps import WatchedGenerator
     from service.bench.subject import Wanted, load_subject
     from service.serving import run_server
