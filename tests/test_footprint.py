@@ -31,6 +31,7 @@ class Shape:
     budget: str
     num_images: int
     dtype: torch.dtype = torch.float32
+    is_fused: bool = False  # as on a GPU
 
 
 SHAPES = {
@@ -38,6 +39,8 @@ SHAPES = {
     "deep": Shape(width=128, depth=24, channels=8, budget="0.06M", num_images=3),
     "step": Shape(width=512, depth=1, channels=8, budget="0.25M", num_images=2),
     "half": Shape(width=256, depth=12, channels=8, budget="0.06M", num_images=2, dtype=torch.bfloat16),
+    "fused": Shape(width=256, depth=12, channels=8, budget="0.06M", num_images=2, is_fused=True),
+    "fused step": Shape(width=512, depth=1, channels=8, budget="0.25M", num_images=2, is_fused=True),
     "decoding": Shape(width=64, depth=1, channels=32, budget="0.06M", num_images=1),
 }
 
@@ -66,7 +69,9 @@ def generator_of(shape: Shape, device: str = "cpu") -> Generator:
     infinity.transformer.hold_blocks_in(shape.dtype)
     infinity.tokenizer.hold_decoder_in(shape.dtype)
     parts = infinity.transformer, infinity.tokenizer, infinity.text_encoder
-    return Generator(Infinity(config, *parts, fingerprint="0" * 16))
+    infinity = Infinity(config, *parts, fingerprint="0" * 16)
+    infinity.is_fused = shape.is_fused or device != "cpu"
+    return Generator(infinity)
 
 
 def batch(generator: Generator, num_images: int) -> list[ImageSpec]:
