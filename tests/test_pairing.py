@@ -13,6 +13,7 @@ from service.evaluation.recording import Recording
 from service.model.backbone import Size
 from service.model.generator import Generator, ImageSpec, Method, Styling, WeightedStyle
 from service.model.infinity.model import Infinity
+from service.model.plan import plan_of, texts_of
 from tests.tiny import tiny_generator, tiny_infinity
 
 SQUARE, WIDE = Size(64, 64), Size(96, 64)
@@ -56,10 +57,9 @@ def test_a_mixed_batch_has_the_bits_of_two_plain_runs_a_job(size: Size) -> None:
     infinity = tiny_infinity()
     watched = Watched(infinity)
     batch = specs(Generator(watched), size)
-    plan = Generator(watched)._plan(
-        batch, infinity.schedules[size], {text: infinity.encode_text(text) for spec in batch
-                                          for text in (spec.prompt, spec.negative_prompt) if text}
-    )  # fmt: skip
+    texts = {text: infinity.encode_text(text) for spec in batch for text in texts_of(spec)}
+    schedule = infinity.schedules[size]
+    plan = plan_of(batch, schedule, texts, guidance=infinity.guidance, key_step=infinity.key_step)
     Generator(watched).generate(batch)
     for spec, path in zip(batch, plan.path_of_spec, strict=True):
         trace = draw(infinity, spec)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.model.backbone import Backbone, Path, Scale, Schedule, Size, Text
+from service.model.backbone import Backbone, Scale, Schedule, Size, Text
 from service.model.bits import StyleBits
 from service.model.decoded import Decoded
 from service.model.imagined import imagined_bits
@@ -24,7 +24,7 @@ from service.model.laps import Laps
 from service.model.memory import fit
 from service.model.noise import Noise
 from service.model.partial import Partial, Watch, watched_steps
-from service.model.plan import Plan
+from service.model.plan import Plan, plan_of, texts_of, the_only
 from service.model.shortcuts import EXACT, Shortcuts
 from service.model.showing import Showing
 from service.model.spec import BatchKey, Drawing, ImageSpec, Method, Styling, Timings, WeightedStyle
@@ -47,10 +47,6 @@ __all__ = [
     "Watch",
     "WeightedStyle",
 ]
-
-
-# Prompt, negative prompt, seed and guidance: jobs that agree on these (and the size) share a content path.
-ContentKey = tuple[str, str, int, float | tuple[float, ...]]
 
 
 class OutOfMemory(RuntimeError):
@@ -205,14 +201,12 @@ class Generator:
     def _draw(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool]) -> Drawn:
         clock = time.perf_counter
         began = clock()
-        (size,) = _only({spec.size for spec in specs}, "size")
-        schedule = self._schedule(size)
-        (shortcuts,) = _only({spec.shortcuts for spec in specs}, "choice of shortcuts")
+        schedule = self._schedule(the_only({spec.size for spec in specs}, "size"))
         reading = Laps(self.backbone.device)
         reading.start()
-        texts = self._texts.of(text for spec in specs for text in _texts_of(spec))
+        texts = self._texts.of(text for spec in specs for text in texts_of(spec))
         reading.stop()
-        plan = self._plan(specs, schedule, texts, shortcuts)
+        plan = plan_of(specs, schedule, texts, guidance=self.guidance, key_step=self.key_step)
         walk = self._walk(plan, schedule, wanted)
         walked = clock()
         decoded = self.backbone.decode(walk.feature)
@@ -233,8 +227,10 @@ class Generator:
                 Drawing(
                     images[path],
                     timings,
-                    num_text_tokens=sum(len(texts[text].features) for text in _texts_of(spec)),
-                    num_image_tokens=shortcuts.num_tokens([scale.num_tokens for scale in schedule.scales]),
+                    num_text_tokens=sum(len(texts[text].features) for text in texts_of(spec)),
+                    num_image_tokens=plan.shortcuts.num_tokens(
+                        [scale.num_tokens for scale in schedule.scales]
+                    ),
                     warnings=self._warnings(texts[spec.prompt]),
                 )
                 for spec, path in zip(specs, plan.path_of_spec, strict=True)
@@ -339,61 +335,6 @@ class Generator:
     def _alpha(self, styling: Styling) -> float:
         return self.alpha if styling.alpha is None else styling.alpha
 
-    def _plan(
-        self,
-        specs: Sequence[ImageSpec],
-        schedule: Schedule,
-        texts: dict[str, Text],
-        shortcuts: Shortcuts = EXACT,
-    ) -> Plan:
-        key_steps = {spec.styling.key_step or self.key_step for spec in specs if spec.styling}
-        (key_step,) = _only(key_steps or {self.key_step}, "key step")
-        shortcuts.check(key_step=key_step, num_steps=len(schedule.scales))
-        content: dict[ContentKey, int] = {}
-        for spec in specs:
-            content.setdefault(self._content_key(spec), len(content))
-        paths = [
-            Path(
-                texts[prompt],
-                # Not texts.get: an empty prompt elsewhere in the batch is no negative prompt of this job.
-                texts[negative] if negative else None,
-                shortcuts.guided(_every_step(guidance, len(schedule.scales))),
-            )
-            for prompt, negative, _, guidance in content
-        ]
-        stylings: list[Styling | None] = [None] * len(content)
-        path_of_spec = [content[self._content_key(spec)] for spec in specs]
-        # Uncorrected before corrected: the order that `lay_out` asks for.
-        for corrected in (False, True):
-            for index, spec in enumerate(specs):
-                styling = spec.styling
-                if styling is None or styling.strength == 0 or styling.method.corrects_attention != corrected:
-                    continue
-                origin = content[self._content_key(spec)]
-                path_of_spec[index] = len(paths)
-                of = paths[origin]
-                paths.append(Path(of.text, of.negative, of.guidance, source=origin, corrected=corrected))
-                stylings.append(styling)
-        num_steps = shortcuts.last_step(len(schedule.scales))
-        return Plan(
-            paths=tuple(
-                # A content path that is the last to know what is drawn from it has to reach the end.
-                replace(path, drawn=index in path_of_spec or key_step == num_steps)
-                for index, path in enumerate(paths)
-            ),
-            stylings=tuple(stylings),
-            seeds=tuple(seed for _, _, seed, _ in content),
-            path_of_spec=tuple(path_of_spec),
-            watches=tuple(spec.watch for spec in specs),
-            key_step=key_step,
-            num_steps=num_steps,
-            shortcuts=shortcuts,
-        )
-
-    def _content_key(self, spec: ImageSpec) -> ContentKey:
-        guidance = self.guidance if spec.guidance is None else spec.guidance
-        return spec.prompt, spec.negative_prompt, spec.seed, guidance
-
     def _warnings(self, text: Text) -> tuple[str, ...]:
         warnings = []
         if not text.num_known:
@@ -413,22 +354,5 @@ class Generator:
         return schedule
 
 
-def _texts_of(spec: ImageSpec) -> tuple[str, ...]:
-    return (spec.prompt, spec.negative_prompt) if spec.negative_prompt else (spec.prompt,)
-
-
 def _blends(styling: Styling | None) -> bool:
     return styling is not None and not styling.method.replaces
-
-
-def _every_step(guidance: float | tuple[float, ...], num_steps: int) -> tuple[float, ...]:
-    every = guidance if isinstance(guidance, tuple) else (guidance,) * num_steps
-    if len(every) != num_steps:
-        raise ValueError(f"guidance has {len(every)} values for {num_steps} steps")
-    return every
-
-
-def _only(values: set[Any], what: str) -> set[Any]:
-    if len(values) != 1:
-        raise ValueError(f"a batch has one {what}, not {len(values)}")
-    return values
