@@ -85,7 +85,7 @@ def plan_of(
     guidance: float,
     key_step: int,
 ) -> Plan:
-    """The plan of specs of one size. `texts` has what `texts_of` names; guidance and key step are the model's.
+    """The plan of specs of one size. `texts` has what `texts_of` names; guidance, key step: the model's.
 
     ValueError when the specs differ in key step or shortcuts, or what they ask for does not fit the schedule.
     """
