@@ -109,6 +109,7 @@ class Batcher(Generic[In, Out]):
         self._seconds_per_job: dict[Hashable, float] = {}
         self._draining = False
         self._task: asyncio.Task[None] | None = None
+        executor.expect(lambda: self.running_seconds + self.queued_seconds)
         metrics.queue_depth.labels(queue=name).set_function(lambda: self.num_queued)
         metrics.queued_work_seconds.labels(queue=name).set_function(lambda: self.queued_seconds)
 
@@ -331,8 +332,8 @@ class Batcher(Generic[In, Out]):
         self._seconds_per_job[group] = before + NEWEST_WEIGHT * (seconds_per_job - before)
 
     def _retry_after_seconds(self) -> float:
-        """When all that is accepted now will have run."""
-        return max(1.0, self.running_seconds + self.queued_seconds)
+        """When all that is accepted now will have run, by other batchers on the thread, too."""
+        return max(1.0, self._executor.accepted_seconds)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:

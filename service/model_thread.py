@@ -45,6 +45,16 @@ class ModelThread(ThreadPoolExecutor):
     def __init__(self) -> None:
         super().__init__(max_workers=1, thread_name_prefix="model")
         self.turn = asyncio.Lock()
+        self._work: list[Callable[[], float]] = []
+
+    def expect(self, seconds: Callable[[], float]) -> None:
+        """Have a batcher tell at any time for how many seconds its accepted jobs need the thread."""
+        self._work.append(seconds)
+
+    @property
+    def accepted_seconds(self) -> float:
+        """Estimate of when all that its batchers have accepted will have run."""
+        return sum(seconds() for seconds in self._work)
 
     async def call(
         self,

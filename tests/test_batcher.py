@@ -242,6 +242,26 @@ async def test_retry_after_counts_what_is_left_of_the_batch_that_runs() -> None:
         await results(jobs)
 
 
+async def test_retry_after_counts_what_other_batchers_have_the_thread_do() -> None:
+    model = GatedModel()
+    one = rig(model, max_queued=1)
+    other: Batcher[str, str] = Batcher(
+        model, name="extract", group=lambda word: word[0], max_jobs=lambda _: 1, max_queued=3,
+        executor=one.thread, metrics=one.metrics, clock=one.clock,
+    )  # fmt: skip
+    async with serving(one) as batcher:
+        await other.start()
+        jobs = batcher.submit(["a"])
+        await model.next_batch()
+        jobs += [*other.submit(["x", "x", "x"]), *batcher.submit(["a"])]
+        with pytest.raises(QueueFull) as refusal:
+            batcher.submit(["a"])
+        assert refusal.value.retry_after_seconds == 5.0  # all are taken for a second each
+        model.let_go(5)
+        await results(jobs)
+        await other.stop()
+
+
 async def test_before_its_start_a_batcher_takes_no_jobs() -> None:
     one = rig(GatedModel())
     assert not one.batcher.alive
