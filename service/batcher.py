@@ -215,7 +215,12 @@ class Batcher(Generic[In, Out]):
             raise RuntimeError("The model thread was told to end.")
 
     async def _finish(self, jobs: Sequence[Job[In, Out]], unfinished: Unfinished[Out]) -> None:
-        self._settle_all(jobs, await self._executor.finish(unfinished, len(jobs)))
+        try:
+            outcome = await self._executor.finish(unfinished, len(jobs))
+        except Exception:  # no thread to wait on
+            log.exception("Nobody could wait for a batch of %d jobs.", len(jobs))
+            outcome = Failure.RAISED
+        self._settle_all(jobs, outcome)
 
     def _admit(self, num_jobs: int, priority: Priority) -> None:
         refusal: ServiceError | None = None

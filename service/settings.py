@@ -169,6 +169,9 @@ def prepare_torch(settings: Settings) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     if settings.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    if settings.compile:  # kept for the next start; a container's own folders may be read-only
+        for name, folder in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
+            os.environ.setdefault(name, str(settings.data_dir / "compiled" / folder))
     # Batches of changing sizes leave gaps between a GPU's blocks that no later one fits: segments that grow
     # have none.
     if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & set(os.environ):

@@ -60,9 +60,16 @@ class Rig:
         return self.metrics.registry.get_sample_value(f"atelier_{name}", {"queue": "generate", **labels})
 
 
-def rig(run: Run, *, max_jobs: int = 4, max_queued: int = 8, clock: Clock | None = None) -> Rig:
+def rig(
+    run: Run,
+    *,
+    max_jobs: int = 4,
+    max_queued: int = 8,
+    clock: Clock | None = None,
+    thread: ModelThread | None = None,
+) -> Rig:
     """A batcher whose inputs are words; the first letter is the group."""
-    thread, metrics, clock = ModelThread(), Metrics(), clock or Clock()
+    thread, metrics, clock = thread or ModelThread(), Metrics(), clock or Clock()
     batcher: Batcher[str, str] = Batcher(
         run,
         name="generate",

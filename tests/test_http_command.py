@@ -139,7 +139,7 @@ def test_to_compile_without_a_compiler_is_told_in_a_sentence(tmp_path: Path, mod
         check=False,
     )
     assert ended.returncode == 1
-    assert "needs a C++ compiler, and there is none here: install g++" in ended.stderr
+    assert "needs a C++ compiler, and there is no g++ here: install it" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

@@ -23,7 +23,10 @@ def test_laps_are_what_lies_between_each_start_and_its_stop() -> None:
     assert 0 <= sum(short) <= first
     assert 0.009 < long <= time.perf_counter() - began
     assert len(short) == 3
+    assert len(laps.gaps()) == 3
+    assert all(0 <= gap <= first for gap in laps.gaps())
 
 
 def test_no_laps_take_no_time() -> None:
     assert Laps(torch.device("cpu")).seconds() == ()
+    assert Laps(torch.device("cpu")).gaps() == ()

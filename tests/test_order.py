@@ -22,6 +22,7 @@ def finished(transformer_seconds: float, started_at: float) -> ImageJob:
         transformer_seconds=transformer_seconds,
         decode_seconds=0.5,
         step_seconds=(0.5, transformer_seconds - 0.5),
+        gap_seconds=(),
         num_rows=2,
         num_jobs=1,
         num_content_paths_shared=0,

@@ -59,8 +59,11 @@ def test_idle_threads_wait_shortly_unless_somebody_chose_otherwise() -> None:
 
     def found(**chosen: str) -> str:
         command = [sys.executable, "-c", code]
+        clean = {
+            name: each for name, each in os.environ.items() if not name.startswith(("PYTORCH", "GOMP", "OMP"))
+        }
         return subprocess.check_output(
-            command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "2"} | chosen, text=True
+            command, cwd=ROOT, env=clean | {"OMP_NUM_THREADS": "2"} | chosen, text=True
         ).strip()
 
     assert found() == "1 5000 PASSIVE expandable_segments:True"

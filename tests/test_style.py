@@ -78,7 +78,7 @@ def test_strength_is_linear_and_exact_at_both_ends(seed: int) -> None:
 
 
 def test_the_directions_of_a_feature_are_the_same_alone_and_beside_others() -> None:
-    features = torch.randn(5, 16, 9, 7, generator=torch.Generator().manual_seed(1))
+    features = torch.randn(5, 32, 64, 64, generator=torch.Generator().manual_seed(1))
     for each, directions in zip(features, directions_of(features), strict=True):
         assert torch.equal(directions_of(each[None])[0], directions)
 

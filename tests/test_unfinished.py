@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
 from service.errors import GenerationFailed, NotReady
-from service.model_thread import Unfinished
+from service.model_thread import Failure, ModelThread, Unfinished
 from tests.rig import failures, others_had_their_turn, results, rig, serving
 
 
@@ -71,6 +72,21 @@ async def test_a_batch_that_fails_in_the_end_is_told_and_the_one_beside_it_is_no
         assert isinstance(error, GenerationFailed)
         model.finish("b1")
         assert await results(other) == ["B1"]
+        assert batcher.alive
+
+
+class Exhausted(ModelThread):
+    """There is no other thread on which to wait."""
+
+    async def finish(self, unfinished: Unfinished[Any], num_jobs: int) -> list[Any] | Failure:
+        raise RuntimeError("can't start new thread")
+
+
+async def test_when_nobody_can_wait_for_a_batch_its_jobs_are_told() -> None:
+    model = Decoder()
+    async with serving(rig(model, thread=Exhausted())) as batcher:
+        (error,) = await failures(batcher.submit(["a1"]))
+        assert isinstance(error, GenerationFailed)
         assert batcher.alive
 
 

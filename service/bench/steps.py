@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 from service.bench.subject import Subject
@@ -38,15 +37,8 @@ class WatchedGenerator(Generator):
         self.batches: list[BatchSteps] = []
 
     def draw(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> Drawn:
-        ends: list[float] = []
-
-        def after_step() -> bool:
-            is_wanted = wanted()
-            ends.append(time.perf_counter())
-            return is_wanted
-
         began, on_core = time.perf_counter(), _seconds_at_a_core()
-        drawn = super().draw(specs, after_step)
+        drawn = super().draw(specs, wanted)
         blocked_share = None
         if on_core is not None:
             spent = time.perf_counter() - began
@@ -54,7 +46,7 @@ class WatchedGenerator(Generator):
 
         def drawings() -> list[Drawing]:
             every = drawn.drawings()
-            self.batches.append(replace(_steps(specs, every[0], ends), blocked_share=blocked_share))
+            self.batches.append(_steps(specs, every[0], blocked_share))
             return every
 
         return replace(drawn, drawings=drawings)
@@ -69,14 +61,12 @@ def _seconds_at_a_core() -> float | None:
     return (int(ran) + int(waited)) / 1e9
 
 
-def _steps(specs: Sequence[ImageSpec], drawing: Drawing, ends: Sequence[float]) -> BatchSteps:
+def _steps(specs: Sequence[ImageSpec], drawing: Drawing, blocked_share: float | None) -> BatchSteps:
     timings = drawing.timings
-    # From one end to the next lie a gap and a step, and the step's own time is known.
-    spans = [later - earlier for earlier, later in pairwise(ends)]
-    gaps = [span - step for span, step in zip(spans, timings.step_seconds[1:], strict=True)]
     return BatchSteps(
         seeds=tuple(spec.seed for spec in specs),
         transformer_seconds=timings.transformer_seconds,
         step_seconds=timings.step_seconds,
-        gap_seconds=tuple(gaps),
+        gap_seconds=timings.gap_seconds,
+        blocked_share=blocked_share,
     )

@@ -62,7 +62,7 @@ def in_base64(file: bytes) -> str:
 def explain(jobs: Sequence[ImageJob], waited_seconds: float, account: Account) -> None:
     """Where the time between submitting these finished jobs and the last one's end went.
 
-    The stages are those of the batch that ended last. All the rest was waiting: in the queue, for other
+    The stages are those of the batch that began last. All the rest was waiting: in the queue, for other
     batches of the same request, and for the event loop to notice the end.
     """
     last = max(jobs, key=lambda job: job.started_at or 0.0)

@@ -68,6 +68,7 @@ class Walk:
     feature: Tensor  # [paths, channels, H, W]
     paths: tuple[int, ...]  # whose features these are
     step_seconds: tuple[float, ...]
+    gap_seconds: tuple[float, ...]
     partial_seconds: float  # between the steps, for partial images
     num_rows: int
 
@@ -199,26 +200,28 @@ class Generator:
             raise OutOfMemory(f"a batch of {len(specs)} images did not fit: {error}") from error
 
     def _draw(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool]) -> Drawn:
-        clock = time.perf_counter
-        began = clock()
         schedule = self._schedule(the_only({spec.size for spec in specs}, "size"))
-        reading = Laps(self.backbone.device)
-        reading.start()
+        stages = Laps(self.backbone.device)
+        stages.start()
         texts = self._texts.of(text for spec in specs for text in texts_of(spec))
-        reading.stop()
+        stages.stop()
+        stages.start()
         plan = plan_of(specs, schedule, texts, guidance=self.guidance, key_step=self.key_step)
         walk = self._walk(plan, schedule, wanted)
-        walked = clock()
+        stages.stop()
+        stages.start()
         decoded = self.backbone.decode(walk.feature)
+        stages.stop()
 
         def drawings() -> list[Drawing]:
             images = dict(zip(walk.paths, decoded.images(), strict=True))
-            (text_seconds,) = reading.seconds()
+            text_seconds, walk_seconds, decode_seconds = stages.seconds()
             timings = Timings(
                 text_seconds=text_seconds,
-                transformer_seconds=walked - began - text_seconds - walk.partial_seconds,
-                decode_seconds=clock() - walked + walk.partial_seconds,
+                transformer_seconds=walk_seconds - walk.partial_seconds,
+                decode_seconds=decode_seconds + walk.partial_seconds,
                 step_seconds=walk.step_seconds,
+                gap_seconds=walk.gap_seconds,
                 num_rows=walk.num_rows,
                 num_jobs=len(specs),
                 num_content_paths_shared=len(specs) - plan.num_content,
@@ -279,7 +282,7 @@ class Generator:
         showing.hand_out()
         if broken:  # asked once, after the loop: on a GPU each question waits for the device
             raise FloatingPointError("the model gave logits that are not finite")
-        return Walk(feature, tuple(present), laps.seconds(), showing.decode_seconds, num_rows)
+        return Walk(feature, tuple(present), laps.seconds(), laps.gaps(), showing.decode_seconds, num_rows)
 
     def _chosen(
         self, feature: Tensor, present: Sequence[int], plan: Plan, schedule: Schedule, step: int

@@ -1,4 +1,4 @@
-"""How long steps take where they run: a GPU's host launches them far ahead."""
+"""How long work takes where it is done: a GPU's host launches it far ahead."""
 
 from __future__ import annotations
 
@@ -8,33 +8,32 @@ import torch
 
 
 class Laps:
-    """Between each `start` and its `stop`, in seconds: of a GPU's own clock, without waiting for it."""
+    """What lies between each `start` and its `stop`: of a GPU by its own clock, without waiting for it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._moments: list[torch.cuda.Event | float] = []
+        self._host: list[float] = []
+        self._events: list[torch.cuda.Event] = []
 
     def start(self) -> None:
-        self._moments.append(self._now())
+        self._host.append(time.perf_counter())
+        if self._device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True, blocking=True)
+            event.record(torch.cuda.current_stream(self._device))
+            self._events.append(event)
 
     stop = start
 
     def seconds(self) -> tuple[float, ...]:
-        """Of every lap so far; waits until the device has done the last one."""
-        return tuple(map(_between, self._moments[::2], self._moments[1::2]))
+        """Of every lap; waits until the device has done the last one."""
+        if not self._events:
+            return tuple(stop - start for start, stop in zip(self._host[::2], self._host[1::2], strict=True))
+        with torch.cuda.device(self._device):
+            self._events[-1].synchronize()
+            pairs = zip(self._events[::2], self._events[1::2], strict=True)
+            return tuple(start.elapsed_time(stop) / 1000 for start, stop in pairs)  # from milliseconds
 
-    def _now(self) -> torch.cuda.Event | float:
-        if self._device.type != "cuda":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self._device))
-        return event
-
-
-def _between(start: torch.cuda.Event | float, stop: torch.cuda.Event | float) -> float:
-    if isinstance(start, float) and isinstance(stop, float):
-        return stop - start
-    assert isinstance(start, torch.cuda.Event)
-    assert isinstance(stop, torch.cuda.Event)
-    stop.synchronize()
-    return start.elapsed_time(stop) / 1000  # in milliseconds
+    def gaps(self) -> tuple[float, ...]:
+        """Seconds on the host from each stop to the next start."""
+        pairs = zip(self._host[1:-1:2], self._host[2::2], strict=True)
+        return tuple(start - stop for stop, start in pairs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,11 +121,11 @@ def _require_files(config: InfinityConfig, models_dir: Path) -> None:
 
 def _require_compiler() -> None:
     """PyTorch generates C++ for a CPU, and for a GPU what launches its kernels."""
-    candidates = (os.environ.get("CXX"), "g++", "c++", "clang++")
-    if not any(shutil.which(each) for each in candidates if each):
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # what it looks for itself
+    if shutil.which(name) is None:
         raise ValueError(
-            "ATELIER_COMPILE needs a C++ compiler, and there is none here: install g++, name yours as CXX, "
-            "or leave the model as it is."
+            f"ATELIER_COMPILE needs a C++ compiler, and there is no {name} here: install it, name another as "
+            "CXX, or leave the model as it is."
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from service.model.backbone import Backbone, Schedule
 from service.model.decoded import Decoded
+from service.model.laps import Laps
 from service.model.partial import Partial, Watch
 from service.model.plan import Plan
 from service.model.resize import resize
@@ -27,7 +27,7 @@ class Showing:
         self._plan = plan
         self._grids = backbone.feature_grids(schedule)
         self._under_way: list[tuple[Decoded, _Shown]] = []
-        self.decode_seconds = 0.0
+        self._laps = Laps(backbone.device)
 
     def after(self, step: int, feature: Tensor, present: Sequence[int]) -> None:
         """Decode the features of these paths, [paths, channels, H, W], for whoever watches this step."""
@@ -35,15 +35,20 @@ class Showing:
         watched = self._plan.watched(step, present)
         if not watched:
             return
-        began = time.perf_counter()
+        self._laps.start()
         needed = sorted({place for place, _ in watched})
         # On the scale's own grid the feature is what the next step reads, and decoding costs by the pixel.
         small = resize(feature[places(needed, feature.device)], self._grids[step - 1])
         decoded = self._backbone.decode(small)
-        self.decode_seconds += time.perf_counter() - began
+        self._laps.stop()
         self._under_way.append((decoded, (step, needed, watched)))
         if decoded.is_there:
             self.hand_out()
+
+    @property
+    def decode_seconds(self) -> float:
+        """Of all partial images so far."""
+        return sum(self._laps.seconds())
 
     def hand_out(self) -> None:
         """Whatever has not been, as soon as it has arrived."""

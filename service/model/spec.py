@@ -85,6 +85,7 @@ class Timings:
     transformer_seconds: float
     decode_seconds: float  # of the images and of their partial images
     step_seconds: tuple[float, ...]
+    gap_seconds: tuple[float, ...]  # on the model thread, from the end of a step to the next one's beginning
     num_rows: int
     num_jobs: int
     num_content_paths_shared: int

@@ -12,8 +12,8 @@ from torch import Tensor
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host's on the device; what is launched there next finds it."""
-    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+    """A tensor on the device; what is launched there next finds it."""
+    pinned = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
     return pinned.to(device, non_blocking=True)
 
 
@@ -29,10 +29,10 @@ class Fetched:
         """The tensors are on one device. What is launched there next does not disturb the copies."""
         self._copies = [each.to("cpu", non_blocking=True) for each in tensors]  # from a GPU: to pinned memory
         self._arrival: torch.cuda.Event | None = None
-        device = tensors[0].device
-        if device.type == "cuda":
-            self._arrival = torch.cuda.Event()
-            self._arrival.record(torch.cuda.current_stream(device))
+        self._device = tensors[0].device
+        if self._device.type == "cuda":
+            self._arrival = torch.cuda.Event(blocking=True)  # who waits leaves the core to others
+            self._arrival.record(torch.cuda.current_stream(self._device))
 
     @property
     def is_there(self) -> bool:
@@ -42,5 +42,6 @@ class Fetched:
     def tensors(self) -> list[Tensor]:
         """The copies, once they are whole."""
         if self._arrival is not None:
-            self._arrival.synchronize()
+            with torch.cuda.device(self._device):
+                self._arrival.synchronize()
         return self._copies

@@ -33,3 +33,5 @@ def of_every_kind(
         one = replace(seen, styling=each, guidance=guidance, shortcuts=shorter)
         yield [one]
         yield [one, replace(one, seed=1)]
+        if each is not None:  # several that follow one path
+            yield [one, replace(one, styling=replace(each, strength=0.5))]

@@ -33,18 +33,22 @@ class Memory:
     sources: tuple[int, ...]  # a row of the result: the own row it attends with
     leaders: Tensor | None  # the same on the device; None where each row is its own
     kept: Tensor | None  # the rows of the result; None: all
-    is_fused: bool  # whether torch's fused kernels attend
+    is_fused: bool  # whether torch's fused kernels attend, which compilers know
 
     def attend(self, queries: Tensor, keys: Tensor, values: Sequence[Tensor]) -> Tensor:
         """Write the new keys and values [rows, tokens, heads, head width] into their place, and attend.
 
         The values come in parts that make up the rows of the result, [rows, tokens, channels].
         """
-        self.keys[:, :, self.start : self.end] = keys.transpose(1, 2)
-        new, every = self.values[:, :, self.start : self.end], self.values
+        now = slice(self.start, self.end)
+        self.keys[:, :, now] = keys.transpose(1, 2)
+        new, every = self.values[:, :, now], self.values
         if self.kept is not None:
             new.index_copy_(0, self.kept, values[0].transpose(1, 2))
             every = self.values[self.kept]
+        elif self.is_fused:
+            # At once: a compiler copies the whole cache for each part that goes into a view of a view.
+            self.values[:, :, now] = torch.cat(list(values)).transpose(1, 2)
         else:
             for part, rows in zip(values, new.split([len(part) for part in values]), strict=True):
                 rows.copy_(part.transpose(1, 2))

@@ -71,7 +71,7 @@ def footprint(
 
 def cached_numbers(config: InfinityConfig, schedule: Schedule, num_images: int) -> int:
     """Numbers in the cache of a batch: keys of the rows that attend by themselves, values of every row, and
-    for each image two texts, in the larger of their two forms (`TextAttention.reader`)."""
+    for each image two texts, in the largest of their forms (`TextAttention.reader`, `PaddedTexts`)."""
     shape = config.transformer
     of_images = schedule.num_tokens * (_ROWS + _OWN_ROWS)
     of_texts = _TEXTS * 2 * max(shape.max_text_tokens, shape.width // 2)

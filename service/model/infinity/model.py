@@ -70,6 +70,9 @@ class Infinity:
         self._run = _run
         # Kernels of one row at a time round alike in any company, and are fast enough on a CPU alone.
         self.is_fused = self.device.type != "cpu"
+        if self.device.type == "cuda":
+            # cuDNN's attention makes a plan for each new shape, of which texts and batches have many.
+            torch.backends.cuda.enable_cudnn_sdp(False)
         self.is_compiled = False
         self.resident_bytes = sum(
             each.nbytes for part in (transformer, tokenizer) for each in part.parameters()
@@ -98,8 +101,6 @@ class Infinity:
         All blocks share the code, and so do all steps, prompts and batches: no shape is written into it.
         There are some twenty versions, for what a batch has or lacks (`warming.of_every_kind`).
         """
-        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 64
-        torch.fx.experimental._config.use_duck_shape = False  # as many rows as tokens is a coincidence
         self.is_compiled = True
         self.is_fused = True  # the exact kernels go through the rows, and are compiled for their number
         self._run = torch.compile(_run, fullgraph=True, dynamic=True, backend=backend)
@@ -116,6 +117,8 @@ class Infinity:
         return self.text_encoder.encode_all(prompts, self.max_text_tokens)
 
     def begin(self, paths: Sequence[Path], schedule: Schedule, *, parting_step: int | None = None) -> Cache:
+        if self.is_compiled:
+            _configure_compiler()
         rows = lay_out(paths)
         config = self.config.transformer
 
@@ -263,9 +266,15 @@ class Infinity:
 def _run(
     block: Block, x: Tensor, modulations: Tensor, rotation: Tensor, memory: Memory, texts: TextsOfRows
 ) -> Tensor:
-    """One block over its rows: what is compiled, once for each number of rows and of tokens."""
+    """One block over its rows: what is compiled."""
     read = partial(texts.read, block.text_attention)
     return block(x, modulations, rotation, len(memory.keys), memory.attend, read, memory.kept)
+
+
+def _configure_compiler() -> None:
+    """On the thread that draws: each has settings of its own."""
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 64
+    torch.fx.experimental._config.use_duck_shape = False  # as many rows as tokens is a coincidence
 
 
 def _guided(values: Tensor, company: Company, step: int) -> Tensor:

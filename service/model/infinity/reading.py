@@ -19,7 +19,7 @@ from torch import Tensor
 from service.model.infinity.transformer import ReadText, TextAttention
 from service.model.transfer import places, send
 
-# Padded texts are a multiple of so many tokens long: a GPU's kernels read such a mask without copying it.
+# Padded texts are a multiple of so many tokens long: a GPU's kernels read such a bias without copying it.
 _MULTIPLE = 16
 
 
@@ -95,12 +95,14 @@ class PaddedTexts:
         longest = max(map(len, texts))
         padded, is_there = pad_texts(several, longest + -longest % _MULTIPLE)
         self._keys_values = [attention.keys_values(padded) for attention in attentions]
-        self._is_there = is_there[:, None, None]
+        # Not a mask: each layer and step would make this of it.
+        self._bias = torch.zeros_like(is_there, dtype=self._keys_values[0][0].dtype)
+        self._bias = self._bias.masked_fill(~is_there, -torch.inf)[:, None, None]
 
     def of_rows(self, text_of_row: Sequence[int]) -> tuple[TextsOfRows, ...]:
-        rows = places(text_of_row, self._is_there.device)
-        is_there = self._is_there[rows]
-        return tuple(_Gathered(keys, values, rows, is_there) for keys, values in self._keys_values)
+        rows = places(text_of_row, self._bias.device)
+        bias = self._bias[rows]
+        return tuple(_Gathered(keys, values, rows, bias) for keys, values in self._keys_values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +120,11 @@ class _Gathered:
     keys: Tensor  # [texts, heads, tokens, head width]
     values: Tensor
     text_of_row: Tensor
-    is_there: Tensor  # [rows, 1, 1, tokens]
+    bias: Tensor  # [rows, 1, 1, tokens]: 0, and minus infinity on padding
 
     def read(self, attention: TextAttention, x: Tensor) -> Tensor:
         keys, values = self.keys[self.text_of_row], self.values[self.text_of_row]
-        read: Tensor = attention(x, keys, values, self.is_there)
+        read: Tensor = attention(x, keys, values, self.bias)
         return read
 
 

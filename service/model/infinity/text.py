@@ -18,6 +18,7 @@ from service.model.checkpoint import Watch, load_weights, unwatched
 from service.model.infinity.names import TEXT_NAMING, is_text_encoder
 from service.model.linear import Linear
 from service.model.precision import TextPlace
+from service.model.transfer import send
 from service.model.weight_files import open_weights
 
 if TYPE_CHECKING:
@@ -126,9 +127,9 @@ class TextEncoder:
         run = self._fetched() if self._is_fetched else self._encoder
         for length in sorted({len(each.ids) for each in tokens}):
             indices = [index for index, each in enumerate(tokens) if len(each.ids) == length]
-            rows = torch.tensor([tokens[index].ids for index in indices], device=self._reads_on)
+            rows = send(torch.tensor([tokens[index].ids for index in indices]), self._reads_on)
             states = run(input_ids=rows).last_hidden_state  # [prompts, tokens, channels]
-            states = states.to(self._device, torch.float32)
+            states = send(states.float(), self._device)
             # Copies: a text that is kept must not keep the whole batch.
             hidden |= {index: state.clone() for index, state in zip(indices, states, strict=True)}
         return [self._text(each, hidden[index]) for index, each in enumerate(tokens)]

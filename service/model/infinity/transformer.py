@@ -102,15 +102,15 @@ class TextAttention(nn.Module):
         k, v = linear(text, self.key_value.weight, F.pad(self.v_bias, (len(self.v_bias), 0))).chunk(2, dim=-1)
         return split_heads(k, self.num_heads), split_heads(v, self.num_heads)
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, is_there: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
         """x [rows, tokens, channels], read against `keys_values` of one text, or of one for each row.
 
-        `is_there` [rows, 1, 1, text tokens] is false on padding.
+        `bias` [rows, 1, 1, text tokens] is added to the scores: minus infinity on padding.
         """
         of_rows = (len(x), -1, -1, -1)
         q = split_heads(self.query(x), self.num_heads)
         k, v = keys.expand(of_rows), values.expand(of_rows)
-        return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=is_there)))
+        return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias)))
 
     def reader(self, text: Tensor) -> ReadText:
         """`forward` for one text [tokens, channels], with all done in advance that depends on it alone.
