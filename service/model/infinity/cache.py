@@ -11,7 +11,7 @@ from torch import Tensor
 
 from service.model.backbone import Path, Row, Schedule
 from service.model.infinity.attention import Memory
-from service.model.infinity.reading import Reading, Texts
+from service.model.infinity.reading import BatchTexts, Reading
 from service.model.transfer import places, send
 
 
@@ -33,7 +33,9 @@ class Company:
     reading: Reading
 
     @classmethod
-    def of(cls, paths: Sequence[Path], every: Sequence[Row], indices: Sequence[int], texts: Texts) -> Company:
+    def of(
+        cls, paths: Sequence[Path], every: Sequence[Row], indices: Sequence[int], texts: BatchTexts
+    ) -> Company:
         """The company of the rows at `indices` of a batch."""
         device = texts.pooled.device
         rows, origins = [every[index] for index in indices], origins_of(paths, every)
@@ -69,7 +71,7 @@ class Cache:
     schedule: Schedule
     parting_step: int  # the last one of content paths that nobody asked for
     rotation: Tensor  # [2, tokens, head width / 2]
-    texts: Texts
+    texts: BatchTexts
     keys: list[Tensor]  # a layer: [own rows, heads, tokens, head width]
     values: list[Tensor]  # a layer: [rows, heads, tokens, head width]
     is_fused: bool  # how it attends (`Memory`)

@@ -22,7 +22,7 @@ from service.model.infinity.cache import Cache, Company
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.decoding import Decoding
 from service.model.infinity.footprint import footprint
-from service.model.infinity.reading import PaddedTexts, SeparateTexts, Texts, TextsOfRows
+from service.model.infinity.reading import BatchTexts, PaddedTexts, SeparateTexts, TextsOfRows
 from service.model.infinity.rope import rotations
 from service.model.infinity.sampling import draw_noise, sample_bits
 from service.model.infinity.text import TextEncoder
@@ -207,7 +207,7 @@ class Infinity:
             return path.negative.features
         return self.transformer.unconditional_text[: len(path.text.features)]
 
-    def _read(self, texts: Sequence[Tensor]) -> Texts:
+    def _read(self, texts: Sequence[Tensor]) -> BatchTexts:
         """What each row's text says to every layer; rows whose text is one and the same tensor share it."""
         different = {_identity(text): text for text in texts}
         place = {identity: index for index, identity in enumerate(different)}
@@ -216,7 +216,7 @@ class Infinity:
         condition = self.transformer.condition(pooled)
         tokens = [self.transformer.text_in(text) for text in normed]
         attentions = [block.text_attention for block in self._blocks]
-        return Texts(
+        return BatchTexts(
             pooled=pooled,
             modulations=torch.stack([block.modulations(condition) for block in self._blocks]),
             head_modulations=self.transformer.head_modulations(pooled),

@@ -48,7 +48,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
+class BatchTexts:
     """All that follows from the different texts of a batch, and which row has which."""
 
     pooled: Tensor  # [texts, width]
@@ -57,7 +57,7 @@ class Texts:
     layers: TextLayers
     of_row: tuple[int, ...]
 
-    def taken(self, indices: Sequence[int]) -> Texts:
+    def taken(self, indices: Sequence[int]) -> BatchTexts:
         """Of these rows alone."""
         return replace(self, of_row=tuple(self.of_row[index] for index in indices))
 
