@@ -47,8 +47,8 @@ def test_settings_are_frozen() -> None:
         Settings().port = 1
 
 
-def test_idle_threads_wait_shortly_unless_somebody_chose_otherwise() -> None:
-    """In a process of its own: OpenMP looks at its environment once, when torch is imported."""
+def test_torch_finds_idle_threads_that_wait_shortly_and_growing_memory_unless_somebody_chose() -> None:
+    """In a process of its own: the environment is read once, when torch is imported."""
     code = (
         "from service.settings import Settings, prepare_torch\n"
         "prepare_torch(Settings(threads=1))\n"

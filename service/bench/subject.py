@@ -88,6 +88,8 @@ def load_subject(wanted: Wanted, watch: Watch = unwatched) -> Subject:
         device = presets.device_of(wanted.device)
         precision = presets.precision_of(device, wanted.choices)
         shape = shape_of(wanted.model)
+        if wanted.choices.compile:
+            presets.require_compiler()
         backbone = random_infinity(shape, wanted.seed, device, precision, wanted.choices.decoding)
         if wanted.choices.compile:
             backbone.compile()

@@ -212,6 +212,7 @@ class Generator:
         stages.start()
         decoded = self.backbone.decode(walk.feature)
         stages.stop()
+        num_image_tokens = plan.shortcuts.num_tokens([scale.num_tokens for scale in schedule.scales])
 
         def drawings() -> list[Drawing]:
             images = dict(zip(walk.paths, decoded.images(), strict=True))
@@ -231,9 +232,7 @@ class Generator:
                     images[path],
                     timings,
                     num_text_tokens=sum(len(texts[text].features) for text in texts_of(spec)),
-                    num_image_tokens=plan.shortcuts.num_tokens(
-                        [scale.num_tokens for scale in schedule.scales]
-                    ),
+                    num_image_tokens=num_image_tokens,
                     warnings=self._warnings(texts[spec.prompt]),
                 )
                 for spec, path in zip(specs, plan.path_of_spec, strict=True)
@@ -307,7 +306,9 @@ class Generator:
         of_content = dict(zip(split, directions, strict=True))
         return torch.stack(
             [
-                self._styled(feature[source], style, styling, of_content.get(source))
+                self._styled(
+                    feature[source], style, styling, of_content[source] if _blends(styling) else None
+                )
                 for source, style, styling in zip(plan.sources, styles, plan.stylings, strict=True)
             ]
         )
@@ -315,10 +316,13 @@ class Generator:
     def _styled(
         self, feature: Tensor, style: Tensor | None, styling: Styling | None, directions: Tensor | None
     ) -> Tensor:
-        """Let the style into one generation path's feature; without a styling it is a content path's."""
+        """Let the style into one generation path's feature; without a styling it is a content path's.
+
+        Its directions are given where it is blended; where not, it is replaced.
+        """
         if styling is None or style is None:
             return feature
-        if styling.method.replaces or directions is None:
+        if directions is None:
             return feature + styling.strength * (style - feature)
         return blend(feature, style, self._alpha(styling), styling.strength, directions)
 

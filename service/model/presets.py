@@ -82,10 +82,10 @@ def load(
     place, on = find(name_or_path, models_dir), device_of(device)
     precision = precision_of(on, choices)
     sizes = choose_sizes(list(place.config.schedules()), choices.sizes, model=place.config.name)
-    require_room_for_weights(place.config, precision, on)
     if choices.compile:
-        _require_compiler()
+        require_compiler()
     free = free_bytes(on)
+    require_room_for_weights(place.config, precision, on, free)
     try:
         infinity = read_infinity(
             place.config, place.folder, on, precision=precision, decoding=choices.decoding, watch=watch
@@ -119,8 +119,8 @@ def _require_files(config: InfinityConfig, models_dir: Path) -> None:
             )
 
 
-def _require_compiler() -> None:
-    """PyTorch generates C++ for a CPU, and for a GPU what launches its kernels."""
+def require_compiler() -> None:
+    """ValueError where PyTorch could not compile: it makes C++ for a CPU, and for a GPU's launches."""
     name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # what it looks for itself
     if shutil.which(name) is None:
         raise ValueError(

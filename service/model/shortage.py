@@ -13,20 +13,18 @@ from service.model.infinity.footprint import footprint
 from service.model.infinity.model import Infinity
 from service.model.infinity.released import held_bytes
 from service.model.infinity.scales import BUDGETS, schedules
-from service.model.memory import SHARES, Fit, free_bytes
+from service.model.memory import SHARES, Fit
 from service.model.precision import Precision, TextPlace
 
 
 def require_room_for_weights(
-    config: InfinityConfig, precision: Precision, device: torch.device, free: int | None = None
+    config: InfinityConfig, precision: Precision, device: torch.device, free: int
 ) -> None:
-    """ValueError with the numbers unless the weights fit into what is free, by default on the device now.
+    """ValueError with the numbers unless the weights fit into the bytes that are free on the device.
 
     The text encoder is left out: what it takes is known when it has been read.
     """
-    free = free_bytes(device) if free is None else free
-    needed = held_bytes(config, precision.blocks)
-    if needed > free:
+    if held_bytes(config, precision.blocks) > free:
         raise ValueError(shortage_of_weights(config, precision, device, free))
 
 

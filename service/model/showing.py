@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -15,8 +16,15 @@ from service.model.plan import Plan
 from service.model.resize import resize
 from service.model.transfer import places
 
-# After which step, the places of the paths that were decoded, and who watches which.
-_Shown = tuple[int, list[int], list[tuple[int, Watch]]]
+
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """Images on their way to who watches."""
+
+    decoded: Decoded
+    step: int
+    paths: list[int]  # that were decoded, by their places
+    watched: list[tuple[int, Watch]]
 
 
 class Showing:
@@ -26,7 +34,7 @@ class Showing:
         self._backbone = backbone
         self._plan = plan
         self._grids = backbone.feature_grids(schedule)
-        self._under_way: list[tuple[Decoded, _Shown]] = []
+        self._under_way: list[_UnderWay] = []
         self._laps = Laps(backbone.device)
 
     def after(self, step: int, feature: Tensor, present: Sequence[int]) -> None:
@@ -41,7 +49,7 @@ class Showing:
         small = resize(feature[places(needed, feature.device)], self._grids[step - 1])
         decoded = self._backbone.decode(small)
         self._laps.stop()
-        self._under_way.append((decoded, (step, needed, watched)))
+        self._under_way.append(_UnderWay(decoded, step, needed, watched))
         if decoded.is_there:
             self.hand_out()
 
@@ -52,8 +60,8 @@ class Showing:
 
     def hand_out(self) -> None:
         """Whatever has not been, as soon as it has arrived."""
-        for decoded, (step, needed, watched) in self._under_way:
-            images = dict(zip(needed, decoded.images(), strict=True))
-            for place, watch in watched:
-                watch.show(Partial(images[place], step, self._plan.num_steps))
+        for each in self._under_way:
+            images = dict(zip(each.paths, each.decoded.images(), strict=True))
+            for path, watch in each.watched:
+                watch.show(Partial(images[path], each.step, self._plan.num_steps))
         self._under_way.clear()

@@ -159,8 +159,7 @@ class Cache:
         num_first = sum(self.paths[row.path].source is None for row in rows)
         kept = [index for index, row in enumerate(rows) if self.paths[row.path].drawn]
         self.everyone = Company.of(self.paths, rows, range(len(rows)), self.texts)
-        first = Company.of(self.paths, rows, range(num_first), self.texts)
-        self.active = self.everyone if forked else first
+        self.active = self.everyone if forked else Company.of(self.paths, rows, range(num_first), self.texts)
         self.drawn = Company.of(self.paths, rows, kept, self.texts)
         self.origins = origins_of(self.paths, rows)
 
