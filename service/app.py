@@ -15,32 +15,34 @@ from fastapi import Depends, FastAPI
 from redis.asyncio import Redis
 
 from service import __version__
-from service.access.answers import KeptAnswers
-from service.access.current_keyring import CurrentKeyring
-from service.access.keyring import require_guard
-from service.access.rates import Rates
-from service.admission import Admission
-from service.batcher import Batcher
-from service.extraction import Extracted, Extraction, ToRead, extracting_on
-from service.http import docs, health, images, models, styles
-from service.http.authentication import BEARER, Authentication
-from service.http.bodies import BodyBound
-from service.http.deadline import DeadlineBound
-from service.http.document import DESCRIPTION, complete
-from service.http.idempotency import Idempotency
-from service.http.observation import Observation
-from service.http.parts import Parts, Readiness
-from service.http.problems import install_problems
-from service.http.rate_limits import RateLimits
-from service.http.schemas import ProblemResponse
+from service.access.idempotency_store import KeptAnswers
+from service.access.keyring import CurrentKeyring, require_guard
+from service.access.rate_limiter import Rates
+from service.application.extract_style import Extracted, Extraction, ToRead, extracting_on
+from service.application.upload_limiter import Admission
+from service.batching.batcher import Batcher
+from service.batching.model_thread import ModelThread, Unfinished
+from service.cli.progress import bars, counter
+from service.http import health, images, models, styles
+from service.http.dependencies import Parts, Readiness
+from service.http.error_handlers import install_problems
+from service.http.middleware.auth import BEARER, Authentication
+from service.http.middleware.body_limits import BodyBound
+from service.http.middleware.idempotency import Idempotency
+from service.http.middleware.rate_limits import RateLimits
+from service.http.middleware.telemetry import Observation
+from service.http.middleware.timeout import DeadlineBound
+from service.http.openapi import docs_page as docs
+from service.http.openapi.document import DESCRIPTION, complete
+from service.http.schemas.base import ProblemResponse
 from service.metrics import Metrics
-from service.model import presets
-from service.model.backbone import Size
-from service.model.generator import BatchKey, Drawing, Drawn, Generator, ImageSpec
-from service.model_thread import ModelThread, Unfinished
-from service.progress import bars, counter
+from service.model.checkpoints import registry as presets
+from service.model.engine.generator import Drawn, Generator
+from service.model.engine.types import BatchKey, Drawing, ImageSpec
+from service.model.schedule import Size
 from service.settings import Settings
-from service.styles.embedded import EmbeddedServer, EmbeddedServerError
+from service.storage.embedded_valkey.binary import EmbeddedServerError
+from service.storage.embedded_valkey.server import EmbeddedServer
 from service.styles.store import StyleStore, connect
 
 # Decoding takes up to 17 bytes a pixel of the upload, so this also bounds memory.

@@ -11,7 +11,7 @@ from platformdirs import user_data_path
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.model.choices import (
+from service.model.checkpoints.options import (
     Choices,
     DecodingChoice,
     PrecisionChoice,
@@ -154,7 +154,7 @@ def read_settings(**flags: object) -> Settings:
     except ValidationError as error:
         # A default that follows from a mistaken setting is no mistake of its own.
         mistakes = [each for each in error.errors() if each["type"] != "default_factory_not_called"]
-        raise ValueError("\n".join(_sentence(dict(each)) for each in mistakes)) from None
+        raise ValueError("\n".join(_sentence(dict(mistake)) for mistake in mistakes)) from None
 
 
 def prepare_torch(settings: Settings) -> None:

@@ -25,8 +25,8 @@ structlog.configure(
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from service.styles.embedded import EmbeddedServer
-    from tests.server import Running
+    from service.storage.embedded_valkey.server import EmbeddedServer
+    from tests.support.server import Running
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A ready server of the tiny model, with a store of its own."""
     # Imported here, so that tests of one part run without loading all the others.
     from service.settings import Settings
-    from tests.server import serving
-    from tests.tiny import tiny_generator
+    from tests.support.server import serving
+    from tests.support.tiny import tiny_generator
 
     with serving(Settings(data_dir=tmp_path_factory.mktemp("server")), tiny_generator()) as running:
         running.wait_until_settled()
@@ -51,7 +51,7 @@ def client(server: Running) -> Iterator[httpx.Client]:
 @pytest.fixture
 async def valkey(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
     """An embedded server on a folder of its own."""
-    from tests.valkey import running_server
+    from tests.support.valkey import running_server
 
     async with running_server(tmp_path) as server:
         yield server

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import ROOT
-from tests.server import Running
-from tests.uploads import picture
+from tests.support.process import ROOT
+from tests.support.server import Running
+from tests.support.uploads import picture
 
 README = (ROOT / "README.md").read_text()
 SERVED_AT = "http://127.0.0.1:8000"

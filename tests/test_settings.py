@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.settings import Settings, read_settings
-from tests.process import ROOT
+from tests.support.process import ROOT
 
 
 def test_the_environment_sets_and_a_flag_wins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,4 +15,4 @@ def arrivals(rate: float, seconds: float, seed: int) -> tuple[float, ...]:
         raise ValueError(f"a load has a rate and a duration above 0, not {rate:g} a second for {seconds:g} s")
     num = max(1, round(rate * seconds))
     times = np.sort(np.random.default_rng(seed).uniform(0, seconds, num))
-    return tuple(float(each) for each in times)
+    return tuple(float(time) for time in times)

@@ -28,8 +28,8 @@ def bounds(counts: Sequence[Count], seconds: Sequence[float], peaks: Peaks) -> d
     Memory's share passes 1 where caches keep what was counted as traffic.
     """
     time_of = dict.fromkeys(("operations", "memory", "overhead"), 0.0)
-    for count, each in zip(counts, seconds, strict=True):
-        time_of[bound_of(count, each, peaks)] += each
+    for count, second in zip(counts, seconds, strict=True):
+        time_of[bound_of(count, second, peaks)] += second
     total = sum(seconds)
     flops, num_bytes = sum(each.flops for each in counts), sum(each.bytes for each in counts)
     return {

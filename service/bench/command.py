@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from service.flags import (
+from service.cli.options import (
     Decoding,
     Device,
     Model,
@@ -95,7 +95,7 @@ def bench(
     from service.bench.report import read_report
     from service.bench.running import Asked, run
     from service.bench.subject import Wanted
-    from service.progress import bars
+    from service.cli.progress import bars
 
     wanted = Wanted(
         model=settings.model,

@@ -37,12 +37,12 @@ def compare(now: Report, then: Report) -> str:
 def _table(now: Table, then: Table) -> str:
     before = {row.name: row.values for row in then.rows}
     ratios = {row.name: _ratios(row.values, before[row.name]) for row in now.rows if row.name in before}
-    names = [name for name in _COMPARED if any(name in each for each in ratios.values())]
+    names = [name for name in _COMPARED if any(name in ratio for ratio in ratios.values())]
     if not names:
         return ""
     lines = [[now.title, *map(heading, names)]]
     lines += [
-        [row, *(f"{each[n]:.3f}x" if n in each else "-" for n in names)] for row, each in ratios.items()
+        [row, *(f"{ratio[n]:.3f}x" if n in ratio else "-" for n in names)] for row, ratio in ratios.items()
     ]
     return aligned(lines)
 

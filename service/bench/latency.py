@@ -14,7 +14,7 @@ from service.bench.samples import Samples, ratio, spread
 from service.bench.subject import Subject
 from service.bench.timing import interleaved
 from service.evaluation.baseline import PlainDrawing, draw_plainly, equality, has_plain_form
-from service.model.generator import Timings
+from service.model.engine.types import Timings
 
 COLD, PLAIN, STYLISED, FOUR = "first image", "unstylised image", "stylised image", "4 styles of one prompt"
 EXTRACTION, TWO_RUNS = "style of a picture", "plain two-run form"
@@ -91,7 +91,7 @@ def _ratios(
         Row("stylised image, to an unstylised one", ratio(stylised, measured[PLAIN])),
     ]
     if plainly:
-        engine = Samples(tuple(each.text_seconds + each.transformer_seconds for each in timings))
+        engine = Samples(tuple(timing.text_seconds + timing.transformer_seconds for timing in timings))
         drawn = Samples(tuple(each.draw_seconds for each in plainly))
         rows.insert(0, Row("plain two-run form, to the engine", ratio(measured[TWO_RUNS], stylised)))
         rows.insert(1, Row("the same, without the decoder", ratio(drawn, engine)))
@@ -99,19 +99,19 @@ def _ratios(
 
 
 def _stages(timings: Sequence[Timings]) -> Table:
-    total = statistics.median(_total(each) for each in timings)
+    total = statistics.median(_total(timing) for timing in timings)
     rows = []
     for stage in ("text", "transformer", "decode"):
-        samples = Samples(tuple(getattr(each, f"{stage}_seconds") for each in timings))
+        samples = Samples(tuple(getattr(timing, f"{stage}_seconds") for timing in timings))
         rows.append(Row(stage, {**samples.values(), "time_share": samples.median / total}))
     return Table("stages of a stylised image", tuple(rows))
 
 
 def _steps(subject: Subject, timings: Sequence[Timings]) -> Table:
-    total = statistics.median(_total(each) for each in timings)
+    total = statistics.median(_total(timing) for timing in timings)
     rows = []
     for index, scale in enumerate(subject.backbone.schedules[subject.size].scales):
-        seconds = [each.step_seconds[index] for each in timings]
+        seconds = [timing.step_seconds[index] for timing in timings]
         median, (low, high) = statistics.median(seconds), spread(seconds)
         rows.append(
             Row(

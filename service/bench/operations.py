@@ -10,7 +10,7 @@ from service.evaluation.baseline import has_plain_form
 from service.evaluation.counting import Counts, count, operations
 from service.evaluation.flops import Batch, Floor, floor
 from service.evaluation.plain import draw
-from service.model.generator import ImageSpec
+from service.model.engine.types import ImageSpec
 
 NUM_STYLES = (1, 4)
 

@@ -9,7 +9,7 @@ import httpx2
 import numpy as np
 
 from service.bench.load import Answer, Send, ask
-from service.media import OutputFormat, encode_image
+from service.media.images import OutputFormat, encode_image
 
 _SAMPLE = re.compile(r'^atelier_batch_size_(sum|count)\{queue="generate"\} (\S+)$', re.MULTILINE)
 

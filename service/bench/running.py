@@ -21,9 +21,9 @@ from service.bench.steps import BatchSteps
 from service.bench.subject import Subject, Wanted, load_subject
 from service.evaluation.hardware import hardware_name
 from service.evaluation.peaks import measure_peaks
-from service.model import presets
-from service.model.backbone import Size
-from service.model.checkpoint import Watch, unwatched
+from service.model.checkpoints import registry as presets
+from service.model.checkpoints.loader import Watch, unwatched
+from service.model.schedule import Size
 
 Told = TypeVar("Told")
 

@@ -92,7 +92,7 @@ def main() -> int:
     prepare_torch(settings)
     from service.bench.steps import WatchedGenerator
     from service.bench.subject import Wanted, load_subject
-    from service.serving import run_server
+    from service.server import run_server
 
     try:
         subject = load_subject(TypeAdapter(Wanted).validate_python(plan.wanted))
@@ -104,7 +104,7 @@ def main() -> int:
         return run_server(settings, generator)  # SIGTERM ends it by SystemExit
     finally:
         if plan.steps_file is not None:
-            Path(plan.steps_file).write_text(dumps([asdict(each) for each in generator.batches]))
+            Path(plan.steps_file).write_text(dumps([asdict(batch) for batch in generator.batches]))
 
 
 def _end_with_parent() -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from service.bench.subject import Subject
-from service.model.generator import Drawing, Drawn, Generator, ImageSpec, always
+from service.model.engine.generator import Drawn, Generator, always
+from service.model.engine.types import Drawing, ImageSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from service.evaluation.random_weights import random_infinity, shape_of
-from service.model import presets
-from service.model.backbone import Size
-from service.model.checkpoint import Watch, unwatched
-from service.model.choices import BY_DEFAULT, Choices
-from service.model.generator import Generator, ImageSpec, Styling, WeightedStyle
-from service.model.infinity import scales
-from service.model.infinity.model import Infinity
-from service.model.style import StyleFeature
+from service.model.checkpoints import registry as presets
+from service.model.checkpoints.loader import Watch, unwatched
+from service.model.checkpoints.options import BY_DEFAULT, Choices
+from service.model.engine.generator import Generator
+from service.model.engine.types import ImageSpec, Styling, WeightedStyle
+from service.model.infinity import schedules as scales
+from service.model.infinity.backbone import Infinity
+from service.model.schedule import Size
+from service.model.style.feature import StyleFeature
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

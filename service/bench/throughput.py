@@ -15,8 +15,8 @@ from service.bench.timing import interleaved
 from service.evaluation.counting import count
 from service.evaluation.hardware import forget_peak, peak_bytes
 from service.evaluation.peaks import Peaks
-from service.model.backbone import Size
-from service.model.generator import ImageSpec, Timings
+from service.model.engine.types import ImageSpec, Timings
+from service.model.schedule import Size
 
 NUMBERS = (1, 2, 4, 8)
 
@@ -107,7 +107,7 @@ def _chosen(
     batches = [_Batch(subject, BATCH, n) for n in within.numbers]
     batches += [_Batch(subject, STYLES, n) for n in within.numbers if n > 1]
     expected = [
-        (each, each.n * alone if each.growth is BATCH else (each.n + 1) / 2 * alone) for each in batches
+        (batch, batch.n * alone if batch.growth is BATCH else (batch.n + 1) / 2 * alone) for batch in batches
     ]
     # One image is measured whatever it takes: all others are told in its terms.
     chosen = [each for each, seconds in expected if each.n == 1 or seconds <= within.most_seconds]

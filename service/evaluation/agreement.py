@@ -34,11 +34,11 @@ class Agreement:
 
     @property
     def forced(self) -> float:
-        return _mean(self.steps, [each.forced for each in self.steps])
+        return _mean(self.steps, [step.forced for step in self.steps])
 
     @property
     def free(self) -> float:
-        return _mean(self.steps, [each.free for each in self.steps])
+        return _mean(self.steps, [step.free for step in self.steps])
 
 
 def agreements(full: Iterable[Run], other: Iterable[Run]) -> Iterator[Agreement]:
@@ -77,12 +77,12 @@ def _step(step: int, reference: Recording, forced: Recording, free: Recording) -
 
 
 def _line(steps: Sequence[StepAgreement]) -> str:
-    forced = _mean(steps, [each.forced for each in steps])
-    free = _mean(steps, [each.free for each in steps])
-    difference = max(each.logit_difference for each in steps)
-    return f"{sum(each.num_bits for each in steps):8}  {forced:13.2%}  {free:11.2%}  {difference:.3f}"
+    forced = _mean(steps, [step.forced for step in steps])
+    free = _mean(steps, [step.free for step in steps])
+    difference = max(step.logit_difference for step in steps)
+    return f"{sum(step.num_bits for step in steps):8}  {forced:13.2%}  {free:11.2%}  {difference:.3f}"
 
 
 def _mean(steps: Sequence[StepAgreement], shares: Sequence[float]) -> float:
-    num_bits = sum(each.num_bits for each in steps)
-    return sum(share * each.num_bits for share, each in zip(shares, steps, strict=True)) / num_bits
+    num_bits = sum(step.num_bits for step in steps)
+    return sum(share * step.num_bits for share, step in zip(shares, steps, strict=True)) / num_bits

@@ -13,12 +13,12 @@ from service.evaluation.intervals import Estimate, share
 from service.evaluation.judge import ATTRIBUTES, Judge
 from service.evaluation.pairs import Pair
 from service.evaluation.stylisation import Score, chunks, score
-from service.model.backbone import Path
-from service.model.generator import Generator
-from service.model.infinity.model import Infinity
-from service.model.nano.captions import full_caption
-from service.model.nano.scene import Scene, random_scene
-from service.model.style import feature_of
+from service.model.engine.generator import Generator
+from service.model.engine.types import Path
+from service.model.infinity.backbone import Infinity
+from service.model.style.feature import feature_of
+from service.training.captions import full_caption
+from service.training.scene import Scene, random_scene
 
 _BATCH = 16
 _Swap = dict[int, tuple[dict[str, Estimate], dict[str, Estimate]]]
@@ -63,7 +63,7 @@ def singular_components(
         for batch in chunks(range(len(pairs)), _BATCH):
 
             def exchange(features: Tensor, batch: Sequence[int] = batch, count: int = count) -> Tensor:
-                own = [each - largest(each, count) for each in features]
+                own = [feature - largest(feature, count) for feature in features]
                 return torch.stack([a + largest(styles[i], count) for a, i in zip(own, batch, strict=True)])
 
             prompts, seeds = [pairs[i].prompt for i in batch], [pairs[i].seed for i in batch]

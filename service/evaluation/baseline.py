@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from service.evaluation.plain import draw
 from service.evaluation.recording import Recording
-from service.model.generator import Generator, ImageSpec
+from service.model.engine.generator import Generator
+from service.model.engine.types import ImageSpec
+from service.model.infinity.backbone import Infinity
 from service.model.infinity.config import InfinityConfig
-from service.model.infinity.model import Infinity
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from service.model.checkpoint import load_into, read_tensors
+from service.model.checkpoints.loader import load_into, read_tensors
 from service.model.infinity.config import TokenizerConfig
-from service.model.infinity.names import tokenizer_from_official
 from service.model.infinity.tokenizer import Tokenizer
+from service.model.infinity.weight_names import tokenizer_from_official
 
 # Absolute tolerances (golden README, "Decision margins"). Blended features get more room: the reference
 # decomposes in fp32, which alone moves them by 3e-5 from the exact result; ours is exact to fp32.

@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from service.model.generator import Abandoned, Generator, ImageSpec
+from service.model.engine.generator import Abandoned, Generator
+from service.model.engine.types import ImageSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Traffic(TorchDispatchMode):
         if func._schema.is_mutable:
             written = []  # what it writes is among its arguments
         else:
-            written = [each for each in _tensors(out) if each.untyped_storage().data_ptr() not in owned]
+            written = [tensor for tensor in _tensors(out) if tensor.untyped_storage().data_ptr() not in owned]
             if not written or "empty" in func._schema.name:
                 return out
         self.num_bytes += sum(_num_bytes(each) for each in (*read, *written))
@@ -111,7 +112,9 @@ _FORMULAS = {
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:
-    found = {id(each): each for each in tree_leaves(tree) if isinstance(each, torch.Tensor)}
+    found = {
+        id(tree_leave): tree_leave for tree_leave in tree_leaves(tree) if isinstance(tree_leave, torch.Tensor)
+    }
     return list(found.values())
 
 

@@ -20,9 +20,10 @@ from service.evaluation.pairs import Pair, held_out_pairs, held_out_scenes
 from service.evaluation.palettes import Palettes, evaluate_palettes
 from service.evaluation.shortcuts import Trial, choices, evaluate_shortcuts
 from service.evaluation.stylisation import Configuration, Score, draw, evaluate_styles
-from service.model.generator import Generator, Method
-from service.model.infinity.model import Infinity
-from service.model.nano.recipe import CONFIG
+from service.model.engine.generator import Generator
+from service.model.engine.types import Method
+from service.model.infinity.backbone import Infinity
+from service.training.recipe import CONFIG
 
 ALPHAS = (0.2, 0.6, 1.0, 2.0, 5.0)  # the paper's table 3
 # On nano's 8x8 latent, F_3 is 3x3 and holds no shape; F_5 is 6x6 and does.
@@ -67,7 +68,7 @@ def evaluate(
     if not isinstance(backbone, Infinity) or backbone.config.grids != CONFIG.grids:
         raise ValueError(
             f"The judge knows only the world of nano, 64x64 pictures of twelve objects; {generator.name} "
-            "draws another. Give nano, or a model folder that `python -m service.model.nano.train` wrote."
+            "draws another. Give nano, or a model folder that `python -m service.training.train` wrote."
         )
     began = clock()
     configured = Configuration(Method.PFB_SAC, generator.key_step, generator.alpha)
@@ -124,7 +125,9 @@ def ablations(generator: Generator) -> list[Configuration]:
     """Every method at the paper's step, at nano's and where the feature holds shape."""
     steps = sorted({3, generator.key_step, SHAPE_STEP})
     methods = (Method.REP, Method.REP_SAC, Method.PFB, Method.PFB_SAC)
-    return [BASE] + [Configuration(each, step, _alpha(each, generator)) for step in steps for each in methods]
+    return [BASE] + [
+        Configuration(method, step, _alpha(method, generator)) for step in steps for method in methods
+    ]
 
 
 def sweep(generator: Generator) -> list[Configuration]:

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from service.evaluation.intervals import Estimate, bootstrapped, share
 from service.evaluation.judge import ATTRIBUTES, Judge
 from service.evaluation.stylisation import draw_all
-from service.model.generator import Generator, ImageSpec
-from service.model.infinity.model import Infinity
-from service.model.nano.captions import full_caption
-from service.model.nano.outside import outside_picture
-from service.model.nano.scene import MEDIA, OBJECTS, Scene
-from service.model.nano.sheets import reconstructed
+from service.model.engine.generator import Generator
+from service.model.engine.types import ImageSpec
+from service.model.infinity.backbone import Infinity
+from service.training.captions import full_caption
+from service.training.outside import outside_picture
+from service.training.scene import MEDIA, OBJECTS, Scene
+from service.training.sheets import reconstructed
 
 
 @dataclass(frozen=True, slots=True, eq=False)

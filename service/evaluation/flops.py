@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from service.model.backbone import Scale, Schedule
 from service.model.infinity.config import InfinityConfig, TokenizerConfig, TransformerConfig
+from service.model.schedule import Scale, Schedule
 
 
 @dataclass(frozen=True, slots=True)

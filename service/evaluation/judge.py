@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from service.model.checkpoint import load_into, read_tensors
-from service.model.nano.scene import BACKGROUNDS, COLOURS, MEDIA, OBJECTS, Scene, oklab
+from service.model.checkpoints.loader import load_into, read_tensors
+from service.training.scene import BACKGROUNDS, COLOURS, MEDIA, OBJECTS, Scene, oklab
 
 WEIGHTS = Path(__file__).parent / "weights" / "judge.safetensors"
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.model.nano.renderer import render
-from service.model.nano.scene import OBJECTS, Scene, random_scene
+from service.training.renderer import render
+from service.training.scene import OBJECTS, Scene, random_scene
 
 # Apart from every stream of the training: those begin with the recipe's seed.
 _SCENES, _PAIRS = 71, 72

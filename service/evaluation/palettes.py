@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from service.evaluation.intervals import Estimate, bootstrapped, share
 from service.evaluation.stylisation import draw_all
-from service.model.generator import Generator, ImageSpec, Styling, WeightedStyle
-from service.model.nano.outside import outside_picture
-from service.model.nano.scene import OBJECTS
+from service.model.engine.generator import Generator
+from service.model.engine.types import ImageSpec, Styling, WeightedStyle
+from service.training.outside import outside_picture
+from service.training.scene import OBJECTS
 
 _NUM_DIRECTIONS = 32
 

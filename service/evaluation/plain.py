@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from service.model.backbone import Scale, Schedule
-from service.model.infinity.model import Infinity
+from service.model.engine.types import ImageSpec, Method
+from service.model.infinity.backbone import Infinity
 from service.model.infinity.rope import rotate, rotations
 from service.model.infinity.sampling import draw_noise, sample_bits
 from service.model.infinity.tokenizer import codes_from_bits
 from service.model.infinity.transformer import Block, layer_norm, merge_heads, split_heads
-from service.model.resize import resize
-from service.model.spec import ImageSpec, Method
-from service.model.style import feature_of
+from service.model.schedule import Scale, Schedule
+from service.model.style.feature import feature_of
+from service.model.style.resize import resize
 
 
 @dataclass

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from service.evaluation.evaluate import BASE, Evaluation
 from service.evaluation.judge import ATTRIBUTES
 from service.evaluation.stylisation import Configuration, Score
-from service.model.generator import Method
+from service.model.engine.types import Method
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,9 @@ def contact_sheet(found: Evaluation) -> Image.Image:
     rows: list[tuple[str, NDArray[np.uint8]]] = [
         ("reference", np.stack([pair.picture for pair in found.examples]))
     ]
-    rows += [(_row_name(each), pictures) for each, pictures in sorted(found.pictures.items(), key=_order)]
+    rows += [
+        (_row_name(picture), pictures) for picture, pictures in sorted(found.pictures.items(), key=_order)
+    ]
     side = 64 * _LARGER
     sheet = Image.new("RGB", (_LABEL + side * len(found.examples), side * len(rows) + 20), "white")
     pencil = ImageDraw.Draw(sheet)

@@ -10,22 +10,22 @@ from tokenizers import Tokenizer as WordTokenizer
 from torch import nn
 from transformers import T5Config, T5EncoderModel
 
-from service.model import presets
-from service.model.choices import DecodingChoice
+from service.model.checkpoints import registry
+from service.model.checkpoints.options import DecodingChoice
+from service.model.device.precision import FULL, Precision, TextPlace
+from service.model.infinity.backbone import Infinity
 from service.model.infinity.config import (
     InfinityConfig,
     SamplingConfig,
     TokenizerConfig,
     TransformerConfig,
 )
-from service.model.infinity.folder import read_config
-from service.model.infinity.model import Infinity
-from service.model.infinity.released import RELEASED
-from service.model.infinity.text import TextEncoder
+from service.model.infinity.model_folder import read_config
+from service.model.infinity.presets import RELEASED
+from service.model.infinity.t5 import TextEncoder
 from service.model.infinity.tokenizer import Tokenizer
 from service.model.infinity.transformer import Transformer
 from service.model.nano.words import untrained_encoder, write_vocabulary
-from service.model.precision import FULL, Precision, TextPlace
 
 # Small enough for a CPU to draw a megapixel, large enough that arithmetic and not overhead decides.
 BENCH_512 = InfinityConfig(
@@ -46,11 +46,11 @@ def shape_of(name_or_path: str) -> InfinityConfig:
 
     ValueError with a sentence when there is none.
     """
-    folder = presets.BUNDLED.get(name_or_path, Path(name_or_path))
+    folder = registry.BUNDLED.get(name_or_path, Path(name_or_path))
     if name_or_path in SHAPES:
         return SHAPES[name_or_path]
     if not (folder / "config.json").is_file():
-        known = ", ".join((*presets.BUNDLED, *SHAPES))
+        known = ", ".join((*registry.BUNDLED, *SHAPES))
         raise ValueError(
             f"There is no shape {name_or_path!r}: give one of {known}, or a folder with config.json."
         )

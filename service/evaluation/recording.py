@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from service.model.backbone import Path, Scale, Schedule, Text
-from service.model.decoded import Decoded
-from service.model.generator import Generator, ImageSpec
-from service.model.infinity.cache import Cache
-from service.model.infinity.model import Infinity
+from service.model.device.transfer import Decoded
+from service.model.engine.generator import Generator
+from service.model.engine.types import ImageSpec, Path, Text
+from service.model.infinity.backbone import Infinity
+from service.model.infinity.kv_cache import Cache
 from service.model.infinity.sampling import draw_noise
 from service.model.infinity.transformer import Transformer
+from service.model.schedule import Scale, Schedule
 
 
 class Recording:
@@ -60,7 +61,7 @@ class Recording:
 
     def path_bits(self, path: int, source: int) -> Tensor:
         """All bits of one path, [tokens, bits]; before it forked it was its source."""
-        return torch.cat([each[path if path < len(each) else source] for each in self.bits])
+        return torch.cat([bit[path if path < len(bit) else source] for bit in self.bits])
 
     def batch_bytes(self, schedule: Schedule, num_images: int) -> int:
         return self.infinity.batch_bytes(schedule, num_images)

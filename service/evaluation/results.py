@@ -13,7 +13,7 @@ from service.evaluation.evaluate import Evaluation
 from service.evaluation.hardware import describe
 from service.evaluation.plots import save_plots
 from service.evaluation.tables import report
-from service.model.generator import Generator
+from service.model.engine.generator import Generator
 
 
 def require_plots() -> None:

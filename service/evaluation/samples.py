@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from service.model.nano.outside import outside_picture
-from service.model.nano.renderer import render
-from service.model.nano.scene import Scene
+from service.training.outside import outside_picture
+from service.training.renderer import render
+from service.training.scene import Scene
 
 PROMPTS = ("a cat", "a house", "a star", "a fish", "a tree", "a mug", "a heart", "a flower")
 _RENDERED = {
@@ -26,7 +26,7 @@ _RENDERED = {
     "checker": Scene("square", "yellow", "purple", "checker"),
 }
 _OUTSIDE = {"dunes": 8, "rose": 28, "dots": 52}  # seeds
-_FOLDER = Path(__file__).parents[1] / "http" / "playground" / "samples"
+_FOLDER = Path(__file__).parents[1] / "playground" / "samples"
 _SIDE = 96
 _SEED = 11
 

@@ -20,9 +20,10 @@ from service.evaluation.intervals import Estimate, bootstrapped
 from service.evaluation.judge import Judge
 from service.evaluation.pairs import Pair
 from service.evaluation.stylisation import Score, draw_all, score
-from service.model.generator import Generator, ImageSpec, Styling, WeightedStyle
-from service.model.infinity.model import Infinity
-from service.model.shortcuts import EXACT, Quality, Shortcuts
+from service.model.engine.generator import Generator
+from service.model.engine.quality import EXACT, Quality, Shortcuts
+from service.model.engine.types import ImageSpec, Styling, WeightedStyle
+from service.model.infinity.backbone import Infinity
 
 JUDGED = ("kept", "leaked", "background", "medium", "colour", "vanished")
 # Pairs that are drawn one at a time, by every choice in turn: for the time and for the bits.
@@ -61,7 +62,7 @@ class Trial:
             "seconds": asdict(self.seconds),
             "bits": self.bits,
             "pixels": self.pixels,
-            "differences": {name: asdict(each) for name, each in self.differences(exact).items()},
+            "differences": {name: asdict(difference) for name, difference in self.differences(exact).items()},
         }
 
 
@@ -181,7 +182,7 @@ def table(trials: Sequence[Trial]) -> tuple[list[str], Iterator[list[str]]]:
         judged = (
             [estimates[name].percent() for name in JUDGED]
             if trial is trials[0]
-            else [_signed(each) for each in trial.differences(exact).values()]
+            else [_signed(difference) for difference in trial.differences(exact).values()]
         )
         return [
             f"{names}: {trial.shortcuts}" if names else str(trial.shortcuts),

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from service.evaluation.intervals import Estimate, bootstrapped, share
 from service.evaluation.judge import Judge, Verdict, visible
 from service.evaluation.pairs import Pair
-from service.model.generator import Generator, ImageSpec, Method, Styling, WeightedStyle
+from service.model.engine.generator import Generator
+from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
 
 # Of 1,500 renders, thin outlines included, none stands out by less than 0.11.
 VANISHED_BELOW = 0.08
@@ -119,9 +120,15 @@ def _specs(
     styles = (WeightedStyle(generator.extract_style(pair.picture, size, key_step)),)
     return [
         plain
-        if each.method is None
+        if configuration.method is None
         else replace(
-            plain, styling=Styling(styles, alpha=each.alpha, method=each.method, key_step=each.key_step)
+            plain,
+            styling=Styling(
+                styles,
+                alpha=configuration.alpha,
+                method=configuration.method,
+                key_step=configuration.key_step,
+            ),
         )
-        for each in configurations
+        for configuration in configurations
     ]

@@ -83,7 +83,7 @@ def report(found: Evaluation, *, model: str, about: str) -> str:
         "## Singular components\n\nThe largest components of F after step 5 replaced by the reference's.\n\n"
         + _table(
             ["components", *_COLUMNS.values()],
-            [[str(count), *_cells(each, brief=True)] for count, each in found.components.items()],
+            [[str(count), *_cells(component, brief=True)] for count, component in found.components.items()],
         ),
         f"## Style images from elsewhere\n\n{_PALETTES}\n\n"
         + _table(
@@ -112,7 +112,7 @@ def _cells(score: Score, *, brief: bool) -> list[str]:
 
 
 def _named(name: str, estimates: Mapping[str, Estimate], *, brief: bool = False) -> list[str]:
-    return [name, *(_brief(each) if brief else each.percent() for each in estimates.values())]
+    return [name, *(_brief(estimate) if brief else estimate.percent() for estimate in estimates.values())]
 
 
 def _brief(estimate: Estimate) -> str:

@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from service.evaluation.judge import ATTRIBUTES, WEIGHTS, Judge
-from service.model.nano.compute import Compute, fastest
-from service.model.nano.corpus import make_renders
-from service.model.nano.muon import muon_and_adam
-from service.model.nano.scene import Scene
-from service.model.nano.sheets import as_images
-from service.model.nano.trainer import Run
+from service.training.compute import Compute, fastest
+from service.training.corpus import make_renders
+from service.training.muon import muon_and_adam
+from service.training.scene import Scene
+from service.training.sheets import as_images
+from service.training.trainer import Run
 
 _SEED, _HELD_OUT_SEED = 8128, 8129
 _BATCH = 64
@@ -94,7 +94,7 @@ def labels_of(scenes: Sequence[Scene], attribute: str) -> Tensor:
 
 def degraded(images: Tensor, rng: np.random.Generator) -> Tensor:
     """Half of the images [images, 3, h, w], made softer, noisier and a little off in colour."""
-    soft = [_softened(each[None], rng) if rng.random() < 0.5 else each[None] for each in images]
+    soft = [_softened(image[None], rng) if rng.random() < 0.5 else image[None] for image in images]
     return torch.cat(soft).clamp(-1, 1)
 
 

@@ -15,7 +15,7 @@ import torch
 from service.evaluation.checks import Check
 from service.evaluation.verify_tokenizer import tokenizer_checks
 from service.evaluation.verify_transformer import TransformerSet
-from service.model.checkpoint import read_tensors
+from service.model.checkpoints.loader import read_tensors
 
 
 @torch.inference_mode()

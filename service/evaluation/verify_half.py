@@ -14,8 +14,8 @@ from torch import Tensor
 from service.evaluation.agreement import Agreement, agreements, overall, report
 from service.evaluation.checks import read_tokenizer, tokenizer_config
 from service.evaluation.verify_transformer import TransformerSet
-from service.model.checkpoint import read_tensors
-from service.model.precision import Precision
+from service.model.checkpoints.loader import read_tensors
+from service.model.device.precision import Precision
 
 # Of bits, each step started from the feature of fp32. The sets reach 99.66% and more. Casting too much moves
 # that by some hundredths of a percent only: which dtype is where has a test of its own. Free-running there is
@@ -37,12 +37,12 @@ class HalfReport:
     @property
     def passed(self) -> bool:
         bits_agree = not self.runs or overall(self.runs) >= MIN_FORCED
-        return bits_agree and all(each >= MIN_PSNR for each in self.decibels.values())
+        return bits_agree and all(decibel >= MIN_PSNR for decibel in self.decibels.values())
 
     def table(self) -> str:
         lines = [report(self.runs)] if self.runs else []
         return "\n".join(
-            [*lines, *(f"{name} decoded: {each:.1f} dB" for name, each in self.decibels.items())]
+            [*lines, *(f"{name} decoded: {decibel:.1f} dB" for name, decibel in self.decibels.items())]
         )
 
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from service.evaluation.checks import FEATURES, IMAGES, Check, compare, read_tokenizer, tokenizer_config
-from service.model.backbone import Scale
 from service.model.infinity.tokenizer import accumulated, quantise
-from service.model.resize import pool, resize
+from service.model.schedule import Scale
+from service.model.style.resize import pool, resize
 
 
 def tokenizer_checks(
@@ -29,7 +29,7 @@ def tokenizer_checks(
         h = tokenizer.encode(image)
         yield compare(f"{name}.h", h, expected[f"{name}.h"], FEATURES)
         bits = quantise(h, grids)
-        flat = torch.cat([each[0].flatten(1).T for each in bits])[None]
+        flat = torch.cat([bit[0].flatten(1).T for bit in bits])[None]
         yield compare(f"{name}.bits", flat, expected[f"{name}.bits"], 0)
         features = accumulated(bits, grids[-1])
         yield compare(f"{name}.z", features[-1], expected[f"{name}.z"], FEATURES)
@@ -61,5 +61,5 @@ def _tokenizer_features(
         if f"{name}.{key}" in expected:
             yield compare(f"{name}.{key}", tensor, expected[f"{name}.{key}"], FEATURES)
     if f"{name}.patch_labels" in expected:
-        labels = torch.cat([as_tokens(each.float()) for each in bits], dim=1)
+        labels = torch.cat([as_tokens(bit.float()) for bit in bits], dim=1)
         yield compare(f"{name}.patch_labels", labels, expected[f"{name}.patch_labels"], 0)

@@ -21,17 +21,18 @@ from service.evaluation.checks import (
     tokenizer_config,
 )
 from service.evaluation.recording import Recording, Run, layer_outputs
-from service.model.backbone import Size
-from service.model.checkpoint import load_into
-from service.model.generator import Generator, ImageSpec, Method, Styling, WeightedStyle
+from service.model.checkpoints.loader import load_into
+from service.model.device.precision import FULL, Precision
+from service.model.engine.generator import Generator
+from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
+from service.model.infinity.backbone import Infinity
 from service.model.infinity.config import InfinityConfig, SamplingConfig, TransformerConfig
-from service.model.infinity.model import Infinity
-from service.model.infinity.names import transformer_from_official
 from service.model.infinity.sampling import draw_noise
 from service.model.infinity.transformer import Transformer
-from service.model.precision import FULL, Precision
-from service.model.resize import resize
-from service.model.style import StyleFeature, decompose, feature_of, singular_values
+from service.model.infinity.weight_names import transformer_from_official
+from service.model.schedule import Size
+from service.model.style.feature import StyleFeature, decompose, feature_of, singular_values
+from service.model.style.resize import resize
 
 
 class TransformerSet:
@@ -147,8 +148,8 @@ class TransformerSet:
         yield compare(f"{name}.final", final, self.expected[f"{name}.final"], tolerance)
         if f"{name}.logits" in self.expected:
             rows = [
-                torch.stack([each[path if path < len(each) else source or 0] for path in paths])
-                for each in recording.logits
+                torch.stack([logit[path if path < len(logit) else source or 0] for path in paths])
+                for logit in recording.logits
             ]
             reference = self.expected[f"{name}.logits"]
             yield compare(f"{name}.logits", torch.cat(rows, 1)[:, : reference.shape[1]], reference, LOGITS)
@@ -156,7 +157,7 @@ class TransformerSet:
     def _noise(self, name: str, seed: int, infinity: Infinity) -> Check:
         generator = torch.Generator().manual_seed(seed)
         tokens = [scale.num_tokens for scale in infinity.schedules[self._size(infinity)].scales]
-        ours = torch.cat([draw_noise(generator, each * infinity.config.bits_per_token) for each in tokens])
+        ours = torch.cat([draw_noise(generator, token * infinity.config.bits_per_token) for token in tokens])
         return compare(f"{name}.noise", ours, self.expected[f"{name}.noise"], FEATURES)
 
     def _layers(self, layers: Mapping[str, list[Tensor]]) -> Iterator[Check]:
@@ -166,7 +167,7 @@ class TransformerSet:
         ours = {
             "cond_BD": torch.cat(layers["pool"]),
             "cond_gss": layers["modulation"][0].view(2, 1, 6, -1),
-            "ca_kv_in": torch.cat([each[:tokens] for each in layers["text_in"]]),
+            "ca_kv_in": torch.cat([layer[:tokens] for layer in layers["text_in"]]),
             "block_in": layers["block_in"][step * depth],
             "block_out": torch.stack(layers["block_out"][step * depth : (step + 1) * depth]),
         }

@@ -7,9 +7,9 @@ from fastapi.responses import RedirectResponse
 from prometheus_client.exposition import choose_encoder
 
 from service import __version__
-from service.http import responses
-from service.http.parts import ReadyParts
-from service.http.schemas import LiveResponse, ReadyResponse, VersionResponse
+from service.http.dependencies import ReadyParts
+from service.http.openapi import responses
+from service.http.schemas.health import LiveResponse, ReadyResponse, VersionResponse
 from service.metrics import Metrics
 
 router = APIRouter()

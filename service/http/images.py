@@ -9,24 +9,23 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
-from service.http import examples, responses
-from service.http.accept import Form, wanted_form
-from service.http.bodies import json_only
-from service.http.deadline import deadline
-from service.http.event_stream import EventStream
-from service.http.idempotency import IDEMPOTENT
-from service.http.observation import Account, account
-from service.http.order import ImageJob, Order, explain, in_base64, usage_of
-from service.http.parts import Parts, ReadyParts
-from service.http.presence import while_present
-from service.http.rate_limits import Allowance, allowance
-from service.http.schemas import GeneratedImage, GenerationRequest, GenerationResponse
-from service.http.specs import each_style, image_specs, native_size, require_drawable
+from service.application.generate import ImageJob, Order, explain, in_base64, usage_of
+from service.application.specs import each_style, image_specs, native_size, require_drawable
+from service.application.stylings import require_stylable, style_answered, styling_of
+from service.batching.priority import Priority
+from service.http.content_negotiation import Form, json_only, wanted_form
+from service.http.dependencies import Parts, ReadyParts
+from service.http.disconnect import while_present
+from service.http.middleware.idempotency import IDEMPOTENT
+from service.http.middleware.rate_limits import Allowance, allowance
+from service.http.middleware.telemetry import Account, account
+from service.http.middleware.timeout import deadline
+from service.http.openapi import examples, responses
+from service.http.schemas.images import GeneratedImage, GenerationRequest, GenerationResponse
+from service.http.sse import EventStream
 from service.http.streaming import Telling
-from service.http.stylings import require_stylable, style_answered, styling_of
-from service.media import OutputFormat
-from service.model.generator import Styling
-from service.priority import Priority
+from service.media.images import OutputFormat
+from service.model.engine.types import Styling
 
 router = APIRouter(tags=["images"])
 

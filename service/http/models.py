@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from service.errors import ModelNotFound
-from service.http import responses
-from service.http.parts import Parts, ReadyParts
-from service.http.schemas import ModelListResponse, ModelResponse
+from service.http.dependencies import Parts, ReadyParts
+from service.http.openapi import responses
+from service.http.schemas.models import ModelListResponse, ModelResponse
 
 router = APIRouter(tags=["models"])
 
@@ -52,6 +52,6 @@ def _response(parts: Parts) -> ModelResponse:
         guidance=generator.guidance,
         alpha=generator.alpha,
         max_prompt_tokens=generator.max_prompt_tokens,
-        qualities={name: str(each) for name, each in generator.qualities.shortcuts().items()},
+        qualities={name: str(shortcut) for name, shortcut in generator.qualities.shortcuts().items()},
         resident_bytes=generator.resident_bytes,
     )

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.http.event_stream import Event
-from service.http.events import CompletedEvent, PartialImageEvent
-from service.http.observation import Account
-from service.http.order import Order, explain, in_base64, usage_of
-from service.http.parts import Parts
-from service.model.backbone import Size
-from service.model.generator import ImageSpec, Partial, Watch
+from service.application.generate import Order, explain, in_base64, usage_of
+from service.http.dependencies import Parts
+from service.http.middleware.telemetry import Account
+from service.http.schemas.images import CompletedEvent, PartialImageEvent
+from service.http.sse import Event
+from service.model.engine.types import ImageSpec, Partial, Watch
+from service.model.schedule import Size
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,13 @@ from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 from starlette.datastructures import UploadFile
 
 from service.errors import InvalidRequest
-from service.http import examples, responses
-from service.http.bodies import json_only
-from service.http.idempotency import IDEMPOTENT
-from service.http.observation import Account, account
-from service.http.parts import Parts, ReadyParts
-from service.http.presence import while_present
-from service.http.style_forms import BODY_SCHEMA, StyleBody, Upload, style_body
-from service.http.style_schemas import (
+from service.http.content_negotiation import json_only
+from service.http.dependencies import Parts, ReadyParts
+from service.http.disconnect import while_present
+from service.http.middleware.idempotency import IDEMPOTENT
+from service.http.middleware.telemetry import Account, account
+from service.http.openapi import examples, responses
+from service.http.schemas.styles import (
     StyleChange,
     StyleDeletedResponse,
     StyleImageQuery,
@@ -24,10 +23,11 @@ from service.http.style_schemas import (
     StyleQuery,
     StyleResponse,
 )
-from service.media import Picture, read_picture
+from service.http.style_uploads import BODY_SCHEMA, StyleBody, Upload, style_body
+from service.media.images import Picture, read_picture
 from service.metrics import STAGES_OF_REQUESTS
-from service.stages import Stages
-from service.styles.reader import Words
+from service.stage_timer import Stages
+from service.styles.extractor import Words
 from service.styles.record import Style
 
 router = APIRouter(tags=["styles"])

@@ -5,9 +5,7 @@ A backbone owns weights and nothing else: all that belongs to one batch travels 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -15,118 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.model.decoded import Decoded
-from service.model.shortcuts import Qualities
+from service.model.device.transfer import Decoded
+from service.model.engine.quality import Qualities
+from service.model.engine.types import Path, Text
+from service.model.schedule import Scale, Schedule, Size
 
 CacheT = TypeVar("CacheT")
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Size:
-    """The size of an image in pixels; written `WIDTHxHEIGHT`, as the OpenAI API does."""
-
-    width: int
-    height: int
-
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height}"
-
-    @classmethod
-    def parse(cls, text: str) -> Size:
-        """Read `"64x64"`; ValueError when the text has another form."""
-        match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
-        if match is None:
-            raise ValueError(f"a size is written WIDTHxHEIGHT, such as 1024x1024, not {text!r}")
-        return cls(int(match[1]), int(match[2]))
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """One token grid of a schedule."""
-
-    height: int
-    width: int
-
-    @property
-    def num_tokens(self) -> int:
-        return self.height * self.width
-
-    def times(self, factor: int) -> Scale:
-        return Scale(self.height * factor, self.width * factor)
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """The scales of one image size, coarse to fine.
-
-    `rope_extent` is the grid whose coordinates position every token (golden README, 1.5): the last scale of
-    the 1M schedule of the same aspect ratio, whatever schedule is being run.
-    """
-
-    size: Size
-    scales: tuple[Scale, ...]
-    rope_extent: Scale
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(scale.num_tokens for scale in self.scales)
-
-    @property
-    def name(self) -> str:
-        """A short, unambiguous name of the grids: part of a style feature's cache key."""
-        return "-".join(f"{scale.height}.{scale.width}" for scale in self.scales)
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """An encoded prompt: the text encoder's last hidden state, without padding."""
-
-    features: Tensor  # [tokens, text channels] fp32
-    num_known: int = 0  # words of the prompt that mean something to the model
-    num_unknown: int = 0
-    is_cut: bool = False  # the prompt was longer than the model reads
-
-
-@dataclass(frozen=True, slots=True)
-class Path:
-    """One image on its way through the scales.
-
-    `source` is None on a content path. On a generation path it is the index of the content path that the
-    path is forked from at the key step; `corrected` says whether its attention follows that path afterwards.
-    """
-
-    text: Text
-    negative: Text | None
-    guidance: tuple[float, ...]  # one value a step
-    source: int | None = None
-    corrected: bool = False
-    drawn: bool = True  # whether its image is asked for; without, a content path only guides
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the tensor batch: a path, and one of its guidance halves."""
-
-    path: int
-    conditional: bool
-
-
-def lay_out(paths: Sequence[Path]) -> tuple[Row, ...]:
-    """The one place that fixes the order of rows.
-
-    Paths come in the order content, generation without correction, generation with correction, so that the
-    rows which compute their own attention are a prefix, and so are the rows that exist before the fork. Among
-    paths of one kind the conditional halves come first: they are what neighbours may read the same text with.
-    A path whose guidance is 1 at every step has no unconditional half.
-    """
-    ranks = [(path.source is not None) + path.corrected for path in paths]
-    assert ranks == sorted(ranks), "paths must come as content, uncorrected, corrected"
-    halves = [
-        (rank, not conditional, index)
-        for index, (rank, path) in enumerate(zip(ranks, paths, strict=True))
-        for conditional in ((True, False) if any(g != 1.0 for g in path.guidance) else (True,))
-    ]
-    return tuple(Row(index, not unconditional) for _, unconditional, index in sorted(halves))
 
 
 class Backbone(Protocol, Generic[CacheT]):

@@ -13,9 +13,9 @@ from typing import Literal
 import structlog
 
 from service.errors import StyleDamaged, StyleNotFound
-from service.styles.code import is_code
-from service.styles.reader import Words
-from service.styles.reading import Reading
+from service.styles.analysis import Reading
+from service.styles.extractor import Words
+from service.styles.style_code import is_code
 
 log = structlog.get_logger(__name__)
 

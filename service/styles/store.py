@@ -11,17 +11,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from service.errors import InvalidRequest, StoreUnavailable
-from service.media import picture_from_content
-from service.model.style import mean_of
-from service.stages import Stages
-from service.styles.archive import Archive
-from service.styles.code import StyleCodes, is_code
-from service.styles.coded import CodedFeatures
-from service.styles.connection import connect, reaching_store
-from service.styles.features import FEATURE_SECONDS, FeatureCache
-from service.styles.flights import Flights
-from service.styles.keys import MAX_PICTURES, index_key
-from service.styles.reading import reading_of
+from service.media.images import picture_from_content
+from service.model.style.feature import mean_of
+from service.stage_timer import Stages
+from service.storage.checksummed import FEATURE, seal
+from service.storage.client import connect, reaching_store
+from service.storage.schema import MAX_PICTURES, index_key
+from service.storage.single_flight import Flights
+from service.styles.analysis import reading_of
+from service.styles.feature_cache import FEATURE_SECONDS, CodedFeatures, FeatureCache
 from service.styles.record import (
     NAMELESS,
     Style,
@@ -32,17 +30,18 @@ from service.styles.record import (
     reading_field,
     style_id_of,
 )
-from service.styles.seal import FEATURE, seal
+from service.styles.repository import Archive
+from service.styles.style_code import StyleCodes, is_code
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from service.media import Picture
+    from service.media.images import Picture
     from service.metrics import Metrics
-    from service.model.backbone import Size
-    from service.model.bits import StyleBits
-    from service.model.style import StyleFeature
-    from service.styles.reader import StyleReader, Words
+    from service.model.schedule import Size
+    from service.model.style.feature import StyleFeature
+    from service.model.style.tokens import StyleBits
+    from service.styles.extractor import StyleReader, Words
 
 __all__ = ["MAX_PICTURES", "Page", "StyleStore", "connect"]
 

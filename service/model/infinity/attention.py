@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from service.model.linear import linear
+from service.model.device.linear import linear
 
 # So many scores, 1 MB of fp32, are made and used for all heads at once: calls would cost more than the work.
 _FEW_SCORES = 2**18

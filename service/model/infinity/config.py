@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
-from service.model.backbone import Schedule, Size
-from service.model.infinity import scales
-from service.model.infinity.quality import BY_BUDGET
-from service.model.shortcuts import ALL_EXACT, Qualities
+from service.model.engine.quality import ALL_EXACT, Qualities, Shortcuts
+from service.model.infinity import schedules as scales
+from service.model.schedule import Schedule, Size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,3 +164,12 @@ class InfinityConfig:
         stride = self.tokenizer.stride * self.patch
         own = [scales.custom_schedule([list(grid) for grid in grids], stride) for grids in self.grids]
         return {each.size: each for each in own}
+
+
+BY_BUDGET: dict[str, Qualities] = {
+    # 16 x 16 tokens are few: only the last scale can be spared.
+    "0.06M": Qualities(medium=Shortcuts(guidance_until=5), low=Shortcuts(guidance_until=4, stop_after=6)),
+    "0.25M": Qualities(medium=Shortcuts(guidance_until=8), low=Shortcuts(guidance_until=6, stop_after=8)),
+    "0.60M": Qualities(medium=Shortcuts(guidance_until=10), low=Shortcuts(guidance_until=8, stop_after=10)),
+    "1M": Qualities(medium=Shortcuts(guidance_until=11), low=Shortcuts(guidance_until=9, stop_after=11)),
+}

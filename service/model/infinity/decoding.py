@@ -8,17 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from service.model.backbone import Scale
-from service.model.choices import DecodingChoice
+from service.model.checkpoints.options import DecodingChoice
+from service.model.device.memory import free_bytes
 from service.model.infinity.config import TokenizerConfig
-from service.model.infinity.strips import STRIP, decode_in_strips
+from service.model.infinity.tiled_decoding import STRIP, decode_in_strips
 from service.model.infinity.tokenizer import Tokenizer
-from service.model.memory import free_bytes
+from service.model.schedule import Scale
 
 _FULL = 4  # bytes of an fp32 number
 # Copies of one strip: its rows, in fp32, normed, with their edges; the result; what convolutions take.
 _STRIPS_ALIVE = 6
-
 # Share of the memory that is free once the weights are resident. Caches are given back before an image is
 # decoded; what is left out is for fragments and, on a CPU, for everybody else.
 _SHARE = 0.6
@@ -42,7 +41,7 @@ def workspace_bytes(config: TokenizerConfig, grid: Scale, dtype: torch.dtype, *,
     For 1024 x 1024 that is 3.5 GiB in fp32 and 1.7 in strips; measured on an EPYC: 3.0 and 1.6.
     """
     peaks = _strips_peak if in_strips else _whole_peak
-    return max(peaks(each, dtype.itemsize) for each in _layers(config, grid))
+    return max(peaks(layer, dtype.itemsize) for layer in _layers(config, grid))
 
 
 class Decoding:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from service.model.backbone import Scale, Schedule
-from service.model.transfer import send
+from service.model.device.transfer import send
+from service.model.schedule import Scale, Schedule
 
 _BASE = 10000.0
 

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from service.model.backbone import Scale
 from service.model.infinity.config import TokenizerConfig
-from service.model.resize import pool, resize
+from service.model.schedule import Scale
+from service.model.style.resize import pool, resize
 
 _EPSILON = 1e-6
 
@@ -40,8 +40,8 @@ def quantise(h: Tensor, grids: Sequence[Scale], num_steps: int | None = None) ->
 def accumulated(bits: Sequence[Tensor], extent: Scale) -> list[Tensor]:
     """F_1, F_2, ...: the accumulated features [images, channels, H, W] after each scale's bits."""
     features: list[Tensor] = []
-    for each in bits:
-        code = resize(codes_from_bits(each), extent)
+    for bit in bits:
+        code = resize(codes_from_bits(bit), extent)
         features.append(features[-1] + code if features else code)
     return features
 

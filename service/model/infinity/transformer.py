@@ -12,16 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from service.model.device.linear import Linear, linear
+from service.model.device.precision import hold_matrices
 from service.model.infinity.config import TransformerConfig
 from service.model.infinity.rope import rotate
-from service.model.linear import Linear, linear
-from service.model.precision import hold_matrices
 
 # attend(queries, keys, values): the first two of the rows that compute their own attention, [rows, tokens,
 # heads, head width]; the values in parts that make up every row. The result is [rows, tokens, channels].
 Attend = Callable[[Tensor, Tensor, Sequence[Tensor]], Tensor]
 ReadText = Callable[[Tensor], Tensor]  # normed tokens [rows, tokens, channels] -> what the text adds to them
-
 _EPSILON = 1e-6
 
 
@@ -119,7 +118,9 @@ class TextAttention(nn.Module):
         for a text of fewer tokens than a head has channels, less work than the two projections. Up to half
         that many it is done: beyond, the matrices are large and save little.
         """
-        keys, values = (each[0] for each in self.keys_values(text[None]))  # [heads, tokens, head width]
+        keys, values = (
+            keys_value[0] for keys_value in self.keys_values(text[None])
+        )  # [heads, tokens, head width]
         num_heads, num_tokens, head_width = keys.shape
         if 2 * num_tokens > head_width:
             return lambda x: self(x, keys[None], values[None])

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 from transformers import T5Config, T5EncoderModel
 
-from service.model.nano.captions import VOCABULARY
+from service.training.captions import VOCABULARY
 
 _SPECIAL = ("<pad>", "</s>", "<unk>")
 

@@ -1,0 +1,137 @@
+"""Rates: what each API key has asked for in the last minute, counted for all replicas together."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+from limits import RateLimitItemPerSecond
+from limits.aio.storage import MemoryStorage, RedisStorage, SlidingWindowCounterSupport
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from service.metrics import Metrics
+
+WINDOW_SECONDS = 60
+# What the count may add to a request when Redis hangs, and how long it is then left alone.
+ANSWER_SECONDS = 0.5
+PAUSE_SECONDS = 5.0
+CLOCK_SECONDS = 0.002  # Redis tells times in milliseconds
+PREFIX = "atelier:rate"
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So much of something, such as the requests of one API key, in each window."""
+
+    name: str  # of the count: letters, digits and . _ - / only
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A count as it stands now. Of the window before, the share that still reaches into this one counts."""
+
+    limit: int
+    seconds: int  # a window's length
+    num_before: int
+    before_ends_seconds: float  # until the window before no longer counts
+    num_now: int
+    now_ends_seconds: float  # until the current window becomes the one before
+
+    @property
+    def remaining(self) -> int:
+        num_carried = math.floor(self.num_before * self.before_ends_seconds / self.seconds)
+        return max(0, self.limit - num_carried - self.num_now)
+
+    def wait_seconds(self, cost: int) -> float:
+        """Until there is room for `cost`, at most the limit, when nothing else is asked for meanwhile."""
+        if cost <= self.remaining:
+            return 0.0
+        room = self.limit - cost  # what may still count when the request comes
+        if self.num_now <= room:
+            return self.before_ends_seconds - self._share(room - self.num_now, self.num_before)
+        return self.now_ends_seconds + self.seconds - self._share(room, self.num_now)
+
+    def _share(self, num_left: int, count: int) -> float:
+        """How long before its end a window of `count` begins to count as `num_left`, rounded down."""
+        return self.seconds * (num_left + 1) / count - CLOCK_SECONDS
+
+
+class Rates:
+    """Sliding windows of the `limits` library: in Redis by the clock of Redis; without one, in this process.
+
+    When Redis fails or hangs, this process counts by itself, from nothing, and asks Redis again after
+    PAUSE_SECONDS: the limits then hold for each replica alone. The other choices would be to let everything
+    in, just as the store has trouble, or to refuse images that need no store.
+    """
+
+    def __init__(
+        self,
+        redis: Redis | None,
+        *,
+        metrics: Metrics,
+        window_seconds: int = WINDOW_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._metrics = metrics
+        self._seconds = window_seconds
+        self._clock = clock
+        self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._shared = None if redis is None else SlidingWindowCounterRateLimiter(_storage(redis))
+        self._asks_again_at = -math.inf
+
+    async def take(self, rate: Rate, cost: int) -> tuple[bool, Window]:
+        """Whether there was room for `cost`, which is counted then; and the window afterwards."""
+
+        async def ask(limiter: SlidingWindowCounterRateLimiter) -> tuple[bool, Window]:
+            is_taken = await limiter.hit(self._rule(rate), rate.name, cost=cost)
+            return is_taken, await self._window(limiter, rate)
+
+        return await self._ask(ask)
+
+    async def look(self, rate: Rate) -> Window:
+        """The window as it stands; nothing is counted."""
+        return await self._ask(lambda limiter: self._window(limiter, rate))
+
+    async def _ask(self, ask: Callable[[SlidingWindowCounterRateLimiter], Awaitable[T]]) -> T:
+        if self._shared is not None and self._clock() >= self._asks_again_at:
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    return await ask(self._shared)
+            except (RedisError, TimeoutError) as error:
+                self._metrics.store_errors.inc()
+                self._asks_again_at = self._clock() + PAUSE_SECONDS
+                log.warning("rates_counted_alone", kind=type(error).__name__, error=str(error))
+        return await ask(self._own)
+
+    async def _window(self, limiter: SlidingWindowCounterRateLimiter, rate: Rate) -> Window:
+        storage = limiter.storage
+        assert isinstance(storage, SlidingWindowCounterSupport)
+        num_before, before_ends, num_now, now_forgotten = await storage.get_sliding_window(
+            self._rule(rate).key_for(rate.name), self._seconds
+        )
+        # A window is remembered for one more, as the one before.
+        now_ends = max(0.0, now_forgotten - self._seconds)
+        return Window(rate.limit, self._seconds, num_before, before_ends, num_now, now_ends)
+
+    def _rule(self, rate: Rate) -> RateLimitItemPerSecond:
+        return RateLimitItemPerSecond(rate.limit, self._seconds)
+
+
+def _storage(redis: Redis) -> RedisStorage:
+    # The library wants a URL also where it is given the connections, and then makes no use of it.
+    return RedisStorage(
+        "redis://",
+        implementation="redispy",
+        key_prefix=PREFIX,
+        connection_pool=redis.connection_pool,  # type: ignore[arg-type]  # documented, and left out of its type
+    )

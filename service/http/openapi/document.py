@@ -1,0 +1,120 @@
+"""The OpenAPI document: what FastAPI reads from the routes, and what it cannot know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from service.http.content_negotiation import JSON
+from service.http.middleware.auth import is_guarded
+from service.http.openapi.errors import table_of_codes
+from service.http.schemas.base import ProblemResponse
+from service.http.schemas.images import CompletedEvent, PartialImageEvent
+
+EVENTS: dict[str, type[BaseModel]] = {
+    "image_generation.partial_image": PartialImageEvent,
+    "image_generation.completed": CompletedEvent,
+    "error": ProblemResponse,
+}
+DESCRIPTION = f"""\
+Upload a picture once and get a style ID. From then on, ask for any prompt in that style. Requests for images
+have the shape of OpenAI's API, and its clients work unchanged.
+
+Unknown fields are refused by name. Every failure has one form,
+`{{"error": {{"message", "type", "param", "code"}}}}`: the message says what would be right; codes are stable.
+
+JSON may take 1 MiB. Where the service has API keys, all under `/v1` needs one; rate limits are per key.
+
+{table_of_codes()}
+"""
+REFERENCE = "#/components/{kind}/{name}"
+_HEADERS = {
+    "X-Request-ID": "The request's own, where it sent a sound one, or a new one. It is in the log.",
+    "Server-Timing": "Milliseconds of each stage, and of all of it as `total`. Stages of images: `queue`, "
+    "`text`, `style`, `transformer` (with its steps), `decode`, `encode`; of making a style: `upload`, "
+    "`picture`, `store`, `queue`, `extract`, `decompose`.",
+}
+_LIMITED = {
+    f"x-ratelimit-{name}-{kind}": f"{what} {kind}, where the API key has a bound of them."
+    for kind in ("requests", "images")
+    for name, what in {
+        "limit": "The bound a minute of",
+        "remaining": "What is left of it, in",
+        "reset": "When all of it is there again, such as `12.000s`, in",
+    }.items()
+}
+
+
+def complete(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """The app's document with what FastAPI leaves out; made once."""
+    of_framework = app.openapi
+
+    @cache
+    def document() -> dict[str, Any]:
+        found = of_framework()
+        _restore_examples(app, found)
+        _add_events(found)
+        _add_headers(found)
+        return found
+
+    return document
+
+
+def event_stream(example: str) -> dict[str, Any]:
+    """A response's content of server-sent events."""
+    schema = {
+        "type": "string",
+        "description": "Server-sent events. The `data` of each is JSON, of the schema that `x-events` names.",
+        "x-events": {
+            name: {"$ref": REFERENCE.format(kind="schemas", name=event.__name__)}
+            for name, event in EVENTS.items()
+        },
+    }
+    return {"text/event-stream": {"schema": schema, "examples": {"stream": {"value": example}}}}
+
+
+def _add_events(document: dict[str, Any]) -> None:
+    """The schemas of events: no route answers with them alone."""
+    events: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        (each, "serialization") for each in EVENTS.values()
+    ]
+    template = REFERENCE.format(kind="schemas", name="{model}")
+    _, definitions = models_json_schema(events, ref_template=template)
+    document["components"]["schemas"] = definitions["$defs"] | document["components"]["schemas"]
+
+
+def _add_headers(document: dict[str, Any]) -> None:
+    """The headers that middleware adds to every response."""
+    document["components"]["headers"] = {
+        name: {"description": description, "schema": {"type": "string"}}
+        for name, description in (_HEADERS | _LIMITED).items()
+    }
+    for path, operations in document["paths"].items():
+        names = [*_HEADERS, *(_LIMITED if is_guarded(path) else ())]
+        references = {name: {"$ref": REFERENCE.format(kind="headers", name=name)} for name in names}
+        for operation in operations.values():
+            for response in operation["responses"].values():
+                response["headers"] = response.get("headers", {}) | references
+
+
+def _restore_examples(app: FastAPI, document: dict[str, Any]) -> None:
+    """As they were given: FastAPI leaves null out wherever it finds one, in examples too."""
+    for route in iter_route_contexts(app.routes):
+        for method in map(str.lower, route.methods or ()):
+            operation = document["paths"].get(route.path, {}).get(method)
+            if operation is None:  # a page, which is not in the document
+                continue
+            for status, response in route.responses.items():
+                for media_type, given in response.get("content", {}).items():
+                    if "examples" in given:
+                        found = operation["responses"][str(status)]["content"][media_type]
+                        found["examples"] = given["examples"]
+            if route.body_field is not None:
+                examples = getattr(route.body_field.field_info, "openapi_examples", None)
+                operation["requestBody"]["content"][JSON]["examples"] = examples

@@ -1,0 +1,49 @@
+"""The JSON of requests and responses, with every limit that does not depend on the model or the settings."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+# Bound of an answer that repeats a name the client chose.
+MAX_SHOWN_CHARS = 60
+
+
+class Incoming(BaseModel):
+    """A body or query of which every field is known: others are refused by name, and no type is guessed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_fields(cls, values: Any) -> Any:
+        known = list(cls.model_fields)
+        for name in values if isinstance(values, dict) else ():
+            if name not in known:
+                raise unknown_field(name, known)
+        return values
+
+
+def unknown_field(name: str, known: list[str]) -> PydanticCustomError:
+    name = name.encode(errors="backslashreplace").decode()  # half a surrogate pair is no text to answer with
+    near = get_close_matches(name, known, n=1)
+    instead = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}."
+    shown = name if len(name) <= MAX_SHOWN_CHARS else f"{name[:MAX_SHOWN_CHARS]}..."
+    context = {"name": shown, "instead": instead}
+    return PydanticCustomError("unknown_parameter", "There is no parameter {name}. {instead}", context)
+
+
+class Problem(BaseModel):
+    message: str = Field(description="What was wrong, and what would be right.")
+    type: str = Field(
+        description="`invalid_request_error`, `rate_limit_error` or `server_error`: whose turn it is."
+    )
+    param: str | None = Field(description="The field it is about; a dot between levels.")
+    code: str = Field(description="Stable; the description of this document lists all.")
+
+
+class ProblemResponse(BaseModel):
+    error: Problem = Field(description="What went wrong.")

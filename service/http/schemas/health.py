@@ -1,0 +1,23 @@
+"""The JSON of requests and responses, with every limit that does not depend on the model or the settings."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+
+class LiveResponse(BaseModel):
+    status: Literal["live"] = Field(default="live", description="It answers, so it lives.")
+
+
+class ReadyResponse(BaseModel):
+    status: Literal["ready"] = Field(default="ready", description="Images can be drawn.")
+    model: Literal["ready"] = Field(default="ready", description="Loaded and warm.")
+    store: Literal["ready", "unavailable"] = Field(
+        description="`unavailable` leaves styles in memory working."
+    )
+
+
+class VersionResponse(BaseModel):
+    version: str = Field(description="Of the service.")

@@ -1,0 +1,261 @@
+"""The JSON of requests and responses, with every limit that does not depend on the model or the settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from service.http.schemas.base import Incoming
+from service.styles.style_code import MAX_CODE_CHARS
+
+MAX_SEED = 2**32 - 1
+MAX_IMAGES = 10
+MAX_MIXED_STYLES = 10
+
+
+def _style_of_id(value: Any) -> Any:
+    if not isinstance(value, str | dict | None):
+        sentence = 'style must be a style ID, or an object such as {"id": "sty_...", "strength": 0.8}.'
+        raise PydanticCustomError("unsupported_value", "{sentence}", {"sentence": sentence})
+    return {"id": value} if isinstance(value, str) else value
+
+
+def _only_base64(value: Any) -> Any:
+    if value == "url":
+        sentence = "response_format cannot be 'url': images are not kept, so there is none. Use 'b64_json'."
+        raise PydanticCustomError("unsupported_value", "{sentence}", {"sentence": sentence})
+    return value
+
+
+StyleReference = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_CODE_CHARS,
+        description="A style ID, `sty_...`, or a style code, `sc1_...`.",
+    ),
+]
+Strength = Annotated[
+    float,
+    Field(
+        ge=0, le=1.5, allow_inf_nan=False, description="Amount of style: 0 is the plain model, 1 the paper."
+    ),
+]
+Alpha = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=10,
+        allow_inf_nan=False,
+        description="Decay over the singular values of the style feature; the model's own when left out.",
+    ),
+]
+
+
+class StyleChoice(Incoming):
+    """A style and how much of it."""
+
+    id: StyleReference
+    strength: Strength = 1.0
+    alpha: Alpha | None = Field(
+        default=None, description="How fast its lesser components fade; the model's own when left out."
+    )
+
+
+class WeightedChoice(Incoming):
+    """A style in a mixture."""
+
+    id: StyleReference
+    weight: float = Field(
+        default=1.0,
+        ge=-10,
+        le=10,
+        allow_inf_nan=False,
+        description="Relative to the sum of the weights; a negative one leads away from the style.",
+    )
+
+
+class GenerationRequest(Incoming):
+    """OpenAI's image generation request, with `style`, `seed`, `negative_prompt` and `guidance` added."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "a star", "style": "sty_...", "seed": 7}]},
+    )
+
+    prompt: str = Field(
+        min_length=1,
+        description="What to draw. At most 4000 characters, unless the service is set otherwise; what is "
+        "beyond the model's `max_prompt_tokens` is cut, with a warning.",
+    )
+    model: str | None = Field(
+        default=None, description="Name of the model that is served, as in `/v1/models`."
+    )
+    n: int = Field(
+        default=1, ge=1, le=MAX_IMAGES, description="Number of images; image i is drawn with seed + i."
+    )
+    size: str = Field(
+        default="auto", max_length=20, description="`WIDTHxHEIGHT` among the model's sizes, or `auto`."
+    )
+    style: (
+        Annotated[StyleChoice, BeforeValidator(_style_of_id, json_schema_input_type=str | StyleChoice)] | None
+    ) = Field(default=None, description="A style ID or code, or the style with its strength and alpha.")
+    styles_each: (
+        list[
+            Annotated[StyleChoice, BeforeValidator(_style_of_id, json_schema_input_type=str | StyleChoice)]
+            | None
+        ]
+        | None
+    ) = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_IMAGES,
+        description="Instead of `style`: `n` images in each of these styles, all of one seed side by side. "
+        "They share the work on the prompt. `null` is the image without a style.",
+    )
+    styles: list[WeightedChoice] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_MIXED_STYLES,
+        description="Styles mixed by weight, in place of `style`.",
+    )
+    strength: Strength | None = Field(
+        default=None, description="Of `styles`: as in `style`; 1 when left out."
+    )
+    alpha: Alpha | None = Field(default=None, description="Of `styles`: as in `style`.")
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_SEED,
+        description="Same seed, same image. One is drawn and returned when left out.",
+    )
+    negative_prompt: str = Field(default="", description="What to keep away from; bounded as the prompt is.")
+    guidance: float | None = Field(
+        default=None,
+        ge=0,
+        le=30,
+        allow_inf_nan=False,
+        description="Weight of the prompt; the model's own when left out.",
+    )
+    priority: Literal["normal", "low"] = Field(
+        default="normal", description="`low` lets others pass for a while: for work that nobody waits for."
+    )
+    response_format: Annotated[Literal["b64_json"], BeforeValidator(_only_base64)] = Field(
+        default="b64_json", description="Images come inside the answer: they are not kept, so none has a URL."
+    )
+    output_format: Literal["png", "jpeg", "webp"] | None = Field(
+        default=None, description="`png` when left out, or what `Accept` asks for."
+    )
+    output_compression: int | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="Quality of a JPEG or WebP image in percent; 90 when left out.",
+    )
+    user: str | None = Field(
+        default=None, max_length=512, description="Accepted for OpenAI's clients; not used."
+    )
+    quality: Literal["auto", "high", "medium", "low"] = Field(
+        default="auto",
+        description="`high`, as `auto`, is exact; `medium` and `low` are quicker: `/v1/models` tells how.",
+    )
+    background: Literal["auto", "opaque"] = Field(default="auto", description="Images are opaque.")
+    moderation: Literal["auto"] = Field(default="auto", description="There is no moderation to choose.")
+    stream: bool = Field(default=False, description="Answer with server-sent events.")
+    partial_images: int | None = Field(
+        default=None, ge=0, le=3, description="Partial images of each image, streamed before it; 0 to 3."
+    )
+
+    @property
+    def num_images(self) -> int:
+        return self.n * len(self.styles_each or [None])
+
+
+# Of an image that was drawn.
+AnsweredQuality = Annotated[
+    Literal["high", "medium", "low"],
+    Field(description="What was taken: `high` also where the model has nothing quicker."),
+]
+
+
+class GeneratedImage(BaseModel):
+    b64_json: str = Field(description="The image file, in base64.")
+    seed: int = Field(description="The seed that made this image.")
+    style: StyleChoice | None = Field(default=None, description="Its style, when there were `styles_each`.")
+
+
+class UsageDetails(BaseModel):
+    text_tokens: int = Field(description="Of the prompts.")
+    image_tokens: int = Field(default=0, description="Always 0: a style costs no tokens.")
+
+
+class Usage(BaseModel):
+    """OpenAI's count of tokens: those of the prompts, and those that the images are made of."""
+
+    input_tokens: int = Field(description="Of the prompts, negative ones too.")
+    input_tokens_details: UsageDetails = Field(description="The same by kind.")
+    output_tokens: int = Field(description="Of the images, over all steps.")
+    total_tokens: int = Field(description="Both together.")
+
+
+class GenerationResponse(BaseModel):
+    created: int = Field(description="Seconds since 1970.")
+    data: list[GeneratedImage] = Field(description="The images: seed by seed, style by style within.")
+    model: str = Field(description="The model that drew them.")
+    size: str = Field(description="Of each image, `WIDTHxHEIGHT`.")
+    output_format: Literal["png", "jpeg", "webp"] = Field(description="Of the image files.")
+    quality: AnsweredQuality
+    background: Literal["opaque"] = Field(default="opaque", description="Images are opaque.")
+    usage: Usage = Field(description="Tokens, of all images together.")
+    style: StyleChoice | None = Field(
+        default=None, description="The style with every value that was used, where there was one `style`."
+    )
+    styles: list[WeightedChoice] | None = Field(
+        default=None, description="With the weights as they were used: their sum is 1."
+    )
+    strength: float | None = Field(default=None, description="Of a mixture.")
+    alpha: float | None = Field(default=None, description="Of a mixture.")
+    warnings: list[str] | None = Field(
+        default=None, description="What was done other than asked, such as a cut prompt."
+    )
+
+
+class ImageEvent(BaseModel):
+    """What both events say of an image."""
+
+    b64_json: str = Field(description="The image file, in base64.")
+    created_at: int = Field(description="Seconds since 1970.")
+    size: str = Field(description="Size of the image that is being drawn, `WIDTHxHEIGHT`.")
+    quality: AnsweredQuality
+    background: Literal["opaque"] = Field(default="opaque", description="Images are opaque.")
+    output_format: Literal["png", "jpeg", "webp"] = Field(description="Of the image file.")
+    image_index: int = Field(description="Which image of the request, from 0.")
+    seed: int = Field(description="The seed that makes this image.")
+    style: StyleChoice | None = Field(default=None, description="Its style, where it has one.")
+    styles: list[WeightedChoice] | None = Field(
+        default=None, description="Of a mixture, with the weights as they were used: their sum is 1."
+    )
+    strength: float | None = Field(default=None, description="Of the mixture.")
+    alpha: float | None = Field(default=None, description="Of the mixture.")
+    step: int = Field(description="The step after which the image looks like this, from 1.")
+    num_steps: int = Field(description="How many steps the image takes.")
+
+
+class PartialImageEvent(ImageEvent):
+    type: Literal["image_generation.partial_image"] = Field(
+        default="image_generation.partial_image", description="The event's name."
+    )
+    partial_image_index: int = Field(description="Which partial image of this image, from 0.")
+    partial_size: str = Field(description="Size of the partial image itself; it is the smaller the earlier.")
+
+
+class CompletedEvent(ImageEvent):
+    type: Literal["image_generation.completed"] = Field(
+        default="image_generation.completed", description="The event's name."
+    )
+    model: str = Field(description="The model that drew it.")
+    usage: Usage = Field(description="Tokens of this image.")
+    warnings: list[str] | None = Field(
+        default=None, description="What was done other than asked, such as a cut prompt."
+    )

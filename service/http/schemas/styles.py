@@ -1,0 +1,161 @@
+"""The JSON of the styles, with every limit that does not depend on the model or the settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
+
+from service.http.schemas.base import Incoming
+from service.http.schemas.images import MAX_SEED
+from service.styles.style_code import MAX_CODE_CHARS
+
+MAX_NAME_CHARS = 200
+# OpenAI's bounds of metadata.
+MAX_METADATA, MAX_METADATA_NAME_CHARS, MAX_METADATA_CHARS = 16, 64, 512
+METADATA_SENTENCE = (
+    f"metadata must be an object of up to {MAX_METADATA} texts of up to {MAX_METADATA_CHARS} characters, "
+    f"under names of 1 to {MAX_METADATA_NAME_CHARS} characters."
+)
+METADATA_DESCRIPTION = "Texts of your own under names of your own."
+NAME_DESCRIPTION = "A name for people; two styles may share one."
+# A name that is blank names nothing.
+Name = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME_CHARS),
+    Field(json_schema_extra={"pattern": r"\S"}),
+]
+
+
+def is_metadata(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) <= MAX_METADATA
+        and all(isinstance(key, str) and 1 <= len(key) <= MAX_METADATA_NAME_CHARS for key in value)
+        and all(isinstance(text, str) and len(text) <= MAX_METADATA_CHARS for text in value.values())
+    )
+
+
+def _checked_metadata(value: Any) -> Any:
+    if value is not None and not is_metadata(value):
+        raise PydanticCustomError("unsupported_value", "{sentence}", {"sentence": METADATA_SENTENCE})
+    return value
+
+
+Metadata = Annotated[
+    dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=MAX_METADATA_NAME_CHARS)],
+        Annotated[str, StringConstraints(max_length=MAX_METADATA_CHARS)],
+    ],
+    Field(max_length=MAX_METADATA),
+]
+
+
+class StyleOfWords(Incoming):
+    """A style without pictures, imagined from words."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"text": "ukiyo-e woodblock", "name": "woodblock"}]}
+    )
+
+    text: str = Field(
+        min_length=1, pattern=r"\S", description="What the style is, in words; bounded as a prompt is."
+    )
+    seed: int = Field(
+        default=0, ge=0, le=MAX_SEED, description="Another seed, another look of the same words."
+    )
+    name: Name | None = Field(default=None, description=NAME_DESCRIPTION)
+    metadata: Annotated[Metadata | None, BeforeValidator(_checked_metadata)] = Field(
+        default=None, description=METADATA_DESCRIPTION
+    )
+
+
+class StyleOfCode(Incoming):
+    """The style of a style code, kept here under an ID."""
+
+    code: str = Field(
+        min_length=1,
+        max_length=MAX_CODE_CHARS,
+        description="The code of a style of the same model, from here or elsewhere.",
+    )
+    name: Name | None = Field(default=None, description=NAME_DESCRIPTION)
+    metadata: Annotated[Metadata | None, BeforeValidator(_checked_metadata)] = Field(
+        default=None, description=METADATA_DESCRIPTION
+    )
+
+
+class StyleChange(Incoming):
+    """What is left out stays; null takes away."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "reeds at dusk"}]})
+
+    name: Name | None = Field(default=None, description=NAME_DESCRIPTION)
+    metadata: Annotated[Metadata | None, BeforeValidator(_checked_metadata)] = Field(
+        default=None, description="Replaces all of it."
+    )
+
+
+class StyleResponse(BaseModel):
+    id: str = Field(description="The style ID; of a style code that is not stored here, the code itself.")
+    object: Literal["style"] = Field(default="style", description="What this is.")
+    created: int | None = Field(description="Seconds since 1970; null for a code that is not stored here.")
+    name: str | None = Field(description=NAME_DESCRIPTION)
+    metadata: dict[str, str] = Field(description=METADATA_DESCRIPTION)
+    source: Literal["images", "text", "code"] = Field(description="What the style was made from.")
+    num_images: int = Field(description="Pictures whose mean it is; 0 for a style from words.")
+    image_width: int | None = Field(description="Of its first picture as stored; null without one.")
+    image_height: int | None = Field(description="As `image_width`.")
+    text: str | None = Field(description="The words of a style from words.")
+    seed: int | None = Field(description="The seed of a style from words.")
+    model: str = Field(description="The model served: the code and the numbers below are its own.")
+    fingerprint: str = Field(description="The model's, as in `/v1/models`.")
+    is_read: bool = Field(
+        description="Whether this model has read the style. If not, the four fields below are null. "
+        "Creating a style reads it, and so does asking for it by its ID. A list reads nothing: there it is "
+        "false for a style that came from another model or an earlier version and was not asked for since. "
+        "By ID it is false only for a style from another model's code."
+    )
+    code: str | None = Field(
+        description="The style itself as text: accepted in place of an ID by every service with this model, "
+        "without an upload."
+    )
+    singular_values: list[float] | None = Field(description="Of the style feature, descending.")
+    dominance: float | None = Field(
+        description="Share of the first component in the feature's energy, 0 to 1. Low: a mixed reference."
+    )
+    agreement: float | None = Field(
+        description="How alike its pictures are, 1 for equal ones, about 0 for unrelated ones. Low: pictures "
+        "of several styles. Null for one picture."
+    )
+
+
+class StyleQuery(Incoming):
+    # Text is all that a query holds, so numbers are read from it.
+    model_config = ConfigDict(strict=False)
+
+    limit: int = Field(default=20, ge=1, le=100, description="Most styles in one answer.")
+    after: str | None = Field(default=None, max_length=500, description="The `last_id` of the answer before.")
+    order: Literal["asc", "desc"] = Field(
+        default="desc", description="By time of creation; newest first by default."
+    )
+
+
+class StyleImageQuery(Incoming):
+    model_config = ConfigDict(strict=False)
+
+    index: int = Field(default=0, ge=0, le=2**31, description="Which of the style's pictures, from 0.")
+
+
+class StyleListResponse(BaseModel):
+    object: Literal["list"] = Field(default="list", description="What this is.")
+    data: list[StyleResponse] = Field(description="The styles, by time of creation.")
+    first_id: str | None = Field(description="The ID of the first one here; null when there is none.")
+    last_id: str | None = Field(description="The ID to give as `after` for what follows.")
+    has_more: bool = Field(description="Whether more follow.")
+
+
+class StyleDeletedResponse(BaseModel):
+    id: str = Field(description="The style ID, which names nothing any more.")
+    object: Literal["style.deleted"] = Field(default="style.deleted", description="What this is.")
+    deleted: Literal[True] = Field(default=True, description="Always true.")

@@ -1,0 +1,212 @@
+"""What POST /v1/styles may be sent: a form with pictures, or JSON with words or a style code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.datastructures import FormData, UploadFile
+
+from service.errors import InvalidRequest, StoreUnavailable, UnsupportedMediaType
+from service.http.content_negotiation import JSON, MULTIPART, media_type
+from service.http.error_handlers import refusal
+from service.http.openapi import examples
+from service.http.schemas.base import unknown_field
+from service.http.schemas.styles import (
+    MAX_METADATA,
+    MAX_METADATA_CHARS,
+    MAX_METADATA_NAME_CHARS,
+    MAX_NAME_CHARS,
+    METADATA_SENTENCE,
+    NAME_DESCRIPTION,
+    StyleOfCode,
+    StyleOfWords,
+    is_metadata,
+)
+from service.stage_timer import Stages
+from service.styles.store import MAX_PICTURES
+
+FIELDS = ["image", "name", "metadata"]
+# JSON of metadata at its bounds, each character escaped.
+MAX_FIELD_BYTES = 2**14 + 12 * MAX_METADATA * (MAX_METADATA_NAME_CHARS + MAX_METADATA_CHARS)
+FORM_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["image"],
+    "additionalProperties": False,
+    "properties": {
+        "image": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": MAX_PICTURES,
+            "items": {"type": "string", "format": "binary"},
+            "description": "PNG, JPEG, WebP or a still GIF, told by content. Several files become one style, "
+            "their mean. At least 16 pixels a side; all files together at most 10 MiB, and each at most "
+            "50 million pixels, unless the service is set otherwise.",
+        },
+        "name": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MAX_NAME_CHARS,
+            "pattern": r"\S",
+            "description": NAME_DESCRIPTION,
+        },
+        "metadata": {
+            "type": "object",
+            "maxProperties": MAX_METADATA,
+            "propertyNames": {"minLength": 1, "maxLength": MAX_METADATA_NAME_CHARS},
+            "additionalProperties": {"type": "string", "maxLength": MAX_METADATA_CHARS},
+            "description": "As JSON.",
+        },
+    },
+}
+BODY_SCHEMA: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            MULTIPART: {
+                "schema": FORM_SCHEMA,
+                "encoding": {"metadata": {"contentType": JSON}},
+                "examples": examples.UPLOADS,
+            },
+            JSON: {
+                "schema": {"oneOf": [StyleOfWords.model_json_schema(), StyleOfCode.model_json_schema()]},
+                "examples": examples.SOURCES,
+            },
+        },
+    }
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A form with pictures. The files live as long as the form is open."""
+
+    images: tuple[UploadFile, ...]
+    name: str | None
+    metadata: Mapping[str, str] | None
+
+
+StyleBody = Upload | StyleOfWords | StyleOfCode
+
+
+@asynccontextmanager
+async def style_body(request: Request, stages: Stages) -> AsyncIterator[StyleBody]:
+    """The body, whichever it is, once it has come; a ServiceError says what else it would have to be."""
+    kind = media_type(request.headers)
+    if kind == JSON:
+        with stages.stage("upload"):
+            found = await _words_or_code(request)
+        yield found
+    elif kind == MULTIPART:
+        async with AsyncExitStack() as stack:
+            with spooling(), stages.stage("upload"):
+                form = await stack.enter_async_context(
+                    request.form(max_files=MAX_PICTURES + 1, max_fields=8, max_part_size=MAX_FIELD_BYTES)
+                )
+            yield _upload(form)
+            with stages.stage("upload"):  # deleting the files takes its time, too
+                await stack.aclose()
+    else:
+        shown = f"not {kind[:60]}" if kind else "and the request has none"
+        raise UnsupportedMediaType(
+            f"The Content-Type must be {MULTIPART}, with pictures, or {JSON}, with text or code, {shown}."
+        )
+
+
+async def _words_or_code(request: Request) -> StyleOfWords | StyleOfCode:
+    try:
+        found = json.loads(await request.body())
+        names = found if isinstance(found, dict) else {}
+        if "text" in names and "code" in names:
+            raise InvalidRequest(
+                "A style is made from text or from a code: give one of the two.",
+                param="code",
+                code="conflicting_parameters",
+            )
+        return (StyleOfCode if "code" in names else StyleOfWords).model_validate(found)
+    except ValidationError as error:
+        problems = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
+        raise refusal(RequestValidationError(problems)) from error
+    except json.JSONDecodeError as error:
+        message = f"The body is not valid JSON: {error.msg} at character {error.pos}."
+        raise InvalidRequest(message, code="invalid_json") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest("The body is not JSON in UTF-8.", code="invalid_json") from error
+
+
+def _upload(form: FormData) -> Upload:
+    for field in form:
+        if field not in FIELDS:
+            problem = unknown_field(field, FIELDS)
+            raise InvalidRequest(problem.message(), param=field[:60], code=problem.type)
+    return Upload(_images(form), _name(form), _metadata(form))
+
+
+def _images(form: FormData) -> tuple[UploadFile, ...]:
+    images = tuple(each for each in form.getlist("image") if isinstance(each, UploadFile))
+    if not images or len(images) < len(form.getlist("image")):
+        raise InvalidRequest(
+            "The form needs the file of a picture in the field image.",
+            param="image",
+            code="missing_required_parameter",
+        )
+    if len(images) > MAX_PICTURES:
+        raise InvalidRequest(
+            f"A style is made of up to {MAX_PICTURES} images; the form has more.", param="image"
+        )
+    return images
+
+
+def _name(form: FormData) -> str | None:
+    names = form.getlist("name")
+    if not names:
+        return None
+    if len(names) > 1 or not isinstance(names[0], str) or not 1 <= len(names[0].strip()) <= MAX_NAME_CHARS:
+        raise InvalidRequest(f"The name must be one text of 1 to {MAX_NAME_CHARS} characters.", param="name")
+    return names[0].strip()
+
+
+def _metadata(form: FormData) -> dict[str, str] | None:
+    given = form.getlist("metadata")
+    if not given:
+        return None
+    found = _json_of(given[0]) if len(given) == 1 and isinstance(given[0], str) else None
+    if not is_metadata(found):
+        raise InvalidRequest(f"{METADATA_SENTENCE[:-1]}, as JSON.", param="metadata")
+    assert isinstance(found, dict)
+    return found
+
+
+def _json_of(text: str) -> Any:
+    """None for what is no JSON, or holds half a surrogate pair, which is no text to keep."""
+    try:
+        found = json.loads(text)
+        json.dumps(found, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return found
+
+
+RETRY_SECONDS = 10.0
+log = structlog.stdlib.get_logger("atelier.http")
+
+
+@contextmanager
+def spooling() -> Iterator[None]:
+    """Turns what the disk refuses inside into StoreUnavailable; the log has what it said."""
+    try:
+        yield
+    except OSError as error:
+        log.error("spool_error", error=str(error))
+        raise StoreUnavailable(
+            "The upload could not be kept while it came in: the service's disk is full or cannot be written. "
+            "Try again later.",
+            retry_after_seconds=RETRY_SECONDS,
+        ) from error

@@ -1,0 +1,239 @@
+"""Bytes in, a bounded RGB picture out; an image in, PNG, JPEG or WebP bytes out.
+
+Uploads are hostile. Size, format, dimensions and animation are judged from the file's container
+(`image_container.py`) before anything is decoded, and what is decoded is shrunk at once: to show a style,
+2048 x 1024 is plenty. Everything here is plain blocking work on bytes, safe to run on several threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from service.errors import InvalidImage, InvalidRequest, PayloadTooLarge
+from service.media.containers import Container, Format, read_container
+from service.media.png_encoder import png_of
+
+MIN_SIDE = 16
+MAX_SHORT_SIDE = 1024
+MAX_LONG_SIDE = 2048
+DEFAULT_QUALITY = 90
+# The format's own reader, not Image.open: that one guesses, and warns through a filter all threads share.
+_OPEN: dict[Format, type[ImageFile]] = {
+    Format.PNG: PngImageFile,
+    Format.JPEG: JpegImageFile,
+    Format.WEBP: WebPImageFile,
+    Format.GIF: GifImageFile,
+}
+_UPRIGHT = {  # EXIF orientation -> what turns the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ICC_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # a profile's colour space -> the mode it describes
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An upload made safe: upright, opaque sRGB, sides at most 1024 and 2048 pixels, no metadata."""
+
+    content: bytes  # lossless
+    media_type: str
+    width: int
+    height: int
+    digest: str  # SHA-256 in hex over dimensions and RGB pixels: independent of how `content` is packed
+
+    def pixels(self) -> NDArray[np.uint8]:  # [height, width, 3]
+        return np.array(_open_content(self.content))
+
+
+class OutputFormat(StrEnum):
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+
+def read_picture(upload: bytes, *, max_bytes: int, max_pixels: int) -> Picture:
+    """Read an untrusted upload: PNG, JPEG, WebP or still GIF, whatever type it was declared as.
+
+    Raises PayloadTooLarge, UnsupportedMediaType or InvalidImage, and nothing else. Memory: at the peak about
+    16 bytes a pixel of the upload (WebP; the others stay under 13), so limit how many run at once.
+    """
+    if not upload:
+        raise InvalidImage("The upload is empty. Send the picture's bytes.", param="image")
+    if len(upload) > max_bytes:
+        raise PayloadTooLarge(
+            f"The upload is {len(upload) / 2**20:.1f} MiB; at most {max_bytes / 2**20:g} MiB are accepted.",
+            param="image",
+        )
+    container = read_container(upload)
+    _check_dimensions(container, max_pixels)
+    if container.is_animated:
+        raise InvalidImage("The picture is animated. Upload one still frame of it.", param="image")
+    try:
+        image = _decode(container)
+    except Exception as error:
+        # A damaged file leaves Pillow's decoders as any of a dozen exceptions; all of them mean the same.
+        raise InvalidImage(
+            f"The {container.format} picture is cut off or damaged. Save it again and upload that.",
+            param="image",
+        ) from error
+    return _picture(image, content=None)
+
+
+def picture_from_content(content: bytes) -> Picture:
+    """The Picture whose `content` this is; ValueError when it is not one."""
+    try:
+        image = _open_content(content)
+    except Exception as error:
+        raise ValueError("a stored picture is damaged") from error
+    return _picture(image, content)
+
+
+def check_compression(format: OutputFormat, compression: int | None) -> None:
+    """InvalidRequest unless 0 to 100 or None; a PNG is lossless and takes only None or 100."""
+    if compression is not None and not 0 <= compression <= 100:
+        raise InvalidRequest(
+            f"output_compression is {compression}; it goes from 0 to 100.", param="output_compression"
+        )
+    if format is OutputFormat.PNG and compression not in (None, 100):
+        raise InvalidRequest(
+            "output_compression applies to jpeg and webp; a png is lossless. "
+            "Leave it out or choose another output_format.",
+            param="output_compression",
+        )
+
+
+def encode_image(image: NDArray[np.uint8], format: OutputFormat, *, compression: int | None) -> bytes:
+    """Encode [height, width, 3] RGB.
+
+    `compression` is OpenAI's output_compression: the quality, 0 to 100, of a JPEG or WebP; None means 90.
+    InvalidRequest as from `check_compression`.
+    """
+    check_compression(format, compression)
+    if format is OutputFormat.PNG:
+        return png_of(image)
+    picture, buffer = Image.fromarray(image), io.BytesIO()
+    quality = DEFAULT_QUALITY if compression is None else compression
+    if format is OutputFormat.JPEG:
+        # Colour at full resolution: flat shapes in strong colours are what halved chroma smears most.
+        picture.save(buffer, "JPEG", quality=quality, subsampling=0)
+    else:
+        # 1024 x 1024: method 2 takes half the time of method 4 (62 against 120 ms) for the same bytes.
+        picture.save(buffer, "WEBP", quality=quality, method=2)
+    return buffer.getvalue()
+
+
+def _check_dimensions(container: Container, max_pixels: int) -> None:
+    width, height = container.width, container.height
+    if width * height > max_pixels:
+        raise PayloadTooLarge(
+            f"The picture is {width}x{height}, {width * height / 1e6:.1f} million pixels; "
+            f"at most {max_pixels / 1e6:g} million are accepted.",
+            param="image",
+        )
+    if min(width, height) < MIN_SIDE:
+        raise InvalidImage(
+            f"The picture is {width}x{height}; each side must be at least {MIN_SIDE} pixels.", param="image"
+        )
+    if min(_bounded(width, height)) < MIN_SIDE:
+        raise InvalidImage(
+            f"The picture is {width}x{height}, a strip too thin to show a style; "
+            f"one side may be at most {MAX_LONG_SIDE // MIN_SIDE} times the other.",
+            param="image",
+        )
+
+
+def _bounded(width: int, height: int) -> tuple[int, int]:
+    scale = min(1.0, MAX_SHORT_SIDE / min(width, height), MAX_LONG_SIDE / max(width, height))
+    return round(width * scale), round(height * scale)
+
+
+def _decode(container: Container) -> Image.Image:
+    """Upright opaque sRGB within the bounds, shrunk before colours are converted: that bounds the memory."""
+    with _OPEN[container.format](io.BytesIO(container.drawable)) as file:
+        if file.size != (container.width, container.height):
+            # What was judged must be what is decoded, whatever two parsers may disagree about.
+            raise ValueError(f"the decoder sees {file.size}")
+        width, height = _bounded(*file.size)
+        file.draft(None, (2 * width, 2 * height))  # a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size
+        file.load()
+        image = _with_plain_mode(file)
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    image = _on_white(image, container.icc_profile)
+    turn = _UPRIGHT.get(container.orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _with_plain_mode(image: Image.Image) -> Image.Image:
+    """One of L, LA, RGB, RGBA, CMYK: 8 bits, no palette, transparency only as an alpha channel."""
+    if image.mode == "I;16":  # Pillow's own conversion clips at 255
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    is_grey = image.mode in ("1", "L", "LA")
+    if image.has_transparency_data:
+        mode = "LA" if is_grey else "RGBA"
+    elif image.mode == "CMYK":
+        mode = "CMYK"
+    else:
+        mode = "L" if is_grey else "RGB"
+    return image if image.mode == mode else image.convert(mode)  # convert() copies even when nothing changes
+
+
+def _on_white(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
+    alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
+    colour = image.convert("L" if image.mode in ("L", "LA") else "CMYK" if image.mode == "CMYK" else "RGB")
+    colour = _in_srgb(colour, icc_profile)
+    if alpha is None:
+        return colour
+    white = Image.new("RGB", colour.size, "white")
+    white.paste(colour, mask=alpha)
+    return white
+
+
+def _in_srgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
+    """Through the embedded profile when it is sound and describes this kind of picture, else as sRGB."""
+    if icc_profile is not None:
+        try:
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(icc_profile))
+            if _ICC_MODES.get(profile.profile.xcolor_space) == image.mode:
+                converted = ImageCms.profileToProfile(
+                    image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
+                )
+                if converted is not None:
+                    return converted
+        except (ImageCms.PyCMSError, OSError):
+            pass  # browsers, too, show a picture with a broken profile as if it had none
+    return image.convert("RGB")
+
+
+def _picture(image: Image.Image, content: bytes | None) -> Picture:
+    pixels = image.tobytes()
+    if content is None:
+        buffer = io.BytesIO()
+        # The fastest lossless WebP: half the time of the fastest PNG, and 5 % to 15 % smaller.
+        image.save(buffer, "WEBP", lossless=True, quality=0, method=0)
+        content = buffer.getvalue()
+    digest = hashlib.sha256(f"{image.width}x{image.height}\n".encode() + pixels).hexdigest()
+    return Picture(content, "image/webp", image.width, image.height, digest)
+
+
+def _open_content(content: bytes) -> Image.Image:
+    with WebPImageFile(io.BytesIO(content)) as file:
+        file.load()
+        return file.convert("RGB")

@@ -1,0 +1,252 @@
+"""Fetching the released checkpoints from the hub: first a plan, then the files it names, each checked."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import httpx2
+from filelock import FileLock, Timeout
+from huggingface_hub import HfApi, RepoFile, get_token, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.file_download import http_get
+
+from service.model.checkpoints.loader import choose_weights, shards_of
+from service.model.checkpoints.memory_budget import in_bytes
+from service.model.checkpoints.registry import BUNDLED
+from service.model.infinity.presets import FLAN, INFINITY, RELEASED, Source
+from service.model.infinity.weight_names import is_text_encoder
+
+_CHUNK = 1 << 20
+
+
+class Damaged(ValueError):
+    """What came is not what the hub lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """One file to have: where it comes from, where it goes, and how to tell that it is the right one."""
+
+    repository: str
+    commit: str
+    name: str
+    folder: Path
+    num_bytes: int
+    sha256: str | None  # None: a small file, known by its git blob
+    blob: str
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.name
+
+    @property
+    def is_there(self) -> bool:
+        """As far as its size tells."""
+        return self.path.is_file() and self.path.stat().st_size == self.num_bytes
+
+    @property
+    def num_missing_bytes(self) -> int:
+        if self.is_there:
+            return 0
+        return self.num_bytes - (self.partial.stat().st_size if self.partial.is_file() else 0)
+
+    @property
+    def partial(self) -> Path:
+        """Where it grows; named by its checksum, so that no other version is continued."""
+        return self.path.with_name(f".{self.path.name}.{(self.sha256 or self.blob)[:12]}.partial")
+
+    def is_checksum_of(self, path: Path) -> bool:
+        """Whether a file has the hub's checksum: reads all of it."""
+        digest = hashlib.sha256() if self.sha256 else hashlib.sha1(usedforsecurity=False)
+        if not self.sha256:
+            digest.update(b"blob %d\0" % path.stat().st_size)
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest() == (self.sha256 or self.blob)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    model: str
+    sources: tuple[tuple[Source, str], ...]  # with the commit that each one's revision is now
+    downloads: tuple[Download, ...]
+
+    @property
+    def num_missing_bytes(self) -> int:
+        return sum(download.num_missing_bytes for download in self.downloads)
+
+    def table(self) -> str:
+        """What a person reads before anything is downloaded."""
+        lines = []
+        for source, commit in self.sources:
+            pinned = "" if source.revision == commit else f", which is commit {commit} now"
+            lines.append(f"{source.repository} at {source.revision}{pinned}")
+            for download in self.downloads:
+                if download.repository == source.repository:
+                    state = "there" if download.is_there else "to fetch"
+                    lines.append(f"  {in_bytes(download.num_bytes):>9}  {state:8}  {download.path}")
+        total = sum(download.num_bytes for download in self.downloads)
+        lines.append(f"{in_bytes(total)} in all, {in_bytes(self.num_missing_bytes)} to fetch")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """The hub that `huggingface_hub` is set to (HF_ENDPOINT), or another one."""
+
+    endpoint: str | None = None
+
+    def plan(self, model: str, models_dir: Path, revisions: Mapping[str, str] | None = None) -> Plan:
+        """The files that a preset needs, and nothing else. Downloads an index of shards at most.
+
+        `revisions` overrides a repository's. ValueError with a sentence: no such preset, not there, offline.
+        """
+        if model in BUNDLED:
+            raise ValueError(f"{model} comes inside the package: there is nothing to fetch")
+        if model not in RELEASED:
+            raise ValueError(f"There is no model {model!r} to fetch: give one of {', '.join(RELEASED)}")
+        sources: list[tuple[Source, str]] = []
+        downloads: list[Download] = []
+        for pinned in RELEASED[model].sources:
+            revision = (revisions or {}).get(pinned.repository, pinned.revision)
+            source = replace(pinned, revision=revision)
+            with _in_sentences(source):
+                commit = str(self._api().model_info(source.repository, revision=revision).sha)
+                downloads += self._downloads(source, commit, models_dir / source.into)
+            sources.append((source, commit))
+        return Plan(model, tuple(sources), tuple(downloads))
+
+    def fetch(self, plan: Plan, say: Callable[[str], None]) -> None:
+        """Download what is missing, where it was interrupted if it was, and check every file.
+
+        ValueError with a sentence: no room, offline, or a file that is not the hub's. A file under its own
+        name is whole and checked.
+        """
+        folder = _require_room(plan)
+        sources = {source.repository: source for source, _ in plan.sources}
+        try:
+            with FileLock(folder / ".fetch.lock", timeout=0):
+                for download in plan.downloads:
+                    if not (download.is_there and download.is_checksum_of(download.path)):
+                        with _in_sentences(sources[download.repository]):
+                            self._download(download)
+                    say(f"{download.path}: {in_bytes(download.num_bytes)}, checksum right")
+        except Timeout as error:
+            raise ValueError(f"Another `atelier fetch` is at work in {folder}") from error
+
+    def _download(self, each: Download) -> None:
+        """By way of a partial file: the library's own download starts over when it was interrupted."""
+        each.path.parent.mkdir(parents=True, exist_ok=True)
+        with each.partial.open("ab") as stream:
+            http_get(
+                hf_hub_url(each.repository, each.name, revision=each.commit, endpoint=self.endpoint),
+                stream,
+                resume_size=stream.tell(),
+                headers=_headers(),
+                expected_size=each.num_bytes,
+                displayed_filename=each.name,
+            )
+        if not each.is_checksum_of(each.partial):
+            each.partial.unlink()
+            raise Damaged(
+                f"{each.name} came without the checksum that {each.repository} gives, so it was removed: "
+                "fetch again. If that repeats, something between here and the hub changes files."
+            )
+        each.partial.replace(each.path)
+
+    def _api(self) -> HfApi:
+        return HfApi(endpoint=self.endpoint)
+
+    def _downloads(self, source: Source, commit: str, folder: Path) -> Iterator[Download]:
+        tree = self._api().list_repo_tree(source.repository, recursive=True, revision=commit)
+        files = {each.path: each for each in tree if isinstance(each, RepoFile)}
+        wanted = list(source.files)
+        for weights in source.weights:
+            wanted += self._weight_files(source, commit, weights, files)
+        for name in wanted:
+            if name not in files:
+                raise ValueError(f"{source.repository} at {source.revision} has no {name}")
+            file = files[name]
+            sha256 = file.lfs.sha256 if file.lfs else None
+            yield Download(source.repository, commit, name, folder, file.size, sha256, file.blob_id)
+
+    def _weight_files(
+        self, source: Source, commit: str, weights: str, files: Mapping[str, RepoFile]
+    ) -> list[str]:
+        prefix = f"{weights}/" if weights else ""
+        inside = [name[len(prefix) :] for name in files if name.startswith(prefix)]
+        chosen = choose_weights([name for name in inside if "/" not in name])
+        if chosen is None:
+            raise ValueError(f"{source.repository} at {source.revision} has no weights in {weights or 'it'}")
+        name, is_index = chosen
+        if not is_index:
+            return [prefix + name]
+        with tempfile.TemporaryDirectory() as folder:
+            index = hf_hub_download(
+                source.repository, prefix + name, revision=commit, local_dir=folder, endpoint=self.endpoint
+            )
+            shards = shards_of(Path(index).read_bytes(), is_text_encoder if source.encoder_only else None)
+        return [prefix + name, *(prefix + shard for shard in shards)]
+
+
+def chosen_revisions(*, infinity: str | None, flan_t5: str | None) -> dict[str, str]:
+    """Revisions by repository, of those that are not left to the presets."""
+    chosen = {INFINITY.repository: infinity, FLAN.repository: flan_t5}
+    return {repository: revision for repository, revision in chosen.items() if revision is not None}
+
+
+def _headers() -> dict[str, str]:
+    """Plain bytes, so that lengths are the listed ones; and who is asking, if they have logged in."""
+    token = get_token()
+    return {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
+
+
+def _require_room(plan: Plan) -> Path:
+    """The folder of the plan's first file, made."""
+    folder = plan.downloads[0].folder
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < plan.num_missing_bytes:
+        raise ValueError(
+            f"{folder} has {in_bytes(free)} free, and {in_bytes(plan.num_missing_bytes)} are to be fetched. "
+            "Make room, or name another folder as ATELIER_MODELS_DIR."
+        )
+    return folder
+
+
+@contextmanager
+def _in_sentences(source: Source) -> Iterator[None]:
+    """The library's errors as sentences about the repository that was asked for."""
+    try:
+        yield
+    except GatedRepoError as error:
+        raise ValueError(
+            f"{source.repository} asks its readers to agree to its terms: do so on its page, then log in "
+            "with `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(f"The hub has no {source.repository}, or this login may not read it") from error
+    except RevisionNotFoundError as error:
+        raise ValueError(f"{source.repository} has no revision {source.revision}") from error
+    except OfflineModeIsEnabled as error:
+        raise ValueError("HF_HUB_OFFLINE is set, so nothing can be fetched: unset it") from error
+    except (EntryNotFoundError, HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"{source.repository} could not be read from the hub: {reason[0]}. What was fetched so far is "
+            "kept: the same command goes on from there."
+        ) from error

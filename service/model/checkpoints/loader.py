@@ -1,0 +1,306 @@
+"""Weights into modules, strictly: every difference is an error that names it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+_MAX_NAMED = 4  # differences spelled out in an error; the rest are counted
+Shape = tuple[int, ...]
+Watch = Callable[[str, int, int], None]  # what is read, bytes of it so far, bytes in all
+
+
+class Misfit(ValueError):
+    """A weight file whose names or shapes are not those of the model; the sentence says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Between the names in a released file and ours; each function renames a mapping's keys."""
+
+    ours: Callable[[Mapping[str, str]], dict[str, str]]  # drops what is there for nothing, such as constants
+    released: Callable[[Mapping[str, str]], dict[str, str]]
+
+
+def unwatched(name: str, num_done: int, num_bytes: int) -> None:
+    """The Watch of nobody."""
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a `.safetensors` or `.pth` file, memory-mapped, on the CPU, in the dtype stored.
+
+    ValueError with a sentence when the file is missing, damaged or of another kind.
+    """
+    weights = open_weights(path)
+    return dict(weights.tensors(list(weights.stored)))
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Copy tensors into a module's parameters, converting dtypes; names and shapes must match exactly."""
+    wanted = dict(module.named_parameters())
+    _refuse_differences(
+        {name: tuple(each.shape) for name, each in wanted.items()},
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        f"{source} does not fit the configuration",
+    )
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(tensors[name])
+
+
+def load_weights(
+    module: nn.Module, weights: Weights, naming: Naming, *, model: str, watch: Watch = unwatched
+) -> int:
+    """Bring weights into a module's parameters, shard by shard, straight to their device and dtype.
+
+    On the CPU what is stored in the dtype that is wanted stays where it is: the parameter is the file,
+    mapped, and its pages are read when they are first used. Returns how many bytes those are. `model` says
+    in an error what the file was read for. Misfit before anything is copied.
+    """
+    parameters = dict(module.named_parameters())
+    shapes = {name: tuple(each.shape) for name, each in parameters.items()}
+    own_names = {stored: own for own, stored in match(shapes, weights, naming, model=model).items()}
+    num_bytes, num_done = sum(each.nbytes for each in parameters.values()), 0
+    num_mapped = 0
+    with torch.no_grad():
+        for name, tensor in weights.tensors(list(own_names)):
+            parameter = parameters[own_names[name]]
+            if _is_what_is_wanted(tensor, parameter):
+                parameter.data = tensor
+                num_mapped += parameter.nbytes
+            else:
+                parameter.copy_(tensor)
+            num_done += parameter.nbytes
+            watch(weights.path.name, num_done, num_bytes)
+    return num_mapped
+
+
+def _is_what_is_wanted(stored: Tensor, parameter: Tensor) -> bool:
+    is_alike = stored.dtype == parameter.dtype and stored.device == parameter.device
+    return is_alike and stored.is_contiguous()
+
+
+def match(shapes: Mapping[str, Shape], weights: Weights, naming: Naming, *, model: str) -> dict[str, str]:
+    """For each of our names the file's. Misfit unless the file holds exactly what `shapes` asks for."""
+    stored = weights.stored
+    name_in_file = naming.ours({name: name for name in stored})
+    as_released = {own: released for released, own in naming.released({own: own for own in shapes}).items()}
+    _refuse_differences(
+        {name_in_file.get(own, as_released[own]): shape for own, shape in shapes.items()},
+        {name: stored[name].shape for name in name_in_file.values()},
+        f"{weights.path} does not fit {model}",
+    )
+    return name_in_file
+
+
+def _refuse_differences(wanted: Mapping[str, Shape], held: Mapping[str, Shape], finding: str) -> None:
+    differences = [
+        *_listed("missing", wanted.keys() - held.keys()),
+        *_listed("unexpected", held.keys() - wanted.keys()),
+        *_listed(
+            "of another shape",
+            (
+                f"{name} is {_written(held[name])}, not {_written(wanted[name])}"
+                for name in wanted.keys() & held.keys()
+                if held[name] != wanted[name]
+            ),
+        ),
+    ]
+    if differences:
+        raise Misfit(f"{finding}: {'; '.join(differences)}")
+
+
+def _written(shape: Shape) -> str:
+    return "x".join(map(str, shape)) or "a scalar"
+
+
+def _listed(kind: str, names: Iterable[str]) -> list[str]:
+    every = sorted(names)
+    more = f" and {len(every) - _MAX_NAMED} more" if len(every) > _MAX_NAMED else ""
+    return [f"{len(every)} tensors {kind}: {', '.join(every[:_MAX_NAMED])}{more}"] if every else []
+
+
+# What to read where a folder has several: names as the transformers library gives them, then any single file.
+_INDICES = (
+    "model.safetensors.index.json",
+    ".safetensors.index.json",
+    "pytorch_model.bin.index.json",
+    ".bin.index.json",
+)
+_SINGLE = ("model.safetensors", ".safetensors", "pytorch_model.bin", ".bin", ".pth")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor in a file, unread."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One file of weights, closed."""
+
+    path: Path
+    nests: tuple[str, ...]
+    stored: Mapping[str, Stored]
+
+    def tensors(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        """The named tensors, mapped from the file for as long as anybody has them."""
+        with _opened(self.path, self.nests) as read:
+            for name in names:
+                yield name, read(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The weights in a file, or in a folder of shards."""
+
+    path: Path
+    shards: tuple[Shard, ...]
+
+    @property
+    def stored(self) -> dict[str, Stored]:
+        return {name: each for shard in self.shards for name, each in shard.stored.items()}
+
+    def tensors(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        """The named tensors, shard after shard: no more than one shard is open at a time."""
+        wanted = set(names)
+        for shard in self.shards:
+            yield from shard.tensors([name for name in shard.stored if name in wanted])
+
+
+def open_weights(
+    path: Path, *, nests: tuple[str, ...] = (), holds: Callable[[str], bool] | None = None
+) -> Weights:
+    """Look at a `.safetensors`, `.pth` or `.bin` file, or a folder of shards with their index.
+
+    `nests` names entries under which a `.pth` file may keep its tensors; the first that is there is taken.
+    Of a folder, only shards with a tensor for which `holds` is true are looked at and need to be there.
+    ValueError with a sentence that names the file: it is missing, damaged or of another kind.
+    """
+    files = _shards(path, holds) if path.is_dir() else [path]
+    return Weights(path, tuple(_look(file, nests) for file in files))
+
+
+def shards_of(index: bytes, holds: Callable[[str], bool] | None = None) -> list[str]:
+    """The file names in a shard index, in order; ValueError when it is none."""
+    try:
+        places: dict[str, str] = json.loads(index)["weight_map"]
+        return sorted({file for name, file in places.items() if holds is None or holds(name)})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError("is not an index of shards: it has no weight_map") from error
+
+
+def choose_weights(names: Sequence[str]) -> tuple[str, bool] | None:
+    """Of the names in a folder, the weights to read and whether they are an index; None: no weights."""
+    for endings, is_index in ((_INDICES, True), (_SINGLE, False)):
+        for ending in endings:
+            found = [ending] if ending in names else [name for name in names if name.endswith(ending)]
+            if len(found) == 1:
+                return found[0], is_index
+    return None
+
+
+def _shards(folder: Path, holds: Callable[[str], bool] | None) -> list[Path]:
+    chosen = choose_weights([each.name for each in folder.iterdir()])
+    if chosen is None:
+        raise ValueError(
+            f"{folder} holds no weights that can be told: it needs an index of shards "
+            "(model.safetensors.index.json or pytorch_model.bin.index.json) or a single weight file"
+        )
+    name, is_index = chosen
+    if not is_index:
+        return [folder / name]
+    try:
+        files = [folder / shard for shard in shards_of((folder / name).read_bytes(), holds)]
+    except ValueError as error:
+        raise ValueError(f"{folder / name} {error}") from error
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"{file} is missing; {name} names it")
+    return files
+
+
+def _look(path: Path, nests: tuple[str, ...]) -> Shard:
+    with _opened(path, nests) as read:
+        held = {name: read(name) for name in read.names}
+        return Shard(
+            path, nests, {name: Stored(tuple(each.shape), each.dtype) for name, each in held.items()}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    names: tuple[str, ...]
+    read: Callable[[str], Tensor]
+
+    def __call__(self, name: str) -> Tensor:
+        return self.read(name)
+
+
+@contextmanager
+def _opened(path: Path, nests: tuple[str, ...]) -> Iterator[_Reader]:
+    """A file's tensors by name, mapped on the CPU for as long as they live; writing leaves the file alone."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing")
+    with path.open("rb") as stream:
+        start = stream.read(16)
+    if start.startswith(b"version https://"):
+        raise ValueError(f"{path} is the pointer that Git LFS leaves in the place of a file, not the weights")
+    if path.suffix == ".safetensors":
+        try:
+            handle = safe_open(path, framework="pt").__enter__()
+        except (SafetensorError, OSError) as error:
+            raise _unreadable(path, error) from error
+        try:
+            yield _Reader(tuple(handle.keys()), handle.get_tensor)
+        finally:
+            handle.__exit__(None, None, None)
+    else:
+        tensors = _unpickled(path, nests, is_zip=start.startswith(b"PK"))
+        yield _Reader(tuple(tensors), tensors.__getitem__)
+
+
+def _unpickled(path: Path, nests: tuple[str, ...], *, is_zip: bool) -> dict[str, Tensor]:
+    try:
+        # Files older than torch 1.6 are no zip archives and cannot be mapped: their tensors are read at once.
+        held = torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        raise _unreadable(path, error) from error
+    for nest in nests:
+        if isinstance(held, Mapping) and isinstance(held.get(nest), Mapping):
+            held = held[nest]
+            break
+    if not isinstance(held, Mapping):
+        raise ValueError(f"{path} holds a {type(held).__name__}, not named tensors")
+    others = [str(name) for name, value in held.items() if not isinstance(value, Tensor)]
+    if others:
+        raise ValueError(
+            f"{path} holds other things than named tensors: {', '.join(others[:4])}. A checkpoint of a "
+            "training run keeps its weights further in; save those alone."
+        )
+    return dict(held)
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    """The first line of the library's error, and what it can mean."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    if any("Unsupported global" in line for line in lines):
+        return ValueError(
+            f"{path} holds Python objects besides tensors, and reading those could run anything: "
+            "save its tensors alone, best as .safetensors"
+        )
+    return ValueError(
+        f"{path} cannot be read as a weight file: {path.stat().st_size:,} bytes, cut short or damaged or of "
+        f"another kind ({lines[0]})"
+    )

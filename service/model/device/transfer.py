@@ -1,0 +1,72 @@
+"""Between the host and a device without waiting for what the device is doing.
+
+A plain copy, and indexing with a list, which copies it, wait for everything that was launched before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on the device; what is launched there next finds it."""
+    pinned = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
+    return pinned.to(device, non_blocking=True)
+
+
+def places(indices: Sequence[int], device: torch.device) -> Tensor:
+    """Indices to index a tensor on that device with."""
+    return send(torch.tensor(indices, dtype=torch.int64), device)
+
+
+class Fetched:
+    """Copies of a device's tensors on their way to the host. Any thread may wait for them."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        """The tensors are on one device. What is launched there next does not disturb the copies."""
+        self._copies = [
+            tensor.to("cpu", non_blocking=True) for tensor in tensors
+        ]  # from a GPU: to pinned memory
+        self._arrival: torch.cuda.Event | None = None
+        self._device = tensors[0].device
+        if self._device.type == "cuda":
+            self._arrival = torch.cuda.Event(blocking=True)  # who waits leaves the core to others
+            self._arrival.record(torch.cuda.current_stream(self._device))
+
+    @property
+    def is_there(self) -> bool:
+        """Whether `tensors` need not wait."""
+        return self._arrival is None or self._arrival.query()
+
+    def tensors(self) -> list[Tensor]:
+        """The copies, once they are whole."""
+        if self._arrival is not None:
+            with torch.cuda.device(self._device):
+                self._arrival.synchronize()
+        return self._copies
+
+
+class Decoded:
+    """A batch of decoded images; on a GPU the decoder may still be at work on them."""
+
+    def __init__(self, images: Tensor) -> None:
+        """Images [images, 3, height, width] fp32 in [-1, 1]."""
+        pixels = ((images + 1) / 2 * 255).to(torch.uint8).permute(0, 2, 3, 1)
+        self._fetched = Fetched(pixels, torch.isfinite(images).all())
+
+    @property
+    def is_there(self) -> bool:
+        """Whether `images` need not wait."""
+        return self._fetched.is_there
+
+    def images(self) -> NDArray[np.uint8]:
+        """[images, height, width, 3] RGB, once they are there. FloatingPointError when they are no images."""
+        pixels, is_finite = self._fetched.tensors()
+        if not is_finite:
+            raise FloatingPointError("the image tokenizer gave pixels that are not finite")
+        return pixels.numpy()

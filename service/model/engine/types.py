@@ -1,0 +1,172 @@
+"""What the Generator is asked for, and what it gives: plain frozen data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from service.model.engine.quality import EXACT, Shortcuts
+from service.model.schedule import Size
+from service.model.style.feature import StyleFeature
+
+
+class Method(StrEnum):
+    """How a style enters. The paper's method is PFB_SAC; the others are its ablation (section 5.3)."""
+
+    PFB_SAC = "pfb+sac"
+    PFB = "pfb"
+    REP = "rep"  # F_gen replaced by F_style outright
+    REP_SAC = "rep+sac"
+
+    @property
+    def replaces(self) -> bool:
+        return self in (Method.REP, Method.REP_SAC)
+
+    @property
+    def corrects_attention(self) -> bool:
+        return self in (Method.PFB_SAC, Method.REP_SAC)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedStyle:
+    feature: StyleFeature
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Styling:
+    """The styles of one image. `alpha` and `key_step` default to the model's own.
+
+    Several styles add up as weight x Phi(F_style); the weights are used as they are.
+    """
+
+    styles: tuple[WeightedStyle, ...]
+    strength: float = 1.0
+    alpha: float | None = None
+    method: Method = Method.PFB_SAC
+    key_step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchKey:
+    """What images must agree on to be drawn together: it decides the shapes of the tensors."""
+
+    size: Size
+    shortcuts: Shortcuts
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """One image to draw. Equal specs give equal images, alone or in any batch."""
+
+    prompt: str
+    seed: int  # 0 .. 2**32 - 1
+    size: Size
+    negative_prompt: str = ""
+    guidance: float | tuple[float, ...] | None = None  # one value, or one a step; None: the model's own
+    styling: Styling | None = None
+    shortcuts: Shortcuts = EXACT
+    watch: Watch | None = field(default=None, compare=False)  # looking on changes nothing
+
+    @property
+    def batch_key(self) -> BatchKey:
+        return BatchKey(self.size, self.shortcuts)
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of one batch went, and how the batch was made up."""
+
+    text_seconds: float
+    transformer_seconds: float
+    decode_seconds: float  # of the images and of their partial images
+    step_seconds: tuple[float, ...]
+    gap_seconds: tuple[float, ...]  # on the model thread, from the end of a step to the next one's beginning
+    num_rows: int
+    num_jobs: int
+    num_content_paths_shared: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """One finished image; `timings` is shared by all drawings of a batch."""
+
+    image: NDArray[np.uint8]  # [height, width, 3] RGB
+    timings: Timings
+    num_text_tokens: int  # of the prompt and the negative prompt
+    num_image_tokens: int  # of all scales
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """An encoded prompt: the text encoder's last hidden state, without padding."""
+
+    features: Tensor  # [tokens, text channels] fp32
+    num_known: int = 0  # words of the prompt that mean something to the model
+    num_unknown: int = 0
+    is_cut: bool = False  # the prompt was longer than the model reads
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """One image on its way through the scales.
+
+    `source` is None on a content path. On a generation path it is the index of the content path that the
+    path is forked from at the key step; `corrected` says whether its attention follows that path afterwards.
+    """
+
+    text: Text
+    negative: Text | None
+    guidance: tuple[float, ...]  # one value a step
+    source: int | None = None
+    corrected: bool = False
+    drawn: bool = True  # whether its image is asked for; without, a content path only guides
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the tensor batch: a path, and one of its guidance halves."""
+
+    path: int
+    conditional: bool
+
+
+def lay_out(paths: Sequence[Path]) -> tuple[Row, ...]:
+    """The one place that fixes the order of rows.
+
+    Paths come in the order content, generation without correction, generation with correction, so that the
+    rows which compute their own attention are a prefix, and so are the rows that exist before the fork. Among
+    paths of one kind the conditional halves come first: they are what neighbours may read the same text with.
+    A path whose guidance is 1 at every step has no unconditional half.
+    """
+    ranks = [(path.source is not None) + path.corrected for path in paths]
+    assert ranks == sorted(ranks), "paths must come as content, uncorrected, corrected"
+    halves = [
+        (rank, not conditional, index)
+        for index, (rank, path) in enumerate(zip(ranks, paths, strict=True))
+        for conditional in ((True, False) if any(g != 1.0 for g in path.guidance) else (True,))
+    ]
+    return tuple(Row(index, not unconditional) for _, unconditional, index in sorted(halves))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Partial:
+    """The image so far: the accumulated feature after `step`, decoded at that scale's own resolution."""
+
+    image: NDArray[np.uint8]  # [height, width, 3] RGB, smaller than the image that is being drawn
+    step: int
+    num_steps: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Watch:
+    """Who wants to see an image grow. `show` is called on the model thread: it may neither wait nor raise."""
+
+    steps: tuple[int, ...]
+    show: Callable[[Partial], None]

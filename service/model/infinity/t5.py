@@ -1,0 +1,175 @@
+"""The T5 text encoder, read from a local folder in the form the Hugging Face hub uses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tokenizers import Tokenizer as WordTokenizer
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from service.model.checkpoints.loader import Watch, load_weights, open_weights, unwatched
+from service.model.device.linear import Linear
+from service.model.device.precision import TextPlace
+from service.model.device.transfer import send
+from service.model.engine.types import Text
+from service.model.infinity.weight_names import TEXT_NAMING, is_text_encoder
+
+if TYPE_CHECKING:
+    from transformers import T5EncoderModel
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    ids: list[int]
+    is_cut: bool
+
+
+class TextEncoder:
+    """Prompts to the last hidden state of T5's encoder, without padding (golden README, 1.2).
+
+    `device` is where the texts are wanted, by default where the encoder is. An encoder that is on the CPU and
+    `is_fetched` reads there: its weights are copied for each batch of prompts, and the copies given back.
+    """
+
+    def __init__(
+        self,
+        words: WordTokenizer,
+        encoder: T5EncoderModel,
+        fillers: Sequence[str] = (),
+        *,
+        device: torch.device | None = None,
+        is_fetched: bool = False,
+        mapped_bytes: int = 0,
+    ) -> None:
+        home = encoder.shared.weight.device
+        self._device = device or home
+        self._reads_on = self._device if is_fetched else home
+        self._is_fetched = is_fetched
+        self.mapped_bytes = mapped_bytes  # of the weights, in their file
+        words.no_padding()
+        self._words = words
+        self._encoder = encoder.eval()
+        for module in encoder.modules():
+            if type(module) is nn.Linear:
+                # The same weights, on arithmetic that rounds a prompt alike alone and beside others.
+                module.__class__ = Linear
+        self._unknown = words.token_to_id("<unk>")
+        self._meaningless = {words.token_to_id(token) for token in ("<pad>", "</s>", *fillers)}
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        fillers: Sequence[str] = (),
+        *,
+        place: TextPlace = TextPlace.BESIDE,
+        channels: int | None = None,
+        watch: Watch = unwatched,
+    ) -> TextEncoder:
+        """Read `tokenizer.json`, `config.json` and the encoder's weights, straight to their place and dtype.
+
+        `device` is the transformer's. `fillers` are words of the vocabulary that name nothing by themselves;
+        `channels` is what the transformer reads. ValueError: what is missing, damaged or of another shape.
+        """
+        for name in ("tokenizer.json", "config.json"):
+            if not (folder / name).is_file():
+                raise ValueError(f"the text encoder's folder {folder} has no {name}")
+        try:
+            words = WordTokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
+        home = device if place is TextPlace.BESIDE else torch.device("cpu")
+        encoder = empty_encoder(folder / "config.json", home, dtype)
+        if channels not in (None, encoder.config.d_model):
+            raise ValueError(
+                f"the text encoder in {folder} gives {encoder.config.d_model} channels, and the transformer "
+                f"reads {channels}"
+            )
+        weights = open_weights(folder, holds=is_text_encoder)
+        mapped_bytes = load_weights(encoder, weights, TEXT_NAMING, model="the text encoder", watch=watch)
+        if place is TextPlace.FETCHED and device.type == "cuda":
+            for parameter in encoder.parameters():  # from pinned memory they come at the bus's full speed
+                parameter.data = parameter.data.pin_memory()
+        return cls(
+            words,
+            encoder,
+            fillers,
+            device=device,
+            is_fetched=place is TextPlace.FETCHED,
+            mapped_bytes=mapped_bytes,
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the weights on the transformer's device, between batches."""
+        here = (parameter for parameter in self._encoder.parameters() if parameter.device == self._device)
+        return sum(each.nbytes for each in here)
+
+    def encode(self, prompt: str, max_tokens: int) -> Text:
+        return self.encode_all([prompt], max_tokens)[0]
+
+    def encode_all(self, prompts: Sequence[str], max_tokens: int) -> list[Text]:
+        """One text a prompt, in order. Prompts of one length go through the encoder together.
+
+        Without padding no prompt sees its neighbours; the linear layers take care of the rounding on the CPU.
+        """
+        tokens = [self._tokens(prompt, max_tokens) for prompt in prompts]
+        hidden: dict[int, Tensor] = {}
+        run = self._fetched() if self._is_fetched else self._encoder
+        for length in sorted({len(token.ids) for token in tokens}):
+            indices = [index for index, token in enumerate(tokens) if len(token.ids) == length]
+            rows = send(torch.tensor([tokens[index].ids for index in indices]), self._reads_on)
+            states = run(input_ids=rows).last_hidden_state  # [prompts, tokens, channels]
+            states = send(states.float(), self._device)
+            # Copies: a text that is kept must not keep the whole batch.
+            hidden |= {index: state.clone() for index, state in zip(indices, states, strict=True)}
+        return [self._text(token, hidden[index]) for index, token in enumerate(tokens)]
+
+    def _fetched(self) -> Callable[..., Any]:
+        """The encoder on copies of its weights where prompts are read, which live as long as this does."""
+        copies = {
+            name: parameter.to(self._reads_on, non_blocking=True)
+            for name, parameter in self._encoder.named_parameters()
+        }
+        # Not tied: the word table's one module has two names, and would be put back wrong after the second.
+        return lambda **inputs: functional_call(self._encoder, copies, (), inputs, tie_weights=False)
+
+    def _tokens(self, prompt: str, max_tokens: int) -> _Tokens:
+        ids = self._words.encode(prompt).ids
+        is_cut = len(ids) > max_tokens
+        if is_cut:  # T5 keeps the end mark
+            ids = [*ids[: max_tokens - 1], ids[-1]]
+        return _Tokens(ids, is_cut)
+
+    def _text(self, tokens: _Tokens, features: Tensor) -> Text:
+        unknown = sum(token == self._unknown for token in tokens.ids)
+        known = len(tokens.ids) - unknown - sum(token in self._meaningless for token in tokens.ids)
+        return Text(features, num_known=known, num_unknown=unknown, is_cut=tokens.is_cut)
+
+
+def empty_encoder(config_file: Path, device: torch.device, dtype: torch.dtype) -> T5EncoderModel:
+    """A T5 encoder of a config.json's shape, its weights not filled in. ValueError names a damaged file."""
+    from transformers import T5Config, T5EncoderModel  # slow to import, and only wanted here
+
+    try:
+        config = T5Config(**json.loads(config_file.read_bytes()))
+        with torch.device("meta"):
+            encoder = T5EncoderModel(config)
+    except Exception as error:  # nor does this one
+        raise ValueError(f"{config_file} cannot be read as a T5's: {error}") from error
+    encoder.to(dtype)  # type: ignore[arg-type]  # the library's own annotation is wrong
+    if dtype == torch.float16:  # T5 was trained in bf16: its hidden layers overflow fp16 behind these
+        for name, module in encoder.named_modules():
+            if name.endswith(".wo"):
+                module.float()
+    encoder.to_empty(device=device).requires_grad_(False)
+    encoder.set_input_embeddings(encoder.shared)  # the encoder's table is the same one, again
+    return encoder

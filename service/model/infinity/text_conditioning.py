@@ -1,0 +1,135 @@
+"""What the texts of a batch say to every layer, computed once for each different text.
+
+A layer's texts have two forms. Separate: each by itself, so that a row rounds alike whatever its neighbours
+read. Padded: all in one tensor, so that one kernel reads them and no shape depends on the prompts, as GPUs
+and compilers like it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from service.model.device.transfer import places, send
+from service.model.infinity.transformer import ReadText, TextAttention
+
+# Padded texts are a multiple of so many tokens long: a GPU's kernels read such a bias without copying it.
+_MULTIPLE = 16
+
+
+class TextsOfRows(Protocol):
+    """One layer's texts, and which row reads which."""
+
+    def read(self, attention: TextAttention, x: Tensor) -> Tensor:
+        """What each row's own text adds to its tokens x [rows, tokens, channels]."""
+
+
+class TextLayers(Protocol):
+    """The different texts of a batch as every layer reads them."""
+
+    def of_rows(self, text_of_row: Sequence[int]) -> tuple[TextsOfRows, ...]:
+        """A layer each, for rows that read these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """All that follows from the texts of some rows."""
+
+    pooled: Tensor  # [rows, width]
+    modulations: Tensor  # [layers, 6, rows, 1, width]
+    head_modulations: Tensor  # [2, rows, 1, width]
+    texts: tuple[TextsOfRows, ...]  # a layer
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTexts:
+    """All that follows from the different texts of a batch, and which row has which."""
+
+    pooled: Tensor  # [texts, width]
+    modulations: Tensor  # [layers, 6, texts, 1, width]
+    head_modulations: Tensor  # [2, texts, 1, width]
+    layers: TextLayers
+    of_row: tuple[int, ...]
+
+    def taken(self, indices: Sequence[int]) -> BatchTexts:
+        """Of these rows alone."""
+        return replace(self, of_row=tuple(self.of_row[index] for index in indices))
+
+    def read_by(self, indices: Sequence[int]) -> Reading:
+        """What these rows' texts say."""
+        of_row = [self.of_row[index] for index in indices]
+        rows = places(of_row, self.pooled.device)
+        return Reading(
+            pooled=self.pooled[rows],
+            modulations=self.modulations.index_select(2, rows),
+            head_modulations=self.head_modulations.index_select(1, rows),
+            texts=self.layers.of_rows(of_row),
+        )
+
+
+class SeparateTexts:
+    """Each text by itself; neighbours with one text read it together."""
+
+    def __init__(self, attentions: Sequence[TextAttention], texts: Sequence[Tensor]) -> None:
+        """Texts [tokens, channels] of any lengths; `attentions` has a layer each."""
+        self._readers = [[attention.reader(text) for text in texts] for attention in attentions]
+
+    def of_rows(self, text_of_row: Sequence[int]) -> tuple[TextsOfRows, ...]:
+        runs = [(text, len(list(group))) for text, group in groupby(text_of_row)]
+        num_rows = tuple(length for _, length in runs)
+        return tuple(_Runs(tuple(layer[text] for text, _ in runs), num_rows) for layer in self._readers)
+
+
+class PaddedTexts:
+    """All texts in one tensor, as long as the longest; what is not there is not seen."""
+
+    def __init__(self, attentions: Sequence[TextAttention], texts: Sequence[Tensor]) -> None:
+        """Texts [tokens, channels] of any lengths; `attentions` has a layer each."""
+        several = texts if len(texts) > 1 else [*texts, *texts]  # compilers make a case of one
+        longest = max(map(len, texts))
+        padded, is_there = pad_texts(several, longest + -longest % _MULTIPLE)
+        self._keys_values = [attention.keys_values(padded) for attention in attentions]
+        # Not a mask: each layer and step would make this of it.
+        self._bias = torch.zeros_like(is_there, dtype=self._keys_values[0][0].dtype)
+        self._bias = self._bias.masked_fill(~is_there, -torch.inf)[:, None, None]
+
+    def of_rows(self, text_of_row: Sequence[int]) -> tuple[TextsOfRows, ...]:
+        rows = places(text_of_row, self._bias.device)
+        bias = self._bias[rows]
+        return tuple(_Gathered(keys, values, rows, bias) for keys, values in self._keys_values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    readers: tuple[ReadText, ...]
+    num_rows: tuple[int, ...]  # neighbours that share a reader
+
+    def read(self, attention: TextAttention, x: Tensor) -> Tensor:
+        parts = zip(self.readers, x.split(self.num_rows), strict=True)
+        return torch.cat([reader(part) for reader, part in parts])
+
+
+@dataclass(frozen=True, slots=True)
+class _Gathered:
+    keys: Tensor  # [texts, heads, tokens, head width]
+    values: Tensor
+    text_of_row: Tensor
+    bias: Tensor  # [rows, 1, 1, tokens]: 0, and minus infinity on padding
+
+    def read(self, attention: TextAttention, x: Tensor) -> Tensor:
+        keys, values = self.keys[self.text_of_row], self.values[self.text_of_row]
+        read: Tensor = attention(x, keys, values, self.bias)
+        return read
+
+
+def pad_texts(texts: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
+    """[texts, length, channels] and the mask [texts, length] of real tokens."""
+    padded = torch.stack([F.pad(text, (0, 0, 0, length - len(text))) for text in texts])
+    lengths = send(torch.tensor([len(text) for text in texts]), padded.device)
+    return padded, torch.arange(length, device=padded.device) < lengths[:, None]

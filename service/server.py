@@ -1,0 +1,116 @@
+"""One server process: listen, say when it is ready, end well."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+import uvicorn
+
+from service.app import CannotStart, Service, create_app
+from service.logs import configure_logs
+from service.model.engine.generator import Generator
+from service.settings import Settings
+
+# Connections that may wait to be accepted: bursts are refused by us, with a reason, not by the kernel.
+BACKLOG = 2048
+START = """\
+Atelier is ready on {url} with the model {model}. Try:
+
+  curl{key} -F image=@style.png {url}/v1/styles
+  curl{key} {url}/v1/images/generations -H 'Content-Type: application/json' -H 'Accept: image/png' \
+-d '{{"prompt": "a star", "style": "sty_..."}}' -o star.png
+  curl {url}/metrics
+"""
+KEY = ' -H "Authorization: Bearer $API_KEY"'
+
+
+def run_server(settings: Settings, generator: Generator | None = None) -> int:
+    """Serve until a signal ends it, and print how to use the service once it is ready.
+
+    Without a generator the model of the settings is loaded. Returns the exit status: 0, or 1 when the service
+    could not start.
+    """
+    # uvicorn puts these back and raises the signal again once it has finished; this makes that a success.
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, lambda *_: sys.exit(0))
+    configure_logs(settings.log_format)
+    try:
+        app = create_app(settings, generator)
+    except CannotStart as error:
+        print(error, file=sys.stderr)
+        return 1
+    try:
+        listener = _listen(settings.host, settings.port)
+    except OSError as error:
+        print(
+            f"Cannot listen on {settings.host}, port {settings.port}: {error.strerror}. Choose another "
+            "--host or --port.",
+            file=sys.stderr,
+        )
+        return 1
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.drain_seconds,
+    )
+    service: Service = app.state.service
+    server = DrainingServer(config, close=service.close, drain_seconds=settings.drain_seconds)
+    with listener, asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        return runner.run(_serve(server, listener, service))
+
+
+async def _serve(server: uvicorn.Server, listener: socket.socket, service: Service) -> int:
+    url = _url(listener)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    settled = asyncio.create_task(service.settled.wait())
+    await asyncio.wait({serving, settled}, return_when=asyncio.FIRST_COMPLETED)
+    if service.failure is not None:
+        server.should_exit = True
+    elif service.readiness.parts is not None:
+        key = KEY if len(service.keyring.now) else ""
+        print(START.format(url=url, model=service.readiness.parts.generator.name, key=key), flush=True)
+    await serving
+    settled.cancel()
+    return 0 if service.failure is None else 1
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Before anything else is started: a port that is taken ends the command at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+# How soon a second signal, which asks to end at once, is noticed.
+LOOK_SECONDS = 0.1
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn stops listening at the signal; probes and balancers would see a service that has vanished.
+
+    This one goes on answering until the requests that it had accepted have ended, or `drain_seconds` are
+    over: `/readyz` and new work get a 503 that says why. Then it ends as uvicorn does.
+    """
+
+    def __init__(self, config: uvicorn.Config, *, close: Callable[[], None], drain_seconds: float) -> None:
+        super().__init__(config)
+        self.close = close  # turns readiness red
+        self.drain_seconds = drain_seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.close()
+        accepted, until = set(self.server_state.tasks), time.monotonic() + self.drain_seconds
+        while accepted and not self.force_exit and time.monotonic() < until:
+            _, accepted = await asyncio.wait(accepted, timeout=LOOK_SECONDS)
+        await super().shutdown(sockets)

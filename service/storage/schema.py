@@ -1,0 +1,112 @@
+"""Every key of the store, and the scripts that change several of them as one.
+
+    atelier:style:ID                          hash, the record
+    atelier:picture:ID:N                      string, the sealed style image N, from 0
+    atelier:feature:ID:FINGERPRINT:SCHEDULE   string, a sealed style feature; expires, may be evicted
+    atelier:features:ID                       set of the feature keys, so that deleting finds them all
+    atelier:index                             sorted set of IDs in the order of their creation: those of the
+                                              tenant without a name
+    atelier:index:TENANT                      the same of a tenant with one
+    atelier:sequence                          number of the latest creation
+    atelier:answer:DIGEST                     hash, the answer kept for an Idempotency-Key; access/answer.py
+    atelier:rate:...                          counts of the rate limits; access/rates.py
+
+An ID belongs to one tenant (record.py), so what is under an ID needs no further mark of whose it is. Styles
+carry no expiry and everything else does, so the volatile-* eviction policies never touch a style. The scripts
+write either everything or nothing, to memory and to the append-only log.
+"""
+
+from __future__ import annotations
+
+SEQUENCE = "atelier:sequence"
+MAX_PICTURES = 10  # of one style; deleting looks for as many
+
+
+def index_key(tenant: str) -> str:
+    return f"atelier:index:{tenant}" if tenant else "atelier:index"
+
+
+def record_key(style_id: str) -> str:
+    return f"atelier:style:{style_id}"
+
+
+def picture_key(style_id: str, index: int = 0) -> str:
+    return f"atelier:picture:{style_id}:{index}"
+
+
+def feature_key(style_id: str, fingerprint: str, schedule: str) -> str:
+    return f"atelier:feature:{style_id}:{fingerprint}:{schedule}"
+
+
+def features_key(style_id: str) -> str:
+    return f"atelier:features:{style_id}"
+
+
+# KEYS: record, feature, features, index, sequence, then the pictures
+# ARGV: ID, feature, the feature's seconds to live, "replace" or "", the pictures, then the record's fields
+# Returns the fields of the record that is there already; nothing when this one was written.
+# A full store refuses a script's first write, and none after it: so the first must not be a deletion.
+CREATE = """
+if ARGV[4] ~= 'replace' and redis.call('EXISTS', KEYS[1]) == 1 then
+  return redis.call('HGETALL', KEYS[1])
+end
+local num_pictures = #KEYS - 5
+redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
+for i = 1, num_pictures do
+  redis.call('SET', KEYS[5 + i], ARGV[4 + i])
+end
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], unpack(ARGV, 5 + num_pictures))
+redis.call('SADD', KEYS[3], KEYS[2])
+if not redis.call('ZSCORE', KEYS[4], ARGV[1]) then
+  redis.call('ZADD', KEYS[4], redis.call('INCR', KEYS[5]), ARGV[1])
+end
+return {}
+"""
+# KEYS: record; ARGV: how many of the next are fields and values to set; these; then fields to remove
+# Returns the fields of the record; nil, and writes nothing, when there is none.
+CHANGE = """
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  return false
+end
+local num_set = tonumber(ARGV[1])
+if num_set > 0 then
+  redis.call('HSET', KEYS[1], unpack(ARGV, 2, 1 + num_set))
+end
+if #ARGV > 1 + num_set then
+  redis.call('HDEL', KEYS[1], unpack(ARGV, 2 + num_set))
+end
+return redis.call('HGETALL', KEYS[1])
+"""
+# KEYS: record, feature, features; ARGV: the feature, its seconds to live
+# Returns 0, and writes nothing, when the style has been deleted meanwhile.
+KEEP_FEATURE = """
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  return 0
+end
+redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[2])
+redis.call('SADD', KEYS[3], KEYS[2])
+return 1
+"""
+# KEYS: index, features, record, then every key that a picture may have; ARGV: ID
+# Returns how many things it removed: 0 when there was no such style.
+DELETE = """
+for _, key in ipairs(redis.call('SMEMBERS', KEYS[2])) do
+  redis.call('DEL', key)
+end
+return redis.call('DEL', unpack(KEYS, 2)) + redis.call('ZREM', KEYS[1], ARGV[1])
+"""
+# KEYS: index; ARGV: the ID to continue after or "", how many, "asc" or "desc"
+# Returns IDs; nil when the one to continue after is not there.
+LIST = """
+local rev = ARGV[3] == 'desc' and 'REV' or ''
+local first = 0
+if ARGV[1] ~= '' then
+  local rank = redis.call('Z' .. rev .. 'RANK', KEYS[1], ARGV[1])
+  if not rank then
+    return false
+  end
+  first = rank + 1
+end
+return redis.call('Z' .. rev .. 'RANGE', KEYS[1], first, first + ARGV[2] - 1)
+"""

@@ -1,0 +1,52 @@
+"""What the style store needs of the model that is served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from service.media.images import Picture
+    from service.model.schedule import Size
+    from service.model.style.feature import StyleFeature
+    from service.model.style.tokens import StyleBits
+    from service.stage_timer import Stages
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What a style without pictures is made of."""
+
+    text: str
+    seed: int
+
+
+class StyleReader(Protocol):
+    """Reads pictures, words and bits into style features. Errors of the model pass through the store."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex characters; models of one fingerprint read the same bits from the same picture."""
+
+    @property
+    def style_size(self) -> Size:
+        """At which a style's bits are read: the model's own, whatever sizes are enabled."""
+
+    @property
+    def style_shape(self) -> tuple[int, int]:
+        """Tokens and channels of the bits of a style at the style size."""
+
+    def schedule_name(self, size: Size) -> str:
+        """Names all that a style feature depends on besides the picture and the model."""
+
+    async def extract(self, picture: Picture, size: Size, stages: Stages) -> StyleFeature:
+        """What it spends its time on is told to `stages`."""
+
+    async def imagine(self, words: Words, stages: Stages) -> StyleFeature:
+        """At the style size."""
+
+    def restore(self, bits: StyleBits, size: Size) -> StyleFeature:
+        """From bits that were read at the style size; some tenths of a millisecond."""

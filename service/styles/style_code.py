@@ -1,0 +1,89 @@
+"""The style code: a whole style as a short text, for whoever would carry it from one service to another.
+
+    sc1_ + base64url( fingerprint, 8 bytes | number of pictures, 1 byte | bits, packed | CRC-32, 4 bytes )
+
+No padding. The fingerprint is the model's that the bits were taken with, at its default size. One picture's
+21 x 32 bits, as Infinity-2B reads them, are 84 bytes: 130 characters in all, 112 of them the bits. A code
+shows as much of its pictures as a grid of four by four colours does, and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+
+from service.errors import InvalidRequest
+from service.model.style.tokens import StyleBits
+
+PREFIX = "sc1_"
+MAX_CODE_CHARS = 4096  # eight bit planes of 60 tokens x 32 channels, and more
+_ANY_VERSION = re.compile(r"sc\d+_")
+_HEADER, _CHECKSUM = struct.Struct(">8sB"), struct.Struct(">I")
+_INSTEAD = "Copy the code again, whole, or upload the picture to get an ID."
+
+
+def is_code(text: str) -> bool:
+    """Whether it begins as style codes do, of this version or another: then it is no style ID."""
+    return _ANY_VERSION.match(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class StyleCodes:
+    """Writes and reads the codes of one model."""
+
+    model: str
+    fingerprint: str  # 16 hex characters
+    shape: tuple[int, int]  # tokens and channels of a style's bits
+
+    def write(self, bits: StyleBits) -> str:
+        content = _HEADER.pack(bytes.fromhex(self.fingerprint), bits.num_images) + bits.pack()
+        sealed = content + _CHECKSUM.pack(zlib.crc32(content))
+        return PREFIX + base64.urlsafe_b64encode(sealed).decode().rstrip("=")
+
+    def read(self, code: str, *, param: str | None = None) -> StyleBits:
+        """The inverse of `write`; InvalidRequest says why when the code is damaged or another model's."""
+        fingerprint, num_images, packed = _opened(code, param)
+        if fingerprint != self.fingerprint:
+            raise InvalidRequest(
+                f"This style code is of a model with the fingerprint {fingerprint}; {self.model}, which this "
+                f"service draws with, has {self.fingerprint}. Use it where its model is served, or upload "
+                "the picture here.",
+                param=param,
+                code="foreign_style_code",
+            )
+        try:
+            return StyleBits.unpack(packed, self.shape, num_images)
+        except ValueError as error:  # its checksum is right, so that nobody damaged it by accident
+            raise _damaged("its bits do not fit its model", param) from error
+
+
+def _opened(code: str, param: str | None) -> tuple[str, int, bytes]:
+    """Fingerprint, number of pictures and packed bits of a code whose characters are all as written."""
+    if not code.startswith(PREFIX):
+        if is_code(code):
+            raise _damaged(f"it is not of the version that begins with {PREFIX}", param)
+        raise _damaged(f"it does not begin with {PREFIX}", param)
+    text = code.removeprefix(PREFIX)
+    if re.fullmatch(r"[A-Za-z0-9_-]*", text) is None:
+        raise _damaged("it holds characters that no code has", param)
+    if len(text) > MAX_CODE_CHARS or len(text) % 4 == 1:
+        raise _damaged(f"{len(code)} characters are not the length of a code", param)
+    sealed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    if len(sealed) < _HEADER.size + _CHECKSUM.size:
+        raise _damaged("it is cut off", param)
+    content, checksum = sealed[: -_CHECKSUM.size], sealed[-_CHECKSUM.size :]
+    # The last character carries bits beyond the last byte, which decoding ignores: they count as well.
+    is_as_written = base64.urlsafe_b64encode(sealed).decode().rstrip("=") == text
+    if not is_as_written or _CHECKSUM.pack(zlib.crc32(content)) != checksum:
+        raise _damaged("its checksum does not match, so characters were changed or lost", param)
+    fingerprint, num_images = _HEADER.unpack_from(content)
+    return fingerprint.hex(), num_images, content[_HEADER.size :]
+
+
+def _damaged(reason: str, param: str | None) -> InvalidRequest:
+    return InvalidRequest(
+        f"This is no sound style code: {reason}. {_INSTEAD}", param=param, code="invalid_style_code"
+    )

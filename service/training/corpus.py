@@ -1,0 +1,72 @@
+"""The pictures of a run: rendered scenes, and some from outside their world. Made once, memory-mapped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.training.outside import outside_picture
+from service.training.renderer import render
+from service.training.scene import Scene, random_scene
+
+Pictures = NDArray[np.uint8]  # [pictures, 64, 64, 3], RGB
+_CHUNK = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    renders: Pictures
+    scenes: list[Scene]  # of each render
+    outside: Pictures
+
+
+def make_corpus(folder: Path, seed: int, num_images: int, num_outside: int) -> Corpus:
+    """Made by all cores, unless the folder has it already."""
+    renders, scenes = make_renders(folder, seed, num_images)
+    outside = folder / "outside.npy"
+    if not outside.exists():
+        _save(outside, np.concatenate(_parts(_outside_chunk, seed, num_outside)))
+    return Corpus(renders, scenes, np.load(outside, mmap_mode="r"))
+
+
+def make_renders(folder: Path, seed: int, num_images: int) -> tuple[Pictures, list[Scene]]:
+    """Rendered pictures and what they show."""
+    renders, scenes = folder / "renders.npy", folder / "scenes.json"
+    if not scenes.exists():  # written last
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = _parts(_render_chunk, seed, num_images)
+        _save(renders, np.concatenate([part[0] for part in parts]))
+        scenes.write_text(json.dumps([asdict(scene) for part in parts for scene in part[1]]))
+    return np.load(renders, mmap_mode="r"), [Scene(**load) for load in json.loads(scenes.read_text())]
+
+
+def _save(file: Path, array: Pictures) -> None:
+    np.save(file.with_suffix(".new.npy"), array)
+    file.with_suffix(".new.npy").replace(file)
+
+
+def _parts(work: Callable[..., Any], seed: int, total: int) -> list[Any]:
+    tasks = [(seed, start, min(_CHUNK, total - start)) for start in range(0, total, _CHUNK)]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        return list(pool.map(work, tasks))
+
+
+def _render_chunk(task: tuple[int, int, int]) -> tuple[Pictures, list[Scene]]:
+    seed, start, length = task
+    rng = np.random.default_rng([seed, start])
+    scenes = [random_scene(rng) for _ in range(length)]
+    return np.stack([render(scene, rng) for scene in scenes]), scenes
+
+
+def _outside_chunk(task: tuple[int, int, int]) -> Pictures:
+    seed, start, length = task
+    rng = np.random.default_rng([seed, start, 1])
+    return np.stack([outside_picture(rng) for _ in range(length)])

@@ -1,0 +1,240 @@
+"""Training nano's transformer and text encoder: a scale's bits from the scales before it and the caption."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from tokenizers import Tokenizer as WordTokenizer
+from torch import Tensor, nn
+from transformers import T5EncoderModel
+
+from service.model.engine.generator import Generator
+from service.model.infinity.backbone import Infinity
+from service.model.infinity.rope import rotations
+from service.model.infinity.t5 import TextEncoder
+from service.model.infinity.text_conditioning import pad_texts
+from service.model.infinity.tokenizer import Tokenizer, codes_from_bits
+from service.model.infinity.transformer import Block, TextAttention, Transformer, merge_heads, split_heads
+from service.model.nano.words import untrained_encoder, write_vocabulary
+from service.model.style.resize import pool, resize
+from service.training.captions import caption
+from service.training.compute import Compute
+from service.training.corpus import Pictures
+from service.training.muon import muon_and_adam
+from service.training.recipe import CONFIG, GRIDS, SCHEDULE, Recipe
+from service.training.scene import Scene
+from service.training.sheets import as_images, save_samples
+from service.training.trainer import Run
+
+_UNKNOWN_WORDS = 0.15  # share of captions with words the vocabulary lacks, so that such words do no harm
+
+
+def encode_corpus(folder: Path, tokenizer: Tokenizer, pictures: Pictures) -> NDArray[np.float16]:
+    """Encoder outputs of every picture, [images, bits, 8, 8]: the transformer never runs the encoder."""
+    file = folder / "features.npy"
+    if not file.exists():
+        device = next(tokenizer.parameters()).device
+        with torch.no_grad():
+            batches = (as_images(np.array(pictures[at : at + 64])) for at in range(0, len(pictures), 64))
+            parts = [tokenizer.encode(batch.to(device)).half().cpu().numpy() for batch in batches]
+        np.save(file, np.concatenate(parts))
+    features: NDArray[np.float16] = np.load(file)
+    return features
+
+
+class Pair(nn.Module):
+    """The two networks that are trained together."""
+
+    def __init__(self, num_words: int) -> None:
+        super().__init__()
+        self.transformer = Transformer(CONFIG.transformer, CONFIG.bits_per_token)
+        self.text_encoder = untrained_encoder(num_words, CONFIG.transformer.text_channels)
+
+
+def train_transformer(
+    folder: Path,
+    features: NDArray[np.float16],
+    scenes: Sequence[Scene],
+    tokenizer: Tokenizer,
+    recipe: Recipe,
+    compute: Compute,
+) -> tuple[Transformer, T5EncoderModel]:
+    """Train to the recipe's number of steps; returns the averaged weights of both networks."""
+    torch.manual_seed(recipe.seed + 1)
+    pair = Pair(write_vocabulary(folder / "text_encoder"))
+    _initialise(pair.transformer)
+    pair.to(compute.device)
+    words = WordTokenizer.from_file(str(folder / "text_encoder" / "tokenizer.json"))
+    optimisers = _optimisers(pair, recipe, compute)
+    run = Run("transformer", folder, pair, optimisers, recipe.average, recipe.checkpoint_every)
+    lesson = _Lesson(pair, words, compute)
+    while run.step < recipe.transformer_steps:
+        rng = np.random.default_rng([recipe.seed, 3, run.step])
+        chosen = rng.choice(len(features), recipe.transformer_batch, replace=False)
+        captions = [_with_unknown(caption(scenes[index], rng), rng) for index in chosen]
+        torch.manual_seed(int(rng.integers(2**31)))
+        h = torch.from_numpy(features[chosen]).float()
+        inputs, labels = corrected_scales(h, recipe.max_flips)
+        dropped = rng.random(len(chosen)) < recipe.dropped_text
+        by_scale, accuracy = lesson.losses(captions, dropped, inputs, labels)
+        loss = torch.cat([each / side for side, each in by_scale], dim=1).sum() / sum(
+            each.shape[1] / side * len(chosen) for side, each in by_scale
+        )
+        losses = {"loss": loss.item(), "last_accuracy": accuracy}
+        run.descend(loss, recipe.transformer_steps, recipe.flat_share, losses)
+        if run.step % recipe.sheet_every == 0:
+            with run.averaged():
+                model = Infinity(
+                    CONFIG, pair.transformer, tokenizer, TextEncoder(words, pair.text_encoder), fingerprint=""
+                )
+                file = folder / "sheets" / f"transformer_{run.step:05d}.png"
+                save_samples(file, Generator(model), recipe.seed)
+    run.load_average()
+    return pair.transformer, pair.text_encoder
+
+
+def corrected_scales(h: Tensor, max_flips: float) -> tuple[list[Tensor], list[Tensor]]:
+    """Bitwise self-correction (Infinity, section 3.4): inputs of each scale after the first, and all labels.
+
+    At each scale some bits of what the model sees are flipped, and the labels of the scales after it correct
+    the error. inputs: [images, bits, h, w] of scales 2..S; labels: [images, bits, h, w] bool of scales 1..S.
+    """
+    residual, feature = h, torch.zeros_like(h)
+    inputs: list[Tensor] = []
+    labels: list[Tensor] = []
+    for index, grid in enumerate(GRIDS):
+        bits = pool(residual, grid) > 0
+        labels.append(bits)
+        if index + 1 < len(GRIDS):
+            rate = torch.rand(len(h), 1, 1, 1) * max_flips
+            code = resize(codes_from_bits(bits ^ (torch.rand(bits.shape) < rate)), GRIDS[-1])
+            residual, feature = residual - code, feature + code
+            inputs.append(resize(feature, GRIDS[index + 1]))
+    return inputs, labels
+
+
+class _Lesson:
+    """Teacher forcing: all scales at once, each attending to itself and to those before it."""
+
+    def __init__(self, pair: Pair, words: WordTokenizer, compute: Compute) -> None:
+        self.pair, self.words, self.compute = pair, words, compute
+        parts = [torch.full((scale.num_tokens,), index) for index, scale in enumerate(SCHEDULE.scales)]
+        self.scale = torch.cat(parts).to(compute.device)
+        self.bias = _bias(self.scale[:, None] >= self.scale[None])
+        self.rotation = rotations(SCHEDULE, CONFIG.transformer.head_width, compute.device)
+
+    def losses(
+        self,
+        captions: Sequence[str],
+        dropped: NDArray[np.bool_],
+        inputs: Sequence[Tensor],
+        labels: Sequence[Tensor],
+    ) -> tuple[list[tuple[int, Tensor]], float]:
+        """A side and token losses [images, tokens] for each scale; and the accuracy on the last."""
+        device = self.compute.device
+        codes = torch.cat([each.flatten(2).transpose(1, 2) for each in inputs], dim=1).to(device)
+        # T5 divides its scores by nothing: in bf16 they would drown the relative positions, and with them
+        # which colour is the object's and which the background's.
+        texts = self._encode(captions, dropped)
+        with self.compute.autocast():
+            logits = self._logits(texts, codes).float()
+        losses, offset, accuracy = [], 0, 0.0
+        for scale, label in zip(SCHEDULE.scales, labels, strict=True):
+            part = logits[:, offset : offset + scale.num_tokens]
+            target = label.to(device).flatten(2).transpose(1, 2)  # [images, tokens, bits]
+            margin = part[..., 1] - part[..., 0]
+            loss = F.binary_cross_entropy_with_logits(margin, target.float(), reduction="none").mean(-1)
+            losses.append((scale.height, loss))
+            offset += scale.num_tokens
+            accuracy = ((margin > 0) == target).float().mean().item()
+        return losses, accuracy
+
+    def _logits(self, texts: Sequence[Tensor], codes: Tensor) -> Tensor:
+        """[images, tokens, bits, 2] of texts [tokens, channels] and codes [images, tokens, bits]."""
+        transformer = self.pair.transformer
+        padded, text_mask = pad_texts(texts, max(map(len, texts)))
+        text_bias = _bias(text_mask[:, None, None])
+        normed = transformer.text_norm(padded)
+        pooled = transformer.pool(normed, text_mask)
+        tokens = transformer.text_in(normed)
+        x = torch.cat([pooled[:, None] + transformer.start, transformer.code_in(codes)], dim=1)
+        x = x + transformer.scale_embedding(self.scale)
+        condition = transformer.condition(pooled)
+
+        def attend(q: Tensor, k: Tensor, values: Sequence[Tensor]) -> Tensor:
+            (v,) = values
+            return _attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.bias)
+
+        for block in transformer.blocks:
+            assert isinstance(block, Block)
+            reading = block.text_attention
+            keys, values = reading.keys_values(tokens)
+
+            def read_text(
+                x: Tensor, reading: TextAttention = reading, keys: Tensor = keys, values: Tensor = values
+            ) -> Tensor:
+                q = split_heads(reading.query(x), reading.num_heads)
+                return reading.out(_attention(q / math.sqrt(q.shape[-1]), keys, values, text_bias))
+
+            x = block(x, block.modulations(condition), self.rotation, len(x), attend, read_text)
+        return transformer.logits(x, transformer.head_modulations(pooled))
+
+    def _encode(self, captions: Sequence[str], dropped: NDArray[np.bool_]) -> list[Tensor]:
+        ids = [self.words.encode(each).ids for each in captions]
+        longest, device = max(map(len, ids)), self.compute.device
+        mask = torch.tensor([[1] * len(each) + [0] * (longest - len(each)) for each in ids], device=device)
+        padded = torch.tensor([each + [0] * (longest - len(each)) for each in ids], device=device)
+        hidden = self.pair.text_encoder(input_ids=padded, attention_mask=mask).last_hidden_state.float()
+        return [
+            self.pair.transformer.unconditional_text[: len(each)] if drop else hidden[index, : len(each)]
+            for index, (each, drop) in enumerate(zip(ids, dropped, strict=True))
+        ]
+
+
+def _bias(seen: Tensor) -> Tensor:
+    return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -1e4)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    # In bf16 on a CPU, forward and backward, four times as fast as torch's fused kernel with a mask.
+    return merge_heads((q @ k.mT + bias).softmax(-1) @ v)
+
+
+def _with_unknown(text: str, rng: np.random.Generator) -> str:
+    if rng.random() >= _UNKNOWN_WORDS:
+        return text
+    parts = text.split()
+    for _ in range(rng.integers(1, 4)):
+        parts.insert(int(rng.integers(len(parts) + 1)), "zyx")
+    return " ".join(parts)
+
+
+def _initialise(transformer: Transformer) -> None:
+    for block in transformer.blocks:  # every branch starts silent, gates open
+        nn.init.normal_(block.modulation, std=0.02)  # type: ignore[arg-type]
+        block.modulation.data[:, :, :2] += 1.0  # type: ignore[operator, index]
+        for branch in (block.attention, block.text_attention):
+            nn.init.zeros_(branch.out.weight)  # type: ignore[union-attr, arg-type]
+        nn.init.zeros_(block.feedforward.down.weight)  # type: ignore[union-attr, arg-type]
+    for quiet in (transformer.modulation, transformer.head_modulation, transformer.head):
+        nn.init.normal_(quiet.weight, std=0.01)
+        nn.init.zeros_(quiet.bias)
+    nn.init.normal_(transformer.scale_embedding.weight, std=0.02)
+
+
+def _optimisers(pair: Pair, recipe: Recipe, compute: Compute) -> list[torch.optim.Optimizer]:
+    return muon_and_adam(
+        pair,
+        lambda name, matrix: ".blocks." in name and matrix.dim() == 2,
+        muon_rate=recipe.matrix_rate,
+        momentum=0.95,
+        adam_rate=recipe.adam_rate,
+        weight_decay=0.0,
+        precision=compute.precision,
+    )

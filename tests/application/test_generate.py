@@ -1,0 +1,58 @@
+"""Where the time of a request went."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from service.application.generate import ImageJob, explain, usage_of
+from service.batching.batcher import Job
+from service.http.middleware.telemetry import Account
+from service.model.engine.types import Drawing, ImageSpec, Timings
+from service.model.schedule import Size
+
+SIZE = Size(64, 64)
+
+
+def finished(transformer_seconds: float, started_at: float) -> ImageJob:
+    timings = Timings(
+        text_seconds=0.25,
+        transformer_seconds=transformer_seconds,
+        decode_seconds=0.5,
+        step_seconds=(0.5, transformer_seconds - 0.5),
+        gap_seconds=(),
+        num_rows=2,
+        num_jobs=1,
+        num_content_paths_shared=0,
+    )
+    drawing = Drawing(np.zeros((64, 64, 3), np.uint8), timings, num_text_tokens=3, num_image_tokens=130)
+    future: asyncio.Future[Drawing] = asyncio.get_running_loop().create_future()
+    future.set_result(drawing)
+    return Job(
+        ImageSpec("a star", 1, SIZE), SIZE, None, 0.0, future, started_at=started_at, num_jobs_in_batch=4
+    )
+
+
+async def test_all_that_the_last_batch_does_not_explain_was_waiting() -> None:
+    account = Account()
+    explain([finished(4.0, started_at=7.0), finished(2.0, started_at=3.0)], 10.0, account)
+    assert account.stages.seconds == {"queue": 5.25, "text": 0.25, "transformer": 4.0, "decode": 0.5}
+    assert sum(account.stages.seconds.values()) == pytest.approx(10.0)
+    assert account.step_seconds == (0.5, 3.5)
+    assert account.fields == {"num_images": 2, "num_jobs_in_batch": 4}
+
+
+async def test_a_stage_that_comes_twice_adds_up() -> None:
+    seconds = iter([0.0, 1.0, 3.0, 10.0, 14.0])
+    account = Account(lambda: next(seconds))
+    for _ in range(2):
+        with account.stage("encode"):
+            pass
+    assert account.stages.seconds == {"encode": 2.0 + 4.0}
+
+
+async def test_tokens_of_all_images_are_counted() -> None:
+    usage = usage_of([finished(1.0, 0.0).future.result(), finished(1.0, 0.0).future.result()])
+    assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == (6, 260, 266)

@@ -1,0 +1,199 @@
+"""`atelier evaluate`: the judge, the protocol and its numbers, run for real on nano at a size of seconds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.evaluation.analyses import largest, swapped_prompts
+from service.evaluation.evaluate import BASE, Evaluation, ablations, evaluate
+from service.evaluation.intervals import bootstrapped, share
+from service.evaluation.judge import ATTRIBUTES, Judge, load_judge, visible
+from service.evaluation.pairs import held_out_pairs, held_out_scenes
+from service.evaluation.palettes import palette_distances
+from service.evaluation.results import save_results
+from service.evaluation.stylisation import VANISHED_BELOW, Configuration, draw, harmonic
+from service.evaluation.train_judge import accuracies, train_judge
+from service.model.checkpoints import registry as presets
+from service.model.engine.generator import Generator
+from service.model.engine.quality import EXACT, Quality
+from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
+from service.training.compute import Compute
+from service.training.scene import MEDIA, Scene
+from tests.support.tiny import tiny_generator
+
+
+@pytest.fixture(scope="module")
+def nano() -> Generator:
+    return presets.load("nano")
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return load_judge()
+
+
+@pytest.fixture(scope="module")
+def found(nano: Generator, judge: Judge) -> Evaluation:
+    said: list[str] = []
+    result = evaluate(nano, judge, seeds=(1, 2), num_pairs=6, say=said.append)
+    assert len(said) >= 3
+    return result
+
+
+def test_the_judge_reads_held_out_renders(judge: Judge) -> None:
+    scenes, renders = held_out_scenes(5, 600)
+    verdict = judge.judge(renders)
+    assert len(verdict.scenes) == 600
+    for attribute, floor in {"object": 0.995, "colour": 0.995, "background": 0.995, "medium": 0.99}.items():
+        assert verdict.agrees(attribute, scenes).mean() >= floor, attribute
+
+
+def test_the_judge_is_not_right_by_chance(judge: Judge) -> None:
+    scenes, renders = held_out_scenes(6, 100)
+    turned = scenes[1:] + scenes[:1]
+    for attribute in ATTRIBUTES:
+        assert judge.judge(renders).agrees(attribute, turned).mean() < 0.4
+
+
+def test_training_a_judge_is_one_command_that_resumes(tmp_path: Path) -> None:
+    compute = Compute(torch.device("cpu"), torch.float32)
+    train_judge(tmp_path / "run", tmp_path / "judge.safetensors", 3, 80, compute)
+    first = (tmp_path / "judge.safetensors").read_bytes()
+    train_judge(tmp_path / "run", tmp_path / "judge.safetensors", 3, 80, compute)
+    assert (tmp_path / "judge.safetensors").read_bytes() == first
+    assert set(accuracies(tmp_path / "run", tmp_path / "judge.safetensors", 20)) == set(ATTRIBUTES)
+
+
+def test_a_render_is_visible_and_an_empty_picture_is_not() -> None:
+    _, renders = held_out_scenes(7, 300)
+    assert visible(renders).min() > VANISHED_BELOW
+    empty = np.stack([np.full((64, 64, 3), colour, np.uint8) for colour in (0, 90, 255)])
+    assert visible(empty).max() < 1e-6
+
+
+def test_pairs_are_decided_by_their_seed_and_never_show_the_object_asked_for() -> None:
+    pairs, again = held_out_pairs(1, 50), held_out_pairs(1, 50)
+    assert all(a.picture.tobytes() == b.picture.tobytes() for a, b in zip(pairs, again, strict=True))
+    assert all(pair.object != pair.reference.object for pair in pairs)
+    assert held_out_pairs(2, 50)[0].seed != pairs[0].seed
+    assert {pair.reference.medium for pair in pairs} == set(MEDIA)
+
+
+def test_a_configuration_is_drawn_as_the_same_image_alone(nano: Generator) -> None:
+    pairs = held_out_pairs(3, 5)
+    chosen = Configuration(Method.PFB_SAC, 5, 0.3)
+    drawn = draw(nano, pairs, [BASE, chosen, Configuration(Method.REP, 3)])
+    pair, size = pairs[4], nano.default_size
+    plain = ImageSpec(pair.prompt, pair.seed, size)
+    style = (WeightedStyle(nano.extract_style(pair.picture, size, 5)),)
+    styled = replace(plain, styling=Styling(style, alpha=0.3, method=Method.PFB_SAC, key_step=5))
+    assert np.array_equal(drawn[BASE][4], nano.generate([plain])[0].image)
+    assert np.array_equal(drawn[chosen][4], nano.generate([styled])[0].image)
+
+
+def test_a_swap_at_no_step_is_the_plain_image_and_at_every_step_moves_it(
+    nano: Generator, judge: Judge
+) -> None:
+    scenes, _ = held_out_scenes(8, 8)
+    found = swapped_prompts(nano, judge, scenes, 0)
+    assert list(found) == list(range(nano.num_steps(nano.default_size) + 1))
+    assert found[0][0]["background"].value > found[1][0]["background"].value
+
+
+def test_an_evaluation_has_every_table_and_leaves_its_files(
+    found: Evaluation, nano: Generator, tmp_path: Path
+) -> None:
+    text = save_results(found, nano, tmp_path)
+    for section in (
+        "Image tokenizer",
+        "Prompts",
+        "Style",
+        "Ablation",
+        "Alpha",
+        "one step",
+        "Singular",
+        "Shortcuts",
+        "elsewhere",
+    ):
+        assert section in text
+    assert (tmp_path / "report.md").read_text() == text
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["num_pairs"] == 6
+    assert len(numbers["ablation"]) == len(ablations(nano))
+    assert numbers["headline"][0]["kept"]["low"] <= numbers["headline"][0]["kept"]["value"]
+    for name in ("ablation", "alpha", "swaps", "components", "sheet"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_shortcuts_are_measured_against_the_exact_image(found: Evaluation, nano: Generator) -> None:
+    exact, *others = found.trials
+    assert (exact.shortcuts, exact.operations, exact.seconds.value, exact.bits) == (EXACT, 1.0, 1.0, 1.0)
+    assert all(trial.operations < 1 and 0.5 < trial.bits < 1 for trial in others)
+    assert all(difference.value == 0 for difference in exact.differences(exact.score).values())
+    taken = {quality for trial in found.trials for quality in trial.qualities}
+    assert taken == set(Quality)
+    assert all(trial.bits == (1 + 4 + 9 + 16 + 36) / 130 for trial in others if trial.shortcuts.stop_after)
+
+
+def test_a_style_shows_in_the_scores(found: Evaluation) -> None:
+    base, configured = found.headline[BASE], found.headline[found.configured]
+    assert configured.background.mean() > base.background.mean() + 0.4
+
+
+def test_a_model_of_another_world_is_refused(judge: Judge) -> None:
+    with pytest.raises(ValueError, match="knows only the world of nano"):
+        evaluate(tiny_generator(), judge, seeds=(1,), num_pairs=6, say=print)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=200))
+def test_an_interval_of_a_share_holds_it_and_stays_in_bounds(hits: list[bool]) -> None:
+    estimate = share(np.array(hits))
+    assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+
+
+def test_more_samples_give_a_narrower_interval() -> None:
+    few, many = share(np.arange(20) % 4 > 0), share(np.arange(2000) % 4 > 0)
+    assert many.high - many.low < (few.high - few.low) / 5
+    values = np.random.default_rng(0).normal(3, 1, 400)
+    estimate = bootstrapped(values, lambda each: float(each.mean()))
+    assert estimate.low < 3 < estimate.high
+    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 / 20, rel=0.2)
+
+
+def test_the_harmonic_mean_is_of_object_and_style() -> None:
+    columns = np.array([[1, 1, 0, 0], [0, 1, 1, 0]], dtype=float)
+    assert harmonic(columns) == pytest.approx(0.5)
+    assert harmonic(np.zeros((3, 4))) == 0
+
+
+def test_the_largest_components_of_all_are_the_feature() -> None:
+    feature = torch.randn(6, 4, 4)
+    assert torch.allclose(largest(feature, 6), feature, atol=1e-5)
+    one = largest(feature, 1)
+    assert torch.linalg.matrix_rank(one.flatten(1)) == 1
+    assert (feature - one).norm() < feature.norm()
+
+
+def test_attributes_are_compared_one_by_one(judge: Judge) -> None:
+    _, renders = held_out_scenes(9, 1)
+    verdict = judge.judge(renders)
+    seen = verdict.scenes[0]
+    other = Scene(seen.object, seen.colour, seen.background, next(m for m in MEDIA if m != seen.medium))
+    assert verdict.agrees("object", [other]).all()
+    assert not verdict.agrees("medium", [other]).any()
+
+
+def test_palettes_are_compared_wherever_their_colours_are() -> None:
+    _, renders = held_out_scenes(9, 4)
+    shuffled = np.random.default_rng(1).permutation(renders.reshape(4, -1, 3), axis=1).reshape(renders.shape)
+    assert palette_distances(renders, shuffled).max() < 1e-9
+    brighter = np.minimum(renders.astype(int) + 40, 255).astype(np.uint8)
+    assert palette_distances(renders, brighter).min() > 5

@@ -1,0 +1,107 @@
+"""Parity with the reference, and proof that the check can fail."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from service.evaluation.checks import Check
+from service.evaluation.verify import table, verify
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+SETS = ("infinity_transformer_tiny", "infinity_vae_tiny", "infinity_8b_tiny", "style_personalization_tiny")
+
+
+@cache
+def golden_checks(name: str) -> list[Check]:
+    return verify(GOLDEN / name)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_our_numbers_are_those_of_the_reference(name: str) -> None:
+    checks = golden_checks(name)
+    assert [check for check in checks if not check.passed] == []
+    assert len(checks) >= 20
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("infinity_vae_tiny", "p16.bits"),
+        ("infinity_vae_tiny", "p8.h"),
+        ("infinity_transformer_tiny", "g_b1.logits"),
+        ("infinity_transformer_tiny", "dbg.cond_BD"),
+        ("infinity_transformer_tiny", "text.kv_compact"),
+    ],
+)
+def test_one_changed_number_is_a_miss(name: str, tensor: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    shutil.copytree(GOLDEN / name, folder)
+    tensors = load_file(folder / "tensors.safetensors")
+    changed = tensors[tensor].clone().flatten()
+    changed[7] = 1 - changed[7]
+    tensors[tensor] = changed.view_as(tensors[tensor])
+    save_file(tensors, folder / "tensors.safetensors")
+    assert any(not check.passed for check in verify(folder))
+
+
+def test_the_command_prints_a_table_and_ends_with_one_on_a_miss(tmp_path: Path) -> None:
+    def run(folder: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "service", "verify", str(folder)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    good = run(GOLDEN / "infinity_vae_tiny")
+    assert good.returncode == 0, good.stderr
+    assert "p16.bits" in good.stdout
+    assert "All 22 tensors agree" in good.stdout
+    folder = tmp_path / "changed"
+    shutil.copytree(GOLDEN / "infinity_vae_tiny", folder)
+    tensors = load_file(folder / "tensors.safetensors")
+    tensors["p8.decoded_crop"][0, 0, 5, 5] += 0.001
+    save_file(tensors, folder / "tensors.safetensors")
+    bad = run(folder)
+    assert bad.returncode == 1
+    assert "MISS" in bad.stdout
+    assert "1 of 22 tensors differ" in bad.stderr
+    nothing = run(tmp_path / "nothing")
+    assert nothing.returncode == 1
+    assert "not laid out like a golden set" in nothing.stderr
+
+
+def test_every_expected_number_is_checked() -> None:
+    inputs = {"text.kv_compact", "text.lens", "neg.kv_compact", "neg.lens", "style_image_u8"}
+    for name in SETS:
+        stored = set(json.loads((GOLDEN / name / "config.json").read_text())["tensors"])
+        images = {tensor for tensor in stored if tensor.endswith("image_u8")}
+        checked = {check.tensor for check in golden_checks(name)}
+        assert stored - checked - inputs - images <= ({"style.bits"} if name == "infinity_8b_tiny" else set())
+
+
+def test_a_folder_of_another_kind_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no config\.json"):
+        verify(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    save_file({"x": torch.zeros(1)}, tmp_path / "tensors.safetensors")
+    with pytest.raises(ValueError, match="neither transformer"):
+        verify(tmp_path)
+    shutil.copy(GOLDEN / "infinity_vae_tiny" / "config.json", tmp_path)
+    shutil.copy(GOLDEN / "infinity_vae_tiny" / "vae_p16.safetensors", tmp_path)
+    with pytest.raises(ValueError, match=r"it has no 'p16\.image_u8'"):
+        verify(tmp_path)
+
+
+def test_not_a_number_is_a_miss_and_the_table_says_so() -> None:
+    checks = [Check("a", float("nan"), 1.0), Check("b", 0.0, 0)]
+    assert [check.passed for check in checks] == [False, True]
+    header, first, second = table(checks).splitlines()
+    assert "tolerance" in header
+    assert first.endswith("MISS")
+    assert "exact" in second

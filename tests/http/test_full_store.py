@@ -1,0 +1,123 @@
+"""A store without room, on its disk or in its memory: what is there is read, and room ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from service.storage.embedded_valkey.binary import find_binary
+from service.storage.embedded_valkey.disk_space import LOOK_SECONDS
+from service.storage.embedded_valkey.server import EmbeddedServer
+from service.styles.store import connect
+from tests.http.test_error_handlers import error_of
+from tests.http.test_failures import draw, largest_file, served
+from tests.support.tiny import tiny_generator
+from tests.support.uploads import picture, upload
+
+if sys.platform != "linux":
+    pytest.skip("needs prlimit", allow_module_level=True)
+
+UNLIMITED = resource.RLIM_INFINITY
+
+
+@pytest.fixture
+async def valkey(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    """A server to which a bound on the size of its files is a disk that is full, as `limit` sets it."""
+    binary = tmp_path / "valkey"
+    # Without the trap the kernel would end it at the first byte too much, instead of refusing that byte.
+    binary.write_text(f"#!/bin/sh\ntrap '' XFSZ\nexec '{find_binary()}' \"$@\"\n")
+    binary.chmod(0o700)
+    server = EmbeddedServer(tmp_path / "store", binary=binary)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+def limit(server: EmbeddedServer, num_bytes: int) -> None:
+    assert server.pid is not None
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (num_bytes, UNLIMITED))
+
+
+def size_of_log(server: EmbeddedServer) -> int:
+    (log,) = server.folder.glob("appendonlydir/*.incr.aof")
+    return log.stat().st_size
+
+
+async def test_a_redis_whose_disk_is_full_refuses_uploads_with_the_cure_and_goes_on_drawing(
+    tmp_path: Path, valkey: EmbeddedServer
+) -> None:
+    async with connect(valkey.url) as redis:
+        await redis.config_set(
+            "appendfsync", "everysec"
+        )  # Redis's default: it then lives on, refusing writes
+        with served(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
+            style = upload(client, picture(97)).json()["id"]
+            limit(valkey, size_of_log(valkey))
+            await redis.set("the last straw", "x")
+            error = error_of(upload(client, picture(98)), 503)
+            assert error["code"] == "store_unavailable"
+            assert "Make room" in error["message"]
+            assert draw(client, style=style).status_code == 200
+            assert draw(client, style=style, size="96x64").status_code == 200  # its feature is not kept
+            limit(valkey, UNLIMITED)
+            while upload(client, picture(98)).status_code != 201:  # Redis looks once a second
+                pass
+
+
+async def test_a_store_whose_memory_is_full_lets_styles_go_and_takes_others_in_their_place(
+    tmp_path: Path, valkey: EmbeddedServer
+) -> None:
+    async with connect(valkey.url) as redis:
+        with served(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
+            style = upload(client, picture(97)).json()["id"]
+            await redis.config_set("maxmemory", (await redis.info("memory"))["used_memory"])
+            assert "Delete styles" in error_of(upload(client, picture(98)), 503)["message"]
+            assert client.delete(f"/v1/styles/{style}").status_code == 200
+            assert client.get(f"/v1/styles/{style}").status_code == 404
+            await redis.config_set("maxmemory", 0)
+            assert upload(client, picture(98)).status_code == 201
+
+
+async def test_the_embedded_store_is_read_while_its_disk_is_full_and_takes_uploads_once_there_is_room(
+    tmp_path: Path, valkey: EmbeddedServer
+) -> None:
+    asleep: asyncio.Queue[float] = asyncio.Queue()
+    gate = asyncio.Semaphore(0)
+
+    async def sleep(seconds: float) -> None:
+        await asleep.put(seconds)
+        await gate.acquire()
+
+    keeper = asyncio.create_task(valkey.keep_running(sleep=sleep))
+    async with Redis.from_url(valkey.url) as redis:
+        await redis.set("before", "kept")
+    with served(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
+        style = (await asyncio.to_thread(upload, client, picture(97))).json()
+        with largest_file(size_of_log(valkey)):  # inherited by the one that is started in its place
+            limit(valkey, size_of_log(valkey))
+            error = error_of(await asyncio.to_thread(upload, client, picture(98)), 503)
+            assert error["code"] == "store_unavailable"
+            while await asleep.get() != LOOK_SECONDS:
+                gate.release()
+            assert client.get(f"/v1/styles/{style['id']}").json() == style
+            assert draw(client, style=style["id"], size="96x64").status_code == 200
+            for _ in range(2):
+                error = error_of(await asyncio.to_thread(upload, client, picture(98)), 503)
+                assert "Make room" in error["message"]
+            gate.release()
+            assert await asleep.get() == LOOK_SECONDS  # it looked, and there was none
+        limit(valkey, UNLIMITED)
+        gate.release()
+        while (await asyncio.to_thread(upload, client, picture(98))).status_code != 201:
+            pass
+        assert client.get(f"/v1/styles/{style['id']}").json() == style
+    await valkey.stop()
+    await keeper

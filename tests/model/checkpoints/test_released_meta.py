@@ -1,0 +1,92 @@
+"""The 8B models at their true size, without their memory: sparse files, and weights on the meta device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from service.model.checkpoints.loader import open_weights
+from service.model.engine.types import Path as ImagePath
+from service.model.engine.types import Text
+from service.model.infinity.backbone import Infinity
+from service.model.infinity.model_folder import open_parts
+from service.model.infinity.presets import RELEASED
+from service.model.infinity.tokenizer import Tokenizer
+from service.model.infinity.transformer import Transformer
+from service.model.schedule import Size
+from tests.model.checkpoints.test_loader import official
+from tests.support.released_files import (
+    released_tokenizer,
+    released_transformer,
+    write_sparse_pth,
+    write_sparse_shards,
+)
+
+META = torch.device("meta")
+
+
+@pytest.fixture(scope="module", params=["infinity-8b", "infinity-8b-512"])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def models_dir(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, config = tmp_path_factory.mktemp("sparse"), RELEASED[name].config
+    shapes = released_transformer(config)
+    write_sparse_shards(folder / config.files.transformer, shapes, torch.bfloat16, num_shards=4)
+    write_sparse_pth(folder / config.files.tokenizer, released_tokenizer(config), torch.float32, nest="vae")
+    return folder
+
+
+def test_the_files_have_the_true_size_and_take_no_disk(name: str, models_dir: Path) -> None:
+    files = [each for each in models_dir.rglob("*") if each.is_file()]
+    assert sum(file.stat().st_size for file in files) > 16e9
+    assert sum(512 * file.stat().st_blocks for file in files) < 8e6
+
+
+def test_the_files_hold_the_official_names_and_shapes(name: str, models_dir: Path) -> None:
+    files = RELEASED[name].config.files
+    for part, file in (("transformer", files.transformer), ("tokenizer", files.tokenizer)):
+        stored = open_weights(models_dir / file, nests=("vae",)).stored
+        assert {key: each.shape for key, each in stored.items()} == official(name, part)
+
+
+def test_eight_billion_weights_are_read_and_every_step_has_its_shape(name: str, models_dir: Path) -> None:
+    """A stylised image from the first step to the decoded one; there are no numbers on the meta device."""
+    # Four of the thirteen steps, the largest among them: the meta device takes its time with every layer.
+    grids = (((1, 1), (2, 2), (4, 4), (64, 64)),)
+    config = replace(RELEASED[name].config, budget=None, grids=grids)
+    seen: list[tuple[int, int]] = []
+    parts = open_parts(config, models_dir)
+    parts.transformer.make_resident(META, lambda _, *num_bytes: seen.append(num_bytes))
+    parts.tokenizer.make_resident(META, lambda *_: None)
+    num_bytes = 4 * RELEASED[name].num_parameters()["transformer"]
+    assert seen[-1] == (num_bytes, num_bytes)
+    transformer, tokenizer = parts.transformer.module, parts.tokenizer.module
+    assert isinstance(transformer, Transformer)
+    assert isinstance(tokenizer, Tokenizer)
+    infinity = Infinity(config, transformer, tokenizer, None, fingerprint="0" * 16)
+    if name == "infinity-8b-512":
+        return
+
+    schedule = infinity.schedules[Size(1024, 1024)]
+    content = ImagePath(Text(torch.empty(9, 2048, device=META)), None, (3.0,) * 4)
+    grid = infinity.feature_grids(schedule)[-1]
+    assert (grid.height, grid.width) == (128, 128)
+    feature = torch.zeros(1, 14, 128, 128, device=META)
+    with torch.inference_mode():
+        cache = infinity.begin([content, replace(content, source=0, corrected=True)], schedule)
+        for step, scale in enumerate(schedule.scales, start=1):
+            logits = infinity.predict(cache, step, feature)
+            assert logits.shape == (len(feature), scale.num_tokens, 56, 2)
+            codes = infinity.sample(logits, torch.empty(logits.shape), schedule, step)
+            assert codes.shape == (len(feature), 14, 2 * scale.height, 2 * scale.width)
+            feature = infinity.accumulate(feature, codes, schedule, step)
+            if step == infinity.key_step:
+                infinity.fork(cache)
+                feature = feature.expand(2, -1, -1, -1)
+        assert infinity.tokenizer.decode(feature).shape == (2, 3, 1024, 1024)

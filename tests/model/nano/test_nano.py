@@ -1,0 +1,175 @@
+"""The bundled model draws what it is asked, and a style image's palette carries over.
+
+Judged by the pixels themselves: the renderer's palette is known, so the colour in the middle and the colour
+of the border say what was drawn. Thresholds leave room for another machine's rounding and noise stream.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from functools import cache
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.evaluation.evaluate import SHAPE_STEP
+from service.evaluation.fidelity import evaluate_fidelity
+from service.evaluation.judge import load_judge
+from service.evaluation.pairs import held_out_pairs, held_out_scenes
+from service.evaluation.stylisation import Configuration, evaluate_styles
+from service.model.checkpoints import registry as presets
+from service.model.engine.generator import Generator
+from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
+from service.training.captions import full_caption
+from service.training.recipe import WEIGHTS, Recipe
+from service.training.renderer import render
+from service.training.scene import MEDIA, OBJECTS, PALETTE, Scene, allowed_pairs
+
+SOLID = ("circle", "square", "heart")  # objects whose middle shows their colour
+NUM_PAIRS = 24
+
+
+@cache
+def nano() -> Generator:
+    return presets.load("nano")
+
+
+def scenes(seed: int, objects: tuple[str, ...]) -> list[Scene]:
+    rng = np.random.default_rng(seed)
+    pairs = allowed_pairs("flat")
+    chosen = [pairs[index] for index in rng.integers(len(pairs), size=NUM_PAIRS)]
+    return [
+        Scene(objects[i % len(objects)], colour, ground, "flat") for i, (colour, ground) in enumerate(chosen)
+    ]
+
+
+def border(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The mean colour of the outermost pixels."""
+    edges = [image[:3].reshape(-1, 3), image[-3:].reshape(-1, 3), image[:, :3].reshape(-1, 3)]
+    mean: NDArray[np.float64] = np.concatenate(edges).mean(0)
+    return mean
+
+
+def nearest(colour: NDArray[np.float64]) -> str:
+    return min(PALETTE, key=lambda name: float(np.linalg.norm(colour - np.array(PALETTE[name]))))
+
+
+def test_the_package_grows_by_less_than_12_mb() -> None:
+    files = [file for file in WEIGHTS.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 12e6
+
+
+def test_pictures_survive_the_image_tokenizer() -> None:
+    generator, rng = nano(), np.random.default_rng(1)
+    schedule = generator.backbone.schedules[generator.default_size]
+    errors = []
+    for scene in scenes(1, OBJECTS):
+        picture = render(scene, rng)
+        style = generator.extract_style(picture, generator.default_size, len(schedule.scales))
+        errors.append(_reconstruction_error(generator, style.bits, picture))
+    assert 10 * np.log10(255**2 / np.mean(errors)) > 25
+
+
+def _reconstruction_error(generator: Generator, bits: NDArray[np.uint8], picture: NDArray[np.uint8]) -> float:
+    import torch
+
+    from service.model.style.feature import decompose, feature_of
+
+    grids = generator.backbone.feature_grids(generator.backbone.schedules[generator.default_size])
+    with torch.inference_mode():
+        (decoded,) = generator.backbone.decode(feature_of(decompose(bits, grids, grids[-1]))[None]).images()
+    return float(np.square(decoded.astype(float) - picture).mean())
+
+
+def test_colours_and_backgrounds_are_drawn_as_asked() -> None:
+    generator = nano()
+    asked = scenes(2, SOLID)
+    drawings = generator.generate(
+        [ImageSpec(full_caption(scene), seed, generator.default_size) for seed, scene in enumerate(asked)]
+    )
+    middles = [nearest(drawing.image[26:38, 26:38].mean((0, 1))) for drawing in drawings]
+    borders = [nearest(border(drawing.image)) for drawing in drawings]
+    assert np.mean([got == scene.colour for got, scene in zip(middles, asked, strict=True)]) >= 0.9
+    assert np.mean([got == scene.background for got, scene in zip(borders, asked, strict=True)]) >= 0.9
+
+
+def test_captions_are_drawn_as_the_judge_reads_them() -> None:
+    asked, renders = held_out_scenes(50, 96)
+    found = evaluate_fidelity(nano(), load_judge(), asked, renders, 50)
+    assert found.psnr["renders"].value > 27
+    assert found.reconstructions["all four"].value > 0.95
+    assert found.prompts["all four"].value > 0.9
+
+
+def test_a_style_is_carried_and_the_object_kept() -> None:
+    generator = nano()
+    configured = Configuration(Method.PFB_SAC, generator.key_step, generator.alpha)
+    (score,) = evaluate_styles(generator, load_judge(), held_out_pairs(50, 64), [configured]).values()
+    assert score.kept.mean() > 0.8
+    assert score.leaked.mean() < 0.05
+    assert score.background.mean() > 0.88
+    assert score.medium.mean() > 0.75
+    assert score.colour.mean() > 0.5
+
+
+def test_where_the_feature_holds_shape_replacing_it_leaks_and_the_method_does_not() -> None:
+    step, alpha = SHAPE_STEP, nano().alpha
+    replaced, blended = Configuration(Method.REP, step), Configuration(Method.PFB_SAC, step, alpha)
+    scores = evaluate_styles(nano(), load_judge(), held_out_pairs(51, 48), [replaced, blended])
+    assert scores[replaced].leaked.mean() > scores[blended].leaked.mean()
+    assert scores[replaced].kept.mean() < scores[blended].kept.mean() - 0.1
+
+
+def test_a_prompt_that_names_nothing_is_told_what_can_be_drawn() -> None:
+    generator = nano()
+    nothing, something = generator.generate(
+        [
+            ImageSpec(prompt, 1, generator.default_size)
+            for prompt in ("a dragon", "two scarlet kittens, please")
+        ]
+    )
+    (warning,) = nothing.warnings
+    assert warning.startswith("the prompt names nothing that nano knows; it draws one of circle, square")
+    assert all(name in warning for name in (*OBJECTS, *PALETTE, *MEDIA))
+    assert something.warnings == ()
+
+
+def test_the_weights_say_where_they_come_from() -> None:
+    training = json.loads((WEIGHTS / "training.json").read_text())
+    assert re.fullmatch("[0-9a-f]{40}", training["commit"])
+    assert training["recipe"] == asdict(Recipe())
+
+
+def test_the_background_of_the_style_image_carries_over_to_another_object() -> None:
+    generator, rng = nano(), np.random.default_rng(3)
+    size = generator.default_size
+    references = scenes(3, OBJECTS)
+    styles = [generator.extract_style(render(scene, rng), size) for scene in references]
+    plain = [ImageSpec(f"a {OBJECTS[(i + 5) % 12]}", i, size) for i in range(NUM_PAIRS)]
+    styled = [
+        ImageSpec(spec.prompt, spec.seed, size, styling=Styling((WeightedStyle(style),)))
+        for spec, style in zip(plain, styles, strict=True)
+    ]
+
+    def share(specs: list[ImageSpec]) -> float:
+        drawings = generator.generate(specs)
+        return float(
+            np.mean(
+                [
+                    nearest(border(drawing.image)) == scene.background
+                    for drawing, scene in zip(drawings, references, strict=True)
+                ]
+            )
+        )
+
+    assert share(plain) <= 0.35
+    assert share(styled) >= 0.9
+
+
+@pytest.mark.parametrize("prompt", ["A Big RED kitten, drawn in neon!", "kitten red neon", "a star"])
+def test_plain_words_are_understood(prompt: str) -> None:
+    (drawing,) = nano().generate([ImageSpec(prompt, 1, nano().default_size)])
+    assert drawing.warnings == ()

@@ -1,0 +1,61 @@
+"""The real Generator behind a gate that the test opens and closes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from service.model.engine.generator import Drawn, Generator, always
+from service.model.engine.types import ImageSpec
+
+PATIENCE_SECONDS = 60
+
+
+class GatedGenerator(Generator):
+    """A generator whose batches wait, on the model thread, while the gate is closed, as it is at first."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__(generator.backbone)
+        self.batches: list[list[ImageSpec]] = []
+        self._gate = threading.Event()
+        self._arrivals = threading.Semaphore(0)
+
+    def open(self) -> None:
+        self._gate.set()
+
+    def close(self) -> None:
+        """Later batches wait; arrivals before now are forgotten."""
+        self._gate.clear()
+        self._arrivals = threading.Semaphore(0)
+
+    def wait_for_batch(self) -> None:
+        """Return once another batch stands at the gate."""
+        assert self._arrivals.acquire(timeout=PATIENCE_SECONDS), "no batch came"
+
+    def draw(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> Drawn:
+        self.batches.append(list(specs))
+        self._arrivals.release()
+        assert self._gate.wait(PATIENCE_SECONDS), "nobody opened the gate"
+        return super().draw(specs, wanted)
+
+
+class SteppingGenerator(Generator):
+    """The real one, which stops after each step until the test lets it go on."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__(generator.backbone)
+        self.num_steps_done = 0
+        self.stepped, self._permits = threading.Semaphore(0), threading.Semaphore(0)
+
+    def let_go(self, num_steps: int) -> None:
+        for _ in range(num_steps):
+            self._permits.release()
+
+    def draw(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> Drawn:
+        def after_step() -> bool:
+            self.num_steps_done += 1
+            self.stepped.release()
+            assert self._permits.acquire(timeout=PATIENCE_SECONDS), "nobody let the generator go on"
+            return wanted()
+
+        return super().draw(specs, after_step)

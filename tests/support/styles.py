@@ -1,0 +1,108 @@
+"""Style stores for tests: real features of real pictures, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+
+import numpy as np
+from PIL import Image
+from redis.asyncio import Redis
+
+from service.media.images import Picture, read_picture
+from service.metrics import Metrics
+from service.model.schedule import Scale, Size
+from service.model.style.feature import StyleFeature, decompose
+from service.model.style.tokens import StyleBits
+from service.stage_timer import Stages
+from service.styles.extractor import Words
+from service.styles.store import StyleStore
+
+SMALL, LARGE = Size(64, 64), Size(128, 128)
+GRIDS = (Scale(1, 1), Scale(2, 2), Scale(4, 4))
+
+
+def picture_of(seed: int) -> Picture:
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    upload = io.BytesIO()
+    Image.fromarray(pixels).save(upload, "PNG")
+    return read_picture(upload.getvalue(), max_bytes=1 << 20, max_pixels=1 << 20)
+
+
+def feature_of(picture: Picture, size: Size) -> StyleFeature:
+    """Decomposed for real, from bits that the picture and the size decide."""
+    return _decomposed([int(picture.digest[:15], 16), size.width])
+
+
+def feature_of_words(words: Words, fingerprint: str) -> StyleFeature:
+    """Decomposed for real, from bits that the words, the seed and the model decide."""
+    return _decomposed([*words.text.encode(), words.seed, int(fingerprint, 16)])
+
+
+def _decomposed(seed: list[int]) -> StyleFeature:
+    bits = np.random.default_rng(seed).integers(0, 2, Extractor.style_shape, dtype=np.uint8)
+    return decompose(bits, GRIDS, Scale(8, 8))
+
+
+class Extractor:
+    """A model that remembers what was asked of it, and that waits while its gate is closed."""
+
+    style_shape = (sum(grid.num_tokens for grid in GRIDS), 16)
+    style_size = SMALL
+
+    def __init__(self, name: str = "tiny", fingerprint: str = "0123456789abcdef") -> None:
+        self.name, self.fingerprint = name, fingerprint
+        self.imagined: list[Words] = []
+        self.seen: list[tuple[Picture, Size]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.started = asyncio.Event()
+        self.num_cancelled = 0
+
+    def schedule_name(self, size: Size) -> str:
+        return str(size)
+
+    def restore(self, bits: StyleBits, size: Size) -> StyleFeature:
+        return decompose(bits.ones, GRIDS, Scale(size.height // 8, size.width // 8), bits.num_images)
+
+    async def imagine(self, words: Words, stages: Stages) -> StyleFeature:
+        self.imagined.append(words)
+        return feature_of_words(words, self.fingerprint)
+
+    async def extract(self, picture: Picture, size: Size, stages: Stages) -> StyleFeature:
+        self.seen.append((picture, size))
+        self.started.set()
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.num_cancelled += 1
+            raise
+        return feature_of(picture, size)
+
+
+class Clock:
+    def __init__(self, now: float = 1_700_000_000.5) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Replica:
+    """One process of the service, as far as its store is concerned: nothing shared but Redis."""
+
+    def __init__(self, redis: Redis, *, fingerprint: str = "0123456789abcdef", max_hot: int = 512) -> None:
+        self.extractor, self.metrics, self.clock = Extractor(fingerprint=fingerprint), Metrics(), Clock()
+        self.store = StyleStore(
+            redis,
+            reader=self.extractor,
+            metrics=self.metrics,
+            max_hot=max_hot,
+            clock=self.clock,
+        )
+
+    def count(self, result: str) -> float | None:
+        return self.metrics.registry.get_sample_value("atelier_style_features_total", {"result": result})
+
+    def num_errors(self) -> float | None:
+        return self.metrics.registry.get_sample_value("atelier_store_errors_total")

@@ -1,0 +1,20 @@
+"""A real store for tests: the embedded server in a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from service.storage.embedded_valkey.server import EmbeddedServer
+
+
+@asynccontextmanager
+async def running_server(folder: Path) -> AsyncIterator[EmbeddedServer]:
+    """A server that answers, on `folder`; stopped afterwards, whatever the test did to it."""
+    server = EmbeddedServer(folder)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
