@@ -15,29 +15,29 @@ from fastapi import Depends, FastAPI
 from redis.asyncio import Redis
 
 from service import __version__
-from service.access.idempotency_store import KeptAnswers
-from service.access.keyring import CurrentKeyring, require_guard
-from service.access.rate_limiter import Rates
+from service.access.idempotency_store import IdempotencyStore
+from service.access.keyring import ReloadingKeyring, require_guard
+from service.access.rate_limiter import RateLimiter
 from service.application.extract_style import Extracted, Extraction, ToRead, extracting_on
-from service.application.upload_limiter import Admission
+from service.application.upload_limiter import UploadLimiter
 from service.batching.batcher import Batcher
-from service.batching.model_thread import ModelThread, Unfinished
+from service.batching.model_thread import ModelThread, PendingOutputs
 from service.cli.progress import bars, counter
 from service.http import health, images, models, styles
 from service.http.dependencies import Parts, Readiness
 from service.http.error_handlers import install_problems
 from service.http.middleware.auth import BEARER, Authentication
-from service.http.middleware.body_limits import BodyBound
+from service.http.middleware.body_limits import BodyLimit
 from service.http.middleware.idempotency import Idempotency
 from service.http.middleware.rate_limits import RateLimits
-from service.http.middleware.telemetry import Observation
-from service.http.middleware.timeout import DeadlineBound
+from service.http.middleware.telemetry import Telemetry
+from service.http.middleware.timeout import RequestTimeout
 from service.http.openapi import docs_page as docs
 from service.http.openapi.document import DESCRIPTION, complete
 from service.http.schemas.base import ProblemResponse
 from service.metrics import Metrics
 from service.model.checkpoints import registry as presets
-from service.model.engine.generator import Drawn, Generator
+from service.model.engine.generator import Generator, PendingBatch
 from service.model.engine.types import BatchKey, Drawing, ImageSpec
 from service.model.schedule import Size
 from service.settings import Settings
@@ -66,7 +66,7 @@ class Service:
     def __init__(
         self,
         settings: Settings,
-        keyring: CurrentKeyring,
+        keyring: ReloadingKeyring,
         generator: Generator | None,
         clock: Callable[[], float],
     ) -> None:
@@ -135,9 +135,9 @@ class Service:
             generator=generator,
             generation=generation,
             store=store,
-            rates=Rates(redis if is_shared else None, metrics=self.metrics),
-            answers=KeptAnswers(redis, metrics=self.metrics, seconds=self.settings.idempotency_seconds),
-            uploads=Admission(
+            rates=RateLimiter(redis if is_shared else None, metrics=self.metrics),
+            answers=IdempotencyStore(redis, metrics=self.metrics, seconds=self.settings.idempotency_seconds),
+            uploads=UploadLimiter(
                 name="upload", max_places=self.settings.max_queued_uploads, metrics=self.metrics
             ),
             decoding=decoding,
@@ -202,13 +202,13 @@ class Service:
         generator = self._generator
         if generator is None:
             try:
-                with bars() as watch:
+                with bars() as on_progress:
                     generator = presets.load(
                         self.settings.model,
                         self.settings.device,
                         models_dir=self.settings.models_dir,
                         choices=self.settings.choices,
-                        watch=watch,
+                        on_progress=on_progress,
                     )
             except ValueError as error:
                 raise CannotStart(str(error)) from error
@@ -250,7 +250,7 @@ def create_app(
     CannotStart when the API keys cannot be read, or there are none where there must be.
     """
     try:
-        keyring = CurrentKeyring(settings)
+        keyring = ReloadingKeyring(settings)
         require_guard(settings, keyring.now)
     except ValueError as error:
         raise CannotStart(str(error)) from error
@@ -286,28 +286,30 @@ def create_app(
     app.openapi = complete(app)  # type: ignore[method-assign]
     # The last one added is the outermost.
     app.add_middleware(Idempotency, readiness=service.readiness)
-    app.add_middleware(BodyBound, max_upload_bytes=settings.max_upload_bytes)
+    app.add_middleware(BodyLimit, max_upload_bytes=settings.max_upload_bytes)
     app.add_middleware(RateLimits, readiness=service.readiness)
     app.add_middleware(Authentication, keyring=keyring, metrics=service.metrics)
-    app.add_middleware(DeadlineBound, allowed_seconds=settings.request_timeout_seconds)
-    app.add_middleware(Observation, metrics=service.metrics, clock=clock)
+    app.add_middleware(RequestTimeout, allowed_seconds=settings.request_timeout_seconds)
+    app.add_middleware(Telemetry, metrics=service.metrics, clock=clock)
     return app
 
 
 def _observed(
     generator: Generator, metrics: Metrics
-) -> Callable[[Sequence[ImageSpec], Callable[[], bool]], list[Drawing] | Unfinished[Drawing]]:
+) -> Callable[[Sequence[ImageSpec], Callable[[], bool]], list[Drawing] | PendingOutputs[Drawing]]:
     """`generator.draw`, its durations counted once a batch: the drawings of a batch share them."""
 
-    def run(specs: Sequence[ImageSpec], wanted: Callable[[], bool]) -> list[Drawing] | Unfinished[Drawing]:
-        drawn = generator.draw(specs, wanted)
+    def run(
+        specs: Sequence[ImageSpec], cancelled: Callable[[], bool]
+    ) -> list[Drawing] | PendingOutputs[Drawing]:
+        drawn = generator.draw(specs, cancelled)
         counted = partial(_counted, drawn, metrics)
-        return counted() if drawn.is_there else Unfinished(counted)
+        return counted() if drawn.is_ready else PendingOutputs(counted)
 
     return run
 
 
-def _counted(drawn: Drawn, metrics: Metrics) -> list[Drawing]:
+def _counted(drawn: PendingBatch, metrics: Metrics) -> list[Drawing]:
     drawings = drawn.drawings()
     timings = drawings[0].timings
     for stage in ("text", "transformer", "decode"):

@@ -14,7 +14,7 @@ ServiceError
  +- IdempotencyKeyReused  422  another request came with this Idempotency-Key before
  +- RateLimitExceeded     429  `retry_after_seconds` is when there is room for this request
  +- QueueFull             429  `retry_after_seconds` is the work already accepted
- +- ClientGone            499  nobody is left to read it; it exists for the log and the metrics
+ +- ClientDisconnected            499  nobody is left to read it; it exists for the log and the metrics
  +- NotReady              503  warming up or draining
  +- StoreUnavailable      503  Redis cannot be reached, or the disk refuses an upload
  +- DeadlineExceeded      504
@@ -111,7 +111,7 @@ class RateLimitExceeded(ServiceError):
     code, status, type = "rate_limit_exceeded", 429, "rate_limit_error"
 
 
-class ClientGone(ServiceError):
+class ClientDisconnected(ServiceError):
     code, status, type = "client_closed_request", 499, "invalid_request_error"
 
 

@@ -12,8 +12,8 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.model.checkpoints.options import (
-    Choices,
     DecodingChoice,
+    LoadOptions,
     PrecisionChoice,
     TextDeviceChoice,
     TextPrecisionChoice,
@@ -123,9 +123,9 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field(default="console", description="Form of the log's lines.")
 
     @property
-    def choices(self) -> Choices:
+    def choices(self) -> LoadOptions:
         """What is chosen about the model."""
-        return Choices(
+        return LoadOptions(
             precision=self.precision,
             text_precision=self.text_precision,
             text_device=self.text_device,

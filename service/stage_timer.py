@@ -1,4 +1,4 @@
-"""Stages: where the time of one piece of work went."""
+"""StageTimer: where the time of one piece of work went."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Span:
 
 
 @dataclass(slots=True)
-class Stages:
+class StageTimer:
     """Spans of time by the name of their stage, in seconds of `clock`.
 
     Stages follow one another, so that they add up to the time the work took. Spans and not sums, because work
@@ -50,7 +50,7 @@ class Stages:
             self.spans.append(Span(name, at, at + its_seconds))
             at += its_seconds
 
-    def take(self, other: Stages, *, since: float) -> None:
+    def take(self, other: StageTimer, *, since: float) -> None:
         """Take over what `other`, of the same clock, has spent since that time."""
         self.spans += [
             Span(span.stage, max(span.began, since), span.ended)

@@ -1,4 +1,4 @@
-"""Stages add up to the time that the work took, for who waited for all of it and for who came late."""
+"""StageTimer add up to the time that the work took, for who waited for all of it and for who came late."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from service.metrics import Metrics
 from service.model.engine.generator import Generator
 from service.model.schedule import Size
 from service.model.style.feature import StyleFeature
-from service.model.style.tokens import StyleBits
+from service.model.style.tokens import StyleTokens
 from service.settings import Settings
-from service.stage_timer import Stages
+from service.stage_timer import StageTimer
 from service.storage.embedded_valkey.server import EmbeddedServer
 from service.styles.record import style_id_of
 from service.styles.store import StyleStore
@@ -42,7 +42,7 @@ from tests.support.uploads import picture, upload, upload_several
 
 def test_a_stage_that_comes_twice_is_one_sum_and_its_first_place_stays() -> None:
     clock = Clock()
-    stages = Stages(clock)
+    stages = StageTimer(clock)
     for name, seconds in (("upload", 2.0), ("store", 1.0), ("upload", 3.0)):
         with stages.stage(name):
             clock.now += seconds
@@ -51,7 +51,7 @@ def test_a_stage_that_comes_twice_is_one_sum_and_its_first_place_stays() -> None
 
 def test_a_stage_counts_when_what_is_inside_fails() -> None:
     clock = Clock()
-    stages = Stages(clock)
+    stages = StageTimer(clock)
 
     def fail() -> None:
         clock.now += 2.0
@@ -64,14 +64,14 @@ def test_a_stage_counts_when_what_is_inside_fails() -> None:
 
 def test_what_the_model_does_not_explain_of_a_wait_is_the_queue() -> None:
     clock = Clock()
-    stages = Stages(clock)
+    stages = StageTimer(clock)
     stages.waited(10.0, then={"extract": 6.0, "decompose": 1.0})
     assert stages.seconds == {"queue": 3.0, "extract": 6.0, "decompose": 1.0}
     assert stages.spans[-1].ended == clock.now
 
 
 def test_a_model_that_says_more_than_was_waited_leaves_no_queue() -> None:
-    stages = Stages(Clock())
+    stages = StageTimer(Clock())
     stages.waited(5.0, then={"extract": 6.0})
     assert stages.seconds == {"queue": 0.0, "extract": 6.0}
 
@@ -84,7 +84,7 @@ def test_who_comes_late_takes_over_exactly_what_he_waited(
     work: list[tuple[str, float]], share: float
 ) -> None:
     clock = Clock(now=0.0)
-    others, own = Stages(clock), Stages(clock)
+    others, own = StageTimer(clock), StageTimer(clock)
     for name, its_seconds in work:
         with others.stage(name):
             clock.now += its_seconds
@@ -96,7 +96,7 @@ def test_who_comes_late_takes_over_exactly_what_he_waited(
 class TimedExtractor(Extractor):
     """All that it waits at its gate is the stage "extract"."""
 
-    async def extract(self, picture: Picture, size: Size, stages: Stages) -> StyleFeature:
+    async def extract(self, picture: Picture, size: Size, stages: StageTimer) -> StyleFeature:
         with stages.stage("extract"):
             return await super().extract(picture, size, stages)
 
@@ -108,7 +108,7 @@ async def turns() -> None:
 
 async def test_the_store_tells_its_own_time_and_the_models(valkey: EmbeddedServer, redis: Redis) -> None:
     clock, reader = Clock(), TimedExtractor()
-    stages, store = Stages(clock), StyleStore(redis, reader=reader, metrics=Metrics())
+    stages, store = StageTimer(clock), StyleStore(redis, reader=reader, metrics=Metrics())
     assert await store.ping()
     reader.gate.clear()
     with paused(valkey):
@@ -127,7 +127,7 @@ async def test_the_store_tells_its_own_time_and_the_models(valkey: EmbeddedServe
 
 async def test_who_sends_a_style_that_is_being_read_is_told_what_he_waited(redis: Redis) -> None:
     clock, reader = Clock(), TimedExtractor()
-    early, late = Stages(clock), Stages(clock)
+    early, late = StageTimer(clock), StageTimer(clock)
     store = StyleStore(redis, reader=reader, metrics=Metrics())
     reader.gate.clear()
     first = asyncio.create_task(store.create(picture_of(1), name=None, stages=early))
@@ -151,11 +151,11 @@ class TickingGenerator(Generator):
         super().__init__(tiny_generator().backbone)
         self.clock = clock
 
-    def read_bits(self, image: NDArray[np.uint8], size: Size, key_step: int | None = None) -> StyleBits:
+    def read_bits(self, image: NDArray[np.uint8], size: Size, key_step: int | None = None) -> StyleTokens:
         self.clock.now += 3.0
         return super().read_bits(image, size, key_step)
 
-    def decompose_bits(self, bits: StyleBits, size: Size, key_step: int | None = None) -> StyleFeature:
+    def decompose_bits(self, bits: StyleTokens, size: Size, key_step: int | None = None) -> StyleFeature:
         self.clock.now += 1.0
         return super().decompose_bits(bits, size, key_step)
 

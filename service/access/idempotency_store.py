@@ -1,4 +1,4 @@
-"""KeptAnswers: what was answered to a request with an Idempotency-Key, for whoever sends it again."""
+"""IdempotencyStore: what was answered to a request with an Idempotency-Key, for whoever sends it again."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Claim:
     answer this request, while no other request with the key may run.
     """
 
-    def __init__(self, answers: KeptAnswers, store_key: str, answer: Answer | None, token: str) -> None:
+    def __init__(self, answers: IdempotencyStore, store_key: str, answer: Answer | None, token: str) -> None:
         self.answer = answer
         self._answers = answers
         self._store_key = store_key
@@ -78,7 +78,7 @@ class Claim:
                 self._answers.strand(self._store_key, self._token)
 
 
-class KeptAnswers:
+class IdempotencyStore:
     """Kept in Redis for `seconds`, for all replicas; each tenant has Idempotency-Keys of its own."""
 
     def __init__(

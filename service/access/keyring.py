@@ -94,7 +94,7 @@ def _is_loopback(host: str) -> bool:
 log = structlog.get_logger(__name__)
 
 
-class CurrentKeyring:
+class ReloadingKeyring:
     """Reads the file again when it has changed: keys come and go without a restart.
 
     A file that cannot be used, be it away, empty or with a wrong line, changes nothing: the keys read last

@@ -1,4 +1,4 @@
-"""Rates: what each API key has asked for in the last minute, counted for all replicas together."""
+"""RateLimiter: what each API key has asked for in the last minute, counted for all replicas together."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Window:
         return self.seconds * (num_left + 1) / count - CLOCK_SECONDS
 
 
-class Rates:
+class RateLimiter:
     """Sliding windows of the `limits` library: in Redis by the clock of Redis; without one, in this process.
 
     When Redis fails or hangs, this process counts by itself, from nothing, and asks Redis again after

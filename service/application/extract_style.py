@@ -16,9 +16,9 @@ from service.metrics import Metrics
 from service.model.engine.generator import Generator
 from service.model.schedule import Size
 from service.model.style.feature import StyleFeature
-from service.model.style.tokens import StyleBits
-from service.stage_timer import Stages
-from service.styles.extractor import Words
+from service.model.style.tokens import StyleTokens
+from service.stage_timer import StageTimer
+from service.styles.extractor import StyleText
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +28,18 @@ class PixelsToRead:
     pixels: NDArray[np.uint8]  # [height, width, 3]
     size: Size
 
-    def read(self, generator: Generator) -> StyleBits:
+    def read(self, generator: Generator) -> StyleTokens:
         return generator.read_bits(self.pixels, self.size)
 
 
 @dataclass(frozen=True, slots=True)
 class WordsToRead:
-    """Words to imagine a style from."""
+    """Text to imagine a style from."""
 
-    words: Words
+    words: StyleText
     size: Size
 
-    def read(self, generator: Generator) -> StyleBits:
+    def read(self, generator: Generator) -> StyleTokens:
         return generator.imagine_bits(self.words.text, self.words.seed)
 
 
@@ -60,7 +60,7 @@ def extracting_on(
     """What the extraction batcher runs on the model thread."""
 
     def extract(each: ToRead) -> Extracted:
-        stages = Stages(clock)
+        stages = StageTimer(clock)
         with stages.stage("extract"):
             bits = each.read(generator)
         with stages.stage("decompose"):
@@ -69,11 +69,11 @@ def extracting_on(
             metrics.stage_duration_seconds.labels(stage=stage).observe(seconds)
         return Extracted(feature, stages.seconds)
 
-    return lambda inputs, wanted: [extract(each) for each in inputs]
+    return lambda inputs, cancelled: [extract(each) for each in inputs]
 
 
 class Extraction:
-    """A StyleReader (styles/reader.py). Pictures are unpacked in the `decoding` pool."""
+    """A StyleExtractor (styles/reader.py). Pictures are unpacked in the `decoding` pool."""
 
     def __init__(self, generator: Generator, batcher: Batcher[ToRead, Extracted], decoding: Executor) -> None:
         self._generator = generator
@@ -87,18 +87,18 @@ class Extraction:
     def schedule_name(self, size: Size) -> str:
         return self._generator.schedule_name(size)
 
-    def restore(self, bits: StyleBits, size: Size) -> StyleFeature:
+    def restore(self, bits: StyleTokens, size: Size) -> StyleFeature:
         return self._generator.restore_style(bits, size)
 
-    async def extract(self, picture: Picture, size: Size, stages: Stages) -> StyleFeature:
+    async def extract(self, picture: Picture, size: Size, stages: StageTimer) -> StyleFeature:
         with stages.stage("picture"):
             pixels = await asyncio.get_running_loop().run_in_executor(self._decoding, picture.pixels)
         return await self._extracted(PixelsToRead(pixels, size), stages)
 
-    async def imagine(self, words: Words, stages: Stages) -> StyleFeature:
+    async def imagine(self, words: StyleText, stages: StageTimer) -> StyleFeature:
         return await self._extracted(WordsToRead(words, self.style_size), stages)
 
-    async def _extracted(self, each: ToRead, stages: Stages) -> StyleFeature:
+    async def _extracted(self, each: ToRead, stages: StageTimer) -> StyleFeature:
         began = stages.clock()
         extracted = await self._batcher.submit([each])[0].future
         stages.waited(stages.clock() - began, then=extracted.stage_seconds)

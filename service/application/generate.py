@@ -13,7 +13,7 @@ from service.application.stylings import StyleAnswered
 from service.batching.batcher import Job
 from service.batching.priority import Priority
 from service.http.dependencies import Parts
-from service.http.middleware.telemetry import Account
+from service.http.middleware.telemetry import RequestTrace
 from service.http.schemas.images import Usage, UsageDetails
 from service.media.images import OutputFormat, encode_image
 from service.model.engine.quality import Quality
@@ -58,7 +58,7 @@ def in_base64(file: bytes) -> str:
     return b64encode(file).decode()
 
 
-def explain(jobs: Sequence[ImageJob], waited_seconds: float, account: Account) -> None:
+def explain(jobs: Sequence[ImageJob], waited_seconds: float, account: RequestTrace) -> None:
     """Where the time between submitting these finished jobs and the last one's end went.
 
     The stages are those of the batch that began last. All the rest was waiting: in the queue, for other

@@ -1,4 +1,4 @@
-"""Admission: a bounded number of places for work that has no batcher, such as reading uploads."""
+"""UploadLimiter: a bounded number of places for work that has no batcher, such as reading uploads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FIRST_GUESS_SECONDS = 0.1
 NEWEST_WEIGHT = 0.25
 
 
-class Admission:
+class UploadLimiter:
     """`max_places` places; whoever finds none is told when to come back. For one event loop's thread.
 
     The rate is measured at the exit, as the time from one finished piece of work to the next while there is

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
 
-from service.batching.model_thread import Failure, ModelThread, Unfinished
+from service.batching.model_thread import Failure, ModelThread, PendingOutputs
 from service.batching.priority import Priority
 from service.errors import (
     DeadlineExceeded,
@@ -60,7 +60,7 @@ class Job(Generic[In, Out]):
 def form_batch(queue: Sequence[Job[In, Out]], max_jobs: Callable[[Hashable], int]) -> list[Job[In, Out]]:
     """The first job with the first others of its group, in order, as many as the group's bound allows.
 
-    The first is always taken, and ranks grow with time, so no group and no priority starves. `queue` is
+    The first is never taken, and ranks grow with time, so no group and no priority starves. `queue` is
     ordered by rank.
     """
     if not queue:
@@ -72,16 +72,16 @@ def form_batch(queue: Sequence[Job[In, Out]], max_jobs: Callable[[Hashable], int
 class Batcher(Generic[In, Out]):
     """A bounded queue in front of the model: a batch is what queued up while the model was busy.
 
-    `run(inputs, wanted)` is called on the model thread and gives one output per input, in order. It may ask
-    `wanted()`: False once no job of the batch has anyone waiting for it, and may then raise Abandoned. It
-    raises OutOfMemory when fewer inputs might fit. It may leave a batch Unfinished: the next one then runs
+    `run(inputs, cancelled)` is called on the model thread and returns one output per input, in order. It may
+    ask `cancelled()`, True once no client waits for any job of the batch, and may then raise Cancelled. It
+    raises OutOfMemory when fewer inputs might fit. It may return PendingOutputs: the next one then runs
     while its outputs are waited for. `group` says which inputs may run together, `max_jobs` how many of a
-    group. All methods belong to the event loop's thread; only `run` and `wanted` leave it.
+    group. All methods belong to the event loop's thread; only `run` and `cancelled` leave it.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[In], Callable[[], bool]], Sequence[Out] | Unfinished[Out]],
+        run: Callable[[Sequence[In], Callable[[], bool]], Sequence[Out] | PendingOutputs[Out]],
         *,
         name: str,
         group: Callable[[In], Hashable],
@@ -193,7 +193,7 @@ class Batcher(Generic[In, Out]):
             return
         started_at = self._start(jobs)
         outcome = await self._executor.call(
-            self._run, [job.input for job in jobs], lambda: not all(job.future.done() for job in jobs)
+            self._run, [job.input for job in jobs], lambda: all(job.future.done() for job in jobs)
         )
         if outcome is Failure.OUT_OF_MEMORY and len(jobs) > 1:
             self._metrics.out_of_memory_splits.labels(queue=self.name).inc()
@@ -203,7 +203,7 @@ class Batcher(Generic[In, Out]):
             return
         if not isinstance(outcome, Failure):
             self._measure(jobs[0].group, (self._clock() - started_at) / len(jobs))
-        if isinstance(outcome, Unfinished):
+        if isinstance(outcome, PendingOutputs):
             task = asyncio.create_task(self._finish(jobs, outcome), name=f"finish {self.name}")
             self._finishing[task] = jobs
             task.add_done_callback(self._finishing.pop)
@@ -212,7 +212,7 @@ class Batcher(Generic[In, Out]):
         if outcome is Failure.DIED:
             raise RuntimeError("The model thread was told to end.")
 
-    async def _finish(self, jobs: Sequence[Job[In, Out]], unfinished: Unfinished[Out]) -> None:
+    async def _finish(self, jobs: Sequence[Job[In, Out]], unfinished: PendingOutputs[Out]) -> None:
         try:
             outcome = await self._executor.finish(unfinished, len(jobs))
         except Exception:  # no thread to wait on

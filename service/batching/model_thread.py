@@ -11,7 +11,7 @@ from enum import Enum
 from functools import partial
 from typing import Generic, TypeVar
 
-from service.model.engine.generator import Abandoned, OutOfMemory
+from service.model.engine.generator import Cancelled, OutOfMemory
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -28,7 +28,7 @@ class Failure(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Unfinished(Generic[Out]):
+class PendingOutputs(Generic[Out]):
     """A batch that needs the model thread no more: its outputs are to be waited for, on any other."""
 
     outputs: Callable[[], Sequence[Out]]
@@ -57,27 +57,27 @@ class ModelThread(ThreadPoolExecutor):
 
     async def call(
         self,
-        run: Callable[[Sequence[In], Callable[[], bool]], Sequence[Out] | Unfinished[Out]],
+        run: Callable[[Sequence[In], Callable[[], bool]], Sequence[Out] | PendingOutputs[Out]],
         inputs: Sequence[In],
-        wanted: Callable[[], bool],
-    ) -> list[Out] | Unfinished[Out] | Failure:
-        """The outputs of `run(inputs, wanted)`, one for each input, or why there are none.
+        cancelled: Callable[[], bool],
+    ) -> list[Out] | PendingOutputs[Out] | Failure:
+        """The outputs of `run(inputs, cancelled)`, one for each input, or why there are none.
 
         The log has the trace. Raises only when the thread itself is gone (RuntimeError: it was shut down).
         """
-        work = partial(run, inputs, wanted)
+        work = partial(run, inputs, cancelled)
         return await asyncio.get_running_loop().run_in_executor(self, _outcome, work, len(inputs))
 
-    async def finish(self, unfinished: Unfinished[Out], num_jobs: int) -> list[Out] | Failure:
+    async def finish(self, unfinished: PendingOutputs[Out], num_jobs: int) -> list[Out] | Failure:
         """The outputs of a batch that was left unfinished, waited for beside the next one."""
         outcome = await asyncio.to_thread(_outcome, unfinished.outputs, num_jobs)
-        assert not isinstance(outcome, Unfinished)
+        assert not isinstance(outcome, PendingOutputs)
         return outcome
 
 
 def _outcome(
-    work: Callable[[], Sequence[Out] | Unfinished[Out]], num_jobs: int
-) -> list[Out] | Unfinished[Out] | Failure:
+    work: Callable[[], Sequence[Out] | PendingOutputs[Out]], num_jobs: int
+) -> list[Out] | PendingOutputs[Out] | Failure:
     # No exception leaves the thread: its traceback would keep the tensors of a batch that did not fit alive
     # while the halves run, and a stray StopIteration cannot pass through a future at all.
     try:
@@ -85,7 +85,7 @@ def _outcome(
     except OutOfMemory:
         log.warning("A batch of %d jobs ran out of memory.", num_jobs)
         return Failure.OUT_OF_MEMORY
-    except Abandoned:
+    except Cancelled:
         return Failure.ABANDONED
     except Exception:
         log.exception("A batch of %d jobs failed.", num_jobs)
@@ -93,7 +93,7 @@ def _outcome(
     except BaseException:
         log.critical("The model thread was told to end in a batch of %d jobs.", num_jobs, exc_info=True)
         return Failure.DIED
-    if isinstance(outputs, Unfinished):
+    if isinstance(outputs, PendingOutputs):
         return outputs
     if len(outputs) != num_jobs:
         log.error("A batch of %d jobs gave %d outputs.", num_jobs, len(outputs))

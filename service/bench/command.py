@@ -118,8 +118,8 @@ def bench(
     )
     try:
         earlier = None if compare is None else read_report(compare)  # a mistake here is told before the work
-        with bars() as watch:
-            report = run(asked, watch)
+        with bars() as on_progress:
+            report = run(asked, on_progress)
         typer.echo(render(report))
         if json is not None:
             json.write_text(report.to_json())

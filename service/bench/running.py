@@ -22,7 +22,7 @@ from service.bench.subject import Subject, Wanted, load_subject
 from service.evaluation.hardware import hardware_name
 from service.evaluation.peaks import measure_peaks
 from service.model.checkpoints import registry as presets
-from service.model.checkpoints.loader import Watch, unwatched
+from service.model.checkpoints.loader import OnProgress, no_progress
 from service.model.schedule import Size
 
 Told = TypeVar("Told")
@@ -42,10 +42,10 @@ class Asked:
     seconds: float  # of each rate
 
 
-def run(asked: Asked, watch: Watch = unwatched) -> Report:
+def run(asked: Asked, on_progress: OnProgress = no_progress) -> Report:
     """ValueError with a sentence when there is no such model, device or size, or no server starts."""
     if asked.kind in _ON_THE_MODEL:
-        return _run_on_model(asked, load_subject(asked.wanted, watch))
+        return _run_on_model(asked, load_subject(asked.wanted, on_progress))
     return _run_on_server(asked)
 
 

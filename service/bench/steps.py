@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from service.bench.subject import Subject
-from service.model.engine.generator import Drawn, Generator, always
+from service.model.engine.generator import Generator, PendingBatch, never
 from service.model.engine.types import Drawing, ImageSpec
 
 
@@ -37,9 +37,9 @@ class WatchedGenerator(Generator):
         self.default_size = subject.size
         self.batches: list[BatchSteps] = []
 
-    def draw(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> Drawn:
+    def draw(self, specs: Sequence[ImageSpec], cancelled: Callable[[], bool] = never) -> PendingBatch:
         began, on_core = time.perf_counter(), _seconds_at_a_core()
-        drawn = super().draw(specs, wanted)
+        drawn = super().draw(specs, cancelled)
         blocked_share = None
         if on_core is not None:
             spent = time.perf_counter() - began

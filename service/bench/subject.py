@@ -11,8 +11,8 @@ import numpy as np
 
 from service.evaluation.random_weights import random_infinity, shape_of
 from service.model.checkpoints import registry as presets
-from service.model.checkpoints.loader import Watch, unwatched
-from service.model.checkpoints.options import BY_DEFAULT, Choices
+from service.model.checkpoints.loader import OnProgress, no_progress
+from service.model.checkpoints.options import DEFAULT_OPTIONS, LoadOptions
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Styling, WeightedStyle
 from service.model.infinity import schedules as scales
@@ -31,7 +31,7 @@ class Wanted:
     model: str
     is_random: bool = False
     device: str = "auto"
-    choices: Choices = BY_DEFAULT
+    choices: LoadOptions = DEFAULT_OPTIONS
     size: str | None = None
     seed: int = 0
     models_dir: str = ""
@@ -83,7 +83,7 @@ class Subject:
         return ImageSpec(prompt, self.seed + number, self.size, styling=styling)
 
 
-def load_subject(wanted: Wanted, watch: Watch = unwatched) -> Subject:
+def load_subject(wanted: Wanted, on_progress: OnProgress = no_progress) -> Subject:
     """Make the model resident. ValueError with a sentence when there is no such model, device or size."""
     if wanted.is_random:
         device = presets.device_of(wanted.device)
@@ -100,7 +100,7 @@ def load_subject(wanted: Wanted, watch: Watch = unwatched) -> Subject:
             wanted.device,
             models_dir=Path(wanted.models_dir),
             choices=wanted.choices,
-            watch=watch,
+            on_progress=on_progress,
         )
         assert isinstance(loaded.backbone, Infinity)
         backbone = loaded.backbone

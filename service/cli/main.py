@@ -165,8 +165,8 @@ def convert(
 
     try:
         folder = out or presets.own_folder(model, settings.models_dir)
-        with bars() as watch:
-            run(presets.find(model, settings.models_dir), folder, read_precision(dtype), watch)
+        with bars() as on_progress:
+            run(presets.find(model, settings.models_dir), folder, read_precision(dtype), on_progress)
     except ValueError as error:
         fail(str(error))
     typer.echo(f"{folder} is written: use it as --model {out or model}")

@@ -12,7 +12,7 @@ _WORTH_A_BAR = 200 * 2**20
 
 @contextmanager
 def bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Yields `watch(name, bytes so far, bytes in all)`, which keeps a bar for each name."""
+    """Yields `on_progress(name, bytes so far, bytes in all)`, which keeps a bar for each name."""
     if not sys.stderr.isatty():
         yield lambda name, num_done, num_bytes: None
         return
@@ -23,14 +23,14 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         tasks: dict[str, TaskID] = {}
 
-        def watch(name: str, num_done: int, num_bytes: int) -> None:
+        def on_progress(name: str, num_done: int, num_bytes: int) -> None:
             if num_bytes < _WORTH_A_BAR:
                 return
             if name not in tasks:
                 tasks[name] = progress.add_task(name, total=num_bytes)
             progress.update(tasks[name], completed=num_done)
 
-        yield watch
+        yield on_progress
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from service.model.engine.generator import Abandoned, Generator
+from service.model.engine.generator import Cancelled, Generator
 from service.model.engine.types import ImageSpec
 
 
@@ -80,7 +80,7 @@ def operations() -> FlopCounterMode:
 
 def count(generator: Generator, specs: Sequence[ImageSpec]) -> Counts:
     """Count while a batch is drawn. Texts are encoded beforehand and do not count."""
-    with suppress(Abandoned):
+    with suppress(Cancelled):
         generator.generate(specs, lambda: False)
     seen: list[Count] = []
     with operations() as flops, Traffic() as traffic:

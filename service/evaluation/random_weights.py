@@ -12,7 +12,7 @@ from transformers import T5Config, T5EncoderModel
 
 from service.model.checkpoints import registry
 from service.model.checkpoints.options import DecodingChoice
-from service.model.device.precision import FULL, Precision, TextPlace
+from service.model.device.precision import FULL, Precision, TextEncoderDevice
 from service.model.infinity.backbone import Infinity
 from service.model.infinity.config import (
     InfinityConfig,
@@ -73,12 +73,12 @@ def random_infinity(
         _shake(transformer)
     tokenizer.hold_decoder_in(precision.blocks)
     transformer.hold_blocks_in(precision.blocks)
-    text_home = device if precision.text_place is TextPlace.BESIDE else torch.device("cpu")
+    text_home = device if precision.text_place is TextEncoderDevice.BESIDE else torch.device("cpu")
     text_encoder = TextEncoder(
         words,
         encoder.to(text_home, precision.text),  # type: ignore[arg-type]  # the library's own annotation
         device=device,
-        is_fetched=precision.text_place is TextPlace.FETCHED,
+        is_fetched=precision.text_place is TextEncoderDevice.FETCHED,
     )
     return Infinity(
         config,

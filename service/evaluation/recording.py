@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from service.model.device.transfer import Decoded
+from service.model.device.transfer import DecodedImages
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Path, Text
 from service.model.infinity.backbone import Infinity
@@ -75,9 +75,11 @@ class Recording:
     def encode_texts(self, prompts: Sequence[str]) -> Sequence[Text]:
         return [self.encode_text(prompt) for prompt in prompts]
 
-    def begin(self, paths: Sequence[Path], schedule: Schedule, *, parting_step: int | None = None) -> Cache:
+    def begin(
+        self, paths: Sequence[Path], schedule: Schedule, *, content_end_step: int | None = None
+    ) -> Cache:
         self._paths = paths
-        return self.infinity.begin(paths, schedule, parting_step=parting_step)
+        return self.infinity.begin(paths, schedule, content_end_step=content_end_step)
 
     def fork(self, cache: Cache) -> None:
         self.infinity.fork(cache)
@@ -128,9 +130,9 @@ class Recording:
     def encode_image(self, image: NDArray[np.uint8], schedule: Schedule, num_steps: int) -> NDArray[np.uint8]:
         return self.infinity.encode_image(image, schedule, num_steps)
 
-    def decode(self, feature: Tensor) -> Decoded:
+    def decode(self, feature: Tensor) -> DecodedImages:
         """Images are checked from `features`; nothing is decoded here."""
-        return Decoded(torch.zeros(len(feature), 3, 1, 1))
+        return DecodedImages(torch.zeros(len(feature), 3, 1, 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from typing import Annotated, ParamSpec, TypeVar
 
 from fastapi import Depends, Request
 
-from service.access.idempotency_store import KeptAnswers
-from service.access.rate_limiter import Rates
-from service.application.upload_limiter import Admission
+from service.access.idempotency_store import IdempotencyStore
+from service.access.rate_limiter import RateLimiter
+from service.application.upload_limiter import UploadLimiter
 from service.batching.batcher import Batcher
 from service.errors import NotReady
 from service.http.middleware.auth import caller_of
@@ -42,9 +42,9 @@ class Parts:
     generator: Generator
     generation: Batcher[ImageSpec, Drawing]
     store: StyleStore
-    rates: Rates
-    answers: KeptAnswers
-    uploads: Admission
+    rates: RateLimiter
+    answers: IdempotencyStore
+    uploads: UploadLimiter
     decoding: Executor
     encoding: Executor
     alive: Callable[[], bool]  # False for good once a batcher or the model thread has died

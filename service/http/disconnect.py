@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.types import Receive
 
-from service.errors import ClientGone
+from service.errors import ClientDisconnected
 
 T = TypeVar("T")
 
 
-async def while_present(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled as soon as the client hangs up (ClientGone).
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled as soon as the client hangs up (ClientDisconnected).
 
     The body must have been read: from then on, all that the connection can tell is that it has ended.
     """
@@ -24,7 +24,7 @@ async def while_present(request: Request, work: Coroutine[Any, Any, T]) -> T:
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise ClientGone("The client closed the connection.")
+            raise ClientDisconnected("The client closed the connection.")
         return await working
     finally:
         working.cancel()

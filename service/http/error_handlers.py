@@ -12,7 +12,7 @@ from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from service.errors import ClientGone, InvalidRequest, MethodNotAllowed, RouteNotFound, ServiceError
+from service.errors import ClientDisconnected, InvalidRequest, MethodNotAllowed, RouteNotFound, ServiceError
 
 
 def error_response(error: ServiceError, headers: dict[str, str] | None = None) -> Response:
@@ -54,7 +54,7 @@ async def _of_validation_error(request: Request, error: Exception) -> Response:
 
 
 async def _of_client_disconnect(request: Request, error: Exception) -> Response:
-    return error_response(ClientGone("The client closed the connection."))
+    return error_response(ClientDisconnected("The client closed the connection."))
 
 
 async def _of_http_exception(request: Request, error: Exception) -> Response:

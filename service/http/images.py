@@ -15,15 +15,15 @@ from service.application.stylings import require_stylable, style_answered, styli
 from service.batching.priority import Priority
 from service.http.content_negotiation import Form, json_only, wanted_form
 from service.http.dependencies import Parts, ReadyParts
-from service.http.disconnect import while_present
+from service.http.disconnect import cancel_on_disconnect
 from service.http.middleware.idempotency import IDEMPOTENT
 from service.http.middleware.rate_limits import Allowance, allowance
-from service.http.middleware.telemetry import Account, account
+from service.http.middleware.telemetry import RequestTrace, account
 from service.http.middleware.timeout import deadline
 from service.http.openapi import examples, responses
 from service.http.schemas.images import GeneratedImage, GenerationRequest, GenerationResponse
 from service.http.sse import EventStream
-from service.http.streaming import Telling
+from service.http.streaming import ImageStream
 from service.media.images import OutputFormat
 from service.model.engine.types import Styling
 
@@ -40,7 +40,7 @@ async def generate(
     request: Request,
     body: Annotated[GenerationRequest, Body(openapi_examples=examples.GENERATIONS)],
     parts: ReadyParts,
-    account: Annotated[Account, Depends(account)],
+    account: Annotated[RequestTrace, Depends(account)],
     allowance: Annotated[Allowance, Depends(allowance)],
     due: Annotated[float | None, Depends(deadline)],
 ) -> Response:
@@ -55,17 +55,17 @@ async def generate(
     await allowance.take("images", body.num_images)
     if parts.settings.log_prompts:
         account.fields["prompt"] = body.prompt
-    order = await while_present(request, _order(parts, body, form.format, account, due))
+    order = await cancel_on_disconnect(request, _order(parts, body, form.format, account, due))
     if body.stream:
-        telling = Telling(parts, order, body.partial_images or 0, account)
+        telling = ImageStream(parts, order, body.partial_images or 0, account)
         ping_seconds = parts.settings.ping_seconds
         return EventStream(telling.events(), close=telling.close, ping_seconds=ping_seconds, account=account)
-    jobs, files = await while_present(request, _illustrate(parts, order, account))
+    jobs, files = await cancel_on_disconnect(request, _illustrate(parts, order, account))
     return _raw(parts, jobs[0], files[0], form) if form.is_raw else _answer(parts, order, jobs, files, body)
 
 
 async def _order(
-    parts: Parts, body: GenerationRequest, output: OutputFormat, account: Account, due: float | None
+    parts: Parts, body: GenerationRequest, output: OutputFormat, account: RequestTrace, due: float | None
 ) -> Order:
     columns = []  # the images of one style, seed by seed
     for index, single in enumerate(each_style(body)):
@@ -85,7 +85,9 @@ async def _order(
     )
 
 
-async def _illustrate(parts: Parts, order: Order, account: Account) -> tuple[list[ImageJob], list[bytes]]:
+async def _illustrate(
+    parts: Parts, order: Order, account: RequestTrace
+) -> tuple[list[ImageJob], list[bytes]]:
     """The finished jobs and their image files. However it ends, no job is left behind in the queue."""
     began = account.clock()
     jobs = order.submit(parts, order.specs)
@@ -141,7 +143,9 @@ def _answer(
     return JSONResponse(answer.model_dump(exclude_none=True))
 
 
-async def _styling(parts: Parts, body: GenerationRequest, param: str, account: Account) -> Styling | None:
+async def _styling(
+    parts: Parts, body: GenerationRequest, param: str, account: RequestTrace
+) -> Styling | None:
     if body.style is None and body.styles is None:
         return None
     with account.stage("style"), parts.metrics.stage_duration_seconds.labels(stage="style").time():

@@ -13,10 +13,10 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from service.errors import ClientGone, ServiceError
+from service.errors import ClientDisconnected, ServiceError
 from service.http.disconnect import left
 from service.http.error_handlers import body_of, unexpected_error
-from service.http.middleware.telemetry import Account
+from service.http.middleware.telemetry import RequestTrace
 
 log = structlog.stdlib.get_logger("atelier.http")
 
@@ -47,7 +47,7 @@ class EventStream(Response):
         *,
         close: Callable[[], None],
         ping_seconds: float,
-        account: Account,
+        account: RequestTrace,
     ) -> None:
         super().__init__(headers=self.HEADERS)
         del self.headers["Content-Length"]  # nobody knows yet
@@ -76,7 +76,7 @@ class EventStream(Response):
                 else:
                     break
             if leaving.done():
-                self.account.fields["failure"] = ClientGone.code
+                self.account.fields["failure"] = ClientDisconnected.code
             await say(b"", more=False)
         finally:
             leaving.cancel()

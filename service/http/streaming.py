@@ -1,4 +1,4 @@
-"""Telling: an order event by event, partial images while they are drawn and each image once it is done."""
+"""ImageStream: a generation request as server-sent events: previews, then each finished image."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from numpy.typing import NDArray
 
 from service.application.generate import Order, explain, in_base64, usage_of
 from service.http.dependencies import Parts
-from service.http.middleware.telemetry import Account
+from service.http.middleware.telemetry import RequestTrace
 from service.http.schemas.images import CompletedEvent, PartialImageEvent
 from service.http.sse import Event
-from service.model.engine.types import ImageSpec, Partial, Watch
+from service.model.engine.types import ImageSpec, Preview, PreviewRequest
 from service.model.schedule import Size
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class ImageUpdate:
     """News of one image: a partial image, or None when its job has ended, well or not."""
 
     index: int
-    partial: Partial | None
+    partial: Preview | None
 
 
-class Telling:
+class ImageStream:
     """Submits the order at once, so that refusals are raised like those of any request.
 
     What fails afterwards fails in `events`. `close` gives up what is not finished; it must be called.
     """
 
-    def __init__(self, parts: Parts, order: Order, num_partials: int, account: Account) -> None:
+    def __init__(self, parts: Parts, order: Order, num_previews: int, account: RequestTrace) -> None:
         self._parts = parts
         self._order = order
         self._account = account
         self._began = self._ended = account.clock()
-        self._sights: asyncio.Queue[Sight] = asyncio.Queue()
+        self._sights: asyncio.Queue[ImageUpdate] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
-        specs = [self._watched(index, spec, num_partials) for index, spec in enumerate(order.specs)]
+        specs = [self._watched(index, spec, num_previews) for index, spec in enumerate(order.specs)]
         self._jobs = order.submit(parts, specs)
         for index, job in enumerate(self._jobs):
-            job.future.add_done_callback(partial(self._see, Sight(index, None)))
+            job.future.add_done_callback(partial(self._see, ImageUpdate(index, None)))
 
     def close(self) -> None:
         for job in self._jobs:
@@ -66,20 +66,20 @@ class Telling:
                 steps.append(sight.partial.step)
         self._parts.metrics.images.inc(len(self._jobs))
 
-    def _watched(self, index: int, spec: ImageSpec, num_partials: int) -> ImageSpec:
-        steps = self._parts.generator.watched_steps(spec.size, num_partials, spec.shortcuts)
+    def _watched(self, index: int, spec: ImageSpec, num_previews: int) -> ImageSpec:
+        steps = self._parts.generator.preview_steps(spec.size, num_previews, spec.shortcuts)
 
-        def show(seen: Partial) -> None:  # on the model thread
-            self._loop.call_soon_threadsafe(self._see, Sight(index, seen))
+        def show(seen: Preview) -> None:  # on the model thread
+            self._loop.call_soon_threadsafe(self._see, ImageUpdate(index, seen))
 
-        return replace(spec, watch=Watch(steps, show)) if steps else spec
+        return replace(spec, previews=PreviewRequest(steps, show)) if steps else spec
 
-    def _see(self, sight: Sight, _: object = None) -> None:
+    def _see(self, sight: ImageUpdate, _: object = None) -> None:
         if sight.partial is None:
             self._ended = self._account.clock()
         self._sights.put_nowait(sight)
 
-    async def _partial(self, index: int, partial_index: int, seen: Partial) -> Event:
+    async def _partial(self, index: int, partial_index: int, seen: Preview) -> Event:
         height, width = seen.image.shape[:2]
         file = await self._file(seen.image)
         if partial_index == 0:

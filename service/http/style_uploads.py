@@ -30,7 +30,7 @@ from service.http.schemas.styles import (
     StyleOfWords,
     is_metadata,
 )
-from service.stage_timer import Stages
+from service.stage_timer import StageTimer
 from service.styles.store import MAX_PICTURES
 
 FIELDS = ["image", "name", "metadata"]
@@ -97,7 +97,7 @@ StyleBody = Upload | StyleOfWords | StyleOfCode
 
 
 @asynccontextmanager
-async def style_body(request: Request, stages: Stages) -> AsyncIterator[StyleBody]:
+async def style_body(request: Request, stages: StageTimer) -> AsyncIterator[StyleBody]:
     """The body, whichever it is, once it has come; a ServiceError says what else it would have to be."""
     kind = media_type(request.headers)
     if kind == JSON:

@@ -10,9 +10,9 @@ from starlette.datastructures import UploadFile
 from service.errors import InvalidRequest
 from service.http.content_negotiation import json_only
 from service.http.dependencies import Parts, ReadyParts
-from service.http.disconnect import while_present
+from service.http.disconnect import cancel_on_disconnect
 from service.http.middleware.idempotency import IDEMPOTENT
-from service.http.middleware.telemetry import Account, account
+from service.http.middleware.telemetry import RequestTrace, account
 from service.http.openapi import examples, responses
 from service.http.schemas.styles import (
     StyleChange,
@@ -26,8 +26,8 @@ from service.http.schemas.styles import (
 from service.http.style_uploads import BODY_SCHEMA, StyleBody, Upload, style_body
 from service.media.images import Picture, read_picture
 from service.metrics import STAGES_OF_REQUESTS
-from service.stage_timer import Stages
-from service.styles.extractor import Words
+from service.stage_timer import StageTimer
+from service.styles.extractor import StyleText
 from service.styles.record import Style
 
 router = APIRouter(tags=["styles"])
@@ -50,7 +50,7 @@ async def create_style(
     request: Request,
     response: Response,
     parts: ReadyParts,
-    account: Annotated[Account, Depends(account)],
+    account: Annotated[RequestTrace, Depends(account)],
 ) -> StyleResponse:
     """201 for a new style; 200 for pictures, words or a code sent before: the ID is their own.
 
@@ -58,7 +58,7 @@ async def create_style(
     style of a code.
     """
     async with style_body(request, account.stages) as body:
-        style, is_new = await while_present(request, _create(parts, body, account.stages))
+        style, is_new = await cancel_on_disconnect(request, _create(parts, body, account.stages))
     for stage, seconds in account.stages.seconds.items():
         if stage in STAGES_OF_REQUESTS:  # those of the model are counted where it runs
             parts.metrics.stage_duration_seconds.labels(stage=stage).observe(seconds)
@@ -126,7 +126,7 @@ async def delete_style(style_id: StyleIdPath, parts: ReadyParts) -> StyleDeleted
     return StyleDeletedResponse(id=style_id)
 
 
-async def _create(parts: Parts, body: StyleBody, stages: Stages) -> tuple[Style, bool]:
+async def _create(parts: Parts, body: StyleBody, stages: StageTimer) -> tuple[Style, bool]:
     store, name, metadata = parts.store, body.name, body.metadata
     if isinstance(body, Upload):
         with parts.uploads.place():
@@ -141,7 +141,7 @@ async def _create(parts: Parts, body: StyleBody, stages: Stages) -> tuple[Style,
     num_chars, bound = len(body.text), parts.settings.max_prompt_chars
     if num_chars > bound:
         raise InvalidRequest(f"text has {num_chars} characters; it may have {bound}.", param="text")
-    words = Words(body.text.strip(), body.seed)
+    words = StyleText(body.text.strip(), body.seed)
     return await store.create_from_words(words, name=name, metadata=metadata, stages=stages)
 
 

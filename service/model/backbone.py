@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.model.device.transfer import Decoded
+from service.model.device.transfer import DecodedImages
 from service.model.engine.quality import Qualities
 from service.model.engine.types import Path, Text
 from service.model.schedule import Scale, Schedule, Size
@@ -56,10 +56,12 @@ class Backbone(Protocol, Generic[CacheT]):
     def encode_texts(self, prompts: Sequence[str]) -> Sequence[Text]:
         """Encode several prompts together; each becomes what it becomes alone."""
 
-    def begin(self, paths: Sequence[Path], schedule: Schedule, *, parting_step: int | None = None) -> CacheT:
+    def begin(
+        self, paths: Sequence[Path], schedule: Schedule, *, content_end_step: int | None = None
+    ) -> CacheT:
         """Allocate what one batch needs; only its content paths are active until `fork`.
 
-        After `parting_step`, the last one when left out, content paths that nobody asked for stop. It may not
+        After `content_end_step`, by default the last, content paths that nobody asked for stop. It may not
         be before the fork's.
         """
 
@@ -90,5 +92,5 @@ class Backbone(Protocol, Generic[CacheT]):
     def encode_image(self, image: NDArray[np.uint8], schedule: Schedule, num_steps: int) -> NDArray[np.uint8]:
         """Bits of a picture [h, w, 3] over the first steps: [tokens, channels] on the feature grids."""
 
-    def decode(self, feature: Tensor) -> Decoded:
+    def decode(self, feature: Tensor) -> DecodedImages:
         """The images of accumulated features; launched, not waited for."""

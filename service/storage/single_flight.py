@@ -17,7 +17,7 @@ class _Flight(Generic[V]):
     num_waiting: int = 0
 
 
-class Flights(Generic[K, V]):
+class SingleFlight(Generic[K, V]):
     """Work in flight by key. It is cancelled once nobody waits for it any more, and only then."""
 
     def __init__(self) -> None:

@@ -9,19 +9,19 @@ if TYPE_CHECKING:
     from service.media.images import Picture
     from service.model.schedule import Size
     from service.model.style.feature import StyleFeature
-    from service.model.style.tokens import StyleBits
-    from service.stage_timer import Stages
+    from service.model.style.tokens import StyleTokens
+    from service.stage_timer import StageTimer
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class StyleText:
     """What a style without pictures is made of."""
 
     text: str
     seed: int
 
 
-class StyleReader(Protocol):
+class StyleExtractor(Protocol):
     """Reads pictures, words and bits into style features. Errors of the model pass through the store."""
 
     @property
@@ -42,11 +42,11 @@ class StyleReader(Protocol):
     def schedule_name(self, size: Size) -> str:
         """Names all that a style feature depends on besides the picture and the model."""
 
-    async def extract(self, picture: Picture, size: Size, stages: Stages) -> StyleFeature:
+    async def extract(self, picture: Picture, size: Size, stages: StageTimer) -> StyleFeature:
         """What it spends its time on is told to `stages`."""
 
-    async def imagine(self, words: Words, stages: Stages) -> StyleFeature:
+    async def imagine(self, words: StyleText, stages: StageTimer) -> StyleFeature:
         """At the style size."""
 
-    def restore(self, bits: StyleBits, size: Size) -> StyleFeature:
+    def restore(self, bits: StyleTokens, size: Size) -> StyleFeature:
         """From bits that were read at the style size; some tenths of a millisecond."""

@@ -12,7 +12,7 @@ from service.model.style.feature import StyleFeature
 from service.storage.checksummed import FEATURE, seal, unseal
 from service.storage.client import count_error, reaching_store
 from service.storage.schema import KEEP_FEATURE, feature_key, features_key, record_key
-from service.storage.single_flight import Flights
+from service.storage.single_flight import SingleFlight
 from service.styles.record import not_found
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from service.metrics import Metrics
     from service.model.schedule import Size
     from service.model.style.feature import StyleFeature
-    from service.styles.extractor import StyleReader
+    from service.styles.extractor import StyleExtractor
     from service.styles.style_code import StyleCodes
 
 FEATURE_SECONDS = 30 * 24 * 3600  # to live, since it was last read from Redis (to within a half)
@@ -61,7 +61,7 @@ class FeatureCache:
         self._metrics = metrics
         self._clock = clock
         self._hot = HotFeatures(max_hot)
-        self._rebuilds: Flights[tuple[str, str], StyleFeature] = Flights()
+        self._rebuilds: SingleFlight[tuple[str, str], StyleFeature] = SingleFlight()
         self._keep = redis.register_script(KEEP_FEATURE)
 
     async def get(self, style_id: str, size: Size, *, param: str | None) -> StyleFeature:
@@ -181,7 +181,7 @@ class HotFeatures:
 class CodedFeatures:
     """Restored once and hot from then on, as the features of stored styles are."""
 
-    def __init__(self, codes: StyleCodes, reader: StyleReader, *, metrics: Metrics, max_hot: int) -> None:
+    def __init__(self, codes: StyleCodes, reader: StyleExtractor, *, metrics: Metrics, max_hot: int) -> None:
         self._codes = codes
         self._reader = reader
         self._metrics = metrics

@@ -14,7 +14,7 @@ import structlog
 
 from service.errors import StyleDamaged, StyleNotFound
 from service.styles.analysis import Reading
-from service.styles.extractor import Words
+from service.styles.extractor import StyleText
 from service.styles.style_code import is_code
 
 log = structlog.get_logger(__name__)
@@ -29,7 +29,7 @@ _ID = re.compile(r"sty_([a-z2-7]{10})?[a-z2-7]{26}")
 def style_id_of(
     picture_digests: Sequence[str] = (),
     *,
-    words: Words | None = None,
+    words: StyleText | None = None,
     code: str | None = None,
     tenant: str = NAMELESS,
 ) -> str:
@@ -100,7 +100,7 @@ class Style:
     image_height: int | None = None
     image_media_type: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
-    words: Words | None = None
+    words: StyleText | None = None
     reading: Reading | None = None  # by the model that is served; None when it has read none yet
 
     @property
@@ -165,7 +165,7 @@ def from_hash(style_id: str, fields: Mapping[bytes, bytes], fingerprint: str) ->
         image_height=number("image_height") if has_image else None,
         image_media_type=text("image_media_type") if has_image else None,
         metadata=_metadata(text("metadata")) if has("metadata") else {},
-        words=Words(text("text"), number("seed")) if has("text") else None,
+        words=StyleText(text("text"), number("seed")) if has("text") else None,
         reading=(
             Reading.from_json(text(reading_field(fingerprint))) if has(reading_field(fingerprint)) else None
         ),

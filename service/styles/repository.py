@@ -1,4 +1,4 @@
-"""Archive: what lasts of a style in Redis, its record and its pictures."""
+"""StyleRepository: what lasts of a style in Redis, its record and its pictures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from service.metrics import Metrics
 
 
-class Archive:
+class StyleRepository:
     """Records are read with the reading of the model that has `fingerprint`. Every method may raise
     StoreUnavailable; those that read one style, StyleNotFound and StyleDamaged.
     """

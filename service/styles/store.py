@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from service.errors import InvalidRequest, StoreUnavailable
 from service.media.images import picture_from_content
 from service.model.style.feature import mean_of
-from service.stage_timer import Stages
+from service.stage_timer import StageTimer
 from service.storage.checksummed import FEATURE, seal
 from service.storage.client import connect, reaching_store
 from service.storage.schema import MAX_PICTURES, index_key
-from service.storage.single_flight import Flights
+from service.storage.single_flight import SingleFlight
 from service.styles.analysis import reading_of
 from service.styles.feature_cache import FEATURE_SECONDS, CodedFeatures, FeatureCache
 from service.styles.record import (
@@ -30,7 +30,7 @@ from service.styles.record import (
     reading_field,
     style_id_of,
 )
-from service.styles.repository import Archive
+from service.styles.repository import StyleRepository
 from service.styles.style_code import StyleCodes, is_code
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from service.metrics import Metrics
     from service.model.schedule import Size
     from service.model.style.feature import StyleFeature
-    from service.model.style.tokens import StyleBits
-    from service.styles.extractor import StyleReader, Words
+    from service.model.style.tokens import StyleTokens
+    from service.styles.extractor import StyleExtractor, StyleText
 
 __all__ = ["MAX_PICTURES", "Page", "StyleStore", "connect"]
 
@@ -72,7 +72,7 @@ class StyleStore:
         self,
         redis: Redis,
         *,
-        reader: StyleReader,
+        reader: StyleExtractor,
         metrics: Metrics,
         max_hot: int = 512,
         clock: Callable[[], float] = time.time,
@@ -82,8 +82,8 @@ class StyleStore:
         self._reader = reader
         self._metrics = metrics
         self._clock = clock
-        self.extractions: Flights[str, tuple[StyleFeature, Stages]] = Flights()
-        self._archive = Archive(redis, fingerprint=reader.fingerprint, metrics=metrics)
+        self.extractions: SingleFlight[str, tuple[StyleFeature, StageTimer]] = SingleFlight()
+        self._archive = StyleRepository(redis, fingerprint=reader.fingerprint, metrics=metrics)
         self._codes = StyleCodes(reader.name, reader.fingerprint, reader.style_shape)
         self._coded = CodedFeatures(self._codes, reader, metrics=metrics, max_hot=max_hot)
         self._features = FeatureCache(
@@ -107,7 +107,7 @@ class StyleStore:
         *pictures: Picture,
         name: str | None,
         metadata: Mapping[str, str] | None = None,
-        stages: Stages | None = None,
+        stages: StageTimer | None = None,
     ) -> tuple[Style, bool]:
         """The style of these pictures, up to MAX_PICTURES, and whether it is new. The same picture twice
         counts once. A style that exists keeps its name and metadata; one whose record or picture is damaged
@@ -127,19 +127,19 @@ class StyleStore:
             metadata=metadata or {},
         )
 
-        async def extract(stages: Stages) -> StyleFeature:
+        async def extract(stages: StageTimer) -> StyleFeature:
             return await self._extract(distinct, self._reader.style_size, stages)
 
         contents = [picture.content for picture in distinct]
-        return await self._create(draft, contents, extract, stages or Stages())
+        return await self._create(draft, contents, extract, stages or StageTimer())
 
     async def create_from_words(
         self,
-        words: Words,
+        words: StyleText,
         *,
         name: str | None,
         metadata: Mapping[str, str] | None = None,
-        stages: Stages | None = None,
+        stages: StageTimer | None = None,
     ) -> tuple[Style, bool]:
         """As `create`, from words alone."""
         draft = Style(
@@ -151,10 +151,10 @@ class StyleStore:
             words=words,
         )
 
-        async def imagine(stages: Stages) -> StyleFeature:
+        async def imagine(stages: StageTimer) -> StyleFeature:
             return await self._reader.imagine(words, stages)
 
-        return await self._create(draft, [], imagine, stages or Stages())
+        return await self._create(draft, [], imagine, stages or StageTimer())
 
     async def create_from_code(
         self,
@@ -162,7 +162,7 @@ class StyleStore:
         *,
         name: str | None,
         metadata: Mapping[str, str] | None = None,
-        stages: Stages | None = None,
+        stages: StageTimer | None = None,
     ) -> tuple[Style, bool]:
         """As `create`, from a style code: the style has no picture here."""
         bits = self._codes.read(code, param="code")
@@ -174,11 +174,11 @@ class StyleStore:
             metadata=metadata or {},
         )
 
-        async def restore(stages: Stages) -> StyleFeature:
+        async def restore(stages: StageTimer) -> StyleFeature:
             with stages.stage("decompose"):
                 return self._reader.restore(bits, self._reader.style_size)
 
-        return await self._create(draft, [], restore, stages or Stages())
+        return await self._create(draft, [], restore, stages or StageTimer())
 
     async def get(self, style: str) -> Style:
         """The style of an ID, or what a style code says of itself. One that this model has not read yet, from
@@ -266,8 +266,8 @@ class StyleStore:
         self,
         draft: Style,
         contents: Sequence[bytes],
-        work: Callable[[Stages], Coroutine[Any, Any, StyleFeature]],
-        stages: Stages,
+        work: Callable[[StageTimer], Coroutine[Any, Any, StyleFeature]],
+        stages: StageTimer,
     ) -> tuple[Style, bool]:
         with stages.stage("store"):
             old, is_sound = await self._archive.examine(draft.id, num_pictures=len(contents))
@@ -292,12 +292,15 @@ class StyleStore:
         return (style, old is None) if winner is None else (await self._with_reading(winner), False)
 
     async def _worked(
-        self, style_id: str, work: Callable[[Stages], Coroutine[Any, Any, StyleFeature]], stages: Stages
+        self,
+        style_id: str,
+        work: Callable[[StageTimer], Coroutine[Any, Any, StyleFeature]],
+        stages: StageTimer,
     ) -> StyleFeature:
         """The feature that `work` makes, once for all who send the same style meanwhile."""
 
-        async def told() -> tuple[StyleFeature, Stages]:
-            of_work = Stages(stages.clock)
+        async def told() -> tuple[StyleFeature, StageTimer]:
+            of_work = StageTimer(stages.clock)
             return await work(of_work), of_work
 
         began = stages.clock()
@@ -338,10 +341,10 @@ class StyleStore:
                 pictures = [await asyncio.to_thread(picture_from_content, content) for content in contents]
             except ValueError as error:
                 raise damaged(style_id, "picture", error) from error
-            return await self._extract(pictures, size, Stages())
+            return await self._extract(pictures, size, StageTimer())
         return self._reader.restore(await self._bits_of(style, param), size)
 
-    async def _bits_of(self, style: Style, param: str | None) -> StyleBits:
+    async def _bits_of(self, style: Style, param: str | None) -> StyleTokens:
         """Of a style without pictures. Once read, words are not read again: a style keeps its look."""
         if style.reading is not None:
             try:
@@ -349,7 +352,7 @@ class StyleStore:
             except InvalidRequest as error:
                 raise damaged(style.id, "code", ValueError(error.message)) from error
         if style.words is not None:
-            feature = await self._reader.imagine(style.words, Stages())
+            feature = await self._reader.imagine(style.words, StageTimer())
             await self._keep_reading(style, feature)
             return feature.counts
         raise InvalidRequest(
@@ -359,7 +362,7 @@ class StyleStore:
             code="foreign_style_code",
         )
 
-    async def _extract(self, pictures: Sequence[Picture], size: Size, stages: Stages) -> StyleFeature:
+    async def _extract(self, pictures: Sequence[Picture], size: Size, stages: StageTimer) -> StyleFeature:
         # One after the other: each holds its pixels, and the model reads one at a time.
         features = [await self._reader.extract(picture, size, stages) for picture in pictures]
         with stages.stage("decompose"):
@@ -369,7 +372,7 @@ class StyleStore:
         return await self._archive.ids(index_key(self._tenant), after=after, limit=limit, order=order)
 
     def _id_of(
-        self, digests: Sequence[str] = (), *, words: Words | None = None, code: str | None = None
+        self, digests: Sequence[str] = (), *, words: StyleText | None = None, code: str | None = None
     ) -> str:
         return style_id_of(digests, words=words, code=code, tenant=self._tenant)
 

@@ -16,7 +16,7 @@ import zlib
 from dataclasses import dataclass
 
 from service.errors import InvalidRequest
-from service.model.style.tokens import StyleBits
+from service.model.style.tokens import StyleTokens
 
 PREFIX = "sc1_"
 MAX_CODE_CHARS = 4096  # eight bit planes of 60 tokens x 32 channels, and more
@@ -38,12 +38,12 @@ class StyleCodes:
     fingerprint: str  # 16 hex characters
     shape: tuple[int, int]  # tokens and channels of a style's bits
 
-    def write(self, bits: StyleBits) -> str:
+    def write(self, bits: StyleTokens) -> str:
         content = _HEADER.pack(bytes.fromhex(self.fingerprint), bits.num_images) + bits.pack()
         sealed = content + _CHECKSUM.pack(zlib.crc32(content))
         return PREFIX + base64.urlsafe_b64encode(sealed).decode().rstrip("=")
 
-    def read(self, code: str, *, param: str | None = None) -> StyleBits:
+    def read(self, code: str, *, param: str | None = None) -> StyleTokens:
         """The inverse of `write`; InvalidRequest says why when the code is damaged or another model's."""
         fingerprint, num_images, packed = _opened(code, param)
         if fingerprint != self.fingerprint:
@@ -55,7 +55,7 @@ class StyleCodes:
                 code="foreign_style_code",
             )
         try:
-            return StyleBits.unpack(packed, self.shape, num_images)
+            return StyleTokens.unpack(packed, self.shape, num_images)
         except ValueError as error:  # its checksum is right, so that nobody damaged it by accident
             raise _damaged("its bits do not fit its model", param) from error
 

@@ -1,4 +1,4 @@
-"""Words for a Scene: the captions of the bundled model and its closed vocabulary."""
+"""StyleText for a Scene: the captions of the bundled model and its closed vocabulary."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.access.api_key import ApiKey, Limits, digest_of, new_secret, read_line, write_line
-from service.access.keyring import CurrentKeyring, read_keyring, require_guard
+from service.access.keyring import ReloadingKeyring, read_keyring, require_guard
 from service.app import CannotStart, create_app
 from service.settings import Settings
 from tests.support.api_keys import Key, lines
@@ -121,7 +121,7 @@ def test_a_file_of_keys_that_is_away_empty_or_no_text_never_lets_everyone_in(tmp
 def test_a_file_that_changes_counts_at_once_and_one_that_is_broken_changes_nothing(tmp_path: Path) -> None:
     file, first, second, fixed = tmp_path / "keys", Key("first"), Key("second"), Key("fixed")
     file.write_text(first.line)
-    keyring = CurrentKeyring(Settings(api_keys_file=file, api_keys=fixed.line))
+    keyring = ReloadingKeyring(Settings(api_keys_file=file, api_keys=fixed.line))
 
     def let_in() -> list[str]:
         keys = [key for key in (fixed, first, second) if (keyring.now.find(key.secret))]
@@ -148,7 +148,7 @@ def test_a_broken_file_is_told_in_the_log_once_and_without_its_secrets(
 ) -> None:
     file, key = tmp_path / "keys", Key("first")
     file.write_text(key.line)
-    keyring = CurrentKeyring(Settings(api_keys_file=file))
+    keyring = ReloadingKeyring(Settings(api_keys_file=file))
     file.write_text(f"{key.line}\n{key.secret}")
     for _ in range(3):
         assert keyring.now.find(key.secret) is not None

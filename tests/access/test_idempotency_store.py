@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 from starlette.types import Message
 
-from service.access.idempotency_store import CLAIM, CLAIM_SECONDS, Answer, KeptAnswers
+from service.access.idempotency_store import CLAIM, CLAIM_SECONDS, Answer, IdempotencyStore
 from service.errors import IdempotencyKeyInUse, IdempotencyKeyReused, StoreUnavailable
 from service.http.middleware.idempotency import recording
 from service.metrics import Metrics
@@ -20,8 +20,8 @@ SCOPE = ("acme", "/v1/styles", "key")
 ANSWER = Answer(201, (("content-type", "text/plain"), ("x-odd", "\xff")), b"\x00\nbody")
 
 
-def kept_answers(redis: Redis, **more: Any) -> KeptAnswers:
-    return KeptAnswers(redis, metrics=Metrics(), seconds=600, **more)
+def kept_answers(redis: Redis, **more: Any) -> IdempotencyStore:
+    return IdempotencyStore(redis, metrics=Metrics(), seconds=600, **more)
 
 
 async def test_what_is_kept_comes_back_whole_from_any_replica_until_it_expires(redis: Redis) -> None:
@@ -66,7 +66,7 @@ async def test_a_claim_is_renewed_while_it_is_held_and_ends_with_its_process(red
                 pass
 
 
-class Stubborn(KeptAnswers):
+class Stubborn(IdempotencyStore):
     """Loses a cancellation, as redis-py does now and then when the store dies at that moment."""
 
     def __init__(self, redis: Redis, **more: Any) -> None:

@@ -1,4 +1,4 @@
-"""Rates: counted once for all replicas, refused without being counted, and told exactly how long to wait."""
+"""The rate limiter: counted once for all replicas, refused without being counted, exact waits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from service.access.rate_limiter import PAUSE_SECONDS, Rate, Rates, Window
+from service.access.rate_limiter import PAUSE_SECONDS, Rate, RateLimiter, Window
 from service.metrics import Metrics
 from service.storage.embedded_valkey.server import EmbeddedServer
 from tests.support.batcher import Clock
@@ -21,7 +21,7 @@ from tests.support.batcher import Clock
 FIVE = Rate("acme/requests", 5)
 
 
-async def taken(rates: Rates, cost: int, rate: Rate = FIVE) -> bool:
+async def taken(rates: RateLimiter, cost: int, rate: Rate = FIVE) -> bool:
     return (await rates.take(rate, cost))[0]
 
 
@@ -54,7 +54,7 @@ def test_the_wait_ends_as_soon_as_there_is_room(
 
 
 async def test_replicas_count_together_and_keys_apart(redis: Redis) -> None:
-    one, other = Rates(redis, metrics=Metrics()), Rates(redis, metrics=Metrics())
+    one, other = RateLimiter(redis, metrics=Metrics()), RateLimiter(redis, metrics=Metrics())
     assert [await taken(rates, 1) for rates in (one, other, one, other, one, other, one)] == [True] * 5 + [
         False
     ] * 2
@@ -68,7 +68,7 @@ async def test_replicas_count_together_and_keys_apart(redis: Redis) -> None:
 
 @pytest.mark.parametrize("shares", [True, False])
 async def test_what_is_refused_is_not_counted(redis: Redis, shares: bool) -> None:
-    rates = Rates(redis if shares else None, metrics=Metrics())
+    rates = RateLimiter(redis if shares else None, metrics=Metrics())
     assert await taken(rates, 3)
     assert [await taken(rates, 3) for _ in range(5)] == [False] * 5
     assert (await rates.look(FIVE)).remaining == 2
@@ -80,7 +80,7 @@ async def test_what_is_refused_is_not_counted(redis: Redis, shares: bool) -> Non
 
 @pytest.mark.parametrize("shares", [True, False])
 async def test_there_is_room_when_the_wait_is_over_and_not_before(redis: Redis, shares: bool) -> None:
-    rates = Rates(redis if shares else None, metrics=Metrics(), window_seconds=1)
+    rates = RateLimiter(redis if shares else None, metrics=Metrics(), window_seconds=1)
     assert await taken(rates, 5)
     asked = time.monotonic()
     is_taken, window = await rates.take(FIVE, 2)
@@ -97,7 +97,7 @@ async def test_without_redis_this_process_counts_alone_and_later_together_again(
     valkey: EmbeddedServer, redis: Redis
 ) -> None:
     clock, metrics = Clock(), Metrics()
-    rates = Rates(redis, metrics=metrics, clock=clock)
+    rates = RateLimiter(redis, metrics=metrics, clock=clock)
     assert await taken(rates, 5)
     await valkey.stop()
     assert await taken(rates, 4)
@@ -114,7 +114,7 @@ async def test_without_redis_this_process_counts_alone_and_later_together_again(
 async def test_a_redis_that_hangs_delays_one_request_and_not_each(valkey: EmbeddedServer) -> None:
     metrics = Metrics()
     async with Redis.from_url(valkey.url, socket_timeout=1000) as patient:
-        rates = Rates(patient, metrics=metrics, clock=Clock())
+        rates = RateLimiter(patient, metrics=metrics, clock=Clock())
         assert await taken(rates, 1)
         assert valkey.pid is not None
         os.kill(valkey.pid, signal.SIGSTOP)

@@ -9,7 +9,7 @@ import pytest
 
 from service.application.generate import ImageJob, explain, usage_of
 from service.batching.batcher import Job
-from service.http.middleware.telemetry import Account
+from service.http.middleware.telemetry import RequestTrace
 from service.model.engine.types import Drawing, ImageSpec, Timings
 from service.model.schedule import Size
 
@@ -36,7 +36,7 @@ def finished(transformer_seconds: float, started_at: float) -> ImageJob:
 
 
 async def test_all_that_the_last_batch_does_not_explain_was_waiting() -> None:
-    account = Account()
+    account = RequestTrace()
     explain([finished(4.0, started_at=7.0), finished(2.0, started_at=3.0)], 10.0, account)
     assert account.stages.seconds == {"queue": 5.25, "text": 0.25, "transformer": 4.0, "decode": 0.5}
     assert sum(account.stages.seconds.values()) == pytest.approx(10.0)
@@ -46,7 +46,7 @@ async def test_all_that_the_last_batch_does_not_explain_was_waiting() -> None:
 
 async def test_a_stage_that_comes_twice_adds_up() -> None:
     seconds = iter([0.0, 1.0, 3.0, 10.0, 14.0])
-    account = Account(lambda: next(seconds))
+    account = RequestTrace(lambda: next(seconds))
     for _ in range(2):
         with account.stage("encode"):
             pass

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from service.application.upload_limiter import Admission
+from service.application.upload_limiter import UploadLimiter
 from service.errors import QueueFull
 from service.metrics import Metrics
 from tests.support.batcher import Clock
 
 
-def admission(max_places: int = 2) -> tuple[Admission, Clock, Metrics]:
+def admission(max_places: int = 2) -> tuple[UploadLimiter, Clock, Metrics]:
     metrics, clock = Metrics(), Clock()
-    return Admission(name="upload", max_places=max_places, metrics=metrics, clock=clock), clock, metrics
+    return UploadLimiter(name="upload", max_places=max_places, metrics=metrics, clock=clock), clock, metrics
 
 
 def test_who_finds_no_place_is_refused_and_counted_and_one_that_ends_makes_room() -> None:

@@ -116,7 +116,7 @@ async def test_each_job_gets_its_own_output_whatever_was_batched(groups: list[st
     assert all(len(batch) <= bound and len({ask[0] for ask in batch}) == 1 for batch in model.batches)
 
 
-# Admission
+# UploadLimiter
 
 
 async def test_a_request_is_queued_whole_or_not_at_all() -> None:
@@ -145,9 +145,9 @@ async def test_a_request_that_no_queue_could_hold_is_told_so_instead_of_to_retry
 async def test_retry_after_is_the_queued_work_at_the_measured_rate() -> None:
     clock, model = Clock(), GatedModel()
 
-    def three_seconds_a_job(inputs: Sequence[str], wanted: Callable[[], bool]) -> list[str]:
+    def three_seconds_a_job(inputs: Sequence[str], cancelled: Callable[[], bool]) -> list[str]:
         clock.now += 3.0 * len(inputs)
-        return model(inputs, wanted)
+        return model(inputs, cancelled)
 
     one = rig(three_seconds_a_job, clock=clock)
     async with serving(one) as batcher:
@@ -175,14 +175,14 @@ async def test_retry_after_is_the_queued_work_at_the_measured_rate() -> None:
 async def test_the_rate_follows_the_newest_batches_and_a_new_group_starts_from_the_slowest() -> None:
     clock, seconds = Clock(), 4.0
 
-    def run(inputs: Sequence[str], wanted: Callable[[], bool]) -> list[str]:
+    def run(inputs: Sequence[str], cancelled: Callable[[], bool]) -> list[str]:
         clock.now += seconds * len(inputs)
         return list(inputs)
 
     model = GatedModel()
 
-    def busy_on_z(inputs: Sequence[str], wanted: Callable[[], bool]) -> Sequence[str]:
-        return model(inputs, wanted) if inputs[0] == "z" else run(inputs, wanted)
+    def busy_on_z(inputs: Sequence[str], cancelled: Callable[[], bool]) -> Sequence[str]:
+        return model(inputs, cancelled) if inputs[0] == "z" else run(inputs, cancelled)
 
     async with serving(rig(busy_on_z, clock=clock)) as batcher:
         await results(batcher.submit(["a", "a"]))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 
 from service.errors import DeadlineExceeded, GenerationFailed, NotReady
-from service.model.engine.generator import Abandoned, OutOfMemory
+from service.model.engine.generator import Cancelled, OutOfMemory
 from tests.support.batcher import Clock, GatedModel, failures, others_had_their_turn, results, rig, serving
 
 
@@ -43,30 +43,30 @@ async def test_a_cancelled_job_never_runs_and_frees_its_place_at_once() -> None:
     assert one.metric("cancellations_total", when="running") == 0
 
 
-async def test_a_running_batch_is_wanted_until_the_last_of_its_clients_has_gone() -> None:
+async def test_a_running_batch_runs_until_the_last_of_its_clients_has_gone() -> None:
     loop, answers = asyncio.get_running_loop(), []
     asked: asyncio.Queue[bool] = asyncio.Queue()
     step = threading.Semaphore(0)
 
-    def steps(inputs: Sequence[str], wanted: Callable[[], bool]) -> list[str]:
+    def steps(inputs: Sequence[str], cancelled: Callable[[], bool]) -> list[str]:
         while step.acquire(timeout=30):
-            answers.append(wanted())
+            answers.append(cancelled())
             loop.call_soon_threadsafe(asked.put_nowait, answers[-1])
-            if not answers[-1]:
-                raise Abandoned
+            if answers[-1]:
+                raise Cancelled
         return []
 
     one = rig(steps)
     async with serving(one) as batcher:
         first, second = batcher.submit(["a1", "a2"])
         step.release()
-        assert await asked.get()
+        assert not await asked.get()
         first.future.cancel()
         step.release()
-        assert await asked.get()
+        assert not await asked.get()
         second.future.cancel()
         step.release()
-        assert not await asked.get()
+        assert await asked.get()
         assert batcher.alive
     assert one.metric("cancellations_total", when="running") == 2
 
@@ -168,11 +168,11 @@ async def test_a_job_that_has_ended_is_not_kept_until_its_deadline_or_its_turn()
 # Failures
 
 
-@pytest.mark.parametrize("error", [ValueError("broken"), StopIteration("stray"), Abandoned("for no reason")])
+@pytest.mark.parametrize("error", [ValueError("broken"), StopIteration("stray"), Cancelled("for no reason")])
 async def test_a_failing_batch_fails_each_job_with_its_own_error_and_the_next_one_runs(
     error: Exception,
 ) -> None:
-    def fail_on_a(inputs: Sequence[str], wanted: Callable[[], bool]) -> Sequence[str]:
+    def fail_on_a(inputs: Sequence[str], cancelled: Callable[[], bool]) -> Sequence[str]:
         if inputs[0][0] == "a":
             raise error
         return inputs
@@ -187,7 +187,7 @@ async def test_a_failing_batch_fails_each_job_with_its_own_error_and_the_next_on
 
 @pytest.mark.parametrize("num_outputs", [1, 3])
 async def test_a_wrong_number_of_outputs_is_a_failure(num_outputs: int) -> None:
-    async with serving(rig(lambda inputs, wanted: ["x"] * num_outputs)) as batcher:
+    async with serving(rig(lambda inputs, cancelled: ["x"] * num_outputs)) as batcher:
         errors = await failures(batcher.submit(["a1", "a2"]))
     assert [type(error) for error in errors] == [GenerationFailed, GenerationFailed]
 
@@ -196,7 +196,7 @@ async def test_a_failure_that_nobody_reads_is_not_reported_as_a_leak() -> None:
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
 
-    def fail(inputs: Sequence[str], wanted: Callable[[], bool]) -> Sequence[str]:
+    def fail(inputs: Sequence[str], cancelled: Callable[[], bool]) -> Sequence[str]:
         raise ValueError
 
     async with serving(rig(fail)) as batcher:
@@ -210,7 +210,7 @@ async def test_a_failure_that_nobody_reads_is_not_reported_as_a_leak() -> None:
 async def test_a_batch_that_does_not_fit_runs_in_halves_and_only_what_fits_nowhere_fails() -> None:
     batches: list[list[str]] = []
 
-    def fits_two_small(inputs: Sequence[str], wanted: Callable[[], bool]) -> list[str]:
+    def fits_two_small(inputs: Sequence[str], cancelled: Callable[[], bool]) -> list[str]:
         batches.append(list(inputs))
         if len(inputs) > 2 or "a-huge" in inputs:
             raise OutOfMemory
@@ -231,8 +231,8 @@ async def test_a_batch_that_does_not_fit_runs_in_halves_and_only_what_fits_nowhe
 async def test_a_half_whose_clients_have_gone_is_not_run() -> None:
     model = GatedModel()
 
-    def fits_one(inputs: Sequence[str], wanted: Callable[[], bool]) -> list[str]:
-        outputs = model(inputs, wanted)
+    def fits_one(inputs: Sequence[str], cancelled: Callable[[], bool]) -> list[str]:
+        outputs = model(inputs, cancelled)
         if len(inputs) > 1:
             raise OutOfMemory
         return outputs
@@ -253,7 +253,7 @@ async def test_the_halves_run_after_the_memory_of_the_whole_was_given_back() -> 
     tensors: list[weakref.ref[Tensor]] = []
     num_alive: list[int] = []
 
-    def fits_one(inputs: Sequence[str], wanted: Callable[[], bool]) -> Sequence[str]:
+    def fits_one(inputs: Sequence[str], cancelled: Callable[[], bool]) -> Sequence[str]:
         num_alive.append(sum(tensor() is not None for tensor in tensors))
         activations = Tensor()
         tensors.append(weakref.ref(activations))
@@ -300,14 +300,14 @@ async def test_stop_drains_and_ends_the_loop() -> None:
 
 
 async def test_a_stop_that_is_cut_short_settles_what_is_left_and_lets_the_model_go() -> None:
-    wanted_at_the_end: list[bool] = []
+    cancelled_at_the_end: list[bool] = []
     model = GatedModel()
 
-    def run(inputs: Sequence[str], wanted: Callable[[], bool]) -> list[str]:
+    def run(inputs: Sequence[str], cancelled: Callable[[], bool]) -> list[str]:
         try:
-            return model(inputs, wanted)
+            return model(inputs, cancelled)
         finally:
-            wanted_at_the_end.append(wanted())
+            cancelled_at_the_end.append(cancelled())
 
     one = rig(run)
     await one.batcher.start()
@@ -320,7 +320,7 @@ async def test_a_stop_that_is_cut_short_settles_what_is_left_and_lets_the_model_
     assert [type(error) for error in await failures(jobs)] == [NotReady, NotReady]
     model.let_go()
     one.thread.shutdown()
-    assert wanted_at_the_end == [False]
+    assert cancelled_at_the_end == [True]
     assert model.batches == [["a1"]]
 
 
@@ -330,8 +330,8 @@ async def test_when_the_model_thread_dies_the_queue_is_told_and_the_batcher_is_n
 ) -> None:
     model = GatedModel()
 
-    def die(inputs: Sequence[str], wanted: Callable[[], bool]) -> list[str]:
-        model(inputs, wanted)
+    def die(inputs: Sequence[str], cancelled: Callable[[], bool]) -> list[str]:
+        model(inputs, cancelled)
         raise error
 
     one = rig(die)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service.batching.model_thread import Failure, ModelThread, Unfinished
+from service.batching.model_thread import Failure, ModelThread, PendingOutputs
 from service.errors import GenerationFailed, NotReady
 from tests.support.batcher import failures, others_had_their_turn, results, rig, serving
 
@@ -24,7 +24,7 @@ class Decoder:
         self._drawn: asyncio.Queue[list[str]] = asyncio.Queue()
         self._gates: dict[str, threading.Event] = {}
 
-    def __call__(self, inputs: Sequence[str], wanted: Callable[[], bool]) -> Unfinished[str]:
+    def __call__(self, inputs: Sequence[str], cancelled: Callable[[], bool]) -> PendingOutputs[str]:
         self.batches.append(list(inputs))
         gate = self._gates[inputs[0]] = threading.Event()
         self._loop.call_soon_threadsafe(self._drawn.put_nowait, list(inputs))
@@ -36,7 +36,7 @@ class Decoder:
                 raise RuntimeError("no image")
             return [each.upper() for each in inputs]
 
-        return Unfinished(outputs)
+        return PendingOutputs(outputs)
 
     async def drawn(self) -> list[str]:
         return await asyncio.wait_for(self._drawn.get(), timeout=30)
@@ -78,7 +78,7 @@ async def test_a_batch_that_fails_in_the_end_is_told_and_the_one_beside_it_is_no
 class Exhausted(ModelThread):
     """There is no other thread on which to wait."""
 
-    async def finish(self, unfinished: Unfinished[Any], num_jobs: int) -> list[Any] | Failure:
+    async def finish(self, unfinished: PendingOutputs[Any], num_jobs: int) -> list[Any] | Failure:
         raise RuntimeError("can't start new thread")
 
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from service.http.middleware.telemetry import Observation
+from service.http.middleware.telemetry import Telemetry
 from service.metrics import Metrics
 from tests.support.server import Running
 from tests.support.uploads import picture, upload
@@ -159,7 +159,7 @@ async def test_what_nobody_foresaw_is_a_500_that_tells_nothing_and_can_be_found_
     async def failing(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("a secret")
 
-    transport = httpx.ASGITransport(Observation(failing, Metrics()))
+    transport = httpx.ASGITransport(Telemetry(failing, Metrics()))
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         refused = await client.get("/")
     error = error_of(refused, 500)

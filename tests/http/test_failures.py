@@ -168,11 +168,11 @@ class SmallDevice(Infinity):
         self.max_paths = 100
 
     def begin(
-        self, paths: Sequence[ImagePath], schedule: Schedule, *, parting_step: int | None = None
+        self, paths: Sequence[ImagePath], schedule: Schedule, *, content_end_step: int | None = None
     ) -> Cache:
         if len(paths) > self.max_paths:
             raise torch.OutOfMemoryError("no room")
-        return super().begin(paths, schedule, parting_step=parting_step)
+        return super().begin(paths, schedule, content_end_step=content_end_step)
 
 
 def test_a_batch_that_does_not_fit_is_split_and_an_image_that_never_fits_is_told_so(tmp_path: Path) -> None:

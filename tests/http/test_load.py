@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from service.model.engine.generator import Drawn, Generator, always
+from service.model.engine.generator import Generator, PendingBatch, never
 from service.model.engine.types import ImageSpec
 from service.model.schedule import Size
 from service.settings import Settings
@@ -121,10 +121,10 @@ class MoodyGenerator(Generator):
     def max_images(self, size: Size) -> int:
         return self.max_in_batch
 
-    def draw(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> Drawn:
+    def draw(self, specs: Sequence[ImageSpec], cancelled: Callable[[], bool] = never) -> PendingBatch:
         if any(spec.prompt == self.DISLIKED for spec in specs):
             raise self.ERROR
-        return super().draw(specs, wanted)
+        return super().draw(specs, cancelled)
 
 
 def test_work_accepted_before_a_stop_is_finished(tmp_path: Path) -> None:

@@ -108,20 +108,20 @@ def test_it_lists_the_model(sdk: openai.OpenAI) -> None:
 # Streams
 
 
-@pytest.mark.parametrize("num_partials", [0, 1, 2, 3])
+@pytest.mark.parametrize("num_previews", [0, 1, 2, 3])
 def test_a_stream_gives_partial_images_and_then_the_image_of_a_plain_request(
-    sdk: openai.OpenAI, num_partials: int
+    sdk: openai.OpenAI, num_previews: int
 ) -> None:
     seed = {"seed": 3}
     with sdk.images.generate(
-        prompt="a star", stream=True, partial_images=num_partials, extra_body=seed
+        prompt="a star", stream=True, partial_images=num_previews, extra_body=seed
     ) as stream:
         *partials, completed = stream
     indices = []
     for event in partials:
         assert event.type == "image_generation.partial_image"
         indices.append(event.partial_image_index)
-    assert indices == list(range(num_partials))
+    assert indices == list(range(num_previews))
     assert completed.type == "image_generation.completed"
     assert completed.usage.output_tokens > 0
     assert [base64.b64decode(completed.b64_json)] == files_of(

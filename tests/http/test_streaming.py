@@ -61,14 +61,14 @@ def image_of(client: httpx.Client, **fields: object) -> bytes:
     return base64.b64decode(answer["data"][0]["b64_json"])
 
 
-@pytest.mark.parametrize("num_partials", [0, 1, 2, 3])
+@pytest.mark.parametrize("num_previews", [0, 1, 2, 3])
 def test_partial_images_come_in_order_and_grow_and_the_last_event_is_the_image(
-    client: httpx.Client, num_partials: int
+    client: httpx.Client, num_previews: int
 ) -> None:
     style = upload(client, picture(70)).json()["id"]
-    *partials, completed = events_of(client, seed=4, style=style, partial_images=num_partials)
-    assert [event["type"] for event in partials] == [PARTIAL] * num_partials
-    assert [event["partial_image_index"] for event in partials] == list(range(num_partials))
+    *partials, completed = events_of(client, seed=4, style=style, partial_images=num_previews)
+    assert [event["type"] for event in partials] == [PARTIAL] * num_previews
+    assert [event["partial_image_index"] for event in partials] == list(range(num_previews))
     assert completed["type"] == COMPLETED
     assert file_of(completed) == image_of(client, seed=4, style=style)
     steps = [event["step"] for event in (*partials, completed)]

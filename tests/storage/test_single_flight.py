@@ -1,4 +1,4 @@
-"""Flights: one piece of work for all who wait, kept going exactly as long as one of them does."""
+"""SingleFlight: one piece of work for all who wait, kept going exactly as long as one of them does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.storage.single_flight import Flights
+from service.storage.single_flight import SingleFlight
 
 
 class Work:
@@ -28,7 +28,7 @@ class Work:
 
 
 async def test_work_goes_on_while_anyone_waits_and_stops_when_nobody_does() -> None:
-    flights, work = Flights[str, int](), Work()
+    flights, work = SingleFlight[str, int](), Work()
     waiting = [asyncio.create_task(flights.run("a", work)) for _ in range(2)]
     await work.started.wait()
     waiting[0].cancel()
@@ -42,7 +42,7 @@ async def test_work_goes_on_while_anyone_waits_and_stops_when_nobody_does() -> N
 
 
 async def test_who_comes_while_the_abandoned_work_still_ends_gets_work_of_their_own() -> None:
-    flights, work = Flights[str, int](), Work()
+    flights, work = SingleFlight[str, int](), Work()
     first = asyncio.create_task(flights.run("a", work))
     await work.started.wait()
     first.cancel()
@@ -52,7 +52,7 @@ async def test_who_comes_while_the_abandoned_work_still_ends_gets_work_of_their_
 
 
 async def test_different_keys_share_nothing_and_a_key_is_free_again_afterwards() -> None:
-    flights, work = Flights[str, int](), Work()
+    flights, work = SingleFlight[str, int](), Work()
     work.gate.set()
     assert sorted(await asyncio.gather(*[flights.run(key, work) for key in "aab"])) == [1, 1, 2]
     assert work.num_started == 2
@@ -60,7 +60,7 @@ async def test_different_keys_share_nothing_and_a_key_is_free_again_afterwards()
 
 
 async def test_an_error_reaches_all_who_wait() -> None:
-    flights = Flights[str, int]()
+    flights = SingleFlight[str, int]()
 
     async def fail() -> int:
         raise ValueError("no")
@@ -72,7 +72,7 @@ async def test_an_error_reaches_all_who_wait() -> None:
 
 
 async def test_work_that_fails_after_everyone_left_troubles_nobody() -> None:
-    flights, complaints = Flights[str, int](), list[dict[str, Any]]()
+    flights, complaints = SingleFlight[str, int](), list[dict[str, Any]]()
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
     started, ended = asyncio.Event(), asyncio.Event()
 

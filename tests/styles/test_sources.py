@@ -15,14 +15,14 @@ from service.errors import InvalidRequest, ServiceError, StoreUnavailable, Style
 from service.model.style.feature import agreement, dominance, mean_of
 from service.storage.checksummed import FEATURE, PICTURE, seal
 from service.storage.embedded_valkey.server import EmbeddedServer
-from service.styles.extractor import Words
+from service.styles.extractor import StyleText
 from service.styles.record import Style
 from service.styles.store import connect
 from service.styles.style_code import StyleCodes
 from tests.support.styles import LARGE, SMALL, Replica, feature_of, feature_of_words, picture_of
 
 OTHER_MODEL = "fedcba9876543210"
-NEON = Words("neon on black", 0)
+NEON = StyleText("neon on black", 0)
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ async def test_the_same_words_and_seed_are_the_same_style(replica: Replica) -> N
     style, _ = await replica.store.create_from_words(NEON, name="neon")
     assert await replica.store.create_from_words(NEON, name="again") == (style, False)
     assert replica.extractor.imagined == [NEON]
-    for other in (Words("neon on black", 1), Words("neon on black ", 0)):
+    for other in (StyleText("neon on black", 1), StyleText("neon on black ", 0)):
         assert (await replica.store.create_from_words(other, name=None))[0].id != style.id
 
 

@@ -18,7 +18,7 @@ from service.errors import InvalidRequest, ServiceError, StyleNotFound
 from service.storage.checksummed import FEATURE, PICTURE, seal, unseal
 from service.storage.embedded_valkey.server import EmbeddedServer
 from service.styles.analysis import Reading
-from service.styles.extractor import Words
+from service.styles.extractor import StyleText
 from service.styles.record import Style, from_hash, is_style_id, style_id_of, to_hash
 from service.styles.store import connect
 from tests.support.styles import LARGE, SMALL, Replica, feature_of, picture_of
@@ -236,7 +236,10 @@ PICTURES: Fields = {
     "image_height": st.integers(0, 2048),
     "image_media_type": st.text(),
 }
-WORDS: Fields = {"num_images": st.just(0), "words": st.builds(Words, st.text(), st.integers(0, 2**32 - 1))}
+WORDS: Fields = {
+    "num_images": st.just(0),
+    "words": st.builds(StyleText, st.text(), st.integers(0, 2**32 - 1)),
+}
 CODE: Fields = {"num_images": st.integers(1, 255)}
 READINGS = st.builds(
     Reading,

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import InvalidRequest
-from service.model.style.tokens import StyleBits
+from service.model.style.tokens import StyleTokens
 from service.styles.style_code import StyleCodes, is_code
 
 CODES = StyleCodes("infinity-2b", "0123456789abcdef", (21, 32))
 ALPHABET = string.ascii_letters + string.digits + "-_"
 BITS = st.builds(
-    lambda seed, num_images: StyleBits(
+    lambda seed, num_images: StyleTokens(
         np.random.default_rng(seed).integers(0, num_images + 1, CODES.shape, dtype=np.uint8), num_images
     ),
     st.integers(0, 2**31),
@@ -33,7 +33,7 @@ def sealed(content: bytes) -> str:
 
 
 @given(BITS)
-def test_a_code_is_the_bits_themselves(bits: StyleBits) -> None:
+def test_a_code_is_the_bits_themselves(bits: StyleTokens) -> None:
     code = CODES.write(bits)
     assert is_code(code)
     read = CODES.read(code)
@@ -42,15 +42,15 @@ def test_a_code_is_the_bits_themselves(bits: StyleBits) -> None:
 
 
 def test_one_pictures_code_takes_112_characters_for_its_bits_and_18_around_them() -> None:
-    code = CODES.write(StyleBits(np.ones(CODES.shape, np.uint8)))
+    code = CODES.write(StyleTokens(np.ones(CODES.shape, np.uint8)))
     assert len(code.removeprefix("sc1_")) == 112 + 18
     assert set(code) <= set(ALPHABET)
-    ten = StyleBits(np.full(CODES.shape, 10, np.uint8), 10)
+    ten = StyleTokens(np.full(CODES.shape, 10, np.uint8), 10)
     assert len(CODES.write(ten)) < 500
 
 
 @given(BITS, st.data())
-def test_any_changed_character_is_refused(bits: StyleBits, draw: st.DataObject) -> None:
+def test_any_changed_character_is_refused(bits: StyleTokens, draw: st.DataObject) -> None:
     code = CODES.write(bits)
     at = draw.draw(st.integers(0, len(code) - 1))
     other = draw.draw(st.sampled_from(ALPHABET + " \n=.%é\x00").filter(lambda char: char != code[at]))
@@ -64,14 +64,14 @@ def test_every_other_last_character_is_refused() -> None:
     """Where bits beyond the last byte could hide."""
     for channels in (30, 31, 32):
         codes = StyleCodes("x", "0123456789abcdef", (8, channels))
-        code = codes.write(StyleBits(np.ones(codes.shape, np.uint8)))
+        code = codes.write(StyleTokens(np.ones(codes.shape, np.uint8)))
         for other in set(ALPHABET) - {code[-1]}:
             with pytest.raises(InvalidRequest, match="no sound style code"):
                 codes.read(code[:-1] + other)
 
 
 @given(BITS, st.data())
-def test_a_code_that_is_cut_or_has_something_added_is_refused(bits: StyleBits, draw: st.DataObject) -> None:
+def test_a_code_that_is_cut_or_has_something_added_is_refused(bits: StyleTokens, draw: st.DataObject) -> None:
     code = CODES.write(bits)
     cut = draw.draw(st.integers(0, len(code) - 1))
     added = draw.draw(st.text(ALPHABET + " ", min_size=1, max_size=8))
@@ -89,7 +89,7 @@ def test_no_text_does_more_than_be_refused(text: str) -> None:
 
 
 @given(BITS, st.binary(min_size=8, max_size=8).filter(lambda other: other.hex() != CODES.fingerprint))
-def test_another_models_code_is_refused_and_both_models_are_named(bits: StyleBits, other: bytes) -> None:
+def test_another_models_code_is_refused_and_both_models_are_named(bits: StyleTokens, other: bytes) -> None:
     foreign = StyleCodes("infinity-8b", other.hex(), (84, 14))
     code = StyleCodes("infinity-8b", other.hex(), CODES.shape).write(bits)
     with pytest.raises(InvalidRequest, match=f"{other.hex()}.*infinity-2b") as caught:

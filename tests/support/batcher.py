@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from service.batching.batcher import Batcher, Job
-from service.batching.model_thread import ModelThread, Unfinished
+from service.batching.model_thread import ModelThread, PendingOutputs
 from service.metrics import Metrics
-from service.model.engine.generator import Abandoned
+from service.model.engine.generator import Cancelled
 
-Run = Callable[[Sequence[str], Callable[[], bool]], Sequence[str] | Unfinished[str]]
+Run = Callable[[Sequence[str], Callable[[], bool]], Sequence[str] | PendingOutputs[str]]
 
 
 @dataclass
@@ -33,12 +33,12 @@ class GatedModel:
         self._arrivals: asyncio.Queue[list[str]] = asyncio.Queue()
         self._permits = threading.Semaphore(0)
 
-    def __call__(self, inputs: Sequence[str], wanted: Callable[[], bool]) -> list[str]:
+    def __call__(self, inputs: Sequence[str], cancelled: Callable[[], bool]) -> list[str]:
         self.batches.append(list(inputs))
         self._loop.call_soon_threadsafe(self._arrivals.put_nowait, list(inputs))
         assert self._permits.acquire(timeout=30)
-        if not wanted():
-            raise Abandoned
+        if cancelled():
+            raise Cancelled
         return [each.upper() for each in inputs]
 
     async def next_batch(self) -> list[str]:

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from service.model.engine.generator import Abandoned, Generator
+from service.model.engine.generator import Cancelled, Generator
 from service.model.engine.quality import EXACT, Shortcuts
 from service.model.engine.types import ImageSpec, Text
 from service.model.infinity.backbone import Infinity
@@ -82,7 +82,7 @@ def waits(model: Infinity, batch: list[ImageSpec]) -> tuple[list[list[str]], lis
         with watching:
             try:
                 generator.generate(batch, watching.after_a_step)
-            except Abandoned:
+            except Cancelled:
                 *steps, decoding = watching.steps
             else:
                 raise AssertionError("the loop did not come to its end")

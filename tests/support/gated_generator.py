@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from service.model.engine.generator import Drawn, Generator, always
+from service.model.engine.generator import Generator, PendingBatch, never
 from service.model.engine.types import ImageSpec
 
 PATIENCE_SECONDS = 60
@@ -32,11 +32,11 @@ class GatedGenerator(Generator):
         """Return once another batch stands at the gate."""
         assert self._arrivals.acquire(timeout=PATIENCE_SECONDS), "no batch came"
 
-    def draw(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> Drawn:
+    def draw(self, specs: Sequence[ImageSpec], cancelled: Callable[[], bool] = never) -> PendingBatch:
         self.batches.append(list(specs))
         self._arrivals.release()
         assert self._gate.wait(PATIENCE_SECONDS), "nobody opened the gate"
-        return super().draw(specs, wanted)
+        return super().draw(specs, cancelled)
 
 
 class SteppingGenerator(Generator):
@@ -51,11 +51,11 @@ class SteppingGenerator(Generator):
         for _ in range(num_steps):
             self._permits.release()
 
-    def draw(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> Drawn:
+    def draw(self, specs: Sequence[ImageSpec], cancelled: Callable[[], bool] = never) -> PendingBatch:
         def after_step() -> bool:
             self.num_steps_done += 1
             self.stepped.release()
             assert self._permits.acquire(timeout=PATIENCE_SECONDS), "nobody let the generator go on"
-            return wanted()
+            return cancelled()
 
         return super().draw(specs, after_step)

@@ -24,7 +24,7 @@ from transformers import T5Config
 
 from service.cli.progress import bars
 from service.model.checkpoints.convert import write_safetensors
-from service.model.checkpoints.loader import Shape, Stored, Watch, unwatched
+from service.model.checkpoints.loader import OnProgress, Shape, Stored, no_progress
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.presets import RELEASED, expected_shapes
 from service.model.infinity.t5 import empty_encoder
@@ -65,7 +65,7 @@ def shrunk(name: str) -> InfinityConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn(Mapping[str, Tensor]):
+class RandomTensors(Mapping[str, Tensor]):
     """Random weights by name, drawn when they are asked for, so that only one is in memory.
 
     They leave activations finite: small matrices, norms of one, no biases.
@@ -99,24 +99,26 @@ def write_released(
     config: InfinityConfig,
     flan: Mapping[str, Any],
     dtype: torch.dtype = torch.float32,
-    watch: Watch = unwatched,
+    on_progress: OnProgress = no_progress,
 ) -> None:
     """All files of a model, named and laid out as they are released; existing ones are written anew.
 
     `dtype` is the transformer's; the others have fp32, as released.
     """
     files = config.files
-    transformer = Drawn(released_transformer(config), dtype)
-    tokenizer = Drawn(released_tokenizer(config), torch.float32)
+    transformer = RandomTensors(released_transformer(config), dtype)
+    tokenizer = RandomTensors(released_tokenizer(config), torch.float32)
     if files.transformer.endswith(".pth"):
-        write_pth(models_dir / files.transformer, transformer, watch=watch)
+        write_pth(models_dir / files.transformer, transformer, on_progress=on_progress)
     else:
-        write_shards(models_dir / files.transformer, transformer, num_shards=4, watch=watch)
-    write_pth(models_dir / files.tokenizer, tokenizer, nest="vae", watch=watch)
-    write_flan(models_dir / files.text_encoder, flan, torch.float32, watch)
+        write_shards(models_dir / files.transformer, transformer, num_shards=4, on_progress=on_progress)
+    write_pth(models_dir / files.tokenizer, tokenizer, nest="vae", on_progress=on_progress)
+    write_flan(models_dir / files.text_encoder, flan, torch.float32, on_progress)
 
 
-def write_pth(file: Path, drawn: Drawn, *, nest: str = "", watch: Watch = unwatched) -> None:
+def write_pth(
+    file: Path, drawn: RandomTensors, *, nest: str = "", on_progress: OnProgress = no_progress
+) -> None:
     """What `torch.save` writes of these tensors, under the entry `nest` if that is given, one by one."""
     write_sparse_pth(file, drawn.shapes, drawn.dtype, nest=nest)
     with FakeTensorMode():
@@ -132,7 +134,7 @@ def write_pth(file: Path, drawn: Drawn, *, nest: str = "", watch: Watch = unwatc
             stream.seek(places[name])
             stream.write(tensor.flatten().view(torch.uint8).numpy().data)
             num_done += tensor.nbytes
-            watch(file.name, num_done, num_bytes)
+            on_progress(file.name, num_done, num_bytes)
 
 
 def write_sparse_pth(file: Path, shapes: Mapping[str, Shape], dtype: torch.dtype, *, nest: str = "") -> None:
@@ -175,14 +177,14 @@ def write_shards(
     num_shards: int,
     suffix: str = ".safetensors",
     left_out: tuple[int, ...] = (),
-    watch: Watch = unwatched,
+    on_progress: OnProgress = no_progress,
 ) -> list[Path]:
     """`model-0000i-of-0000n` and their index, as the transformers library writes them."""
     folder.mkdir(parents=True, exist_ok=True)
     shards = _shards(folder, list(tensors), num_shards, suffix)
     for index, (file, names) in enumerate(shards.items()):
         if index not in left_out:
-            _write_shard(file, tensors, names, watch)
+            _write_shard(file, tensors, names, on_progress)
     return list(shards)
 
 
@@ -202,20 +204,24 @@ def _shards(folder: Path, names: Sequence[str], num_shards: int, suffix: str) ->
     return shards
 
 
-def _write_shard(file: Path, tensors: Mapping[str, Tensor], names: Sequence[str], watch: Watch) -> None:
-    if isinstance(tensors, Drawn):
-        part = Drawn({name: tensors.shapes[name] for name in names}, tensors.dtype)
+def _write_shard(
+    file: Path, tensors: Mapping[str, Tensor], names: Sequence[str], on_progress: OnProgress
+) -> None:
+    if isinstance(tensors, RandomTensors):
+        part = RandomTensors({name: tensors.shapes[name] for name in names}, tensors.dtype)
         if file.suffix == ".safetensors":
             header = {name: Stored(shape, part.dtype) for name, shape in part.shapes.items()}
-            write_safetensors(file, header, part.items(), watch)
+            write_safetensors(file, header, part.items(), on_progress)
         else:
-            write_pth(file, part, watch=watch)
+            write_pth(file, part, on_progress=on_progress)
     else:
         held = {name: tensors[name] for name in names}
         save_file(held, file) if file.suffix == ".safetensors" else torch.save(held, file)
 
 
-def write_flan(folder: Path, shape: Mapping[str, Any], dtype: torch.dtype, watch: Watch = unwatched) -> None:
+def write_flan(
+    folder: Path, shape: Mapping[str, Any], dtype: torch.dtype, on_progress: OnProgress = no_progress
+) -> None:
     """A T5 as it is after `atelier fetch`: its index names a shard of the decoder that is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     write_vocabulary(folder)
@@ -226,11 +232,11 @@ def write_flan(folder: Path, shape: Mapping[str, Any], dtype: torch.dtype, watch
     shapes = {again: shapes[name] for again, name in _SAME.items()} | shapes
     shapes |= {"decoder.final_layer_norm.weight": (1,)}
     shapes |= {f"decoder.block.{index}.weight": (1,) for index in range(len(shapes))}
-    write_shards(folder, Drawn(shapes, dtype), num_shards=2, left_out=(1,), watch=watch)
+    write_shards(folder, RandomTensors(shapes, dtype), num_shards=2, left_out=(1,), on_progress=on_progress)
 
 
 if __name__ == "__main__":
     name, folder = sys.argv[1], Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
-    with bars() as watch:
-        write_released(folder, RELEASED[name].config, FLAN_XL, torch.bfloat16, watch)
+    with bars() as on_progress:
+        write_released(folder, RELEASED[name].config, FLAN_XL, torch.bfloat16, on_progress)

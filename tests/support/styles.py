@@ -13,9 +13,9 @@ from service.media.images import Picture, read_picture
 from service.metrics import Metrics
 from service.model.schedule import Scale, Size
 from service.model.style.feature import StyleFeature, decompose
-from service.model.style.tokens import StyleBits
-from service.stage_timer import Stages
-from service.styles.extractor import Words
+from service.model.style.tokens import StyleTokens
+from service.stage_timer import StageTimer
+from service.styles.extractor import StyleText
 from service.styles.store import StyleStore
 
 SMALL, LARGE = Size(64, 64), Size(128, 128)
@@ -34,7 +34,7 @@ def feature_of(picture: Picture, size: Size) -> StyleFeature:
     return _decomposed([int(picture.digest[:15], 16), size.width])
 
 
-def feature_of_words(words: Words, fingerprint: str) -> StyleFeature:
+def feature_of_words(words: StyleText, fingerprint: str) -> StyleFeature:
     """Decomposed for real, from bits that the words, the seed and the model decide."""
     return _decomposed([*words.text.encode(), words.seed, int(fingerprint, 16)])
 
@@ -52,7 +52,7 @@ class Extractor:
 
     def __init__(self, name: str = "tiny", fingerprint: str = "0123456789abcdef") -> None:
         self.name, self.fingerprint = name, fingerprint
-        self.imagined: list[Words] = []
+        self.imagined: list[StyleText] = []
         self.seen: list[tuple[Picture, Size]] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -62,14 +62,14 @@ class Extractor:
     def schedule_name(self, size: Size) -> str:
         return str(size)
 
-    def restore(self, bits: StyleBits, size: Size) -> StyleFeature:
+    def restore(self, bits: StyleTokens, size: Size) -> StyleFeature:
         return decompose(bits.ones, GRIDS, Scale(size.height // 8, size.width // 8), bits.num_images)
 
-    async def imagine(self, words: Words, stages: Stages) -> StyleFeature:
+    async def imagine(self, words: StyleText, stages: StageTimer) -> StyleFeature:
         self.imagined.append(words)
         return feature_of_words(words, self.fingerprint)
 
-    async def extract(self, picture: Picture, size: Size, stages: Stages) -> StyleFeature:
+    async def extract(self, picture: Picture, size: Size, stages: StageTimer) -> StyleFeature:
         self.seen.append((picture, size))
         self.started.set()
         try:

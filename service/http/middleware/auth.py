@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access.api_key import ApiKey
-from service.access.keyring import CurrentKeyring
+from service.access.keyring import ReloadingKeyring
 from service.errors import InvalidApiKey
 from service.http.error_handlers import error_response
 from service.metrics import Metrics
@@ -27,7 +27,7 @@ BEARER = HTTPBearer(
 class Authentication:
     """Middleware: finds the caller, or answers 401. Paths that do not exist are guarded too."""
 
-    def __init__(self, app: ASGIApp, keyring: CurrentKeyring, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, keyring: ReloadingKeyring, metrics: Metrics) -> None:
         self.app = app
         self.keyring = keyring
         self.metrics = metrics

@@ -14,7 +14,7 @@ MAX_JSON_BYTES = 2**20
 MAX_FORM_OVERHEAD_BYTES = 64 * 2**10
 
 
-class BodyBound:
+class BodyLimit:
     """Middleware: 413 at once when Content-Length is over the bound, or as soon as more has come in.
 
     A refused body is not read: the server drops the rest of it as it arrives, so memory and disk stay flat.

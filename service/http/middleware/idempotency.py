@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access.idempotency_store import HEADER, Answer, Claim
 from service.errors import (
-    ClientGone,
+    ClientDisconnected,
     IdempotencyKeyInUse,
     IdempotencyKeyReused,
     InvalidRequest,
@@ -26,7 +26,7 @@ from service.http.content_negotiation import MULTIPART
 from service.http.dependencies import Parts, Readiness
 from service.http.error_handlers import error_response
 from service.http.middleware.auth import caller_of
-from service.http.middleware.telemetry import Account
+from service.http.middleware.telemetry import RequestTrace
 
 PATHS = ("/v1/images/generations", "/v1/styles")
 REPLAYED = (b"idempotent-replayed", b"true")
@@ -78,7 +78,7 @@ class Idempotency:
                 raise InvalidRequest(
                     f"{HEADER} must be 1 to {MAX_KEY_CHARS} characters of ASCII without blanks.", param=HEADER
                 )
-            account: Account = scope["state"]["account"]
+            account: RequestTrace = scope["state"]["account"]
             with account.stage("upload"):
                 body = await _read(receive)
             claiming = parts.answers.claim(
@@ -99,12 +99,12 @@ class Idempotency:
 
 
 async def _read(receive: Receive) -> bytes:
-    """The whole body, bounded by BodyBound; ClientGone when it does not all come."""
+    """The whole body, bounded by BodyLimit; ClientDisconnected when it does not all come."""
     chunks, more = [], True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone("The client closed the connection.")
+            raise ClientDisconnected("The client closed the connection.")
         chunks.append(message.get("body", b""))
         more = message.get("more_body", False)
     return b"".join(chunks)

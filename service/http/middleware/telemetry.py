@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.error_handlers import _matching, error_response, unexpected_error
 from service.metrics import Metrics
-from service.stage_timer import Stages
+from service.stage_timer import StageTimer
 
 ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # Asked for by machines every few seconds.
@@ -25,7 +25,7 @@ log = structlog.stdlib.get_logger("atelier.http")
 
 
 @dataclass(slots=True)
-class Account:
+class RequestTrace:
     """What a route wants said of its request: its stages for Server-Timing, fields for the log line.
 
     Stages add up to the request's duration but for what is spent on HTTP itself; steps are parts of the stage
@@ -33,14 +33,14 @@ class Account:
     """
 
     clock: Callable[[], float] = time.perf_counter
-    stages: Stages = field(init=False)
+    stages: StageTimer = field(init=False)
     step_seconds: tuple[float, ...] = ()
     fields: dict[str, object] = field(default_factory=dict)
     began: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.began = self.clock()
-        self.stages = Stages(self.clock)
+        self.stages = StageTimer(self.clock)
 
     @property
     def seconds(self) -> float:
@@ -52,14 +52,14 @@ class Account:
         return self.stages.stage(name)
 
 
-async def account(request: Request) -> Account:
+async def account(request: Request) -> RequestTrace:
     """Dependency: the account of this request."""
     found = request.scope["state"]["account"]
-    assert isinstance(found, Account)
+    assert isinstance(found, RequestTrace)
     return found
 
 
-class Observation:
+class Telemetry:
     """Middleware, outermost of ours: all that happens inside is counted and logged, failures too."""
 
     def __init__(
@@ -75,7 +75,7 @@ class Observation:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if ACCEPTABLE_ID.fullmatch(given) else f"req_{uuid4().hex}"
-        account = scope.setdefault("state", {})["account"] = Account(self.clock)
+        account = scope.setdefault("state", {})["account"] = RequestTrace(self.clock)
         status = 0
 
         async def observed_send(message: Message) -> None:
@@ -100,7 +100,7 @@ class Observation:
             finally:
                 self._record(scope, account, status or 499, account.seconds)
 
-    def _record(self, scope: Scope, account: Account, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, account: RequestTrace, status: int, seconds: float) -> None:
         route = label_of(scope)
         self.metrics.requests.labels(route=route, code=str(status)).inc()
         self.metrics.request_duration_seconds.labels(route=route).observe(seconds)
@@ -121,7 +121,7 @@ class Observation:
         )
 
 
-def _server_timing(account: Account) -> str:
+def _server_timing(account: RequestTrace) -> str:
     """Every stage and step so far and, by the name of total, the time from the arrival to this header."""
     parts = account.stages.seconds
     parts |= {f"step{step}": seconds for step, seconds in enumerate(account.step_seconds, start=1)}

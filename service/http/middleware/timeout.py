@@ -21,7 +21,7 @@ HEADER = "X-Request-Timeout"
 MAX_SECONDS = 24 * 3600
 
 
-class DeadlineBound:
+class RequestTimeout:
     """Middleware: 504 once the time the client or the settings allow is over, wherever the request is then.
 
     Whatever it waits for is cancelled: its body, its upload, its place in a queue, its part of a batch. A

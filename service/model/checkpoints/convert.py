@@ -12,8 +12,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from service.model.checkpoints.loader import Naming, Stored, Watch, Weights, match, open_weights, unwatched
-from service.model.checkpoints.registry import Place
+from service.model.checkpoints.loader import (
+    Naming,
+    OnProgress,
+    Stored,
+    Weights,
+    match,
+    no_progress,
+    open_weights,
+)
+from service.model.checkpoints.registry import ModelLocation
 from service.model.infinity.config import FilesConfig
 from service.model.infinity.model_folder import Part, open_parts
 from service.model.infinity.t5 import empty_encoder
@@ -31,7 +39,9 @@ def read_precision(name: str) -> torch.dtype | None:
     return PRECISIONS.get(name)
 
 
-def convert(place: Place, out: Path, dtype: torch.dtype | None = None, watch: Watch = unwatched) -> None:
+def convert(
+    place: ModelLocation, out: Path, dtype: torch.dtype | None = None, on_progress: OnProgress = no_progress
+) -> None:
     """Write `out`, a model folder with config.json, two safetensors files and text_encoder/.
 
     `dtype` is that of the transformer's blocks and of the text encoder; None: as stored. What runs in fp32 in
@@ -57,10 +67,10 @@ def convert(place: Place, out: Path, dtype: torch.dtype | None = None, watch: Wa
         shutil.copyfile(text_folder / name, unfinished / files.text_encoder / name)
     transformer, tokenizer = parts.transformer, parts.tokenizer
     text_file, halved = unfinished / files.text_encoder / "model.safetensors", _halved(transformer)
-    _rewrite(text, TEXT_NAMING, text_file, dict.fromkeys(shapes, dtype) if dtype else {}, watch)
-    _rewrite(tokenizer.weights, tokenizer.naming, unfinished / files.tokenizer, {}, watch)
+    _rewrite(text, TEXT_NAMING, text_file, dict.fromkeys(shapes, dtype) if dtype else {}, on_progress)
+    _rewrite(tokenizer.weights, tokenizer.naming, unfinished / files.tokenizer, {}, on_progress)
     chosen = dict.fromkeys(halved, dtype) if dtype else {}
-    _rewrite(transformer.weights, transformer.naming, unfinished / files.transformer, chosen, watch)
+    _rewrite(transformer.weights, transformer.naming, unfinished / files.transformer, chosen, on_progress)
     unfinished.rename(out)
 
 
@@ -73,7 +83,7 @@ def _halved(transformer: Part) -> list[str]:
 
 
 def _rewrite(
-    weights: Weights, naming: Naming, file: Path, dtypes: Mapping[str, torch.dtype], watch: Watch
+    weights: Weights, naming: Naming, file: Path, dtypes: Mapping[str, torch.dtype], on_progress: OnProgress
 ) -> None:
     """`dtypes` by our names; what it does not name stays as stored."""
     stored = weights.stored
@@ -85,11 +95,14 @@ def _rewrite(
         for name, each in kept.items()
     }
     tensors = ((released[own_names[name]], tensor) for name, tensor in weights.tensors(list(own_names)))
-    write_safetensors(file, header, tensors, watch)
+    write_safetensors(file, header, tensors, on_progress)
 
 
 def write_safetensors(
-    file: Path, header: Mapping[str, Stored], tensors: Iterable[tuple[str, Tensor]], watch: Watch = unwatched
+    file: Path,
+    header: Mapping[str, Stored],
+    tensors: Iterable[tuple[str, Tensor]],
+    on_progress: OnProgress = no_progress,
 ) -> None:
     """A safetensors file of tensors that come in the order of `header`, converted to the dtypes it names.
 
@@ -109,6 +122,6 @@ def write_safetensors(
         for (name, each), (given, tensor) in zip(header.items(), tensors, strict=True):
             assert name == given
             stream.write(tensor.to(each.dtype).contiguous().flatten().view(torch.uint8).numpy().data)
-            watch(file.name, stream.tell() - 8 - len(text), num_bytes)
+            on_progress(file.name, stream.tell() - 8 - len(text), num_bytes)
         stream.flush()
         os.fsync(stream.fileno())

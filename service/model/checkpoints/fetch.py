@@ -53,13 +53,13 @@ class Download:
         return self.folder / self.name
 
     @property
-    def is_there(self) -> bool:
+    def is_ready(self) -> bool:
         """As far as its size tells."""
         return self.path.is_file() and self.path.stat().st_size == self.num_bytes
 
     @property
     def num_missing_bytes(self) -> int:
-        if self.is_there:
+        if self.is_ready:
             return 0
         return self.num_bytes - (self.partial.stat().st_size if self.partial.is_file() else 0)
 
@@ -97,7 +97,7 @@ class Plan:
             lines.append(f"{source.repository} at {source.revision}{pinned}")
             for download in self.downloads:
                 if download.repository == source.repository:
-                    state = "there" if download.is_there else "to fetch"
+                    state = "there" if download.is_ready else "to fetch"
                     lines.append(f"  {in_bytes(download.num_bytes):>9}  {state:8}  {download.path}")
         total = sum(download.num_bytes for download in self.downloads)
         lines.append(f"{in_bytes(total)} in all, {in_bytes(self.num_missing_bytes)} to fetch")
@@ -141,7 +141,7 @@ class Hub:
         try:
             with FileLock(folder / ".fetch.lock", timeout=0):
                 for download in plan.downloads:
-                    if not (download.is_there and download.is_checksum_of(download.path)):
+                    if not (download.is_ready and download.is_checksum_of(download.path)):
                         with _in_sentences(sources[download.repository]):
                             self._download(download)
                     say(f"{download.path}: {in_bytes(download.num_bytes)}, checksum right")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 _MAX_NAMED = 4  # differences spelled out in an error; the rest are counted
 Shape = tuple[int, ...]
-Watch = Callable[[str, int, int], None]  # what is read, bytes of it so far, bytes in all
+OnProgress = Callable[[str, int, int], None]  # what is read, bytes of it so far, bytes in all
 
 
 class Misfit(ValueError):
@@ -30,8 +30,8 @@ class Naming:
     released: Callable[[Mapping[str, str]], dict[str, str]]
 
 
-def unwatched(name: str, num_done: int, num_bytes: int) -> None:
-    """The Watch of nobody."""
+def no_progress(name: str, num_done: int, num_bytes: int) -> None:
+    """The OnProgress of nobody."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -57,7 +57,7 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) 
 
 
 def load_weights(
-    module: nn.Module, weights: Weights, naming: Naming, *, model: str, watch: Watch = unwatched
+    module: nn.Module, weights: Weights, naming: Naming, *, model: str, on_progress: OnProgress = no_progress
 ) -> int:
     """Bring weights into a module's parameters, shard by shard, straight to their device and dtype.
 
@@ -79,7 +79,7 @@ def load_weights(
             else:
                 parameter.copy_(tensor)
             num_done += parameter.nbytes
-            watch(weights.path.name, num_done, num_bytes)
+            on_progress(weights.path.name, num_done, num_bytes)
     return num_mapped
 
 

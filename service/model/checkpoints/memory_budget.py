@@ -11,9 +11,9 @@ import torch
 
 from service.model.checkpoints import registry
 from service.model.checkpoints.loader import open_weights
-from service.model.checkpoints.options import Choices
+from service.model.checkpoints.options import LoadOptions
 from service.model.device.memory import MOST_IMAGES, SHARES, Fit
-from service.model.device.precision import Precision, TextPlace, choose
+from service.model.device.precision import Precision, TextEncoderDevice, choose
 from service.model.infinity.backbone import Infinity
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.memory import footprint
@@ -42,7 +42,7 @@ class Need:
         return sum(batch <= room for batch in self.batches)
 
 
-def needs_of(model: str | None, choices: Choices, models_dir: Path) -> list[Need]:
+def needs_of(model: str | None, choices: LoadOptions, models_dir: Path) -> list[Need]:
     """Of every known model at its default size, or of one model at every native size; smallest first.
 
     A released model is known without its files; of a folder, config.json and the list of the text encoder's
@@ -92,9 +92,9 @@ def _batches(config: InfinityConfig, schedule: Schedule, precision: Precision) -
     )
 
 
-def _weights(place: registry.Place, precision: Precision) -> int:
+def _weights(place: registry.ModelLocation, precision: Precision) -> int:
     held = held_bytes(place.config, precision.blocks)
-    if precision.text_place is not TextPlace.BESIDE:
+    if precision.text_place is not TextEncoderDevice.BESIDE:
         return held
     stored = open_weights(place.folder / place.config.files.text_encoder, holds=is_text_encoder).stored
     numbers = sum(math.prod(each.shape) for name, each in stored.items() if is_text_encoder(name))
@@ -116,7 +116,7 @@ def shortage_of_weights(config: InfinityConfig, precision: Precision, device: to
     """The sentence, with what would help."""
     needed, half = (held_bytes(config, dtype) for dtype in (precision.blocks, torch.bfloat16))
     remedies = ["a smaller model: `atelier fit` lists what each takes"]
-    if device.type == "cuda" and precision.text_place is TextPlace.BESIDE:
+    if device.type == "cuda" and precision.text_place is TextEncoderDevice.BESIDE:
         remedies.insert(0, "ATELIER_TEXT_DEVICE=cpu, for the text encoder's part")
     if half < needed and half <= free:
         remedies.insert(0, f"ATELIER_PRECISION=bf16, with which they take {in_bytes(half)}")

@@ -15,8 +15,8 @@ DecodingChoice = Literal["auto", "whole", "strips"]
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
-    """`presets.load` makes them a Precision, sizes and a Decoding, and refuses what makes no sense."""
+class LoadOptions:
+    """`registry.load` makes them a Precision, sizes and a DecoderRunner, and refuses what makes no sense."""
 
     precision: PrecisionChoice = "auto"
     text_precision: TextPrecisionChoice = "auto"
@@ -26,7 +26,7 @@ class Choices:
     compile: bool = False
 
 
-BY_DEFAULT = Choices()
+DEFAULT_OPTIONS = LoadOptions()
 # Each enabled size is drawn once before the service is ready. With a model of fifteen ratios that would be
 # fifteen images of a megapixel, most of a minute on a GPU and hours on a CPU, and most services need one.
 MOST_BY_DEFAULT = 4

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 
-from service.model.checkpoints.loader import Watch, unwatched
+from service.model.checkpoints.loader import OnProgress, no_progress
 from service.model.checkpoints.memory_budget import (
     require_room,
     require_room_for_weights,
     shortage_of_weights,
 )
-from service.model.checkpoints.options import BY_DEFAULT, Choices, choose_sizes
+from service.model.checkpoints.options import DEFAULT_OPTIONS, LoadOptions, choose_sizes
 from service.model.device.memory import free_bytes
 from service.model.device.precision import Precision, choose
 from service.model.engine.generator import Generator
@@ -28,7 +28,7 @@ BUNDLED = {"nano": Path(__file__).parents[1] / "nano" / "weights"}
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ModelLocation:
     """A model that was asked for: its configuration, and the folder its files are named in."""
 
     config: InfinityConfig
@@ -47,7 +47,7 @@ def own_folder(name: str, models_dir: Path) -> Path:
     return models_dir / name
 
 
-def find(name_or_path: str, models_dir: Path) -> Place:
+def find(name_or_path: str, models_dir: Path) -> ModelLocation:
     """The model of a name, or of a folder with config.json. ValueError with a sentence when there is none.
 
     A folder of that name in the models folder, such as `atelier convert` writes, comes before a preset's
@@ -59,13 +59,13 @@ def find(name_or_path: str, models_dir: Path) -> Place:
         if not (folder / "config.json").is_file():
             config = RELEASED[name_or_path].config
             _require_files(config, models_dir)
-            return Place(config, models_dir)
+            return ModelLocation(config, models_dir)
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"There is no model {name_or_path!r}: give one of {', '.join(names())}, "
             "or the path of a folder that holds config.json."
         )
-    return Place(read_config(folder / "config.json"), folder)
+    return ModelLocation(read_config(folder / "config.json"), folder)
 
 
 def load(
@@ -73,8 +73,8 @@ def load(
     device: str = "auto",
     *,
     models_dir: Path = Path(),
-    choices: Choices = BY_DEFAULT,
-    watch: Watch = unwatched,
+    choices: LoadOptions = DEFAULT_OPTIONS,
+    on_progress: OnProgress = no_progress,
 ) -> Generator:
     """Make a model resident: one of `names()`, or a folder with config.json and what that names.
 
@@ -91,7 +91,12 @@ def load(
     require_room_for_weights(place.config, precision, on, free)
     try:
         infinity = read_infinity(
-            place.config, place.folder, on, precision=precision, decoding=choices.decoding, watch=watch
+            place.config,
+            place.folder,
+            on,
+            precision=precision,
+            decoding=choices.decoding,
+            on_progress=on_progress,
         )
     except torch.OutOfMemoryError as error:  # others share a GPU, and take what was free
         raise ValueError(shortage_of_weights(place.config, precision, on, free)) from error
@@ -102,7 +107,7 @@ def load(
     return generator
 
 
-def precision_of(device: torch.device, choices: Choices) -> Precision:
+def precision_of(device: torch.device, choices: LoadOptions) -> Precision:
     """ValueError with a sentence when the choices make no sense on the device."""
     return choose(
         device,

@@ -12,7 +12,7 @@ from torch import nn
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class TextPlace(StrEnum):
+class TextEncoderDevice(StrEnum):
     """Where the text encoder is."""
 
     BESIDE = "beside"  # the transformer, always
@@ -30,7 +30,7 @@ class Precision:
 
     blocks: torch.dtype = torch.float32
     text: torch.dtype = torch.float32
-    text_place: TextPlace = TextPlace.BESIDE
+    text_place: TextEncoderDevice = TextEncoderDevice.BESIDE
 
 
 FULL = Precision()
@@ -50,8 +50,8 @@ def choose(
     model on the CPU is bf16 as well.
     """
     on_gpu = device.type != "cpu"
-    place = TextPlace(text_device)
-    if place is TextPlace.FETCHED and not on_gpu:
+    place = TextEncoderDevice(text_device)
+    if place is TextEncoderDevice.FETCHED and not on_gpu:
         raise ValueError(
             "ATELIER_TEXT_DEVICE is fetched, which frees a GPU's memory between batches, and the model is on "
             f"the {device.type.upper()}: leave it at beside"
@@ -59,7 +59,7 @@ def choose(
     blocks = "bf16" if on_gpu else "fp32"
     if precision != "auto":
         blocks = precision
-    reads_on_gpu = on_gpu and place is not TextPlace.CPU
+    reads_on_gpu = on_gpu and place is not TextEncoderDevice.CPU
     text = "fp16" if reads_on_gpu else "fp32"
     if text_precision != "auto":
         text = text_precision

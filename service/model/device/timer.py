@@ -7,7 +7,7 @@ import time
 import torch
 
 
-class Laps:
+class DeviceTimer:
     """What lies between each `start` and its `stop`: of a GPU by its own clock, without waiting for it."""
 
     def __init__(self, device: torch.device) -> None:

@@ -19,12 +19,12 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return pinned.to(device, non_blocking=True)
 
 
-def places(indices: Sequence[int], device: torch.device) -> Tensor:
+def index_tensor(indices: Sequence[int], device: torch.device) -> Tensor:
     """Indices to index a tensor on that device with."""
     return send(torch.tensor(indices, dtype=torch.int64), device)
 
 
-class Fetched:
+class HostCopy:
     """Copies of a device's tensors on their way to the host. Any thread may wait for them."""
 
     def __init__(self, *tensors: Tensor) -> None:
@@ -39,7 +39,7 @@ class Fetched:
             self._arrival.record(torch.cuda.current_stream(self._device))
 
     @property
-    def is_there(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether `tensors` need not wait."""
         return self._arrival is None or self._arrival.query()
 
@@ -51,18 +51,18 @@ class Fetched:
         return self._copies
 
 
-class Decoded:
+class DecodedImages:
     """A batch of decoded images; on a GPU the decoder may still be at work on them."""
 
     def __init__(self, images: Tensor) -> None:
         """Images [images, 3, height, width] fp32 in [-1, 1]."""
         pixels = ((images + 1) / 2 * 255).to(torch.uint8).permute(0, 2, 3, 1)
-        self._fetched = Fetched(pixels, torch.isfinite(images).all())
+        self._fetched = HostCopy(pixels, torch.isfinite(images).all())
 
     @property
-    def is_there(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether `images` need not wait."""
-        return self._fetched.is_there
+        return self._fetched.is_ready
 
     def images(self) -> NDArray[np.uint8]:
         """[images, height, width, 3] RGB, once they are there. FloatingPointError when they are no images."""

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from service.model.backbone import Backbone
 from service.model.device.memory import fit
-from service.model.device.timer import Laps
-from service.model.device.transfer import Decoded, places, send
+from service.model.device.timer import DeviceTimer
+from service.model.device.transfer import DecodedImages, index_tensor, send
 from service.model.engine.noise import Noise
 from service.model.engine.plan import Plan, plan_of, texts_of, the_only
-from service.model.engine.previews import Showing, watched_steps
+from service.model.engine.previews import PreviewEmitter, preview_steps
 from service.model.engine.quality import EXACT, Shortcuts
-from service.model.engine.text_cache import Texts
+from service.model.engine.text_cache import TextCache
 from service.model.engine.text_style import imagined_bits
 from service.model.engine.types import (
     Drawing,
@@ -44,23 +44,23 @@ from service.model.style.feature import (
     feature_of,
     principal_of,
 )
-from service.model.style.tokens import StyleBits
+from service.model.style.tokens import StyleTokens
 
 
 class OutOfMemory(RuntimeError):
     """A batch did not fit the device; a smaller one may."""
 
 
-class Abandoned(Exception):
-    """Nobody wanted the batch any more, so it stopped at a step."""
+class Cancelled(Exception):
+    """The batch was cancelled and stopped after a step."""
 
 
-def always() -> bool:
-    return True
+def never() -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True)
-class Walk:
+class LoopResult:
     """What the loop over scales leaves."""
 
     feature: Tensor  # [paths, channels, H, W]
@@ -72,16 +72,16 @@ class Walk:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class PendingBatch:
     """A batch that is drawn, but for its images being decoded and copied. Any thread may wait for these."""
 
-    decoded: Decoded
+    decoded: DecodedImages
     drawings: Callable[[], list[Drawing]]  # waits; one a spec, in order
 
     @property
-    def is_there(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether `drawings` need not wait."""
-        return self.decoded.is_there
+        return self.decoded.is_ready
 
 
 class Generator:
@@ -102,7 +102,7 @@ class Generator:
         self.key_step = backbone.key_step
         self.qualities = backbone.qualities
         self.max_prompt_tokens = backbone.max_text_tokens
-        self._texts = Texts(backbone.encode_texts)
+        self._texts = TextCache(backbone.encode_texts)
         self.resident_bytes = backbone.resident_bytes
         self.precision = backbone.precision
         self.fit = fit(backbone)
@@ -110,10 +110,10 @@ class Generator:
     def num_steps(self, size: Size, shortcuts: Shortcuts = EXACT) -> int:
         return shortcuts.last_step(len(self._schedule(size).scales))
 
-    def watched_steps(self, size: Size, num_partials: int, shortcuts: Shortcuts = EXACT) -> tuple[int, ...]:
+    def preview_steps(self, size: Size, num_previews: int, shortcuts: Shortcuts = EXACT) -> tuple[int, ...]:
         """The steps after which to show so many partial images."""
         num_steps = self.num_steps(size, shortcuts)
-        return watched_steps(num_partials, key_step=self.key_step, num_steps=num_steps)
+        return preview_steps(num_previews, key_step=self.key_step, num_steps=num_steps)
 
     def schedule_name(self, size: Size) -> str:
         """Names all that a style feature depends on besides the model: the grids and the key step."""
@@ -134,7 +134,7 @@ class Generator:
             blank = np.full((size.height, size.width, 3), 127, np.uint8)
             styling = Styling((WeightedStyle(self.extract_style(blank, size)),))
             self.generate(stylised(size, styling))
-            self.restore_style(StyleBits(np.zeros(self.style_shape, np.uint8)), size)
+            self.restore_style(StyleTokens(np.zeros(self.style_shape, np.uint8)), size)
             if size == self.default_size and self.backbone.is_compiled:
                 for batch in of_every_kind(size, styling, self.qualities, self.num_steps(size)):
                     self.generate(batch[: self.max_images(size)])
@@ -151,21 +151,21 @@ class Generator:
         return self.decompose_bits(self.imagine_bits(prompt, seed), self.style_size)
 
     @torch.inference_mode()
-    def read_bits(self, image: NDArray[np.uint8], size: Size, key_step: int | None = None) -> StyleBits:
+    def read_bits(self, image: NDArray[np.uint8], size: Size, key_step: int | None = None) -> StyleTokens:
         """What the image tokenizer reads in a picture [h, w, 3] RGB, up to the key step."""
-        return StyleBits(self.backbone.encode_image(image, self._schedule(size), key_step or self.key_step))
+        return StyleTokens(self.backbone.encode_image(image, self._schedule(size), key_step or self.key_step))
 
     @torch.inference_mode()
-    def decompose_bits(self, bits: StyleBits, size: Size, key_step: int | None = None) -> StyleFeature:
+    def decompose_bits(self, bits: StyleTokens, size: Size, key_step: int | None = None) -> StyleFeature:
         """The style feature of bits that were read for images of this size."""
         grids = self.backbone.feature_grids(self._schedule(size))
         return decompose(bits.ones, grids[: key_step or self.key_step], grids[-1], bits.num_images)
 
     @torch.inference_mode()
-    def imagine_bits(self, prompt: str, seed: int) -> StyleBits:
+    def imagine_bits(self, prompt: str, seed: int) -> StyleTokens:
         """The bits of words: of their own image at the style size, drawn up to the key step."""
         schedule = self._schedule(self.style_size)
-        return StyleBits(imagined_bits(self.backbone, prompt, seed, schedule, self.key_step))
+        return StyleTokens(imagined_bits(self.backbone, prompt, seed, schedule, self.key_step))
 
     @property
     def style_shape(self) -> tuple[int, int]:
@@ -173,7 +173,7 @@ class Generator:
         return sum(grid.num_tokens for grid in self._style_grids()), self.backbone.channels
 
     @torch.inference_mode()
-    def restore_style(self, bits: StyleBits, size: Size) -> StyleFeature:
+    def restore_style(self, bits: StyleTokens, size: Size) -> StyleFeature:
         """The style feature, for images of `size`, whose bits were taken at the style size.
 
         For another shape its coarse grids are stretched over the image, as upsampling does anyway: what is
@@ -182,30 +182,30 @@ class Generator:
         extent = self.backbone.feature_grids(self._schedule(size))[-1]
         return decompose(bits.ones, self._style_grids(), extent, bits.num_images)
 
-    def generate(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> list[Drawing]:
-        """Draw a batch of one size. `wanted` is asked after each step; once it is False, Abandoned is raised.
+    def generate(self, specs: Sequence[ImageSpec], cancelled: Callable[[], bool] = never) -> list[Drawing]:
+        """Draw a batch of one size. `cancelled` is asked after each step; once True, Cancelled is raised.
 
         ValueError when the specs differ in size, key step or shortcuts, or name a size that is not native.
         """
-        return self.draw(specs, wanted).drawings()
+        return self.draw(specs, cancelled).drawings()
 
-    def draw(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool] = always) -> Drawn:
+    def draw(self, specs: Sequence[ImageSpec], cancelled: Callable[[], bool] = never) -> PendingBatch:
         """`generate`, but for waiting for the decoder: on a GPU the next batch can start meanwhile."""
         try:
             with torch.inference_mode():
-                return self._draw(specs, wanted)
+                return self._draw(specs, cancelled)
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(f"a batch of {len(specs)} images did not fit: {error}") from error
 
-    def _draw(self, specs: Sequence[ImageSpec], wanted: Callable[[], bool]) -> Drawn:
+    def _draw(self, specs: Sequence[ImageSpec], cancelled: Callable[[], bool]) -> PendingBatch:
         schedule = self._schedule(the_only({spec.size for spec in specs}, "size"))
-        stages = Laps(self.backbone.device)
+        stages = DeviceTimer(self.backbone.device)
         stages.start()
         texts = self._texts.of(text for spec in specs for text in texts_of(spec))
         stages.stop()
         stages.start()
         plan = plan_of(specs, schedule, texts, guidance=self.guidance, key_step=self.key_step)
-        walk = self._walk(plan, schedule, wanted)
+        walk = self._walk(plan, schedule, cancelled)
         stages.stop()
         stages.start()
         decoded = self.backbone.decode(walk.feature)
@@ -236,9 +236,9 @@ class Generator:
                 for spec, path in zip(specs, plan.path_of_spec, strict=True)
             ]
 
-        return Drawn(decoded, drawings)
+        return PendingBatch(decoded, drawings)
 
-    def _walk(self, plan: Plan, schedule: Schedule, wanted: Callable[[], bool]) -> Walk:
+    def _walk(self, plan: Plan, schedule: Schedule, cancelled: Callable[[], bool]) -> LoopResult:
         """The loop over scales: the accumulated features of every path, and each step's seconds."""
         backbone, num_steps = self.backbone, plan.num_steps
         present = list(range(plan.num_content))  # the paths whose features these are
@@ -253,15 +253,15 @@ class Generator:
         )
         styles = [self._blended(styling) if styling else None for styling in plan.stylings]
         of_steps = replace(schedule, scales=schedule.scales[:num_steps])
-        cache = backbone.begin(plan.paths, of_steps, parting_step=plan.parting_step)
+        cache = backbone.begin(plan.paths, of_steps, content_end_step=plan.content_end_step)
         num_rows = cache.num_rows
-        laps = Laps(backbone.device)
-        showing = Showing(backbone, plan, schedule)
+        laps = DeviceTimer(backbone.device)
+        showing = PreviewEmitter(backbone, plan, schedule)
         for step in range(1, num_steps + 1):
             laps.start()
             chosen = self._chosen(feature, present, plan, schedule, step)
             logits = backbone.predict(cache, step, feature, chosen)
-            lines = places([present.index(path) for path in plan.under_way(step)], backbone.device)
+            lines = index_tensor([present.index(path) for path in plan.under_way(step)], backbone.device)
             present = plan.under_way(step)
             drawn = noise.at(step)[plan.sources_of(present)]
             codes = backbone.sample(logits, drawn, schedule, step, None if chosen is None else chosen[lines])
@@ -272,15 +272,17 @@ class Generator:
                 backbone.fork(cache)
                 present = plan.forked
                 forked = self._stylise(feature, plan, styles)
-                feature = forked[places(present, backbone.device)]
+                feature = forked[index_tensor(present, backbone.device)]
             laps.stop()
             showing.after(step, feature, present)
-            if not wanted():
-                raise Abandoned(f"stopped after step {step} of {num_steps}")
+            if cancelled():
+                raise Cancelled(f"stopped after step {step} of {num_steps}")
         showing.hand_out()
         if broken:  # asked once, after the loop: on a GPU each question waits for the device
             raise FloatingPointError("the model gave logits that are not finite")
-        return Walk(feature, tuple(present), laps.seconds(), laps.gaps(), showing.decode_seconds, num_rows)
+        return LoopResult(
+            feature, tuple(present), laps.seconds(), laps.gaps(), showing.decode_seconds, num_rows
+        )
 
     def _chosen(
         self, feature: Tensor, present: Sequence[int], plan: Plan, schedule: Schedule, step: int
@@ -293,7 +295,7 @@ class Generator:
         detail = self.backbone.detail(feature, schedule, step)
         most = detail.sort(dim=-1, descending=True, stable=True).indices[:, :num_kept]
         leaders = [present.index(path) for path in plan.leaders_of(present, step)]
-        return most.sort(-1).values[places(leaders, feature.device)]
+        return most.sort(-1).values[index_tensor(leaders, feature.device)]
 
     def _stylise(self, feature: Tensor, plan: Plan, styles: Sequence[Tensor | None]) -> Tensor:
         """Every path's feature after the fork, [paths, channels, H, W], from those of the content paths.
@@ -301,7 +303,7 @@ class Generator:
         What is blended is decomposed once for each content path, whatever the number of its styles.
         """
         split = sorted({plan.sources[path] for path, each in enumerate(plan.stylings) if _blends(each)})
-        directions = directions_of(feature[places(split, feature.device)]) if split else ()
+        directions = directions_of(feature[index_tensor(split, feature.device)]) if split else ()
         of_content = dict(zip(split, directions, strict=True))
         return torch.stack(
             [

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from service.model.engine.quality import Shortcuts
-from service.model.engine.types import ImageSpec, Path, Styling, Text, Watch
+from service.model.engine.types import ImageSpec, Path, PreviewRequest, Styling, Text
 from service.model.schedule import Schedule
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ class Plan:
     stylings: tuple[Styling | None, ...]  # one a path
     seeds: tuple[int, ...]  # one a content path
     path_of_spec: tuple[int, ...]
-    watches: tuple[Watch | None, ...]  # one a spec
+    watches: tuple[PreviewRequest | None, ...]  # one a spec
     key_step: int
     num_steps: int
     shortcuts: Shortcuts
@@ -38,7 +38,7 @@ class Plan:
         return [index if path.source is None else path.source for index, path in enumerate(self.paths)]
 
     @property
-    def parting_step(self) -> int:
+    def content_end_step(self) -> int:
         """The last step of content paths that nobody asked for."""
         return self.shortcuts.correction_until or self.num_steps
 
@@ -53,7 +53,7 @@ class Plan:
 
     def _after(self, step: int) -> list[int]:
         paths = range(len(self.paths))
-        return [path for path in paths if step < self.parting_step or self.paths[path].drawn]
+        return [path for path in paths if step < self.content_end_step or self.paths[path].drawn]
 
     def sources_of(self, paths: Sequence[int]) -> list[int]:
         """The content paths that these belong to."""
@@ -61,9 +61,9 @@ class Plan:
 
     def leaders_of(self, paths: Sequence[int], step: int) -> list[int]:
         """The content paths that these follow; after the parting step each leads itself, whoever is there."""
-        return self.sources_of(paths) if step <= self.parting_step else list(paths)
+        return self.sources_of(paths) if step <= self.content_end_step else list(paths)
 
-    def watched(self, step: int, present: Sequence[int]) -> list[tuple[int, Watch]]:
+    def watched(self, step: int, present: Sequence[int]) -> list[tuple[int, PreviewRequest]]:
         """Who wants to see the image after this step, each with its place among the paths that there are.
 
         A path that has not forked yet is still its content path.
@@ -113,7 +113,7 @@ def plan_of(
         stylings=tuple(stylings),
         seeds=tuple(seed for _, _, seed, _ in content),
         path_of_spec=tuple(path_of_spec),
-        watches=tuple(spec.watch for spec in specs),
+        watches=tuple(spec.previews for spec in specs),
         key_step=key_step,
         num_steps=last_step,
         shortcuts=shortcuts,

@@ -1,4 +1,4 @@
-"""Partial images while a batch is drawn: decoded between its steps, handed out once they have arrived."""
+"""Preview images while a batch is drawn: decoded between its steps, handed out once they have arrived."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from service.model.backbone import Backbone
-from service.model.device.timer import Laps
-from service.model.device.transfer import Decoded, places
+from service.model.device.timer import DeviceTimer
+from service.model.device.transfer import DecodedImages, index_tensor
 from service.model.engine.plan import Plan
-from service.model.engine.types import Partial, Watch
+from service.model.engine.types import Preview, PreviewRequest
 from service.model.schedule import Schedule
 from service.model.style.resize import resize
 
@@ -21,13 +21,13 @@ from service.model.style.resize import resize
 class _UnderWay:
     """Images on their way to who watches."""
 
-    decoded: Decoded
+    decoded: DecodedImages
     step: int
     paths: list[int]  # that were decoded, by their places
-    watched: list[tuple[int, Watch]]
+    watched: list[tuple[int, PreviewRequest]]
 
 
-class Showing:
+class PreviewEmitter:
     """Of one batch. On a GPU an image is waited for once the next step is launched: there is work then."""
 
     def __init__(self, backbone: Backbone[Any], plan: Plan, schedule: Schedule) -> None:
@@ -35,7 +35,7 @@ class Showing:
         self._plan = plan
         self._grids = backbone.feature_grids(schedule)
         self._under_way: list[_UnderWay] = []
-        self._laps = Laps(backbone.device)
+        self._laps = DeviceTimer(backbone.device)
 
     def after(self, step: int, feature: Tensor, present: Sequence[int]) -> None:
         """Decode the features of these paths, [paths, channels, H, W], for whoever watches this step."""
@@ -46,11 +46,11 @@ class Showing:
         self._laps.start()
         needed = sorted({place for place, _ in watched})
         # On the scale's own grid the feature is what the next step reads, and decoding costs by the pixel.
-        small = resize(feature[places(needed, feature.device)], self._grids[step - 1])
+        small = resize(feature[index_tensor(needed, feature.device)], self._grids[step - 1])
         decoded = self._backbone.decode(small)
         self._laps.stop()
         self._under_way.append(_UnderWay(decoded, step, needed, watched))
-        if decoded.is_there:
+        if decoded.is_ready:
             self.hand_out()
 
     @property
@@ -63,17 +63,17 @@ class Showing:
         for each in self._under_way:
             images = dict(zip(each.paths, each.decoded.images(), strict=True))
             for path, watch in each.watched:
-                watch.show(Partial(images[path], each.step, self._plan.num_steps))
+                watch.show(Preview(images[path], each.step, self._plan.num_steps))
         self._under_way.clear()
 
 
-def watched_steps(num_partials: int, *, key_step: int, num_steps: int) -> tuple[int, ...]:
+def preview_steps(num_previews: int, *, key_step: int, num_steps: int) -> tuple[int, ...]:
     """After which steps to show so many partial images: spread from the key step to the last step but one.
 
     Before the key step there is no style to see, and after the last step there is the image itself. A
     schedule too short for that gives earlier steps as well, and at worst fewer.
     """
-    first = max(1, min(key_step, num_steps - num_partials))
+    first = max(1, min(key_step, num_steps - num_previews))
     candidates = range(first, num_steps)
-    num_shown = min(num_partials, len(candidates))
+    num_shown = min(num_previews, len(candidates))
     return tuple(candidates[(2 * i + 1) * len(candidates) // (2 * num_shown)] for i in range(num_shown))

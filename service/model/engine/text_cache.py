@@ -1,4 +1,4 @@
-"""Texts: prompts encoded once, the ones used last kept."""
+"""TextCache: prompts encoded once, the ones used last kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.model.engine.types import Text
 MAX_BYTES = 64 * 2**20
 
 
-class Texts:
+class TextCache:
     """A bounded cache of encoded prompts. What becomes of a prompt does not depend on when it came."""
 
     def __init__(

@@ -71,7 +71,7 @@ class ImageSpec:
     guidance: float | tuple[float, ...] | None = None  # one value, or one a step; None: the model's own
     styling: Styling | None = None
     shortcuts: Shortcuts = EXACT
-    watch: Watch | None = field(default=None, compare=False)  # looking on changes nothing
+    previews: PreviewRequest | None = field(default=None, compare=False)  # looking on changes nothing
 
     @property
     def batch_key(self) -> BatchKey:
@@ -156,7 +156,7 @@ def lay_out(paths: Sequence[Path]) -> tuple[Row, ...]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Partial:
+class Preview:
     """The image so far: the accumulated feature after `step`, decoded at that scale's own resolution."""
 
     image: NDArray[np.uint8]  # [height, width, 3] RGB, smaller than the image that is being drawn
@@ -165,8 +165,8 @@ class Partial:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Watch:
+class PreviewRequest:
     """Who wants to see an image grow. `show` is called on the model thread: it may neither wait nor raise."""
 
     steps: tuple[int, ...]
-    show: Callable[[Partial], None]
+    show: Callable[[Preview], None]

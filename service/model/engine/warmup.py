@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import product
 
 from service.model.engine.quality import Qualities
-from service.model.engine.types import ImageSpec, Method, Styling, Watch
+from service.model.engine.types import ImageSpec, Method, PreviewRequest, Styling
 from service.model.schedule import Size
 
 
@@ -25,7 +25,7 @@ def of_every_kind(
     loses one on the way; there is one of all that, or there are several; images of every step are decoded.
     """
     (plain,) = stylised(size, styling)
-    seen = replace(plain, watch=Watch(tuple(range(1, num_steps)), lambda partial: None))
+    seen = replace(plain, previews=PreviewRequest(tuple(range(1, num_steps)), lambda partial: None))
     stylings = (styling, replace(styling, method=Method.PFB), None)
     shortcuts = dict.fromkeys(qualities.shortcuts().values())
     for each, guidance, shorter in product(stylings, (None, 1.0), shortcuts):

@@ -15,12 +15,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from service.model.checkpoints.options import DecodingChoice
-from service.model.device.transfer import Decoded, send
+from service.model.device.transfer import DecodedImages, send
 from service.model.engine.types import Path, Text, lay_out
 from service.model.infinity.attention import Memory
 from service.model.infinity.config import InfinityConfig
-from service.model.infinity.decoding import Decoding
-from service.model.infinity.kv_cache import Cache, Company
+from service.model.infinity.decoding import DecoderRunner
+from service.model.infinity.kv_cache import ActiveRows, Cache
 from service.model.infinity.memory import footprint
 from service.model.infinity.rope import rotations
 from service.model.infinity.sampling import draw_noise, sample_bits
@@ -53,7 +53,7 @@ class Infinity:
         self.mapped_bytes = mapped_bytes
         # Convolutions like channels last: 1.0 to 1.6 times as fast on an EPYC, and GPUs are built for it.
         tokenizer.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.decoding = Decoding(tokenizer, decoding, mapped_bytes=mapped_bytes)
+        self.decoding = DecoderRunner(tokenizer, decoding, mapped_bytes=mapped_bytes)
         self.name = config.name
         self.fingerprint = fingerprint
         self.schedules: dict[Size, Schedule] = config.schedules()
@@ -116,7 +116,9 @@ class Infinity:
         assert self.text_encoder is not None, "this Infinity was made without a text encoder"
         return self.text_encoder.encode_all(prompts, self.max_text_tokens)
 
-    def begin(self, paths: Sequence[Path], schedule: Schedule, *, parting_step: int | None = None) -> Cache:
+    def begin(
+        self, paths: Sequence[Path], schedule: Schedule, *, content_end_step: int | None = None
+    ) -> Cache:
         if self.is_compiled:
             _configure_compiler()
         rows = lay_out(paths)
@@ -130,7 +132,7 @@ class Infinity:
             paths=tuple(paths),
             rows=rows,
             schedule=schedule,
-            parting_step=parting_step or len(schedule.scales),
+            content_end_step=content_end_step or len(schedule.scales),
             rotation=rotations(schedule, config.head_width, self.device),
             texts=self._read([self._row_text(paths[row.path], conditional=row.conditional) for row in rows]),
             keys=empty(sum(not paths[row.path].corrected for row in rows)),
@@ -182,8 +184,8 @@ class Infinity:
         some = sample_bits(logits, noise, top_k=sampling.top_k, top_p=sampling.top_p).float()
         places = places.expand_as(some)
         every = some.new_zeros(len(some), scale.num_tokens, some.shape[-1])
-        is_there = self._planes(every.scatter(1, places, 1.0), scale)
-        return codes_from_bits(self._planes(every.scatter(1, places, some), scale)) * is_there
+        is_ready = self._planes(every.scatter(1, places, 1.0), scale)
+        return codes_from_bits(self._planes(every.scatter(1, places, some), scale)) * is_ready
 
     def accumulate(self, feature: Tensor, codes: Tensor, schedule: Schedule, step: int) -> Tensor:
         return feature + resize(codes, self.feature_grids(schedule)[-1])
@@ -197,8 +199,8 @@ class Infinity:
         flat = torch.cat([bit[0].flatten(1).T for bit in bits])  # [tokens, channels]
         return flat.to(torch.uint8).cpu().numpy()
 
-    def decode(self, feature: Tensor) -> Decoded:
-        return Decoded(self.decoding.images(feature))
+    def decode(self, feature: Tensor) -> DecodedImages:
+        return DecodedImages(self.decoding.images(feature))
 
     def _row_text(self, path: Path, *, conditional: bool) -> Tensor:
         if conditional:
@@ -247,12 +249,14 @@ class Infinity:
             return rotation
         return rotation[:, chosen[cache.active.path_of_row[: cache.active.num_own]]]
 
-    def _through_blocks(self, x: Tensor, rotation: Tensor, cache: Cache, step: int) -> tuple[Tensor, Company]:
+    def _through_blocks(
+        self, x: Tensor, rotation: Tensor, cache: Cache, step: int
+    ) -> tuple[Tensor, ActiveRows]:
         """The rows that the last block leaves, [rows, tokens, width], and who they are."""
         company, start = cache.active, cache.num_tokens
         cache.num_tokens += x.shape[1]
         for layer, block in enumerate(self._blocks):
-            if layer == len(self._blocks) - 1 and step == cache.parting_step and cache.is_forked:
+            if layer == len(self._blocks) - 1 and step == cache.content_end_step and cache.is_forked:
                 # Of a content path that nobody asked for only the attention weights are still needed.
                 company = cache.drawn
             memory = cache.memory(layer, start, company)
@@ -277,7 +281,7 @@ def _configure_compiler() -> None:
     torch.fx.experimental._config.use_duck_shape = False  # as many rows as tokens is a coincidence
 
 
-def _guided(values: Tensor, company: Company, step: int) -> Tensor:
+def _guided(values: Tensor, company: ActiveRows, step: int) -> Tensor:
     """guidance * conditional + (1 - guidance) * unconditional, for each path."""
     conditional = values[company.conditional]
     if not company.is_guided[step - 1]:

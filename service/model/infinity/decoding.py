@@ -1,4 +1,4 @@
-"""Decoding: whole images, as many at once as memory holds; or one after another, in strips."""
+"""DecoderRunner: whole images, as many at once as memory holds; or one after another, in strips."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def workspace_bytes(config: TokenizerConfig, grid: Scale, dtype: torch.dtype, *,
     return max(peaks(layer, dtype.itemsize) for layer in _layers(config, grid))
 
 
-class Decoding:
+class DecoderRunner:
     """A tokenizer's decoder, and how it is run.
 
     That is settled by the memory that is free when this is made, and not when an image is: strips round

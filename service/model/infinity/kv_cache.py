@@ -9,7 +9,7 @@ from dataclasses import InitVar, dataclass, field, replace
 import torch
 from torch import Tensor
 
-from service.model.device.transfer import places, send
+from service.model.device.transfer import index_tensor, send
 from service.model.engine.types import Path, Row
 from service.model.infinity.attention import Memory
 from service.model.infinity.text_conditioning import BatchTexts, Reading
@@ -17,7 +17,7 @@ from service.model.schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True)
-class Company:
+class ActiveRows:
     """The rows that are under way together, and what a step has to know of them, on the device."""
 
     rows: tuple[Row, ...]
@@ -36,10 +36,10 @@ class Company:
     @classmethod
     def of(
         cls, paths: Sequence[Path], every: Sequence[Row], indices: Sequence[int], texts: BatchTexts
-    ) -> Company:
+    ) -> ActiveRows:
         """The company of the rows at `indices` of a batch."""
         device = texts.pooled.device
-        rows, origins = [every[index] for index in indices], origins_of(paths, every)
+        rows, origins = [every[index] for index in indices], content_rows_of(paths, every)
         present = sorted({row.path for row in rows})
         index_of = {(row.path, row.conditional): index for index, row in enumerate(rows)}
         conditional = [index_of[path, True] for path in present]
@@ -50,13 +50,13 @@ class Company:
         return cls(
             rows=tuple(rows),
             indices=tuple(indices),
-            places=places(indices, device),
+            places=index_tensor(indices, device),
             sources=sources,
-            leaders=None if sources == tuple(range(num_own)) else places(sources, device),
+            leaders=None if sources == tuple(range(num_own)) else index_tensor(sources, device),
             num_own=num_own,
-            path_of_row=places([present.index(row.path) for row in rows], device),
-            conditional=places(conditional, device),
-            unconditional=places(unconditional, device),
+            path_of_row=index_tensor([present.index(row.path) for row in rows], device),
+            conditional=index_tensor(conditional, device),
+            unconditional=index_tensor(unconditional, device),
             guidance=send(torch.tensor(guidance), device),
             is_guided=tuple(any(weight != 1.0 for weight in weights) for weights in guidance),
             reading=texts.read_by(indices),
@@ -70,7 +70,7 @@ class Cache:
     paths: tuple[Path, ...]
     rows: InitVar[Sequence[Row]]
     schedule: Schedule
-    parting_step: int  # the last one of content paths that nobody asked for
+    content_end_step: int  # the last one of content paths that nobody asked for
     rotation: Tensor  # [2, tokens, head width / 2]
     texts: BatchTexts
     keys: list[Tensor]  # a layer: [own rows, heads, tokens, head width]
@@ -78,9 +78,9 @@ class Cache:
     is_fused: bool  # how it attends (`Memory`)
     num_tokens: int = 0  # computed so far
     step: int = 0  # the last one computed
-    active: Company = field(init=False)
-    everyone: Company = field(init=False)  # active from the fork on
-    drawn: Company = field(init=False)  # whom the parting step leaves
+    active: ActiveRows = field(init=False)
+    everyone: ActiveRows = field(init=False)  # active from the fork on
+    drawn: ActiveRows = field(init=False)  # whom the parting step leaves
     origins: tuple[int, ...] = field(init=False)  # a row: the content path's row of the same guidance half
 
     def __post_init__(self, rows: Sequence[Row]) -> None:
@@ -94,7 +94,7 @@ class Cache:
     def num_rows(self) -> int:
         return len(self.everyone.rows)
 
-    def memory(self, layer: int, start: int, company: Company) -> Memory:
+    def memory(self, layer: int, start: int, company: ActiveRows) -> Memory:
         """One layer's keys and values at a step from token `start` on, after which `company` goes on."""
         num_rows = len(self.active.rows)
         return Memory(
@@ -131,7 +131,7 @@ class Cache:
 
     def part_after(self, step: int) -> None:
         """After the parting step content paths that nobody asked for go, and everyone attends by itself."""
-        if step != self.parting_step or step == len(self.schedule.scales) or not self.is_forked:
+        if step != self.content_end_step or step == len(self.schedule.scales) or not self.is_forked:
             return
         self.paths = tuple(replace(path, source=None, corrected=False) for path in self.paths)
         self._go_on_with(self.drawn.indices)
@@ -152,20 +152,22 @@ class Cache:
         if list(indices) == list(range(len(indices))):
             return cached[: len(indices)]
         taken, done = cached.new_empty(len(indices), *cached.shape[1:]), slice(0, self.num_tokens)
-        taken[:, :, done] = cached[:, :, done].index_select(0, places(indices, cached.device))
+        taken[:, :, done] = cached[:, :, done].index_select(0, index_tensor(indices, cached.device))
         return taken
 
     def _seat(self, rows: Sequence[Row], *, forked: bool) -> None:
         """Make these the rows of the batch."""
         num_first = sum(self.paths[row.path].source is None for row in rows)
         kept = [index for index, row in enumerate(rows) if self.paths[row.path].drawn]
-        self.everyone = Company.of(self.paths, rows, range(len(rows)), self.texts)
-        self.active = self.everyone if forked else Company.of(self.paths, rows, range(num_first), self.texts)
-        self.drawn = Company.of(self.paths, rows, kept, self.texts)
-        self.origins = origins_of(self.paths, rows)
+        self.everyone = ActiveRows.of(self.paths, rows, range(len(rows)), self.texts)
+        self.active = (
+            self.everyone if forked else ActiveRows.of(self.paths, rows, range(num_first), self.texts)
+        )
+        self.drawn = ActiveRows.of(self.paths, rows, kept, self.texts)
+        self.origins = content_rows_of(self.paths, rows)
 
 
-def origins_of(paths: Sequence[Path], rows: Sequence[Row]) -> tuple[int, ...]:
+def content_rows_of(paths: Sequence[Path], rows: Sequence[Row]) -> tuple[int, ...]:
     """For each row the row of its content path, of the same guidance half; a content row is its own."""
     index_of = {(row.path, row.conditional): index for index, row in enumerate(rows)}
     sources = [index if path.source is None else path.source for index, path in enumerate(paths)]

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from service.model.checkpoints.loader import (
     Misfit,
     Naming,
-    Watch,
+    OnProgress,
     Weights,
     load_weights,
     match,
+    no_progress,
     open_weights,
-    unwatched,
 )
 from service.model.checkpoints.options import DecodingChoice
 from service.model.device.precision import FULL, Precision
@@ -51,10 +51,10 @@ class Part:
     naming: Naming
     model: str
 
-    def make_resident(self, device: torch.device, watch: Watch) -> int:
+    def make_resident(self, device: torch.device, on_progress: OnProgress) -> int:
         """Bytes of the weights that stay in their file, mapped."""
         self.module.to_empty(device=device).requires_grad_(False).eval()
-        return load_weights(self.module, self.weights, self.naming, model=self.model, watch=watch)
+        return load_weights(self.module, self.weights, self.naming, model=self.model, on_progress=on_progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def read_infinity(
     *,
     precision: Precision = FULL,
     decoding: DecodingChoice = "auto",
-    watch: Watch = unwatched,
+    on_progress: OnProgress = no_progress,
 ) -> Infinity:
     """Make a model resident, from a folder's files. ValueError names the file and what is wrong with it.
 
@@ -106,16 +106,16 @@ def read_infinity(
         place=precision.text_place,
         fillers=config.vocabulary.fillers if config.vocabulary else (),
         channels=config.transformer.text_channels,
-        watch=watch,
+        on_progress=on_progress,
     )
     transformer, tokenizer = parts.transformer.module, parts.tokenizer.module
     assert isinstance(transformer, Transformer)
     assert isinstance(tokenizer, Tokenizer)
-    num_mapped = parts.tokenizer.make_resident(device, watch)
+    num_mapped = parts.tokenizer.make_resident(device, on_progress)
     own_fingerprint = fingerprint(config, tokenizer)  # the stored values': in any precision the same
     tokenizer.hold_decoder_in(precision.blocks)
     transformer.hold_blocks_in(precision.blocks)  # while it is without memory
-    num_mapped += parts.transformer.make_resident(device, watch)
+    num_mapped += parts.transformer.make_resident(device, on_progress)
     return Infinity(
         config,
         transformer,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from service.model.checkpoints.loader import Naming, Shape, Weights
-from service.model.device.precision import FULL, Precision, TextPlace
+from service.model.device.precision import FULL, Precision, TextEncoderDevice
 from service.model.infinity.config import (
     FilesConfig,
     InfinityConfig,
@@ -57,7 +57,7 @@ class Released:
     def resident_bytes(self, precision: Precision = FULL) -> int:
         """Memory of the weights on the transformer's device, between batches."""
         held = held_bytes(self.config, precision.blocks)
-        if precision.text_place is not TextPlace.BESIDE:
+        if precision.text_place is not TextEncoderDevice.BESIDE:
             return held
         halves = _TEXT_PARAMETERS - (_TEXT_KEPT_FP32 if precision.text is torch.float16 else 0)
         return held + precision.text.itemsize * halves + 4 * (_TEXT_PARAMETERS - halves)

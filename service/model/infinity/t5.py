@@ -13,9 +13,9 @@ from tokenizers import Tokenizer as WordTokenizer
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from service.model.checkpoints.loader import Watch, load_weights, open_weights, unwatched
+from service.model.checkpoints.loader import OnProgress, load_weights, no_progress, open_weights
 from service.model.device.linear import Linear
-from service.model.device.precision import TextPlace
+from service.model.device.precision import TextEncoderDevice
 from service.model.device.transfer import send
 from service.model.engine.types import Text
 from service.model.infinity.weight_names import TEXT_NAMING, is_text_encoder
@@ -70,9 +70,9 @@ class TextEncoder:
         dtype: torch.dtype = torch.float32,
         fillers: Sequence[str] = (),
         *,
-        place: TextPlace = TextPlace.BESIDE,
+        place: TextEncoderDevice = TextEncoderDevice.BESIDE,
         channels: int | None = None,
-        watch: Watch = unwatched,
+        on_progress: OnProgress = no_progress,
     ) -> TextEncoder:
         """Read `tokenizer.json`, `config.json` and the encoder's weights, straight to their place and dtype.
 
@@ -86,7 +86,7 @@ class TextEncoder:
             words = WordTokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
-        home = device if place is TextPlace.BESIDE else torch.device("cpu")
+        home = device if place is TextEncoderDevice.BESIDE else torch.device("cpu")
         encoder = empty_encoder(folder / "config.json", home, dtype)
         if channels not in (None, encoder.config.d_model):
             raise ValueError(
@@ -94,8 +94,10 @@ class TextEncoder:
                 f"reads {channels}"
             )
         weights = open_weights(folder, holds=is_text_encoder)
-        mapped_bytes = load_weights(encoder, weights, TEXT_NAMING, model="the text encoder", watch=watch)
-        if place is TextPlace.FETCHED and device.type == "cuda":
+        mapped_bytes = load_weights(
+            encoder, weights, TEXT_NAMING, model="the text encoder", on_progress=on_progress
+        )
+        if place is TextEncoderDevice.FETCHED and device.type == "cuda":
             for parameter in encoder.parameters():  # from pinned memory they come at the bus's full speed
                 parameter.data = parameter.data.pin_memory()
         return cls(
@@ -103,7 +105,7 @@ class TextEncoder:
             encoder,
             fillers,
             device=device,
-            is_fetched=place is TextPlace.FETCHED,
+            is_fetched=place is TextEncoderDevice.FETCHED,
             mapped_bytes=mapped_bytes,
         )
 

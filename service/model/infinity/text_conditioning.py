@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from service.model.device.transfer import places, send
+from service.model.device.transfer import index_tensor, send
 from service.model.infinity.transformer import ReadText, TextAttention
 
 # Padded texts are a multiple of so many tokens long: a GPU's kernels read such a bias without copying it.
@@ -64,7 +64,7 @@ class BatchTexts:
     def read_by(self, indices: Sequence[int]) -> Reading:
         """What these rows' texts say."""
         of_row = [self.of_row[index] for index in indices]
-        rows = places(of_row, self.pooled.device)
+        rows = index_tensor(of_row, self.pooled.device)
         return Reading(
             pooled=self.pooled[rows],
             modulations=self.modulations.index_select(2, rows),
@@ -77,7 +77,7 @@ class SeparateTexts:
     """Each text by itself; neighbours with one text read it together."""
 
     def __init__(self, attentions: Sequence[TextAttention], texts: Sequence[Tensor]) -> None:
-        """Texts [tokens, channels] of any lengths; `attentions` has a layer each."""
+        """TextCache [tokens, channels] of any lengths; `attentions` has a layer each."""
         self._readers = [[attention.reader(text) for text in texts] for attention in attentions]
 
     def of_rows(self, text_of_row: Sequence[int]) -> tuple[TextsOfRows, ...]:
@@ -90,17 +90,17 @@ class PaddedTexts:
     """All texts in one tensor, as long as the longest; what is not there is not seen."""
 
     def __init__(self, attentions: Sequence[TextAttention], texts: Sequence[Tensor]) -> None:
-        """Texts [tokens, channels] of any lengths; `attentions` has a layer each."""
+        """TextCache [tokens, channels] of any lengths; `attentions` has a layer each."""
         several = texts if len(texts) > 1 else [*texts, *texts]  # compilers make a case of one
         longest = max(map(len, texts))
-        padded, is_there = pad_texts(several, longest + -longest % _MULTIPLE)
+        padded, is_ready = pad_texts(several, longest + -longest % _MULTIPLE)
         self._keys_values = [attention.keys_values(padded) for attention in attentions]
         # Not a mask: each layer and step would make this of it.
-        self._bias = torch.zeros_like(is_there, dtype=self._keys_values[0][0].dtype)
-        self._bias = self._bias.masked_fill(~is_there, -torch.inf)[:, None, None]
+        self._bias = torch.zeros_like(is_ready, dtype=self._keys_values[0][0].dtype)
+        self._bias = self._bias.masked_fill(~is_ready, -torch.inf)[:, None, None]
 
     def of_rows(self, text_of_row: Sequence[int]) -> tuple[TextsOfRows, ...]:
-        rows = places(text_of_row, self._bias.device)
+        rows = index_tensor(text_of_row, self._bias.device)
         bias = self._bias[rows]
         return tuple(_Gathered(keys, values, rows, bias) for keys, values in self._keys_values)
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from service.model.schedule import Scale
 from service.model.style.resize import resize
-from service.model.style.tokens import StyleBits, counted
+from service.model.style.tokens import StyleTokens, counted
 
 # A singular value below this share of the largest is rounding, and its vector arbitrary.
 _RANK_TOLERANCE = 1e-9
@@ -55,8 +55,8 @@ class StyleFeature:
         return self.bits.shape[1]
 
     @property
-    def counts(self) -> StyleBits:
-        return StyleBits(self.bits, self.num_images)
+    def counts(self) -> StyleTokens:
+        return StyleTokens(self.bits, self.num_images)
 
     def to_bytes(self) -> bytes:
         return save(
@@ -87,7 +87,7 @@ class StyleFeature:
             # Not there in what the first version kept, which was of one image always.
             num_images = int(arrays["num_images"][0]) if "num_images" in arrays else 1
             shape = (sum(grid.num_tokens for grid in grids), num_channels)
-            bits = StyleBits.unpack(arrays["bits"].tobytes(), shape, num_images).ones
+            bits = StyleTokens.unpack(arrays["bits"].tobytes(), shape, num_images).ones
             values, directions = arrays["singular_values"], arrays["directions"]
         except (SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
             raise ValueError(f"these bytes are no style feature: {error}") from error

@@ -1,4 +1,4 @@
-"""StyleBits: the residual bits of one picture up to the key step, or of several pictures counted together."""
+"""StyleTokens: the residual bits of one picture up to the key step, or of several counted together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_IMAGES = 255  # a count fits a byte
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StyleBits:
+class StyleTokens:
     """How many of `num_images` pictures have a 1 at each place: of one picture, its bits themselves.
 
     Counting loses nothing that an average needs, does not depend on the order of the pictures, and stays
@@ -28,7 +28,7 @@ class StyleBits:
         return np.packbits((self.ones >> shifts) & 1).tobytes()
 
     @classmethod
-    def unpack(cls, packed: bytes, shape: tuple[int, int], num_images: int) -> StyleBits:
+    def unpack(cls, packed: bytes, shape: tuple[int, int], num_images: int) -> StyleTokens:
         """The inverse of `pack`; ValueError when these bytes are not what `pack` gives for such bits."""
         if not 1 <= num_images <= MAX_IMAGES:
             raise ValueError(f"the bits of {num_images} pictures cannot be")
@@ -44,10 +44,10 @@ class StyleBits:
         return cls(ones.astype(np.uint8).reshape(shape), num_images)
 
 
-def counted(parts: Sequence[StyleBits]) -> StyleBits:
+def counted(parts: Sequence[StyleTokens]) -> StyleTokens:
     """The bits of all these pictures together; ValueError when their shapes differ or they are too many."""
     num_images = sum(part.num_images for part in parts)
     if len({part.ones.shape for part in parts}) != 1 or num_images > MAX_IMAGES:
         raise ValueError("these bits cannot be counted together")
     ones = np.stack([part.ones for part in parts]).sum(0, dtype=np.int64)
-    return StyleBits(ones.astype(np.uint8), num_images)
+    return StyleTokens(ones.astype(np.uint8), num_images)

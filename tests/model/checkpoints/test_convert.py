@@ -14,7 +14,7 @@ from service.cli.main import cli
 from service.model.checkpoints import registry as presets
 from service.model.checkpoints.convert import convert, read_precision, write_safetensors
 from service.model.checkpoints.loader import Stored, open_weights
-from service.model.checkpoints.registry import Place
+from service.model.checkpoints.registry import ModelLocation
 from service.model.infinity.backbone import Infinity
 from service.model.infinity.model_folder import read_infinity
 from service.model.schedule import Size
@@ -24,10 +24,10 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module", params=["infinity-2b", "infinity-8b"])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelLocation:
     folder = tmp_path_factory.mktemp("released")
     write_released(folder, shrunk(request.param), FLAN_TINY)
-    return Place(shrunk(request.param), folder)
+    return ModelLocation(shrunk(request.param), folder)
 
 
 def weights(infinity: Infinity) -> dict[str, torch.Tensor]:
@@ -40,7 +40,7 @@ def weights(infinity: Infinity) -> dict[str, torch.Tensor]:
     }
 
 
-def test_a_conversion_as_stored_is_the_same_model(place: Place, tmp_path: Path) -> None:
+def test_a_conversion_as_stored_is_the_same_model(place: ModelLocation, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     convert(place, tmp_path / "out", None, lambda *each: seen.append(each))
     before = read_infinity(place.config, place.folder, CPU)
@@ -61,7 +61,7 @@ def test_a_conversion_as_stored_is_the_same_model(place: Place, tmp_path: Path) 
 
 
 def test_a_conversion_to_half_precision_leaves_the_image_tokenizer_as_it_is(
-    place: Place, tmp_path: Path
+    place: ModelLocation, tmp_path: Path
 ) -> None:
     convert(place, tmp_path / "out", torch.bfloat16)
     stored = {file.name: load_file(file) for file in tmp_path.glob("out/**/*.safetensors")}
@@ -81,20 +81,20 @@ def test_a_conversion_to_half_precision_leaves_the_image_tokenizer_as_it_is(
     )
 
 
-def test_what_is_there_already_is_not_written_over(place: Place, tmp_path: Path) -> None:
+def test_what_is_there_already_is_not_written_over(place: ModelLocation, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is there already: remove it, or choose another folder"):
         convert(place, tmp_path)
 
 
 def test_a_conversion_that_was_interrupted_leaves_no_model_and_can_be_repeated(
-    place: Place, tmp_path: Path
+    place: ModelLocation, tmp_path: Path
 ) -> None:
     def interrupted(name: str, num_done: int, num_bytes: int) -> None:
         if name == "tokenizer.safetensors":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        convert(place, tmp_path / "out", watch=interrupted)
+        convert(place, tmp_path / "out", on_progress=interrupted)
     assert not (tmp_path / "out").exists()
     convert(place, tmp_path / "out")
     assert [each.name for each in tmp_path.iterdir()] == ["out"]
@@ -104,11 +104,11 @@ def test_a_converted_preset_comes_before_its_released_files(tmp_path: Path) -> N
     config = shrunk("infinity-2b")
     write_released(tmp_path, config, FLAN_TINY)
     assert presets.find("infinity-2b", tmp_path).folder == tmp_path
-    convert(Place(config, tmp_path), tmp_path / "infinity-2b", torch.bfloat16)
+    convert(ModelLocation(config, tmp_path), tmp_path / "infinity-2b", torch.bfloat16)
     assert presets.load("infinity-2b", models_dir=tmp_path).num_steps(Size(256, 256)) == 7
 
 
-def test_the_command_rewrites_a_folder_of_ones_own(place: Place, tmp_path: Path) -> None:
+def test_the_command_rewrites_a_folder_of_ones_own(place: ModelLocation, tmp_path: Path) -> None:
     """One whose config.json names released files."""
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -128,9 +128,9 @@ def test_the_command_rewrites_a_folder_of_ones_own(place: Place, tmp_path: Path)
     )
 
 
-def test_files_that_do_not_fit_are_not_converted(place: Place, tmp_path: Path) -> None:
+def test_files_that_do_not_fit_are_not_converted(place: ModelLocation, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"infinity_125M_256x256\.pth is missing"):
-        convert(Place(shrunk("infinity-125m"), place.folder), tmp_path / "out")
+        convert(ModelLocation(shrunk("infinity-125m"), place.folder), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -150,7 +150,7 @@ def test_a_transfer_that_broke_off_goes_on_where_it_did(hub: LocalHub, tmp_path:
         ValueError, match=rf"{INFINITY} could not be read .* the same command goes on from there"
     ):
         Hub(hub.url).fetch(plan, lambda _: None)
-    assert not plan.downloads[0].is_there
+    assert not plan.downloads[0].is_ready
     assert 10_000_000 <= plan.downloads[0].num_missing_bytes <= 15_000_000
     hub.forbidden.clear()
     hub.asked.clear()

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from service.cli.main import cli
 from service.model.checkpoints.memory_budget import needs_of, require_room, require_room_for_weights
-from service.model.checkpoints.options import Choices
+from service.model.checkpoints.options import LoadOptions
 from service.model.checkpoints.registry import load, names
 from service.model.device.memory import MOST_IMAGES, Fit, fit, fitted, free_bytes
 from service.model.device.precision import Precision
@@ -120,7 +120,7 @@ def test_one_model_is_told_at_every_size(tmp_path: Path) -> None:
 
 def test_half_precision_and_a_text_encoder_elsewhere_leave_more_room() -> None:
     def of_2b(**choices: str) -> tuple[int, int]:
-        found = needs_of(None, Choices(**choices), Path())  # type: ignore[arg-type]
+        found = needs_of(None, LoadOptions(**choices), Path())  # type: ignore[arg-type]
         (need,) = (each for each in found if each.name == "infinity-2b")
         return need.weights, need.batches[0]
 

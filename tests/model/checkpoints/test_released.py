@@ -129,7 +129,7 @@ def test_a_presets_configuration_as_a_config_json_is_the_same_again(name: str) -
 def test_released_files_become_a_model_that_draws(written: Path, name: str) -> None:
     seen: list[tuple[str, int, int]] = []
     config = shrunk(name)
-    infinity = read_infinity(config, written, CPU, watch=lambda *each: seen.append(each))
+    infinity = read_infinity(config, written, CPU, on_progress=lambda *each: seen.append(each))
     size = Size(256, 256)
     (drawing,) = Generator(infinity).generate([ImageSpec("a red star", 1, size)])
     assert drawing.image.shape == (256, 256, 3)

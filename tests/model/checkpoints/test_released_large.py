@@ -25,7 +25,7 @@ from PIL import Image
 
 from service.model.checkpoints.convert import convert
 from service.model.checkpoints.loader import open_weights
-from service.model.checkpoints.registry import Place
+from service.model.checkpoints.registry import ModelLocation
 from service.model.device.precision import Precision
 from service.model.engine.generator import Generator
 from service.model.engine.types import Drawing, ImageSpec, Styling, WeightedStyle
@@ -136,7 +136,7 @@ def test_the_service_draws_with_it(models_dir: Path, tmp_path: Path) -> None:
 def test_a_converted_model_is_the_same_model_and_is_read_sooner(models_dir: Path, tmp_path: Path) -> None:
     """Both from the page cache: the second reading of each counts."""
     out = tmp_path / "converted"
-    place = Place(CONFIG, models_dir)
+    place = ModelLocation(CONFIG, models_dir)
     peak = peak_bytes(lambda: timed("conversion", lambda: convert(place, out, torch.bfloat16)))
     say(f"conversion: peak {gb(peak)}, {gb(sum(each.stat().st_size for each in out.rglob('*.safetensors')))}")
     seconds, fingerprints = [], set()

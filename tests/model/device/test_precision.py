@@ -14,8 +14,8 @@ from service.cli.main import cli
 from service.evaluation.recording import Recording, layer_outputs
 from service.evaluation.verify_half import MIN_FORCED, HalfReport, verify_half
 from service.model.checkpoints import registry as presets
-from service.model.checkpoints.options import Choices
-from service.model.device.precision import Precision, TextPlace, choose
+from service.model.checkpoints.options import LoadOptions
+from service.model.device.precision import Precision, TextEncoderDevice, choose
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Path, Text
 from service.model.infinity.backbone import Infinity
@@ -47,8 +47,8 @@ def golden(name: str) -> HalfReport:
         (CPU, {"precision": "bf16"}, Precision(BF16, BF16)),
         (GPU, {"precision": "fp32"}, Precision(FP32, FP32)),
         (GPU, {"text_precision": "bf16"}, Precision(BF16, BF16)),
-        (GPU, {"text_device": "cpu"}, Precision(BF16, FP32, TextPlace.CPU)),
-        (GPU, {"text_device": "fetched"}, Precision(BF16, FP16, TextPlace.FETCHED)),
+        (GPU, {"text_device": "cpu"}, Precision(BF16, FP32, TextEncoderDevice.CPU)),
+        (GPU, {"text_device": "fetched"}, Precision(BF16, FP16, TextEncoderDevice.FETCHED)),
     ],
 )
 def test_each_device_has_its_own_default_and_what_is_asked_for_wins(
@@ -132,7 +132,7 @@ def test_the_command_refuses_another_precision_and_another_folder(tmp_path: path
 
 
 def test_a_model_is_loaded_as_it_was_chosen() -> None:
-    generator = presets.load("nano", "cpu", choices=Choices(precision="bf16", decoding="strips"))
+    generator = presets.load("nano", "cpu", choices=LoadOptions(precision="bf16", decoding="strips"))
     assert generator.precision == "bf16"
     (drawing,) = generator.generate([ImageSpec("a red star", 1, generator.default_size)])
     assert np.ptp(drawing.image) > 100
@@ -142,17 +142,17 @@ def test_a_model_is_loaded_as_it_was_chosen() -> None:
 @pytest.mark.parametrize(
     ("choices", "sentence"),
     [
-        (Choices(text_precision="fp16"), "ATELIER_TEXT_PRECISION is fp16"),
-        (Choices(text_device="fetched"), "ATELIER_TEXT_DEVICE is fetched"),
-        (Choices(sizes="32x32"), "ATELIER_SIZES names 32x32"),
+        (LoadOptions(text_precision="fp16"), "ATELIER_TEXT_PRECISION is fp16"),
+        (LoadOptions(text_device="fetched"), "ATELIER_TEXT_DEVICE is fetched"),
+        (LoadOptions(sizes="32x32"), "ATELIER_SIZES names 32x32"),
     ],
 )
 def test_a_choice_that_makes_no_sense_is_refused_before_any_weight_is_read(
-    choices: Choices, sentence: str
+    choices: LoadOptions, sentence: str
 ) -> None:
     read: list[str] = []
     with pytest.raises(ValueError, match=sentence):
-        presets.load("nano", "cpu", choices=choices, watch=lambda name, *_: read.append(name))
+        presets.load("nano", "cpu", choices=choices, on_progress=lambda name, *_: read.append(name))
     assert read == []
 
 
@@ -160,5 +160,5 @@ def test_settings_and_flags_reach_the_choices(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("ATELIER_TEXT_DEVICE", "cpu")
     monkeypatch.setenv("ATELIER_SIZES", "1024x1024")
     settings = read_settings(precision="bf16", text_precision="bf16", decoding="strips", sizes="all")
-    assert settings.choices == Choices("bf16", "bf16", "cpu", "all", "strips")
-    assert read_settings().choices == Choices(text_device="cpu", sizes="1024x1024")
+    assert settings.choices == LoadOptions("bf16", "bf16", "cpu", "all", "strips")
+    assert read_settings().choices == LoadOptions(text_device="cpu", sizes="1024x1024")

@@ -6,11 +6,11 @@ import time
 
 import torch
 
-from service.model.device.timer import Laps
+from service.model.device.timer import DeviceTimer
 
 
 def test_laps_are_what_lies_between_each_start_and_its_stop() -> None:
-    laps, began = Laps(torch.device("cpu")), time.perf_counter()
+    laps, began = DeviceTimer(torch.device("cpu")), time.perf_counter()
     for _ in range(3):
         laps.start()
         laps.stop()
@@ -28,5 +28,5 @@ def test_laps_are_what_lies_between_each_start_and_its_stop() -> None:
 
 
 def test_no_laps_take_no_time() -> None:
-    assert Laps(torch.device("cpu")).seconds() == ()
-    assert Laps(torch.device("cpu")).gaps() == ()
+    assert DeviceTimer(torch.device("cpu")).seconds() == ()
+    assert DeviceTimer(torch.device("cpu")).gaps() == ()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from service.model.checkpoints import registry as presets
-from service.model.engine.generator import Abandoned, Generator
+from service.model.engine.generator import Cancelled, Generator
 from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
 from service.model.schedule import Size
 from service.model.style.feature import StyleFeature
@@ -79,15 +79,15 @@ def test_guidance_of_one_value_a_step_is_taken_step_by_step() -> None:
         GENERATOR.generate([replace(PLAIN, guidance=(1.0, 2.0, 3.0))])
 
 
-def test_a_batch_that_nobody_wants_stops_at_the_next_step() -> None:
+def test_a_batch_that_is_cancelled_stops_at_the_next_step() -> None:
     asked = []
 
-    def wanted() -> bool:
+    def cancelled() -> bool:
         asked.append(True)
-        return len(asked) < 3
+        return len(asked) == 3
 
-    with pytest.raises(Abandoned, match="stopped after step 3 of 6"):
-        GENERATOR.generate([PLAIN], wanted)
+    with pytest.raises(Cancelled, match="stopped after step 3 of 6"):
+        GENERATOR.generate([PLAIN], cancelled)
     assert len(asked) == 3
 
 

@@ -1,4 +1,4 @@
-"""Partial images: true prefixes of the final one, small, and of no cost to those who do not look."""
+"""Preview images: true prefixes of the final one, small, and of no cost to those who do not look."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.model.device.transfer import Decoded
+from service.model.device.transfer import DecodedImages
 from service.model.engine.generator import Generator
-from service.model.engine.previews import watched_steps
-from service.model.engine.types import ImageSpec, Partial, Styling, Watch, WeightedStyle
+from service.model.engine.previews import preview_steps
+from service.model.engine.types import ImageSpec, Preview, PreviewRequest, Styling, WeightedStyle
 from service.model.infinity.backbone import Infinity
 from service.model.infinity.kv_cache import Cache
 from service.model.schedule import Schedule
@@ -41,14 +41,14 @@ class Looking(Infinity):
         self.codes.append(codes)
         return super().accumulate(feature, codes, schedule, step)
 
-    def decode(self, feature: Tensor) -> Decoded:
+    def decode(self, feature: Tensor) -> DecodedImages:
         self.decoded.append(feature)
         return super().decode(feature)
 
 
-def watched(spec: ImageSpec, *steps: int) -> tuple[ImageSpec, list[Partial]]:
-    shown: list[Partial] = []
-    return replace(spec, watch=Watch(steps, shown.append)), shown
+def watched(spec: ImageSpec, *steps: int) -> tuple[ImageSpec, list[Preview]]:
+    shown: list[Preview] = []
+    return replace(spec, previews=PreviewRequest(steps, shown.append)), shown
 
 
 def test_a_partial_image_is_the_codes_so_far_and_the_final_one_adds_only_what_comes_after() -> None:
@@ -95,7 +95,10 @@ def test_a_batch_that_nobody_watches_decodes_nothing_but_its_images() -> None:
     spec, _ = watched(STYLED, 4)
     generator.generate([spec, replace(STYLED, seed=12)])
     assert [tuple(feature.shape[2:]) for feature in model.decoded[1:]] == [(4, 4), (8, 8)]
-    assert [len(feature) for feature in model.decoded[1:]] == [1, 2]  # the unwatched one is not decoded early
+    assert [len(feature) for feature in model.decoded[1:]] == [
+        1,
+        2,
+    ]  # the no_progress one is not decoded early
 
 
 def test_partial_images_count_as_decoding_and_not_as_steps() -> None:
@@ -105,7 +108,7 @@ def test_partial_images_count_as_decoding_and_not_as_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_partials", "key_step", "num_steps", "steps"),
+    ("num_previews", "key_step", "num_steps", "steps"),
     [
         (0, 3, 13, ()),
         (1, 3, 13, (8,)),
@@ -118,9 +121,9 @@ def test_partial_images_count_as_decoding_and_not_as_steps() -> None:
     ],
 )
 def test_the_steps_shown_are_spread_from_the_key_step_to_the_last_but_one(
-    num_partials: int, key_step: int, num_steps: int, steps: tuple[int, ...]
+    num_previews: int, key_step: int, num_steps: int, steps: tuple[int, ...]
 ) -> None:
-    assert watched_steps(num_partials, key_step=key_step, num_steps=num_steps) == steps
+    assert preview_steps(num_previews, key_step=key_step, num_steps=num_steps) == steps
 
 
 def test_tokens_are_counted_of_the_texts_and_of_all_scales() -> None:
@@ -129,10 +132,10 @@ def test_tokens_are_counted_of_the_texts_and_of_all_scales() -> None:
     assert 0 < short.num_text_tokens < long.num_text_tokens
 
 
-class OnItsWay(Decoded):
+class OnItsWay(DecodedImages):
     """As from a GPU: not there until somebody waits for it, which is noted."""
 
-    is_there = False
+    is_ready = False
 
     def __init__(self, images: Tensor, note: Callable[[str], None]) -> None:
         super().__init__(images)
@@ -154,7 +157,7 @@ class Remote(Looking):
         self.events.append(f"step {step}")
         return super().predict(cache, step, feature, chosen)
 
-    def decode(self, feature: Tensor) -> Decoded:
+    def decode(self, feature: Tensor) -> DecodedImages:
         self.events.append("decode")
         return OnItsWay(self.decoding.images(feature), self.events.append)
 
@@ -163,7 +166,7 @@ def test_a_partial_image_of_a_gpu_is_waited_for_when_the_next_step_is_launched()
     model = Remote()
     spec, shown = watched(STYLED, 3, 6)
     drawn = Generator(model).draw([spec])
-    assert not drawn.is_there
+    assert not drawn.is_ready
     assert model.events == [
         "step 1", "step 2", "step 3", "decode", "step 4", "waited", "step 5", "step 6", "decode", "waited",
         "decode",

@@ -16,7 +16,7 @@ from service.evaluation.plain import draw
 from service.evaluation.shortcuts import Keeping
 from service.model.engine.generator import Generator
 from service.model.engine.quality import EXACT, Qualities, Quality, Shortcuts
-from service.model.engine.types import ImageSpec, Method, Styling, Watch, WeightedStyle
+from service.model.engine.types import ImageSpec, Method, PreviewRequest, Styling, WeightedStyle
 from service.model.infinity.backbone import Infinity
 from service.model.infinity.schedules import BUDGETS
 from service.model.schedule import Schedule
@@ -146,11 +146,11 @@ class Summing(Infinity):
 
 
 def test_an_image_that_stops_early_is_watched_to_its_own_end() -> None:
-    steps = GENERATOR.watched_steps(SQUARE, 3, STOPPED)
+    steps = GENERATOR.preview_steps(SQUARE, 3, STOPPED)
     assert steps == (2, 3, 4)
     shown: list[tuple[int, int]] = []
-    watch = Watch((*steps, 5, 6), lambda seen: shown.append((seen.step, seen.num_steps)))
-    (drawing,) = GENERATOR.generate([replace(STYLED, shortcuts=STOPPED, watch=watch)])
+    watch = PreviewRequest((*steps, 5, 6), lambda seen: shown.append((seen.step, seen.num_steps)))
+    (drawing,) = GENERATOR.generate([replace(STYLED, shortcuts=STOPPED, previews=watch)])
     assert shown == [(2, 5), (3, 5), (4, 5), (5, 5)]
     assert drawing.num_image_tokens == 1 + 4 + 9 + 16 + 36
     assert len(drawing.timings.step_seconds) == 5
@@ -158,8 +158,8 @@ def test_an_image_that_stops_early_is_watched_to_its_own_end() -> None:
 
 @EVERY
 def test_who_looks_on_changes_nothing(shortcuts: Shortcuts) -> None:
-    watch = Watch((1, 2, 3, 4, 5, 6), lambda _: None)
-    assert np.array_equal(image(replace(STYLED, watch=watch), shortcuts), image(STYLED, shortcuts))
+    watch = PreviewRequest((1, 2, 3, 4, 5, 6), lambda _: None)
+    assert np.array_equal(image(replace(STYLED, previews=watch), shortcuts), image(STYLED, shortcuts))
 
 
 def test_pruning_skips_the_tokens_nearest_to_the_mean_of_the_content_path() -> None:

@@ -1,4 +1,4 @@
-"""Encoding prompts: together, once, and always alike."""
+"""Encoding prompts: together, once, and never alike."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from service.model.engine.generator import Generator
-from service.model.engine.text_cache import Texts
+from service.model.engine.text_cache import TextCache
 from service.model.engine.types import ImageSpec, Text
 from service.model.infinity.backbone import Infinity
 from tests.model.engine.test_pairing import SQUARE
@@ -70,7 +70,7 @@ def test_the_texts_used_last_are_kept_within_the_bound() -> None:
         encoded.extend(prompts)
         return [Text(torch.zeros(len(prompt), 4)) for prompt in prompts]  # 16 bytes a letter
 
-    texts = Texts(encode, max_bytes=64)
+    texts = TextCache(encode, max_bytes=64)
     for prompt in ("aa", "bb", "aa", "cc", "aa", "bb"):
         assert len(texts.of([prompt])[prompt].features) == 2
     assert encoded == ["aa", "bb", "cc", "bb"]

@@ -12,7 +12,7 @@ from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Styling, WeightedStyle
 from service.model.infinity.config import SamplingConfig
 from service.model.style.feature import feature_of
-from service.model.style.tokens import StyleBits
+from service.model.style.tokens import StyleTokens
 from tests.model.engine.test_pairing import SQUARE, WIDE, picture
 from tests.support.tiny import tiny_config, tiny_generator, tiny_infinity
 
@@ -64,5 +64,5 @@ def test_for_another_shape_a_restored_style_is_stretched_over_the_image() -> Non
     assert feature_of(wide).shape == (8, 8, 12)
     # The mean over the image of an upsampled grid is nearly the mean of its tokens, in any shape.
     assert torch.allclose(feature_of(wide).mean((1, 2)), feature_of(grey).mean((1, 2)), atol=0.1)
-    uniform = GENERATOR.restore_style(StyleBits(np.ones(GENERATOR.style_shape, np.uint8)), WIDE)
+    uniform = GENERATOR.restore_style(StyleTokens(np.ones(GENERATOR.style_shape, np.uint8)), WIDE)
     assert torch.allclose(feature_of(uniform), torch.full((8, 8, 12), 3 / 8**0.5), atol=1e-6)

@@ -14,7 +14,7 @@ from service.model.engine.types import ImageSpec
 from service.model.infinity import schedules as scales
 from service.model.infinity.backbone import Infinity
 from service.model.infinity.config import TokenizerConfig
-from service.model.infinity.decoding import Decoding, workspace_bytes
+from service.model.infinity.decoding import DecoderRunner, workspace_bytes
 from service.model.infinity.presets import RELEASED
 from service.model.infinity.tiled_decoding import decode_in_strips
 from service.model.infinity.tokenizer import Tokenizer
@@ -87,14 +87,14 @@ def test_at_true_size_strips_take_little_more_than_half_and_neither_takes_more_t
 def test_images_are_decoded_whole_where_they_fit_and_else_in_strips() -> None:
     grid, made = Scale(5, 3), tokenizer(SMALL)
     each = workspace_bytes(SMALL, grid, torch.float32, in_strips=False)
-    assert Decoding(made, budget_bytes=each).num_at_once(grid) == 1
-    assert Decoding(made, budget_bytes=each - 1).num_at_once(grid) == 0
-    assert Decoding(made, budget_bytes=each - 1).num_at_once(Scale(3, 3)) == 1  # a partial image
-    assert Decoding(made, "whole", budget_bytes=0).num_at_once(grid) == 1
-    assert Decoding(made, "strips", budget_bytes=each).num_at_once(grid) == 0
+    assert DecoderRunner(made, budget_bytes=each).num_at_once(grid) == 1
+    assert DecoderRunner(made, budget_bytes=each - 1).num_at_once(grid) == 0
+    assert DecoderRunner(made, budget_bytes=each - 1).num_at_once(Scale(3, 3)) == 1  # a partial image
+    assert DecoderRunner(made, "whole", budget_bytes=0).num_at_once(grid) == 1
+    assert DecoderRunner(made, "strips", budget_bytes=each).num_at_once(grid) == 0
     # On the CPU one at a time, whatever fits, so that company does not change an image.
-    assert Decoding(made, budget_bytes=10 * each).num_at_once(grid) == 1
-    on_gpu = Decoding(made, budget_bytes=3 * each, device=torch.device("cuda"))
+    assert DecoderRunner(made, budget_bytes=10 * each).num_at_once(grid) == 1
+    on_gpu = DecoderRunner(made, budget_bytes=3 * each, device=torch.device("cuda"))
     assert on_gpu.num_at_once(grid) == 3
 
 

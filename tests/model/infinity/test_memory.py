@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from service.model.engine.generator import Generator
-from service.model.engine.types import ImageSpec, Styling, Watch, WeightedStyle
+from service.model.engine.types import ImageSpec, PreviewRequest, Styling, WeightedStyle
 from service.model.infinity.backbone import Infinity
 from service.model.infinity.config import TokenizerConfig, TransformerConfig
 from tests.support.peak_memory import peak_bytes
@@ -80,9 +80,9 @@ def batch(generator: Generator, num_images: int) -> list[ImageSpec]:
     size = generator.default_size
     blank = np.full((size.height, size.width, 3), 99, np.uint8)
     style = Styling((WeightedStyle(generator.extract_style(blank, size)),))
-    watch = Watch((generator.num_steps(size) - 1,), lambda _: None)
+    watch = PreviewRequest((generator.num_steps(size) - 1,), lambda _: None)
     long = "star " * generator.max_prompt_tokens
-    return [ImageSpec(long, seed, size, styling=style, watch=watch) for seed in range(num_images)]
+    return [ImageSpec(long, seed, size, styling=style, previews=watch) for seed in range(num_images)]
 
 
 def estimated(generator: Generator, num_images: int) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.model.device.precision import TextPlace
+from service.model.device.precision import TextEncoderDevice
 from service.model.infinity.t5 import TextEncoder
 from service.model.nano.words import untrained_encoder, write_vocabulary
 from service.training.captions import FILLERS
@@ -67,10 +67,12 @@ def test_a_damaged_file_is_refused_with_the_folder(folder: Path, name: str) -> N
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("place", [TextPlace.CPU, TextPlace.FETCHED])
-def test_an_encoder_away_from_the_transformer_reads_the_same(folder: Path, place: TextPlace) -> None:
+@pytest.mark.parametrize("place", [TextEncoderDevice.CPU, TextEncoderDevice.FETCHED])
+def test_an_encoder_away_from_the_transformer_reads_the_same(folder: Path, place: TextEncoderDevice) -> None:
     cpu = torch.device("cpu")
-    beside, away = (TextEncoder.from_folder(folder, cpu, place=each) for each in (TextPlace.BESIDE, place))
+    beside, away = (
+        TextEncoder.from_folder(folder, cpu, place=each) for each in (TextEncoderDevice.BESIDE, place)
+    )
     for ours, theirs in zip(
         away.encode_all(["a red star", "neon"], 64),
         beside.encode_all(["a red star", "neon"], 64),
@@ -83,10 +85,10 @@ def test_an_encoder_away_from_the_transformer_reads_the_same(folder: Path, place
 def test_an_encoder_that_is_fetched_reads_with_copies_and_keeps_none(folder: Path) -> None:
     # The device without memory stands for a GPU: what is computed there has a shape alone.
     meta = torch.device("meta")
-    encoder = TextEncoder.from_folder(folder, meta, place=TextPlace.FETCHED)
+    encoder = TextEncoder.from_folder(folder, meta, place=TextEncoderDevice.FETCHED)
     assert encoder.encode("a red star", 64).features.device == meta
     assert encoder.num_bytes == 0
-    on_cpu = TextEncoder.from_folder(folder, meta, place=TextPlace.CPU)
+    on_cpu = TextEncoder.from_folder(folder, meta, place=TextEncoderDevice.CPU)
     assert on_cpu.encode("a red star", 64).features.shape == (4, 128)
     assert TextEncoder.from_folder(folder, torch.device("cpu")).num_bytes > 100_000
 

@@ -22,7 +22,7 @@ from service.model.style.feature import (
     principal_of,
     singular_values,
 )
-from service.model.style.tokens import StyleBits, counted
+from service.model.style.tokens import StyleTokens, counted
 
 SHAPES = st.tuples(st.integers(1, 30), st.integers(1, 40))
 
@@ -40,10 +40,10 @@ def feature(seed: int, ratio: float = 1.0) -> StyleFeature:
 def test_counts_survive_their_packing_in_as_few_bits_as_they_need(
     seed: int, shape: tuple[int, int], num_images: int
 ) -> None:
-    counts = StyleBits(bits(seed, shape, num_images), num_images)
+    counts = StyleTokens(bits(seed, shape, num_images), num_images)
     packed = counts.pack()
     assert len(packed) == -(-shape[0] * shape[1] * num_images.bit_length() // 8)
-    again = StyleBits.unpack(packed, shape, num_images)
+    again = StyleTokens.unpack(packed, shape, num_images)
     assert np.array_equal(again.ones, counts.ones)
     assert again.pack() == packed
 
@@ -53,7 +53,7 @@ def test_bytes_that_no_packing_gives_are_a_value_error(
     packed: bytes, shape: tuple[int, int], num_images: int
 ) -> None:
     try:
-        read = StyleBits.unpack(packed, shape, num_images)
+        read = StyleTokens.unpack(packed, shape, num_images)
     except ValueError:
         return
     assert read.pack() == packed
@@ -61,8 +61,8 @@ def test_bytes_that_no_packing_gives_are_a_value_error(
 
 
 def test_bits_of_too_many_pictures_or_of_other_shapes_are_not_counted_together() -> None:
-    many = StyleBits(bits(0, (2, 2), 200), 200)
-    for parts in ([many, many], [StyleBits(bits(0, (2, 2))), StyleBits(bits(0, (2, 3)))]):
+    many = StyleTokens(bits(0, (2, 2), 200), 200)
+    for parts in ([many, many], [StyleTokens(bits(0, (2, 2))), StyleTokens(bits(0, (2, 3)))]):
         with pytest.raises(ValueError, match="counted together"):
             counted(parts)
 
