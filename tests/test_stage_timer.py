@@ -151,13 +151,13 @@ class TickingGenerator(Generator):
         super().__init__(tiny_generator().backbone)
         self.clock = clock
 
-    def read_bits(self, image: NDArray[np.uint8], size: Size, key_step: int | None = None) -> StyleTokens:
+    def read_tokens(self, image: NDArray[np.uint8], size: Size, key_step: int | None = None) -> StyleTokens:
         self.clock.now += 3.0
-        return super().read_bits(image, size, key_step)
+        return super().read_tokens(image, size, key_step)
 
-    def decompose_bits(self, bits: StyleTokens, size: Size, key_step: int | None = None) -> StyleFeature:
+    def decompose(self, tokens: StyleTokens, size: Size, key_step: int | None = None) -> StyleFeature:
         self.clock.now += 1.0
-        return super().decompose_bits(bits, size, key_step)
+        return super().decompose(tokens, size, key_step)
 
 
 async def test_the_stages_of_an_upload_explain_all_of_its_time(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class PixelsToRead:
     size: Size
 
     def read(self, generator: Generator) -> StyleTokens:
-        return generator.read_bits(self.pixels, self.size)
+        return generator.read_tokens(self.pixels, self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class WordsToRead:
     size: Size
 
     def read(self, generator: Generator) -> StyleTokens:
-        return generator.imagine_bits(self.words.text, self.words.seed)
+        return generator.tokens_of_text(self.words.text, self.words.seed)
 
 
 ToRead = PixelsToRead | WordsToRead
@@ -64,7 +64,7 @@ def extracting_on(
         with stages.stage("extract"):
             bits = each.read(generator)
         with stages.stage("decompose"):
-            feature = generator.decompose_bits(bits, each.size)
+            feature = generator.decompose(bits, each.size)
         for stage, seconds in stages.seconds.items():
             metrics.stage_duration_seconds.labels(stage=stage).observe(seconds)
         return Extracted(feature, stages.seconds)
@@ -82,13 +82,24 @@ class Extraction:
         self.name = generator.name
         self.fingerprint = generator.fingerprint
         self.style_size = generator.style_size
-        self.style_shape = generator.style_shape
 
     def schedule_name(self, size: Size) -> str:
         return self._generator.schedule_name(size)
 
     def restore(self, bits: StyleTokens, size: Size) -> StyleFeature:
         return self._generator.restore_style(bits, size)
+
+    def combine(self, features: Sequence[StyleFeature], size: Size) -> StyleFeature:
+        if len(features) == 1:
+            return features[0]
+        tokens = self._generator.combine_tokens([feature.tokens for feature in features], size)
+        return self._generator.decompose(tokens, size)
+
+    def check_tokens(self, tokens: StyleTokens) -> None:
+        self._generator.combine_tokens([tokens], self.style_size)
+
+    def agreement(self, feature: StyleFeature) -> float | None:
+        return self._generator.backbone.style_agreement(feature)
 
     async def extract(self, picture: Picture, size: Size, stages: StageTimer) -> StyleFeature:
         with stages.stage("picture"):

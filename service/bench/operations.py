@@ -40,9 +40,7 @@ def measure_operations(subject: Subject) -> Findings:
 
 def _floor(subject: Subject, specs: Sequence[ImageSpec]) -> Floor:
     backbone = subject.backbone
-    batch = Batch(
-        num_corrected=len(specs), num_text_tokens=len(backbone.encode_text(specs[0].prompt).features)
-    )
+    batch = Batch(num_corrected=len(specs), num_text_tokens=backbone.encode_text(specs[0].prompt).num_tokens)
     return floor(backbone.config, backbone.schedules[subject.size], batch)
 
 

@@ -16,7 +16,7 @@ from service.evaluation.stylisation import Score, chunks, score
 from service.model.engine.generator import Generator
 from service.model.engine.types import Path
 from service.model.infinity.backbone import Infinity
-from service.model.style.feature import feature_of
+from service.model.infinity.style import feature_of
 from service.training.captions import full_caption
 from service.training.scene import Scene, random_scene
 
@@ -93,26 +93,26 @@ def _drawn(
     backbone = generator.backbone
     assert isinstance(backbone, Infinity)
     schedule = backbone.schedules[generator.default_size]
-    num_steps, grid = len(schedule.scales), backbone.feature_grids(schedule)[-1]
+    num_steps = len(schedule.scales)
 
     def paths(texts: Sequence[str]) -> list[Path]:
-        guidance = (generator.guidance,) * num_steps
+        guidance = backbone.guidance_of_steps(generator.guidance, num_steps)
         return [Path(backbone.encode_text(text), None, guidance) for text in texts]
 
-    cache, noise = backbone.begin(paths(prompts), schedule), [torch.Generator().manual_seed(s) for s in seeds]
+    cache = backbone.begin(paths(prompts), schedule, num_steps)
+    noise = backbone.noise(seeds, schedule, num_steps)
     own = cache.active
     if swap_step:
-        other = backbone.begin(paths(swapped), schedule)
-    feature = torch.zeros(len(prompts), backbone.channels, grid.height, grid.width)
+        other = backbone.begin(paths(swapped), schedule, num_steps)
+    features = backbone.empty_features(cache)
     for step in range(1, num_steps + 1):
         # The keys and values of the steps before stay: only what this step reads of a prompt changes.
         cache.active = other.active if step == swap_step else own
-        drawn = torch.stack([backbone.noise(each, schedule, step) for each in noise])
-        codes = backbone.sample(backbone.predict(cache, step, feature), drawn, schedule, step)
-        feature = backbone.accumulate(feature, codes, schedule, step)
+        codes = backbone.sample(cache, backbone.predict(cache, features, step), noise, step)
+        features = backbone.accumulate(cache, features, codes, step)
         if exchange is not None and step == key_step:
-            feature = exchange(feature)
-    return backbone.decode(feature).images()
+            features = exchange(features)
+    return backbone.decode(features).images()
 
 
 def _unlike(scene: Scene, rng: np.random.Generator) -> Scene:

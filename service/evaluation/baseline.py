@@ -51,8 +51,10 @@ def draw_plainly(infinity: Infinity, spec: ImageSpec) -> PlainDrawing:
 
 def equality(infinity: Infinity, spec: ImageSpec) -> Equality:
     """Draw a stylised image both ways. On the CPU no bit may differ; a GPU's kernels may round otherwise."""
-    texts = {prompt: infinity.encode_text(prompt).features for prompt in (spec.prompt, spec.negative_prompt)}
-    recording = Recording(infinity, texts)
+    texts = {
+        prompt: infinity.encode_text(prompt).conditioning for prompt in (spec.prompt, spec.negative_prompt)
+    }
+    recording = Recording.of(infinity, texts)
     Generator(recording).generate([spec])
     trace = draw(infinity, spec)
     ours, plain = recording.path_bits(1, 0), torch.cat(trace.bits)

@@ -86,7 +86,9 @@ def evaluate(
     alphas = evaluate_styles(generator, judge, some, sweep(generator))
     say("analyses")
     swaps = swapped_prompts(generator, judge, scenes[: -(-num_pairs // 5)], seeds[0])
-    components = singular_components(generator, judge, some, SHAPE_STEP, (1, 2, 4, 8, 16, backbone.channels))
+    components = singular_components(
+        generator, judge, some, SHAPE_STEP, (1, 2, 4, 8, 16, backbone.num_channels)
+    )
     palettes = evaluate_palettes(generator, -(-num_pairs // 3), seeds[0])
     say("shortcuts")
     trials = evaluate_shortcuts(generator, judge, some, choices(generator))

@@ -17,10 +17,10 @@ from service.model.engine.types import ImageSpec, Method
 from service.model.infinity.backbone import Infinity
 from service.model.infinity.rope import rotate, rotations
 from service.model.infinity.sampling import draw_noise, sample_bits
+from service.model.infinity.style import feature_of
 from service.model.infinity.tokenizer import codes_from_bits
 from service.model.infinity.transformer import Block, layer_norm, merge_heads, split_heads
-from service.model.schedule import Scale, Schedule
-from service.model.style.feature import feature_of
+from service.model.schedule import Schedule
 from service.model.style.resize import resize
 
 
@@ -31,7 +31,6 @@ class Trace:
     bits: list[Tensor] = field(default_factory=list)
     feature: Tensor = field(default_factory=lambda: torch.zeros(0))
     queries_keys: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
-    chosen: dict[int, Tensor] = field(default_factory=dict)  # tokens of a step that is pruned
 
 
 def phi(feature: Tensor, alpha: float) -> Tensor:
@@ -51,28 +50,22 @@ def _run(model: Infinity, spec: ImageSpec, content: Trace | None) -> Trace:
     schedule = model.schedules[spec.size]
     asked = model.guidance if spec.guidance is None else spec.guidance
     guidance = asked if isinstance(asked, tuple) else (asked,) * len(schedule.scales)
-    guidance = spec.shortcuts.guided(guidance)
+    guidance = spec.shortcuts.shorten(guidance)
     halves = [_Half(model, schedule, text) for text in _texts(model, spec)]
     generator, trace = torch.Generator().manual_seed(spec.seed), Trace()
     grid = schedule.scales[-1]
-    feature = torch.zeros(1, model.channels, grid.height, grid.width, device=model.device)
+    feature = torch.zeros(1, model.num_channels, grid.height, grid.width, device=model.device)
     for step, (scale, weight) in enumerate(zip(schedule.scales, guidance, strict=False), start=1):
         pairs = []
-        follows = content is not None and step <= (spec.shortcuts.correction_until or step)
-        chosen = content.chosen[step] if content and follows else _chosen(spec, feature, scale, step)
-        trace.chosen[step] = chosen
+        corrects = _corrects(spec, content, model, step)
         for index, half in enumerate(halves):
-            pairs.append(
-                half.step(step, feature, trace, index, content, _corrects(spec, content, model, step), chosen)
-            )
+            pairs.append(half.step(step, feature, trace, index, content, corrects))
         conditional, unconditional = pairs
         logits = weight * conditional + (1 - weight) * unconditional
-        noise = draw_noise(generator, scale.num_tokens * model.channels).view(scale.num_tokens, -1, 2)
-        noise = noise.to(model.device)[chosen]
-        bits = sample_bits(logits[0], noise, top_k=900, top_p=model.config.sampling.top_p)
+        noise = draw_noise(generator, scale.num_tokens * model.num_channels).view(scale.num_tokens, -1, 2)
+        bits = sample_bits(logits[0], noise.to(model.device), top_k=900, top_p=model.config.sampling.top_p)
         trace.bits.append(bits)
-        code = feature.new_zeros(1, model.channels, scale.num_tokens)
-        code[0, :, chosen] = codes_from_bits(bits.T[..., None])[..., 0]
+        code = codes_from_bits(bits.T[..., None])[..., 0][None]
         code = code.unflatten(-1, (scale.height, scale.width))
         feature = feature + resize(code, grid)
         if content is not None and step == model.key_step:
@@ -87,20 +80,8 @@ def _corrects(spec: ImageSpec, content: Trace | None, model: Infinity, step: int
         content is not None
         and styling is not None
         and styling.method.corrects_attention
-        and model.key_step < step <= (spec.shortcuts.correction_until or step)
+        and step > model.key_step
     )
-
-
-def _chosen(spec: ImageSpec, feature: Tensor, scale: Scale, step: int) -> Tensor:
-    """The tokens that are computed: all, or those farthest from the mean of the content path's input."""
-    shortcuts = spec.shortcuts
-    if shortcuts.pruning_share is None or step < (shortcuts.pruning_from or 0):
-        return torch.arange(scale.num_tokens, device=feature.device)
-    tokens = resize(feature, scale)[0].flatten(1).T
-    distances = ((tokens - tokens.mean(0)) ** 2).sum(1).tolist()
-    order = sorted(range(len(distances)), key=lambda token: -distances[token])
-    kept = sorted(order[: len(order) - int(shortcuts.pruning_share * len(order))])
-    return torch.tensor(kept, device=feature.device)
 
 
 def _styled(model: Infinity, spec: ImageSpec, feature: Tensor) -> Tensor:
@@ -117,9 +98,9 @@ def _styled(model: Infinity, spec: ImageSpec, feature: Tensor) -> Tensor:
 
 
 def _texts(model: Infinity, spec: ImageSpec) -> tuple[Tensor, Tensor]:
-    text = model.encode_text(spec.prompt).features
+    text = model.encode_text(spec.prompt).conditioning
     if spec.negative_prompt:
-        return text, model.encode_text(spec.negative_prompt).features
+        return text, model.encode_text(spec.negative_prompt).conditioning
     return text, model.transformer.unconditional_text[: len(text)]
 
 
@@ -145,16 +126,15 @@ class _Half:
         half: int,
         content: Trace | None,
         corrects: bool,
-        chosen: Tensor,
     ) -> Tensor:
         weights, scale = self.model.transformer, self.schedule.scales[step - 1]
         if step == 1:
             x = self.pooled[:, None] + weights.start
         else:
-            x = weights.code_in(resize(feature, scale).flatten(2).transpose(1, 2)[:, chosen])
+            x = weights.code_in(resize(feature, scale).flatten(2).transpose(1, 2))
         x = x + weights.scale_embedding.weight[step - 1]
         condition = weights.condition(self.pooled)
-        rotation = self.rotation[:, self.done : self.done + scale.num_tokens][:, chosen]
+        rotation = self.rotation[:, self.done : self.done + scale.num_tokens]
         for layer, block in enumerate(weights.blocks):
             assert isinstance(block, Block)
             gate1, gate2, scale1, scale2, shift1, shift2 = (block.modulation + condition).unbind(2)

@@ -7,132 +7,113 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from service.model.device.transfer import DecodedImages
 from service.model.engine.generator import Generator
-from service.model.engine.types import ImageSpec, Path, Text
+from service.model.engine.types import ImageSpec, Text
 from service.model.infinity.backbone import Infinity
-from service.model.infinity.kv_cache import Cache
-from service.model.infinity.sampling import draw_noise
+from service.model.infinity.kv_cache import KVCache
+from service.model.infinity.sampling import NoiseStream, draw_noise
 from service.model.infinity.transformer import Transformer
-from service.model.schedule import Scale, Schedule
+from service.model.schedule import Schedule
 
 
-class Recording:
-    """An Infinity whose prompts are ready-made features, and which keeps logits, bits and features.
+class Recording(Infinity):
+    """An Infinity on another one's weights that keeps logits, bits and features of all steps it runs.
 
-    `joint_seed` draws the noise of all images of a step from one generator in one call, as the reference
-    does for a batch; otherwise each image has its own generator. `forced` are the features that the steps
-    start from, whatever came out of the steps before.
+    Its prompts are ready-made text features. `joint_seed` draws the noise of all images of a step from one
+    generator in one call, as the reference does for a batch; otherwise each image has its own generator.
+    `forced` are the features that the steps start from, whatever the steps before produced.
     """
 
-    def __init__(
-        self,
+    logits: list[Tensor]  # of each step: [paths, tokens, 2 bits]
+    bits: list[Tensor]  # of each step: [paths, tokens, bits] bool
+    inputs: list[Tensor]  # of each step: the accumulated features it started from
+    features: list[Tensor]  # of each step: the accumulated features after it, before any blending
+
+    @classmethod
+    def of(
+        cls,
         infinity: Infinity,
         texts: Mapping[str, Tensor],
         *,
         joint_seed: int | None = None,
-        num_images: int = 1,
         forced: Sequence[Tensor] | None = None,
-    ) -> None:
-        self.infinity = infinity
-        self.name, self.fingerprint = infinity.name, infinity.fingerprint
-        self.schedules, self.channels, self.device = infinity.schedules, infinity.channels, infinity.device
-        self.guidance, self.alpha, self.key_step = infinity.guidance, infinity.alpha, infinity.key_step
-        self.max_text_tokens, self.resident_bytes = infinity.max_text_tokens, infinity.resident_bytes
-        self.draws, self.precision = infinity.draws, infinity.precision
-        self.qualities, self.mapped_bytes = infinity.qualities, infinity.mapped_bytes
-        self.is_compiled = infinity.is_compiled
-        self.logits: list[Tensor] = []  # a step: [paths, tokens, 2 bits]
-        self.bits: list[Tensor] = []  # a step: [paths, tokens, bits] bool
-        self.inputs: list[Tensor] = []  # a step: the accumulated feature it started from
-        self.features: list[Tensor] = []  # a step: the accumulated feature after it, before any blending
-        self._texts = texts
-        self._joint = None if joint_seed is None else torch.Generator().manual_seed(joint_seed)
-        self._num_images = num_images
-        self._drawn: list[Tensor] = []
-        self._forced = forced
-        self._paths: Sequence[Path] = ()
+    ) -> Recording:
+        recording = cls.sharing_weights(infinity)
+        recording.logits, recording.bits, recording.inputs, recording.features = [], [], [], []
+        recording._texts = texts
+        recording._joint_seed = joint_seed
+        recording._forced = forced
+        return recording
+
+    _texts: Mapping[str, Tensor]
+    _joint_seed: int | None
+    _forced: Sequence[Tensor] | None
 
     def path_bits(self, path: int, source: int) -> Tensor:
         """All bits of one path, [tokens, bits]; before it forked it was its source."""
-        return torch.cat([bit[path if path < len(bit) else source] for bit in self.bits])
-
-    def batch_bytes(self, schedule: Schedule, num_images: int) -> int:
-        return self.infinity.batch_bytes(schedule, num_images)
-
-    def feature_grids(self, schedule: Schedule) -> tuple[Scale, ...]:
-        return self.infinity.feature_grids(schedule)
-
-    def encode_text(self, prompt: str) -> Text:
-        return Text(self._texts[prompt])
+        return torch.cat([bits[path if path < len(bits) else source] for bits in self.bits])
 
     def encode_texts(self, prompts: Sequence[str]) -> Sequence[Text]:
-        return [self.encode_text(prompt) for prompt in prompts]
+        features = [self._texts[prompt] for prompt in prompts]
+        return [Text(feature, len(feature), feature.nbytes) for feature in features]
 
-    def begin(
-        self, paths: Sequence[Path], schedule: Schedule, *, content_end_step: int | None = None
-    ) -> Cache:
-        self._paths = paths
-        return self.infinity.begin(paths, schedule, content_end_step=content_end_step)
+    def noise(self, seeds: Sequence[int], schedule: Schedule, num_steps: int) -> NoiseStream:
+        if self._joint_seed is None:
+            return super().noise(seeds, schedule, num_steps)
+        num_bits = [scale.num_tokens * self.config.bits_per_token for scale in schedule.scales]
+        return _JointNoise(self._joint_seed, len(seeds), num_bits, self.config.bits_per_token)
 
-    def fork(self, cache: Cache) -> None:
-        self.infinity.fork(cache)
-
-    def predict(self, cache: Cache, step: int, feature: Tensor, chosen: Tensor | None = None) -> Tensor:
+    def predict(self, cache: KVCache, features: Tensor, step: int) -> Tensor:
         if self._forced is not None:
-            feature = self._forced[step - 1]
-        logits = self.infinity.predict(cache, step, feature, chosen)
-        self.inputs.append(feature)
-        self.logits.append(self._by_path(logits.flatten(2), cache.schedule, step))
+            features = self._forced[step - 1]
+        logits = super().predict(cache, features, step)
+        self.inputs.append(features)
+        self.logits.append(_by_path(logits.flatten(2), cache))
         return logits
 
-    def noise(self, generator: torch.Generator, schedule: Schedule, step: int) -> Tensor:
-        if self._joint is None:
-            return self.infinity.noise(generator, schedule, step)
-        if not self._drawn:
-            tokens = schedule.scales[step - 1].num_tokens
-            num_bits = tokens * self.infinity.config.bits_per_token
-            joint = draw_noise(self._joint, self._num_images * num_bits)
-            self._drawn = list(joint.view(self._num_images, tokens, -1, 2))
-        return self._drawn.pop(0)
-
-    def detail(self, feature: Tensor, schedule: Schedule, step: int) -> Tensor:
-        return self.infinity.detail(feature, schedule, step)
-
-    def sample(
-        self, logits: Tensor, noise: Tensor, schedule: Schedule, step: int, chosen: Tensor | None = None
-    ) -> Tensor:
-        codes = self.infinity.sample(logits, noise, schedule, step, chosen)
-        planes = F.pixel_unshuffle(codes, self.infinity.config.patch)
-        self.bits.append(self._by_path((planes > 0).flatten(2).transpose(1, 2), schedule, step))
+    def sample(self, cache: KVCache, logits: Tensor, noise: NoiseStream, step: int) -> Tensor:
+        codes = super().sample(cache, logits, noise, step)
+        planes = F.pixel_unshuffle(codes, self.config.patch)
+        self.bits.append(_by_path((planes > 0).flatten(2).transpose(1, 2), cache))
         return codes
 
-    def accumulate(self, feature: Tensor, codes: Tensor, schedule: Schedule, step: int) -> Tensor:
-        after = self.infinity.accumulate(feature, codes, schedule, step)
-        self.features.append(self._by_path(after, schedule, step))
+    def accumulate(self, cache: KVCache, features: Tensor, codes: Tensor, step: int) -> Tensor:
+        after = super().accumulate(cache, features, codes, step)
+        self.features.append(_by_path(after, cache))
         return after
 
-    def _by_path(self, values: Tensor, schedule: Schedule, step: int) -> Tensor:
-        """The last step leaves drawn paths alone: each at its path's place again, zeros for the others."""
-        drawn = [index for index, path in enumerate(self._paths) if path.drawn]
-        if step < len(schedule.scales) or len(drawn) == len(self._paths):
-            return values
-        every = values.new_zeros(len(self._paths), *values.shape[1:])
-        every[drawn] = values
-        return every
-
-    def encode_image(self, image: NDArray[np.uint8], schedule: Schedule, num_steps: int) -> NDArray[np.uint8]:
-        return self.infinity.encode_image(image, schedule, num_steps)
-
-    def decode(self, feature: Tensor) -> DecodedImages:
+    def decode(self, features: Tensor) -> DecodedImages:
         """Images are checked from `features`; nothing is decoded here."""
-        return DecodedImages(torch.zeros(len(feature), 3, 1, 1))
+        return DecodedImages(torch.zeros(len(features), 3, 1, 1))
+
+
+class _JointNoise(NoiseStream):
+    """The noise of all images of a step from one generator, as the reference draws it."""
+
+    def __init__(self, seed: int, num_images: int, num_bits_of_steps: Sequence[int], bits: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self._drawn = [
+            draw_noise(generator, num_images * num_bits).view(num_images, -1, bits, 2)
+            for num_bits in num_bits_of_steps
+        ]
+
+    def at(self, step: int) -> Tensor:
+        return self._drawn[step - 1]
+
+
+def _by_path(values: Tensor, cache: KVCache) -> Tensor:
+    """The values of active paths; after the last step, which drops some, each at its path's index again."""
+    paths = cache.active.rows.paths
+    if paths == tuple(range(len(paths))):
+        return values
+    placed = values.new_zeros(len(cache.paths), *values.shape[1:])
+    placed[list(paths)] = values
+    return placed
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +127,10 @@ class Run:
     is_joint: bool = False  # all images draw from one generator
 
     def record(self, forced: Sequence[Tensor] | None = None) -> Recording:
-        recording = Recording(
+        recording = Recording.of(
             self.infinity,
             self.texts,
             joint_seed=self.specs[0].seed if self.is_joint else None,
-            num_images=len(self.specs),
             forced=forced,
         )
         Generator(recording).generate(self.specs)

@@ -72,10 +72,7 @@ def choices(generator: Generator) -> list[Shortcuts]:
     alone = [
         EXACT,
         *(Shortcuts(guidance_until=step) for step in reversed(range(key, last))),
-        *(Shortcuts(correction_until=step) for step in reversed(range(key, last))),
         *(Shortcuts(stop_after=step) for step in reversed(range(key + 1, last))),
-        *(Shortcuts(pruning_from=last, pruning_share=share) for share in (0.25, 0.5)),
-        *(Shortcuts(pruning_from=step, pruning_share=0.25) for step in (last - 1,) if step > key),
     ]
     return list(dict.fromkeys([*alone, *generator.qualities.shortcuts().values()]))
 

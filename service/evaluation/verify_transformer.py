@@ -28,10 +28,11 @@ from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
 from service.model.infinity.backbone import Infinity
 from service.model.infinity.config import InfinityConfig, SamplingConfig, TransformerConfig
 from service.model.infinity.sampling import draw_noise
+from service.model.infinity.style import decompose, feature_of, pack, unpack
 from service.model.infinity.transformer import Transformer
 from service.model.infinity.weight_names import transformer_from_official
 from service.model.schedule import Size
-from service.model.style.feature import StyleFeature, decompose, feature_of, singular_values
+from service.model.style.feature import StyleFeature, singular_values
 from service.model.style.resize import resize
 
 
@@ -188,7 +189,8 @@ class TransformerSet:
         infinity = self._infinity(run)
         size = self._size(infinity)
         grids = infinity.feature_grids(infinity.schedules[size])
-        style = decompose(self.expected["style.bits"][0].numpy(), grids[: run["pfb_step"]], grids[-1])
+        tokens = pack(self.expected["style.bits"][0].numpy())
+        style = decompose(tokens, grids[: run["pfb_step"]], grids[-1], infinity.num_channels)
         styling = Styling((WeightedStyle(style),), alpha=run["alpha"], key_step=run["pfb_step"])
         spec = ImageSpec("text0", run.get("g_seed", 0), size, guidance=run["cfg"], styling=styling)
         return Run(name, infinity, self._texts(), (spec,))
@@ -221,9 +223,10 @@ class TransformerSet:
         schedule = infinity.schedules[size]
         grids = infinity.feature_grids(schedule)
         image = self.expected["style_image_u8"].numpy()
-        bits = infinity.encode_image(image, schedule, len(grids))
+        tokens = infinity.encode_image(image, schedule, len(grids))
+        bits = unpack(tokens, schedule.num_tokens, infinity.num_channels)
         yield compare("style.bits", torch.from_numpy(bits)[None], self.expected["style.bits"], 0)
-        last = feature_of(decompose(bits, grids, grids[-1]))[None]
+        last = feature_of(decompose(tokens, grids, grids[-1], infinity.num_channels))[None]
         yield compare("style.F_last", last, self.expected["style.F_last"], FEATURES)
         style = self._style()
         yield compare("style.F_3", feature_of(style)[None], self.expected["style.F_3"], FEATURES)
@@ -233,7 +236,7 @@ class TransformerSet:
     def _style(self) -> StyleFeature:
         infinity = self._infinity({"top_k": 1})
         image = self.expected["style_image_u8"].numpy()
-        generator = Generator(Recording(infinity, {}))
+        generator = Generator(infinity)
         return generator.extract_style(image, self._size(infinity), self.config["pfb_step_1indexed"])
 
     def _variants(self) -> list[str]:

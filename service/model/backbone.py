@@ -1,12 +1,13 @@
-"""What a scale-wise backbone offers the Generator, and the plain data the two speak.
+"""Backbone: what the engine needs of a scale-wise autoregressive text-to-image model.
 
-A backbone owns weights and nothing else: all that belongs to one batch travels in arguments.
+A backbone owns weights and nothing else: all that belongs to one batch travels in its cache, an argument.
+Texts, style tokens, noise and features' channels are the backbone's own business; the engine passes them on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,29 +17,53 @@ from torch import Tensor
 from service.model.device.transfer import DecodedImages
 from service.model.engine.quality import Qualities
 from service.model.engine.types import Path, Text
-from service.model.schedule import Scale, Schedule, Size
+from service.model.schedule import Schedule, Size
+from service.model.style.feature import StyleFeature
+from service.model.style.tokens import StyleTokens
 
-CacheT = TypeVar("CacheT")
+
+class BatchCache(Protocol):
+    """The state of one batch between steps. It alone knows which paths and rows are active."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the batch once all its paths are active."""
+
+    @property
+    def is_finite(self) -> Tensor:
+        """Whether all logits so far were finite: a bool on the device, read once, after the loop."""
+
+    def fork(self, features: Tensor) -> Tensor:
+        """Activate the generation paths, each with a copy of its content path's state.
+
+        features: [content paths, channels, H, W] -> [paths, channels, H, W], a generation path's being its
+        content path's.
+        """
+
+    def feature_index(self, path: int) -> int:
+        """Where a path is among the features that there are; before the fork, where its content path is."""
 
 
-class Backbone(Protocol, Generic[CacheT]):
-    """A scale-wise autoregressive text-to-image model (Infinity, Switti), seen by the Generator.
+CacheT = TypeVar("CacheT", bound=BatchCache)
+NoiseT = TypeVar("NoiseT")
 
-    Features are accumulated features, [paths, channels, H, W] in fp32 on the image tokenizer's grid.
-    Steps count from 1; `schedule.scales[step - 1]` is computed by step `step`.
+
+class Backbone(Protocol[CacheT, NoiseT]):
+    """A resident model (Infinity, Switti). Steps count from 1; step s computes `schedule.scales[s - 1]`.
+
+    Features are accumulated features F_s, [paths, channels, H, W] in fp32 on the image tokenizer's last grid.
     """
 
     name: str
-    fingerprint: str
-    schedules: dict[Size, Schedule]
+    fingerprint: str  # 16 hex characters over all that decides a style feature
+    schedules: dict[Size, Schedule]  # the native sizes; the first is the default
     guidance: float
     alpha: float
     key_step: int
-    channels: int
     device: torch.device
     max_text_tokens: int
     resident_bytes: int  # memory of the weights on `device`
-    mapped_bytes: int  # of them in files, whose pages the system counts as free
+    mapped_bytes: int  # of these, bytes in mapped files, whose pages the system counts as free
     is_compiled: bool  # whether the first batch of each kind waits for a compiler
     precision: Literal["fp32", "bf16"]  # in which most of the work is done
     qualities: Qualities
@@ -47,50 +72,75 @@ class Backbone(Protocol, Generic[CacheT]):
     def batch_bytes(self, schedule: Schedule, num_images: int) -> int:
         """The most memory that a batch of so many stylised images takes, beside the weights."""
 
-    def feature_grids(self, schedule: Schedule) -> tuple[Scale, ...]:
-        """The scales on the image tokenizer's grid, on which codes and features live."""
-
-    def encode_text(self, prompt: str) -> Text:
-        """Encode one prompt; longer ones are cut to `max_text_tokens`."""
+    # Text and guidance
 
     def encode_texts(self, prompts: Sequence[str]) -> Sequence[Text]:
-        """Encode several prompts together; each becomes what it becomes alone."""
+        """Encode prompts together; each becomes what it becomes alone. Longer ones are cut."""
 
-    def begin(
-        self, paths: Sequence[Path], schedule: Schedule, *, content_end_step: int | None = None
-    ) -> CacheT:
-        """Allocate what one batch needs; only its content paths are active until `fork`.
+    def guidance_of_steps(self, guidance: float, num_steps: int) -> tuple[float, ...]:
+        """The guidance of each step of a schedule, from the one number that a request names."""
 
-        After `content_end_step`, by default the last, content paths that nobody asked for stop. It may not
-        be before the fork's.
+    # The loop over scales
+
+    def begin(self, paths: Sequence[Path], schedule: Schedule, num_steps: int) -> CacheT:
+        """Allocate what a batch needs for so many steps; only its content paths are active until the fork."""
+
+    def noise(self, seeds: Sequence[int], schedule: Schedule, num_steps: int) -> NoiseT:
+        """What sampling needs, of each content path from its own seed: the same image in any batch."""
+
+    def empty_features(self, cache: CacheT) -> Tensor:
+        """F_0 of the active paths."""
+
+    def predict(self, cache: CacheT, features: Tensor, step: int) -> Tensor:
+        """Guided logits of a step from the features before it, for the active paths.
+
+        After the last step only the paths whose image is asked for are active.
         """
 
-    def fork(self, cache: CacheT) -> None:
-        """Give every generation path a copy of its content path's state, and make it active."""
+    def sample(self, cache: CacheT, logits: Tensor, noise: NoiseT, step: int) -> Tensor:
+        """Residual codes R_s of the active paths, [paths, channels, h, w]."""
 
-    def predict(self, cache: CacheT, step: int, feature: Tensor, chosen: Tensor | None = None) -> Tensor:
-        """Guided logits of step `step` from the feature after the step before, for the active paths.
+    def accumulate(self, cache: CacheT, features: Tensor, codes: Tensor, step: int) -> Tensor:
+        """F_s = F_{s-1} + up(R_s), of the active paths."""
 
-        With `chosen` [paths, tokens] only these tokens of each path are computed. The parting step gives the
-        logits of drawn paths alone.
+    def decode(self, features: Tensor) -> DecodedImages:
+        """Images of accumulated features; launched, not waited for."""
+
+    def decode_preview(self, features: Tensor, schedule: Schedule, step: int) -> DecodedImages:
+        """Images of the features after a step, at the resolution of that step's scale."""
+
+    # Styles
+
+    def encode_image(self, image: NDArray[np.uint8], schedule: Schedule, num_steps: int) -> StyleTokens:
+        """What the image tokenizer reads in a picture [h, w, 3] RGB over the first steps."""
+
+    def tokens_of_codes(self, codes: Sequence[Tensor]) -> StyleTokens:
+        """Style tokens of the codes [1, channels, h, w] that one path sampled at its first steps."""
+
+    def combine_tokens(
+        self, tokens: Sequence[StyleTokens], schedule: Schedule, num_steps: int
+    ) -> StyleTokens:
+        """The tokens of all these pictures together, whose feature is the mean of theirs.
+
+        ValueError when they are too many, or not of this schedule.
         """
 
-    def detail(self, feature: Tensor, schedule: Schedule, step: int) -> Tensor:
-        """How far each token of a step's input is from their mean: [paths, tokens]."""
+    def decompose(
+        self, tokens: StyleTokens, read_at: Schedule, num_steps: int, drawn_at: Schedule
+    ) -> StyleFeature:
+        """The style feature, for images of `drawn_at`, of tokens read over the first steps of `read_at`.
 
-    def noise(self, generator: torch.Generator, schedule: Schedule, step: int) -> Tensor:
-        """Draw what sampling one path at this step needs, from that image's own generator."""
+        ValueError when the tokens are not of that schedule.
+        """
 
-    def sample(
-        self, logits: Tensor, noise: Tensor, schedule: Schedule, step: int, chosen: Tensor | None = None
-    ) -> Tensor:
-        """Residual codes of the step, [paths, channels, h, w]; 0 at tokens that are not `chosen`."""
+    def style_feature(self, style: StyleFeature) -> Tensor:
+        """F_style itself, [channels, H, W] fp32 on the CPU."""
 
-    def accumulate(self, feature: Tensor, codes: Tensor, schedule: Schedule, step: int) -> Tensor:
-        """F_s = F_{s-1} + up(R_s)."""
+    def style_principal(self, style: StyleFeature, alpha: float) -> Tensor:
+        """Phi_alpha(F_style), [channels, H, W] fp32 on the CPU (paper, section 4.2)."""
 
-    def encode_image(self, image: NDArray[np.uint8], schedule: Schedule, num_steps: int) -> NDArray[np.uint8]:
-        """Bits of a picture [h, w, 3] over the first steps: [tokens, channels] on the feature grids."""
+    def style_agreement(self, style: StyleFeature) -> float | None:
+        """How alike the pictures of a style are, from -1 to 1; None for one picture."""
 
-    def decode(self, feature: Tensor) -> DecodedImages:
-        """The images of accumulated features; launched, not waited for."""
+
+AnyBackbone = Backbone[Any, Any]

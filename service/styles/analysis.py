@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from service.model.style.feature import agreement, dominance
+from service.model.style.feature import dominance
 
 if TYPE_CHECKING:
     from service.model.style.feature import StyleFeature
@@ -41,11 +41,10 @@ class Reading:
             raise ValueError(f"the record's reading is damaged: {error!r}") from error
 
 
-def reading_of(feature: StyleFeature, codes: StyleCodes) -> Reading:
+def reading_of(feature: StyleFeature, codes: StyleCodes, alike: float | None) -> Reading:
     """Numbers to six digits: what a float32 holds."""
-    alike = agreement(feature)
     return Reading(
-        code=codes.write(feature.counts),
+        code=codes.write(feature.tokens),
         singular_values=tuple(_short(value) for value in feature.singular_values),
         dominance=_short(dominance(feature)),
         agreement=None if alike is None else _short(alike),

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from service.media.images import Picture
     from service.model.schedule import Size
     from service.model.style.feature import StyleFeature
@@ -35,9 +37,14 @@ class StyleExtractor(Protocol):
     def style_size(self) -> Size:
         """At which a style's bits are read: the model's own, whatever sizes are enabled."""
 
-    @property
-    def style_shape(self) -> tuple[int, int]:
-        """Tokens and channels of the bits of a style at the style size."""
+    def check_tokens(self, tokens: StyleTokens) -> None:
+        """ValueError unless these are tokens of this model, read at the style size."""
+
+    def combine(self, features: Sequence[StyleFeature], size: Size) -> StyleFeature:
+        """The style feature of all their pictures together, the mean of the features."""
+
+    def agreement(self, feature: StyleFeature) -> float | None:
+        """How alike the pictures of a style are, -1 to 1; None for one picture."""
 
     def schedule_name(self, size: Size) -> str:
         """Names all that a style feature depends on besides the picture and the model."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from service.errors import InvalidRequest, StoreUnavailable
 from service.media.images import picture_from_content
-from service.model.style.feature import mean_of
 from service.stage_timer import StageTimer
 from service.storage.checksummed import FEATURE, seal
 from service.storage.client import connect, reaching_store
@@ -84,7 +83,7 @@ class StyleStore:
         self._clock = clock
         self.extractions: SingleFlight[str, tuple[StyleFeature, StageTimer]] = SingleFlight()
         self._archive = StyleRepository(redis, fingerprint=reader.fingerprint, metrics=metrics)
-        self._codes = StyleCodes(reader.name, reader.fingerprint, reader.style_shape)
+        self._codes = StyleCodes(reader.name, reader.fingerprint, reader.check_tokens)
         self._coded = CodedFeatures(self._codes, reader, metrics=metrics, max_hot=max_hot)
         self._features = FeatureCache(
             redis,
@@ -186,7 +185,13 @@ class StyleStore:
         """
         if is_code(style):
             feature = await self._coded.get(style, self._reader.style_size, param=None)
-            return Style(style, None, None, feature.num_images, reading=reading_of(feature, self._codes))
+            return Style(
+                style,
+                None,
+                None,
+                feature.num_images,
+                reading=reading_of(feature, self._codes, self._reader.agreement(feature)),
+            )
         self._check(style)
         return await self._with_reading(await self._archive.read(style))
 
@@ -278,7 +283,9 @@ class StyleStore:
         size = self._reader.style_size
         feature = await self._worked(draft.id, work, stages)
         with stages.stage("decompose"):
-            style = replace(old or draft, reading=reading_of(feature, self._codes))
+            style = replace(
+                old or draft, reading=reading_of(feature, self._codes, self._reader.agreement(feature))
+            )
         with stages.stage("store"):
             winner = await self._archive.write(
                 style,
@@ -323,7 +330,7 @@ class StyleStore:
         return await self._keep_reading(style, feature)
 
     async def _keep_reading(self, style: Style, feature: StyleFeature) -> Style:
-        reading = reading_of(feature, self._codes)
+        reading = reading_of(feature, self._codes, self._reader.agreement(feature))
         field = reading_field(self._reader.fingerprint)
         try:
             return await self._archive.change(style.id, {field: reading.to_json()})
@@ -354,7 +361,7 @@ class StyleStore:
         if style.words is not None:
             feature = await self._reader.imagine(style.words, StageTimer())
             await self._keep_reading(style, feature)
-            return feature.counts
+            return feature.tokens
         raise InvalidRequest(
             f"Style {style.id} was made from a style code of another model, which {self._reader.name} cannot "
             "read. Use it where its model is served, or create a style from its picture.",
@@ -366,7 +373,7 @@ class StyleStore:
         # One after the other: each holds its pixels, and the model reads one at a time.
         features = [await self._reader.extract(picture, size, stages) for picture in pictures]
         with stages.stage("decompose"):
-            return mean_of(features)
+            return self._reader.combine(features, size)
 
     async def _ids(self, after: str | None, limit: int, order: str) -> Sequence[str] | None:
         return await self._archive.ids(index_key(self._tenant), after=after, limit=limit, order=order)

@@ -13,6 +13,7 @@ import base64
 import re
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.errors import InvalidRequest
@@ -36,10 +37,10 @@ class StyleCodes:
 
     model: str
     fingerprint: str  # 16 hex characters
-    shape: tuple[int, int]  # tokens and channels of a style's bits
+    check_tokens: Callable[[StyleTokens], None]  # ValueError unless they are tokens of the model
 
-    def write(self, bits: StyleTokens) -> str:
-        content = _HEADER.pack(bytes.fromhex(self.fingerprint), bits.num_images) + bits.pack()
+    def write(self, tokens: StyleTokens) -> str:
+        content = _HEADER.pack(bytes.fromhex(self.fingerprint), tokens.num_images) + tokens.packed
         sealed = content + _CHECKSUM.pack(zlib.crc32(content))
         return PREFIX + base64.urlsafe_b64encode(sealed).decode().rstrip("=")
 
@@ -55,9 +56,11 @@ class StyleCodes:
                 code="foreign_style_code",
             )
         try:
-            return StyleTokens.unpack(packed, self.shape, num_images)
+            tokens = StyleTokens(packed, num_images)
+            self.check_tokens(tokens)
         except ValueError as error:  # its checksum is right, so that nobody damaged it by accident
             raise _damaged("its bits do not fit its model", param) from error
+        return tokens
 
 
 def _opened(code: str, param: str | None) -> tuple[str, int, bytes]:

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from service.model.engine.generator import Generator
 from service.model.engine.types import Path as ImagePath
 from service.model.infinity.backbone import Infinity
-from service.model.infinity.kv_cache import Cache
+from service.model.infinity.kv_cache import KVCache
 from service.model.schedule import Schedule
 from service.settings import Settings
 from service.storage.embedded_valkey.server import EmbeddedServer
@@ -167,12 +167,10 @@ class SmallDevice(Infinity):
         super().__init__(of.config, of.transformer, of.tokenizer, of.text_encoder, fingerprint="0" * 16)
         self.max_paths = 100
 
-    def begin(
-        self, paths: Sequence[ImagePath], schedule: Schedule, *, content_end_step: int | None = None
-    ) -> Cache:
+    def begin(self, paths: Sequence[ImagePath], schedule: Schedule, num_steps: int) -> KVCache:
         if len(paths) > self.max_paths:
             raise torch.OutOfMemoryError("no room")
-        return super().begin(paths, schedule, content_end_step=content_end_step)
+        return super().begin(paths, schedule, num_steps)
 
 
 def test_a_batch_that_does_not_fit_is_split_and_an_image_that_never_fits_is_told_so(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from service.model.engine.generator import Generator
 from service.model.infinity.backbone import Infinity
-from service.model.infinity.kv_cache import Cache
+from service.model.infinity.kv_cache import KVCache
 from service.settings import Settings
 from tests.http.test_load import MoodyGenerator
 from tests.support.busy_server import GENERATIONS, busy, hanging, metric, post, wait_until_queued
@@ -175,10 +175,10 @@ class FullAtStepFive(Infinity):
         super().__init__(of.config, of.transformer, of.tokenizer, of.text_encoder, fingerprint="0" * 16)
         self.is_full = False  # the warm-up draws two paths at once
 
-    def predict(self, cache: Cache, step: int, feature: Tensor, chosen: Tensor | None = None) -> Tensor:
-        if step == 5 and len(feature) > 1 and self.is_full:
+    def predict(self, cache: KVCache, features: Tensor, step: int) -> Tensor:
+        if step == 5 and len(features) > 1 and self.is_full:
             raise torch.OutOfMemoryError("no room")
-        return super().predict(cache, step, feature, chosen)
+        return super().predict(cache, features, step)
 
 
 def test_a_batch_that_is_drawn_again_in_halves_shows_no_partial_image_twice(tmp_path: Path) -> None:

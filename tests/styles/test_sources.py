@@ -134,7 +134,7 @@ async def test_words_that_were_read_once_are_not_read_again(replica: Replica, re
     later = Replica(redis)
     kept = feature_of_words(NEON, replica.extractor.fingerprint)
     for size in (SMALL, LARGE):
-        restored = later.extractor.restore(kept.counts, size)
+        restored = later.extractor.restore(kept.tokens, size)
         assert (await later.store.feature(style.id, size)).to_bytes() == restored.to_bytes()
     assert later.extractor.imagined == []
 
@@ -142,7 +142,7 @@ async def test_words_that_were_read_once_are_not_read_again(replica: Replica, re
 async def test_another_model_reads_the_words_for_itself_once(replica: Replica, redis: Redis) -> None:
     style, _ = await replica.store.create_from_words(NEON, name=None)
     newer = Replica(redis, fingerprint=OTHER_MODEL)
-    bits = feature_of_words(NEON, OTHER_MODEL).counts
+    bits = feature_of_words(NEON, OTHER_MODEL).tokens
     feature = await newer.store.feature(style.id, LARGE)
     assert feature.to_bytes() == newer.extractor.restore(bits, LARGE).to_bytes()
     await forget_features(redis)
@@ -307,7 +307,7 @@ async def test_a_style_of_the_first_version_goes_on_and_gets_its_code_when_it_is
     assert replica.extractor.seen == []  # its kept feature is read as well
     feature = feature_of(picture_of(1), SMALL)
     codes = StyleCodes("tiny", "0123456789abcdef", replica.extractor.style_shape)
-    assert code_of(style) == codes.write(feature.counts)
+    assert code_of(style) == codes.write(feature.tokens)
     assert (await Replica(redis).store.list(limit=1, after=None, order="asc")).styles == (style,)
     assert (await replica.store.feature(style_id, SMALL)).to_bytes() == feature.to_bytes()
     assert await replica.store.picture(style_id) == picture_of(1).content

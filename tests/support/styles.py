@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -11,8 +12,9 @@ from redis.asyncio import Redis
 
 from service.media.images import Picture, read_picture
 from service.metrics import Metrics
+from service.model.infinity.style import agreement, combine, decompose, pack
 from service.model.schedule import Scale, Size
-from service.model.style.feature import StyleFeature, decompose
+from service.model.style.feature import StyleFeature
 from service.model.style.tokens import StyleTokens
 from service.stage_timer import StageTimer
 from service.styles.extractor import StyleText
@@ -20,6 +22,7 @@ from service.styles.store import StyleStore
 
 SMALL, LARGE = Size(64, 64), Size(128, 128)
 GRIDS = (Scale(1, 1), Scale(2, 2), Scale(4, 4))
+STYLE_SHAPE = (sum(grid.num_tokens for grid in GRIDS), 16)  # tokens and channels
 
 
 def picture_of(seed: int) -> Picture:
@@ -40,14 +43,13 @@ def feature_of_words(words: StyleText, fingerprint: str) -> StyleFeature:
 
 
 def _decomposed(seed: list[int]) -> StyleFeature:
-    bits = np.random.default_rng(seed).integers(0, 2, Extractor.style_shape, dtype=np.uint8)
-    return decompose(bits, GRIDS, Scale(8, 8))
+    bits = np.random.default_rng(seed).integers(0, 2, STYLE_SHAPE, dtype=np.uint8)
+    return decompose(pack(bits), GRIDS, Scale(8, 8), STYLE_SHAPE[1])
 
 
 class Extractor:
     """A model that remembers what was asked of it, and that waits while its gate is closed."""
 
-    style_shape = (sum(grid.num_tokens for grid in GRIDS), 16)
     style_size = SMALL
 
     def __init__(self, name: str = "tiny", fingerprint: str = "0123456789abcdef") -> None:
@@ -63,7 +65,18 @@ class Extractor:
         return str(size)
 
     def restore(self, bits: StyleTokens, size: Size) -> StyleFeature:
-        return decompose(bits.ones, GRIDS, Scale(size.height // 8, size.width // 8), bits.num_images)
+        return decompose(bits, GRIDS, Scale(size.height // 8, size.width // 8), STYLE_SHAPE[1])
+
+    def check_tokens(self, tokens: StyleTokens) -> None:
+        combine([tokens], *STYLE_SHAPE)
+
+    def combine(self, features: Sequence[StyleFeature], size: Size) -> StyleFeature:
+        first = features[0]
+        tokens = combine([feature.tokens for feature in features], *STYLE_SHAPE)
+        return decompose(tokens, first.grids, first.extent, STYLE_SHAPE[1])
+
+    def agreement(self, feature: StyleFeature) -> float | None:
+        return agreement(feature)
 
     async def imagine(self, words: StyleText, stages: StageTimer) -> StyleFeature:
         self.imagined.append(words)

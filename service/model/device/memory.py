@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
 
-from service.model.backbone import Backbone
+from service.model.backbone import AnyBackbone
 from service.model.schedule import Size
 
 # Share of the free memory that a batch may take. On a CPU the rest is for everybody else, and for decoding
@@ -28,13 +27,13 @@ class Fit:
     num_images: dict[Size, int]
 
 
-def fit(backbone: Backbone[Any]) -> Fit:
+def fit(backbone: AnyBackbone) -> Fit:
     """Into what is free now: ask when the weights are resident and nothing is running."""
     free = free_bytes(backbone.device, backbone.mapped_bytes)
     return fitted(backbone, int(free * SHARES[backbone.device.type]))
 
 
-def fitted(backbone: Backbone[Any], num_bytes: int) -> Fit:
+def fitted(backbone: AnyBackbone, num_bytes: int) -> Fit:
     """Into so many bytes."""
 
     def images(size: Size) -> int:

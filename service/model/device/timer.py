@@ -1,28 +1,29 @@
-"""How long work takes where it is done: a GPU's host launches it far ahead."""
+"""How long work takes where it is done: a GPU's host launches work far ahead of its execution."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
 
 class DeviceTimer:
-    """What lies between each `start` and its `stop`: of a GPU by its own clock, without waiting for it."""
+    """Times laps of work: on a GPU by the device's own clock, without waiting for it."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
         self._device = device
+        self._clock = clock
         self._host: list[float] = []
         self._events: list[torch.cuda.Event] = []
 
-    def start(self) -> None:
-        self._host.append(time.perf_counter())
-        if self._device.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True, blocking=True)
-            event.record(torch.cuda.current_stream(self._device))
-            self._events.append(event)
-
-    stop = start
+    @contextmanager
+    def lap(self) -> Iterator[None]:
+        """What happens inside is one lap."""
+        self._mark()
+        yield
+        self._mark()
 
     def seconds(self) -> tuple[float, ...]:
         """Of every lap; waits until the device has done the last one."""
@@ -34,6 +35,13 @@ class DeviceTimer:
             return tuple(start.elapsed_time(stop) / 1000 for start, stop in pairs)  # from milliseconds
 
     def gaps(self) -> tuple[float, ...]:
-        """Seconds on the host from each stop to the next start."""
+        """Seconds on the host from the end of each lap to the beginning of the next."""
         pairs = zip(self._host[1:-1:2], self._host[2::2], strict=True)
         return tuple(start - stop for stop, start in pairs)
+
+    def _mark(self) -> None:
+        self._host.append(self._clock())
+        if self._device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True, blocking=True)
+            event.record(torch.cuda.current_stream(self._device))
+            self._events.append(event)

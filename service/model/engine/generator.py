@@ -8,42 +8,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.model.backbone import Backbone
+from service.model.backbone import AnyBackbone
 from service.model.device.memory import fit
 from service.model.device.timer import DeviceTimer
-from service.model.device.transfer import DecodedImages, index_tensor, send
-from service.model.engine.noise import Noise
-from service.model.engine.plan import Plan, plan_of, texts_of, the_only
+from service.model.device.transfer import DecodedImages
+from service.model.engine.blending import PathStyle, blend_styles
+from service.model.engine.plan import Plan, texts_of, the_only
 from service.model.engine.previews import PreviewEmitter, preview_steps
 from service.model.engine.quality import EXACT, Shortcuts
 from service.model.engine.text_cache import TextCache
-from service.model.engine.text_style import imagined_bits
-from service.model.engine.types import (
-    Drawing,
-    ImageSpec,
-    Styling,
-    Text,
-    Timings,
-    WeightedStyle,
-)
-from service.model.engine.warmup import of_every_kind, stylised
-from service.model.schedule import Scale, Schedule, Size
-from service.model.style.feature import (
-    StyleFeature,
-    blend,
-    decompose,
-    directions_of,
-    feature_of,
-    principal_of,
-)
+from service.model.engine.text_style import require_finite, tokens_of_text
+from service.model.engine.types import Drawing, ImageSpec, Styling, Text, Timings, WeightedStyle
+from service.model.engine.warmup import compiled_batches, stylised_batch
+from service.model.schedule import Schedule, Size
+from service.model.style.feature import StyleFeature
 from service.model.style.tokens import StyleTokens
 
 
@@ -60,20 +45,8 @@ def never() -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class LoopResult:
-    """What the loop over scales leaves."""
-
-    feature: Tensor  # [paths, channels, H, W]
-    paths: tuple[int, ...]  # whose features these are
-    step_seconds: tuple[float, ...]
-    gap_seconds: tuple[float, ...]
-    partial_seconds: float  # between the steps, for partial images
-    num_rows: int
-
-
-@dataclass(frozen=True, slots=True)
 class PendingBatch:
-    """A batch that is drawn, but for its images being decoded and copied. Any thread may wait for these."""
+    """A batch whose images are still being decoded and copied. Any thread may wait for them."""
 
     decoded: DecodedImages
     drawings: Callable[[], list[Drawing]]  # waits; one a spec, in order
@@ -84,10 +57,22 @@ class PendingBatch:
         return self.decoded.is_ready
 
 
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    """What the loop over scales leaves."""
+
+    features: Tensor  # [active paths, channels, H, W]
+    index_of_spec: tuple[int, ...]  # of each spec, its image's index among the features
+    step_seconds: tuple[float, ...]
+    gap_seconds: tuple[float, ...]
+    preview_seconds: float  # between the steps, for previews
+    num_rows: int
+
+
 class Generator:
     """Draws images on a resident backbone. Not thread-safe: one thread owns it."""
 
-    def __init__(self, backbone: Backbone[Any], sizes: Sequence[Size] | None = None) -> None:
+    def __init__(self, backbone: AnyBackbone, sizes: Sequence[Size] | None = None) -> None:
         """`sizes` are those that are enabled, all native ones by default; the first is the default size."""
         self.backbone = backbone
         self.name = backbone.name
@@ -102,16 +87,16 @@ class Generator:
         self.key_step = backbone.key_step
         self.qualities = backbone.qualities
         self.max_prompt_tokens = backbone.max_text_tokens
-        self._texts = TextCache(backbone.encode_texts)
         self.resident_bytes = backbone.resident_bytes
         self.precision = backbone.precision
         self.fit = fit(backbone)
+        self._texts = TextCache(backbone.encode_texts)
 
     def num_steps(self, size: Size, shortcuts: Shortcuts = EXACT) -> int:
         return shortcuts.last_step(len(self._schedule(size).scales))
 
     def preview_steps(self, size: Size, num_previews: int, shortcuts: Shortcuts = EXACT) -> tuple[int, ...]:
-        """The steps after which to show so many partial images."""
+        """The steps after which to show so many previews."""
         num_steps = self.num_steps(size, shortcuts)
         return preview_steps(num_previews, key_step=self.key_step, num_steps=num_steps)
 
@@ -123,64 +108,65 @@ class Generator:
         """How many stylised images one batch may hold, from the memory that the resident weights left."""
         return max(1, self.fit.num_images[size])
 
-    def warm_up(self, warmed: Callable[[Size, float], None] = lambda size, seconds: None) -> None:
-        """Draw one stylised image of every enabled size, so that the first job pays for nothing.
+    def warm_up(self, on_warm: Callable[[Size, float], None] = lambda size, seconds: None) -> None:
+        """Draw one stylised image of every enabled size; where code is compiled, each kind of batch once.
 
-        Where code is compiled, of the default size also whatever has a version of its own.
-        `warmed` is told of each size and its seconds.
+        `on_warm` is called with each size and the seconds it took.
         """
+        tokens = self.read_tokens(_grey(self.style_size), self.style_size)
         for size in self.sizes:
             began = time.perf_counter()
-            blank = np.full((size.height, size.width, 3), 127, np.uint8)
-            styling = Styling((WeightedStyle(self.extract_style(blank, size)),))
-            self.generate(stylised(size, styling))
-            self.restore_style(StyleTokens(np.zeros(self.style_shape, np.uint8)), size)
+            self.restore_style(tokens, size)
+            styling = Styling((WeightedStyle(self.extract_style(_grey(size), size)),))
+            self.generate(stylised_batch(size, styling))
             if size == self.default_size and self.backbone.is_compiled:
-                for batch in of_every_kind(size, styling, self.qualities, self.num_steps(size)):
+                for batch in compiled_batches(size, styling, self.qualities, self.num_steps(size)):
                     self.generate(batch[: self.max_images(size)])
-            warmed(size, time.perf_counter() - began)
+            on_warm(size, time.perf_counter() - began)
+
+    # Styles
+
+    @torch.inference_mode()
+    def read_tokens(self, image: NDArray[np.uint8], size: Size, key_step: int | None = None) -> StyleTokens:
+        """What the image tokenizer reads in a picture [h, w, 3] RGB, up to the key step."""
+        return self.backbone.encode_image(image, self._schedule(size), key_step or self.key_step)
+
+    @torch.inference_mode()
+    def tokens_of_text(self, prompt: str, seed: int) -> StyleTokens:
+        """The tokens of text: of its own image at the style size, drawn up to the key step."""
+        return tokens_of_text(self.backbone, prompt, seed, self._schedule(self.style_size))
+
+    def combine_tokens(self, tokens: Sequence[StyleTokens], size: Size) -> StyleTokens:
+        """The tokens of all these pictures, read for images of this size; their feature is the mean.
+
+        ValueError when they are too many, or not of this model and size.
+        """
+        return self.backbone.combine_tokens(tokens, self._schedule(size), self.key_step)
+
+    @torch.inference_mode()
+    def decompose(self, tokens: StyleTokens, size: Size, key_step: int | None = None) -> StyleFeature:
+        """The style feature of tokens that were read for images of this size."""
+        schedule = self._schedule(size)
+        return self.backbone.decompose(tokens, schedule, key_step or self.key_step, schedule)
+
+    @torch.inference_mode()
+    def restore_style(self, tokens: StyleTokens, size: Size) -> StyleFeature:
+        """The style feature, for images of `size`, of tokens that were read at the style size.
+
+        For another shape its coarse grids are stretched over the image, as upsampling does anyway: what is
+        lost against extracting from a picture anew is only where in the picture the tokens were cut.
+        ValueError when the tokens are not of this model.
+        """
+        style_schedule = self._schedule(self.style_size)
+        return self.backbone.decompose(tokens, style_schedule, self.key_step, self._schedule(size))
 
     def extract_style(
         self, image: NDArray[np.uint8], size: Size, key_step: int | None = None
     ) -> StyleFeature:
         """The style feature of a picture [h, w, 3] RGB, for images of `size`."""
-        return self.decompose_bits(self.read_bits(image, size, key_step), size, key_step)
+        return self.decompose(self.read_tokens(image, size, key_step), size, key_step)
 
-    def imagine_style(self, prompt: str, seed: int) -> StyleFeature:
-        """The style feature of words, for images of the style size."""
-        return self.decompose_bits(self.imagine_bits(prompt, seed), self.style_size)
-
-    @torch.inference_mode()
-    def read_bits(self, image: NDArray[np.uint8], size: Size, key_step: int | None = None) -> StyleTokens:
-        """What the image tokenizer reads in a picture [h, w, 3] RGB, up to the key step."""
-        return StyleTokens(self.backbone.encode_image(image, self._schedule(size), key_step or self.key_step))
-
-    @torch.inference_mode()
-    def decompose_bits(self, bits: StyleTokens, size: Size, key_step: int | None = None) -> StyleFeature:
-        """The style feature of bits that were read for images of this size."""
-        grids = self.backbone.feature_grids(self._schedule(size))
-        return decompose(bits.ones, grids[: key_step or self.key_step], grids[-1], bits.num_images)
-
-    @torch.inference_mode()
-    def imagine_bits(self, prompt: str, seed: int) -> StyleTokens:
-        """The bits of words: of their own image at the style size, drawn up to the key step."""
-        schedule = self._schedule(self.style_size)
-        return StyleTokens(imagined_bits(self.backbone, prompt, seed, schedule, self.key_step))
-
-    @property
-    def style_shape(self) -> tuple[int, int]:
-        """Tokens and channels of the bits that a style has at the style size."""
-        return sum(grid.num_tokens for grid in self._style_grids()), self.backbone.channels
-
-    @torch.inference_mode()
-    def restore_style(self, bits: StyleTokens, size: Size) -> StyleFeature:
-        """The style feature, for images of `size`, whose bits were taken at the style size.
-
-        For another shape its coarse grids are stretched over the image, as upsampling does anyway: what is
-        lost against extracting from a picture anew is only where in the picture the tokens were cut.
-        """
-        extent = self.backbone.feature_grids(self._schedule(size))[-1]
-        return decompose(bits.ones, self._style_grids(), extent, bits.num_images)
+    # Images
 
     def generate(self, specs: Sequence[ImageSpec], cancelled: Callable[[], bool] = never) -> list[Drawing]:
         """Draw a batch of one size. `cancelled` is asked after each step; once True, Cancelled is raised.
@@ -199,149 +185,63 @@ class Generator:
 
     def _draw(self, specs: Sequence[ImageSpec], cancelled: Callable[[], bool]) -> PendingBatch:
         schedule = self._schedule(the_only({spec.size for spec in specs}, "size"))
-        stages = DeviceTimer(self.backbone.device)
-        stages.start()
-        texts = self._texts.of(text for spec in specs for text in texts_of(spec))
-        stages.stop()
-        stages.start()
-        plan = plan_of(specs, schedule, texts, guidance=self.guidance, key_step=self.key_step)
-        walk = self._walk(plan, schedule, cancelled)
-        stages.stop()
-        stages.start()
-        decoded = self.backbone.decode(walk.feature)
-        stages.stop()
-        num_image_tokens = plan.shortcuts.num_tokens([scale.num_tokens for scale in schedule.scales])
+        timer = DeviceTimer(self.backbone.device)
+        with timer.lap():
+            texts = self._texts.texts_of(text for spec in specs for text in texts_of(spec))
+        with timer.lap():
+            plan = Plan.of(specs, schedule, texts, self.backbone)
+            loop = self._loop_over_scales(plan, specs, cancelled)
+        with timer.lap():
+            decoded = self.backbone.decode(loop.features)
 
         def drawings() -> list[Drawing]:
-            images = dict(zip(walk.paths, decoded.images(), strict=True))
-            text_seconds, walk_seconds, decode_seconds = stages.seconds()
-            timings = Timings(
-                text_seconds=text_seconds,
-                transformer_seconds=walk_seconds - walk.partial_seconds,
-                decode_seconds=decode_seconds + walk.partial_seconds,
-                step_seconds=walk.step_seconds,
-                gap_seconds=walk.gap_seconds,
-                num_rows=walk.num_rows,
-                num_jobs=len(specs),
-                num_content_paths_shared=len(specs) - plan.num_content,
-            )
+            images, timings = decoded.images(), _timings(timer, loop, plan)
+            num_tokens = plan.shortcuts.num_tokens([scale.num_tokens for scale in schedule.scales])
             return [
                 Drawing(
-                    images[path],
+                    images[index],
                     timings,
-                    num_text_tokens=sum(len(texts[text].features) for text in texts_of(spec)),
-                    num_image_tokens=num_image_tokens,
+                    num_text_tokens=sum(texts[text].num_tokens for text in texts_of(spec)),
+                    num_image_tokens=num_tokens,
                     warnings=self._warnings(texts[spec.prompt]),
                 )
-                for spec, path in zip(specs, plan.path_of_spec, strict=True)
+                for spec, index in zip(specs, loop.index_of_spec, strict=True)
             ]
 
         return PendingBatch(decoded, drawings)
 
-    def _walk(self, plan: Plan, schedule: Schedule, cancelled: Callable[[], bool]) -> LoopResult:
-        """The loop over scales: the accumulated features of every path, and each step's seconds."""
+    def _loop_over_scales(
+        self, plan: Plan, specs: Sequence[ImageSpec], cancelled: Callable[[], bool]
+    ) -> _Loop:
         backbone, num_steps = self.backbone, plan.num_steps
-        present = list(range(plan.num_content))  # the paths whose features these are
-        grid = backbone.feature_grids(schedule)[-1]
-        shape = (len(present), backbone.channels, grid.height, grid.width)
-        feature = torch.zeros(shape, device=backbone.device)
-        broken = torch.zeros((), dtype=torch.bool, device=backbone.device)
-        generators = [torch.Generator().manual_seed(seed) for seed in plan.seeds]
-        noise = Noise(
-            lambda step: torch.stack([backbone.noise(generator, schedule, step) for generator in generators]),
-            num_steps,
-        )
-        styles = [self._blended(styling) if styling else None for styling in plan.stylings]
-        of_steps = replace(schedule, scales=schedule.scales[:num_steps])
-        cache = backbone.begin(plan.paths, of_steps, content_end_step=plan.content_end_step)
-        num_rows = cache.num_rows
-        laps = DeviceTimer(backbone.device)
-        showing = PreviewEmitter(backbone, plan, schedule)
+        noise = backbone.noise(plan.seeds, plan.schedule, num_steps)
+        styles = [PathStyle.of(styling, backbone) if styling else None for styling in plan.stylings]
+        cache = backbone.begin(plan.paths, plan.schedule, num_steps)
+        previews = PreviewEmitter(backbone, cache, plan, specs)
+        timer = DeviceTimer(backbone.device)
+
+        features = backbone.empty_features(cache)  # F_0: [paths, channels, H, W]
         for step in range(1, num_steps + 1):
-            laps.start()
-            chosen = self._chosen(feature, present, plan, schedule, step)
-            logits = backbone.predict(cache, step, feature, chosen)
-            lines = index_tensor([present.index(path) for path in plan.under_way(step)], backbone.device)
-            present = plan.under_way(step)
-            drawn = noise.at(step)[plan.sources_of(present)]
-            codes = backbone.sample(logits, drawn, schedule, step, None if chosen is None else chosen[lines])
-            broken = broken | ~torch.isfinite(logits).all()
-            feature = feature if len(lines) == len(feature) else feature[lines]
-            feature = backbone.accumulate(feature, codes, schedule, step)
-            if step == plan.key_step and len(plan.paths) > plan.num_content:
-                backbone.fork(cache)
-                present = plan.forked
-                forked = self._stylise(feature, plan, styles)
-                feature = forked[index_tensor(present, backbone.device)]
-            laps.stop()
-            showing.after(step, feature, present)
+            with timer.lap():
+                logits = backbone.predict(cache, features, step)  # of the active paths
+                codes = backbone.sample(cache, logits, noise, step)  # R_s
+                features = backbone.accumulate(cache, features, codes, step)  # F_s = F_{s-1} + up(R_s)
+                if step == plan.key_step:  # Principal Feature Blending, section 4.2
+                    features = blend_styles(cache.fork(features), plan.paths, styles)
+            previews.emit(features, step)
             if cancelled():
                 raise Cancelled(f"stopped after step {step} of {num_steps}")
-        showing.hand_out()
-        if broken:  # asked once, after the loop: on a GPU each question waits for the device
-            raise FloatingPointError("the model gave logits that are not finite")
-        return LoopResult(
-            feature, tuple(present), laps.seconds(), laps.gaps(), showing.decode_seconds, num_rows
+
+        previews.show()
+        require_finite(cache.is_finite)  # asked once, after the loop: on a GPU each question waits
+        return _Loop(
+            features=features,
+            index_of_spec=tuple(cache.feature_index(path) for path in plan.path_of_spec),
+            step_seconds=timer.seconds(),
+            gap_seconds=timer.gaps(),
+            preview_seconds=previews.decode_seconds,
+            num_rows=cache.num_rows,
         )
-
-    def _chosen(
-        self, feature: Tensor, present: Sequence[int], plan: Plan, schedule: Schedule, step: int
-    ) -> Tensor | None:
-        """Tokens of a step that are not skipped, [paths, tokens] in their order; None for all."""
-        num_tokens = schedule.scales[step - 1].num_tokens
-        num_kept = plan.shortcuts.num_kept(step, num_tokens)
-        if num_kept == num_tokens:
-            return None
-        detail = self.backbone.detail(feature, schedule, step)
-        most = detail.sort(dim=-1, descending=True, stable=True).indices[:, :num_kept]
-        leaders = [present.index(path) for path in plan.leaders_of(present, step)]
-        return most.sort(-1).values[index_tensor(leaders, feature.device)]
-
-    def _stylise(self, feature: Tensor, plan: Plan, styles: Sequence[Tensor | None]) -> Tensor:
-        """Every path's feature after the fork, [paths, channels, H, W], from those of the content paths.
-
-        What is blended is decomposed once for each content path, whatever the number of its styles.
-        """
-        split = sorted({plan.sources[path] for path, each in enumerate(plan.stylings) if _blends(each)})
-        directions = directions_of(feature[index_tensor(split, feature.device)]) if split else ()
-        of_content = dict(zip(split, directions, strict=True))
-        return torch.stack(
-            [
-                self._styled(
-                    feature[source], style, styling, of_content[source] if _blends(styling) else None
-                )
-                for source, style, styling in zip(plan.sources, styles, plan.stylings, strict=True)
-            ]
-        )
-
-    def _styled(
-        self, feature: Tensor, style: Tensor | None, styling: Styling | None, directions: Tensor | None
-    ) -> Tensor:
-        """Let the style into one generation path's feature; without a styling it is a content path's.
-
-        Its directions are given where it is blended; where not, it is replaced.
-        """
-        if styling is None or style is None:
-            return feature
-        if directions is None:
-            return feature + styling.strength * (style - feature)
-        return blend(feature, style, self._alpha(styling), styling.strength, directions)
-
-    def _blended(self, styling: Styling) -> Tensor:
-        """What an image's styles put in the place of its own, [channels, H, W]; known before the loop."""
-        parts = [
-            style.weight
-            * (
-                feature_of(style.feature)
-                if styling.method.replaces
-                else principal_of(style.feature, self._alpha(styling))
-            )
-            for style in styling.styles
-        ]
-        return send(torch.stack(parts).sum(0), self.backbone.device)
-
-    def _alpha(self, styling: Styling) -> float:
-        return self.alpha if styling.alpha is None else styling.alpha
 
     def _warnings(self, text: Text) -> tuple[str, ...]:
         warnings = []
@@ -352,9 +252,6 @@ class Generator:
             warnings.append(f"the prompt was cut: {self.name} reads {self.max_prompt_tokens} tokens")
         return tuple(warnings)
 
-    def _style_grids(self) -> tuple[Scale, ...]:
-        return self.backbone.feature_grids(self._schedule(self.style_size))[: self.key_step]
-
     def _schedule(self, size: Size) -> Schedule:
         schedule = self.backbone.schedules.get(size)
         if schedule is None:
@@ -362,5 +259,19 @@ class Generator:
         return schedule
 
 
-def _blends(styling: Styling | None) -> bool:
-    return styling is not None and not styling.method.replaces
+def _grey(size: Size) -> NDArray[np.uint8]:
+    return np.full((size.height, size.width, 3), 127, np.uint8)
+
+
+def _timings(timer: DeviceTimer, loop: _Loop, plan: Plan) -> Timings:
+    text_seconds, loop_seconds, decode_seconds = timer.seconds()
+    return Timings(
+        text_seconds=text_seconds,
+        transformer_seconds=loop_seconds - loop.preview_seconds,
+        decode_seconds=decode_seconds + loop.preview_seconds,
+        step_seconds=loop.step_seconds,
+        gap_seconds=loop.gap_seconds,
+        num_rows=loop.num_rows,
+        num_jobs=len(plan.path_of_spec),
+        num_content_paths_shared=len(plan.path_of_spec) - len(plan.seeds),
+    )

@@ -1,74 +1,81 @@
-"""Preview images while a batch is drawn: decoded between its steps, handed out once they have arrived."""
+"""Previews: partial images, decoded between the steps of a batch and shown once they have arrived."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
-from service.model.backbone import Backbone
+from service.model.backbone import AnyBackbone, BatchCache
 from service.model.device.timer import DeviceTimer
 from service.model.device.transfer import DecodedImages, index_tensor
 from service.model.engine.plan import Plan
-from service.model.engine.types import Preview, PreviewRequest
-from service.model.schedule import Schedule
-from service.model.style.resize import resize
+from service.model.engine.types import ImageSpec, Preview, PreviewRequest
 
 
 @dataclass(frozen=True, slots=True)
-class _UnderWay:
-    """Images on their way to who watches."""
+class _PendingPreviews:
+    """Images of one step on their way to the host."""
 
     decoded: DecodedImages
     step: int
-    paths: list[int]  # that were decoded, by their places
-    watched: list[tuple[int, PreviewRequest]]
+    indices: list[int]  # of each image, its index among the features
+    requests: list[tuple[int, PreviewRequest]]  # by the same index
 
 
 class PreviewEmitter:
-    """Of one batch. On a GPU an image is waited for once the next step is launched: there is work then."""
+    """Of one batch. On a GPU an image is waited for only once the next step has been launched."""
 
-    def __init__(self, backbone: Backbone[Any], plan: Plan, schedule: Schedule) -> None:
+    def __init__(
+        self, backbone: AnyBackbone, cache: BatchCache, plan: Plan, specs: Sequence[ImageSpec]
+    ) -> None:
         self._backbone = backbone
+        self._cache = cache
         self._plan = plan
-        self._grids = backbone.feature_grids(schedule)
-        self._under_way: list[_UnderWay] = []
-        self._laps = DeviceTimer(backbone.device)
+        self._requests = [
+            (path, spec.previews)
+            for path, spec in zip(plan.path_of_spec, specs, strict=True)
+            if spec.previews is not None
+        ]
+        self._pending: _PendingPreviews | None = None
+        self._timer = DeviceTimer(backbone.device)
 
-    def after(self, step: int, feature: Tensor, present: Sequence[int]) -> None:
-        """Decode the features of these paths, [paths, channels, H, W], for whoever watches this step."""
-        self.hand_out()
-        watched = self._plan.watched(step, present)
-        if not watched:
+    def emit(self, features: Tensor, step: int) -> None:
+        """Decode the features [paths, channels, H, W] after a step, for those who asked to see it."""
+        self.show()
+        requests = [
+            (self._cache.feature_index(path), request)
+            for path, request in self._requests
+            if step in request.steps
+        ]
+        if not requests:
             return
-        self._laps.start()
-        needed = sorted({place for place, _ in watched})
-        # On the scale's own grid the feature is what the next step reads, and decoding costs by the pixel.
-        small = resize(feature[index_tensor(needed, feature.device)], self._grids[step - 1])
-        decoded = self._backbone.decode(small)
-        self._laps.stop()
-        self._under_way.append(_UnderWay(decoded, step, needed, watched))
+        indices = sorted({index for index, _ in requests})
+        with self._timer.lap():
+            some = features[index_tensor(indices, features.device)]
+            decoded = self._backbone.decode_preview(some, self._plan.schedule, step)
+        self._pending = _PendingPreviews(decoded, step, indices, requests)
         if decoded.is_ready:
-            self.hand_out()
+            self.show()
+
+    def show(self) -> None:
+        """Wait for the images under way, if there are any, and show them."""
+        if (pending := self._pending) is None:
+            return
+        self._pending = None
+        images = dict(zip(pending.indices, pending.decoded.images(), strict=True))
+        for index, request in pending.requests:
+            request.show(Preview(images[index], pending.step, self._plan.num_steps))
 
     @property
     def decode_seconds(self) -> float:
-        """Of all partial images so far."""
-        return sum(self._laps.seconds())
-
-    def hand_out(self) -> None:
-        """Whatever has not been, as soon as it has arrived."""
-        for each in self._under_way:
-            images = dict(zip(each.paths, each.decoded.images(), strict=True))
-            for path, watch in each.watched:
-                watch.show(Preview(images[path], each.step, self._plan.num_steps))
-        self._under_way.clear()
+        """Of all previews so far."""
+        return sum(self._timer.seconds())
 
 
 def preview_steps(num_previews: int, *, key_step: int, num_steps: int) -> tuple[int, ...]:
-    """After which steps to show so many partial images: spread from the key step to the last step but one.
+    """The steps after which to show so many previews: spread from the key step to the last step but one.
 
     Before the key step there is no style to see, and after the last step there is the image itself. A
     schedule too short for that gives earlier steps as well, and at worst fewer.

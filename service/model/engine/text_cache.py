@@ -1,9 +1,10 @@
-"""TextCache: prompts encoded once, the ones used last kept."""
+"""TextCache: each prompt encoded once, those used last kept."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+
+from cachetools import LRUCache
 
 from service.model.engine.types import Text
 
@@ -12,32 +13,23 @@ MAX_BYTES = 64 * 2**20
 
 
 class TextCache:
-    """A bounded cache of encoded prompts. What becomes of a prompt does not depend on when it came."""
+    """A bounded cache of encoded prompts. A prompt's encoding does not depend on when it came."""
 
     def __init__(
         self, encode: Callable[[Sequence[str]], Sequence[Text]], *, max_bytes: int = MAX_BYTES
     ) -> None:
         self._encode = encode
-        self._max_bytes = max_bytes
-        self._num_bytes = 0
-        self._texts: OrderedDict[str, Text] = OrderedDict()
+        self._texts: LRUCache[str, Text] = LRUCache(max_bytes, getsizeof=lambda text: text.num_bytes)
 
-    def of(self, prompts: Iterable[str]) -> dict[str, Text]:
-        """The text of each prompt; those that are not known yet are encoded together."""
+    def texts_of(self, prompts: Iterable[str]) -> dict[str, Text]:
+        """The text of each prompt; those that are not cached are encoded together."""
         wanted = sorted(set(prompts))
-        new = [prompt for prompt in wanted if prompt not in self._texts]
         found = {prompt: self._texts[prompt] for prompt in wanted if prompt in self._texts}
+        new = [prompt for prompt in wanted if prompt not in found]
         if new:
-            found |= dict(zip(new, self._encode(new), strict=True))
-        for prompt in wanted:
-            self._keep(prompt, found[prompt])
+            encoded = dict(zip(new, self._encode(new), strict=True))
+            found |= encoded
+            for prompt, text in encoded.items():
+                if text.num_bytes <= self._texts.maxsize:
+                    self._texts[prompt] = text
         return found
-
-    def _keep(self, prompt: str, text: Text) -> None:
-        if prompt not in self._texts:
-            self._num_bytes += text.features.nbytes
-        self._texts[prompt] = text
-        self._texts.move_to_end(prompt)
-        while self._num_bytes > self._max_bytes:
-            _, dropped = self._texts.popitem(last=False)
-            self._num_bytes -= dropped.features.nbytes

@@ -1,39 +1,37 @@
-"""A style from words alone (paper, Fig. 14; method.md, 4): a path of the style's own, up to the key step."""
+"""A style from text alone (paper, Fig. 14): a path of the style's own prompt, up to the key step."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from service.model.backbone import Backbone
+from service.model.backbone import AnyBackbone
 from service.model.engine.types import Path
 from service.model.schedule import Schedule
+from service.model.style.tokens import StyleTokens
 
 
-def imagined_bits(
-    backbone: Backbone[Any], prompt: str, seed: int, schedule: Schedule, num_steps: int
-) -> NDArray[np.uint8]:
-    """Bits [tokens, channels] of the first steps of the plain image of this prompt and seed.
+def tokens_of_text(backbone: AnyBackbone, prompt: str, seed: int, schedule: Schedule) -> StyleTokens:
+    """The tokens of the plain image of this prompt and seed, up to the key step.
 
+    Only these steps need room in the cache: of the 2.8 GB that a row takes on Infinity-2B, 6 MB.
     FloatingPointError when the model's logits are not finite.
     """
-    path = Path(backbone.encode_text(prompt), None, (backbone.guidance,) * num_steps)
-    # Only these scales need room in the cache: of the 2.8 GB a row takes on Infinity-2B, 6 MB.
-    cache = backbone.begin([path], replace(schedule, scales=schedule.scales[:num_steps]))
-    generator = torch.Generator().manual_seed(seed)
-    extent = backbone.feature_grids(schedule)[-1]
-    feature = torch.zeros(1, backbone.channels, extent.height, extent.width, device=backbone.device)
-    bits = []
+    num_steps = backbone.key_step
+    guidance = backbone.guidance_of_steps(backbone.guidance, len(schedule.scales))[:num_steps]
+    cache = backbone.begin([Path(backbone.encode_texts([prompt])[0], None, guidance)], schedule, num_steps)
+    noise = backbone.noise([seed], schedule, num_steps)
+    features = backbone.empty_features(cache)
+    codes_of_steps = []
     for step in range(1, num_steps + 1):
-        noise = backbone.noise(generator, schedule, step)[None]
-        logits = backbone.predict(cache, step, feature)
-        if not torch.isfinite(logits).all():
-            raise FloatingPointError("the model gave logits that are not finite")
-        codes = backbone.sample(logits, noise, schedule, step)
-        feature = backbone.accumulate(feature, codes, schedule, step)
-        bits.append((codes[0] > 0).flatten(1).T)
-    return torch.cat(bits).to(torch.uint8).cpu().numpy()
+        logits = backbone.predict(cache, features, step)
+        codes = backbone.sample(cache, logits, noise, step)
+        features = backbone.accumulate(cache, features, codes, step)
+        codes_of_steps.append(codes)
+    require_finite(cache.is_finite)
+    return backbone.tokens_of_codes(codes_of_steps)
+
+
+def require_finite(is_finite: torch.Tensor) -> None:
+    """FloatingPointError unless all logits of a batch were finite; waits for the device."""
+    if not is_finite:
+        raise FloatingPointError("the model gave logits that are not finite")

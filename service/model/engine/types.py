@@ -1,14 +1,14 @@
-"""What the Generator is asked for, and what it gives: plain frozen data."""
+"""The Generator's inputs and outputs, and what it hands to a backbone: plain frozen data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from service.model.engine.quality import EXACT, Shortcuts
 from service.model.schedule import Size
@@ -71,7 +71,7 @@ class ImageSpec:
     guidance: float | tuple[float, ...] | None = None  # one value, or one a step; None: the model's own
     styling: Styling | None = None
     shortcuts: Shortcuts = EXACT
-    previews: PreviewRequest | None = field(default=None, compare=False)  # looking on changes nothing
+    previews: PreviewRequest | None = field(default=None, compare=False)  # change no image
 
     @property
     def batch_key(self) -> BatchKey:
@@ -84,7 +84,7 @@ class Timings:
 
     text_seconds: float
     transformer_seconds: float
-    decode_seconds: float  # of the images and of their partial images
+    decode_seconds: float  # of the images and of their previews
     step_seconds: tuple[float, ...]
     gap_seconds: tuple[float, ...]  # on the model thread, from the end of a step to the next one's beginning
     num_rows: int
@@ -105,9 +105,11 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """An encoded prompt: the text encoder's last hidden state, without padding."""
+    """An encoded prompt. `conditioning` is what the backbone's text encoder made of it, opaque here."""
 
-    features: Tensor  # [tokens, text channels] fp32
+    conditioning: Any
+    num_tokens: int
+    num_bytes: int
     num_known: int = 0  # words of the prompt that mean something to the model
     num_unknown: int = 0
     is_cut: bool = False  # the prompt was longer than the model reads
@@ -117,8 +119,9 @@ class Text:
 class Path:
     """One image on its way through the scales.
 
-    `source` is None on a content path. On a generation path it is the index of the content path that the
-    path is forked from at the key step; `corrected` says whether its attention follows that path afterwards.
+    `source` is None on a content path. On a generation path it is the index of the content path that it is
+    forked from at the key step; `corrected` says whether it attends with that path's queries and keys from
+    then on (Structural Attention Correction, paper, section 4.3).
     """
 
     text: Text
@@ -126,33 +129,7 @@ class Path:
     guidance: tuple[float, ...]  # one value a step
     source: int | None = None
     corrected: bool = False
-    drawn: bool = True  # whether its image is asked for; without, a content path only guides
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the tensor batch: a path, and one of its guidance halves."""
-
-    path: int
-    conditional: bool
-
-
-def lay_out(paths: Sequence[Path]) -> tuple[Row, ...]:
-    """The one place that fixes the order of rows.
-
-    Paths come in the order content, generation without correction, generation with correction, so that the
-    rows which compute their own attention are a prefix, and so are the rows that exist before the fork. Among
-    paths of one kind the conditional halves come first: they are what neighbours may read the same text with.
-    A path whose guidance is 1 at every step has no unconditional half.
-    """
-    ranks = [(path.source is not None) + path.corrected for path in paths]
-    assert ranks == sorted(ranks), "paths must come as content, uncorrected, corrected"
-    halves = [
-        (rank, not conditional, index)
-        for index, (rank, path) in enumerate(zip(ranks, paths, strict=True))
-        for conditional in ((True, False) if any(g != 1.0 for g in path.guidance) else (True,))
-    ]
-    return tuple(Row(index, not unconditional) for _, unconditional, index in sorted(halves))
+    drawn: bool = True  # whether its image is asked for
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,7 +143,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreviewRequest:
-    """Who wants to see an image grow. `show` is called on the model thread: it may neither wait nor raise."""
+    """After which steps to show an image. `show` runs on the model thread: it may neither wait nor raise."""
 
     steps: tuple[int, ...]
     show: Callable[[Preview], None]

@@ -1,4 +1,4 @@
-"""What is drawn before the first job comes, so that it pays for nothing."""
+"""Warm-up: what is drawn before the first job comes, so that it pays for nothing."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from service.model.engine.types import ImageSpec, Method, PreviewRequest, Stylin
 from service.model.schedule import Size
 
 
-def stylised(size: Size, styling: Styling) -> list[ImageSpec]:
-    """One stylised image: all that a model needs whose kernels are there already."""
+def stylised_batch(size: Size, styling: Styling) -> list[ImageSpec]:
+    """One stylised image: enough for a model whose kernels are compiled already."""
     return [ImageSpec("warm up", 0, size, styling=styling)]
 
 
-def of_every_kind(
+def compiled_batches(
     size: Size, styling: Styling, qualities: Qualities, num_steps: int
 ) -> Iterator[list[ImageSpec]]:
-    """Batches of whatever compiled code has a version for, which is made when the first of a kind comes.
+    """A batch for each version of compiled code, which is made when a batch first needs it.
 
-    A path follows another, or attends by itself, or there is but one; it has two guidance halves, or one, or
-    loses one on the way; there is one of all that, or there are several; images of every step are decoded.
+    A path follows another, or attends by itself, or is alone; it has two guidance halves, or one, or loses
+    one on the way; there is one of all that, or several; images of every step are decoded.
     """
-    (plain,) = stylised(size, styling)
-    seen = replace(plain, previews=PreviewRequest(tuple(range(1, num_steps)), lambda partial: None))
+    (plain,) = stylised_batch(size, styling)
+    seen = replace(plain, previews=PreviewRequest(tuple(range(1, num_steps)), lambda preview: None))
     stylings = (styling, replace(styling, method=Method.PFB), None)
     shortcuts = dict.fromkeys(qualities.shortcuts().values())
-    for each, guidance, shorter in product(stylings, (None, 1.0), shortcuts):
-        one = replace(seen, styling=each, guidance=guidance, shortcuts=shorter)
+    for style, guidance, shorter in product(stylings, (None, 1.0), shortcuts):
+        one = replace(seen, styling=style, guidance=guidance, shortcuts=shorter)
         yield [one]
         yield [one, replace(one, seed=1)]
-        if each is not None:  # several that follow one path
-            yield [one, replace(one, styling=replace(each, strength=0.5))]
+        if style is not None:  # several that follow one path
+            yield [one, replace(one, styling=replace(style, strength=0.5))]

@@ -1,4 +1,5 @@
-"""Self-attention whose weights are computed once for a row and all rows that follow it (method.md, 3).
+"""Self-attention whose weights are computed once for a content row and all rows that are corrected by it
+(Structural Attention Correction, paper, section 4.3).
 
 The one seam between the model and the kernels of a device. Shapes: queries [own rows, tokens, heads, head
 width]; keys [own rows, heads, known tokens, head width]; values [rows, heads, known tokens, head width].
@@ -23,15 +24,15 @@ _CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """One layer's keys and values of a batch, whole and allocated once, and the place of this step's."""
+class LayerCache:
+    """One layer's keys and values of a batch, allocated once, and which tokens are this step's."""
 
     keys: Tensor  # [own rows, heads, tokens of the schedule, head width]
     values: Tensor  # [rows, heads, tokens of the schedule, head width]
     start: int
     end: int
-    sources: tuple[int, ...]  # a row of the result: the own row it attends with
-    leaders: Tensor | None  # the same on the device; None where each row is its own
+    sources: tuple[int, ...]  # of each row of the result, the own row whose queries and keys it attends with
+    source_index: Tensor | None  # the same on the device; None where each row attends with its own
     kept: Tensor | None  # the rows of the result; None: all
     is_fused: bool  # whether torch's fused kernels attend, which compilers know
 
@@ -42,29 +43,29 @@ class Memory:
         """
         now = slice(self.start, self.end)
         self.keys[:, :, now] = keys.transpose(1, 2)
-        new, every = self.values[:, :, now], self.values
+        new, known = self.values[:, :, now], self.values
         if self.kept is not None:
             new.index_copy_(0, self.kept, values[0].transpose(1, 2))
-            every = self.values[self.kept]
+            known = self.values[self.kept]
         elif self.is_fused:
             # At once: a compiler copies the whole cache for each part that goes into a view of a view.
             self.values[:, :, now] = torch.cat(list(values)).transpose(1, 2)
         else:
             for part, rows in zip(values, new.split([len(part) for part in values]), strict=True):
                 rows.copy_(part.transpose(1, 2))
-        keys, every = self.keys[:, :, : self.end], every[:, :, : self.end]
+        keys, known = self.keys[:, :, : self.end], known[:, :, : self.end]
         if self.is_fused:
-            return attend_fused(queries, keys, every, self.leaders)
-        return attend(queries, keys, every, self.sources)
+            return attend_fused(queries, keys, known, self.source_index)
+        return attend(queries, keys, known, self.sources)
 
 
-def attend_fused(queries: Tensor, keys: Tensor, values: Tensor, leaders: Tensor | None) -> Tensor:
-    """`attend` by torch's fused kernels; `leaders` are its sources, or None where each row is its own."""
+def attend_fused(queries: Tensor, keys: Tensor, values: Tensor, source_index: Tensor | None) -> Tensor:
+    """`attend` by torch's fused kernels; `source_index` None means that each row attends with its own."""
     queries = queries.transpose(1, 2)
-    if leaders is not None:
+    if source_index is not None:
         # Not measured on a GPU: no kernel of torch takes one set of weights for several values, and a copy of
         # the keys is what its fused ones cost.
-        queries, keys = queries[leaders], keys[leaders]
+        queries, keys = queries[source_index], keys[source_index]
     return F.scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2).flatten(2)
 
 

@@ -1,11 +1,11 @@
-"""Infinity as a backbone of the Generator."""
+"""Infinity as a backbone of the engine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -16,20 +16,24 @@ from torch import Tensor
 
 from service.model.checkpoints.options import DecodingChoice
 from service.model.device.transfer import DecodedImages, send
-from service.model.engine.types import Path, Text, lay_out
-from service.model.infinity.attention import Memory
+from service.model.engine.types import Path, Text
+from service.model.infinity import style
+from service.model.infinity.attention import LayerCache
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.decoding import DecoderRunner
-from service.model.infinity.kv_cache import ActiveRows, Cache
+from service.model.infinity.kv_cache import KVCache, RowGroup
 from service.model.infinity.memory import footprint
 from service.model.infinity.rope import rotations
-from service.model.infinity.sampling import draw_noise, sample_bits
+from service.model.infinity.sampling import NoiseStream, sample_bits
 from service.model.infinity.t5 import TextEncoder
-from service.model.infinity.text_conditioning import BatchTexts, PaddedTexts, SeparateTexts, TextsOfRows
+from service.model.infinity.text_conditioning import BatchTexts, LayerTexts, PaddedTexts, SeparateTexts
 from service.model.infinity.tokenizer import Tokenizer, codes_from_bits, quantise
 from service.model.infinity.transformer import Block, Transformer
+from service.model.rows import lay_out_rows
 from service.model.schedule import Scale, Schedule, Size
+from service.model.style.feature import StyleFeature
 from service.model.style.resize import resize
+from service.model.style.tokens import StyleTokens
 
 
 class Infinity:
@@ -62,12 +66,12 @@ class Infinity:
         self.key_step = config.style.key_step
         self.qualities = config.qualities()
         self.draws = config.vocabulary.draws if config.vocabulary else ""
-        self.channels = config.tokenizer.num_bits
+        self.num_channels = config.tokenizer.num_bits
         self.max_text_tokens = config.transformer.max_text_tokens
         self.device = transformer.start.device
         self.dtype = transformer.code_in.weight.dtype  # of the blocks, and of their keys and values
         self.precision: Literal["fp32", "bf16"] = "fp32" if self.dtype == torch.float32 else "bf16"
-        self._run = _run
+        self._run_block = _run_block
         # Kernels of one row at a time round alike in any company, and are fast enough on a CPU alone.
         self.is_fused = self.device.type != "cpu"
         if self.device.type == "cuda":
@@ -83,31 +87,40 @@ class Infinity:
 
     def at_budget(self, budget: str) -> Infinity:
         """The same weights on the schedules of another pixel budget."""
-        other = Infinity(
-            replace(self.config, budget=budget),
-            self.transformer,
-            self.tokenizer,
-            self.text_encoder,
-            fingerprint=self.fingerprint,
-            decoding=self.decoding.mode,
-            mapped_bytes=self.mapped_bytes,
+        return Infinity.sharing_weights(self, replace(self.config, budget=budget))
+
+    @classmethod
+    def sharing_weights(cls, other: Infinity, config: InfinityConfig | None = None) -> Self:
+        """Another one on the same weights, compiled where they are."""
+        shared = cls(
+            config or other.config,
+            other.transformer,
+            other.tokenizer,
+            other.text_encoder,
+            fingerprint=other.fingerprint,
+            decoding=other.decoding.mode,
+            mapped_bytes=other.mapped_bytes,
         )
-        other._run, other.is_fused, other.is_compiled = self._run, self.is_fused, self.is_compiled
-        return other
+        shared._run_block = other._run_block
+        shared.is_fused, shared.is_compiled = other.is_fused, other.is_compiled
+        return shared
 
     def compile(self, backend: str | Callable[..., Any] = "inductor") -> None:
         """Compile the block and the image decoder, without a graph break, at their first use.
 
         All blocks share the code, and so do all steps, prompts and batches: no shape is written into it.
-        There are some twenty versions, for what a batch has or lacks (`warming.of_every_kind`).
+        There are some twenty versions, for what a batch has or lacks (`warmup.compiled_batches`).
         """
         self.is_compiled = True
         self.is_fused = True  # the exact kernels go through the rows, and are compiled for their number
-        self._run = torch.compile(_run, fullgraph=True, dynamic=True, backend=backend)
+        self._run_block = torch.compile(_run_block, fullgraph=True, dynamic=True, backend=backend)
         self.tokenizer.decoder.compile(fullgraph=True, dynamic=True, backend=backend)
 
     def feature_grids(self, schedule: Schedule) -> tuple[Scale, ...]:
+        """The scales on the image tokenizer's grid, on which codes and features are."""
         return tuple(scale.times(self.config.patch) for scale in schedule.scales)
+
+    # Text and guidance
 
     def encode_text(self, prompt: str) -> Text:
         return self.encode_texts([prompt])[0]
@@ -116,104 +129,131 @@ class Infinity:
         assert self.text_encoder is not None, "this Infinity was made without a text encoder"
         return self.text_encoder.encode_all(prompts, self.max_text_tokens)
 
-    def begin(
-        self, paths: Sequence[Path], schedule: Schedule, *, content_end_step: int | None = None
-    ) -> Cache:
+    def guidance_of_steps(self, guidance: float, num_steps: int) -> tuple[float, ...]:
+        """The same at every step."""
+        return (guidance,) * num_steps
+
+    # The loop over scales
+
+    def begin(self, paths: Sequence[Path], schedule: Schedule, num_steps: int) -> KVCache:
         if self.is_compiled:
             _configure_compiler()
-        rows = lay_out(paths)
-        config = self.config.transformer
+        rows, config = lay_out_rows(paths), self.config.transformer
+        extent = self.feature_grids(schedule)[-1]
+        schedule = replace(schedule, scales=schedule.scales[:num_steps])
 
         def empty(num_rows: int) -> list[Tensor]:
             shape = (num_rows, config.num_heads, schedule.num_tokens, config.head_width)
             return [torch.empty(shape, device=self.device, dtype=self.dtype) for _ in range(config.depth)]
 
-        return Cache(
-            paths=tuple(paths),
-            rows=rows,
-            schedule=schedule,
-            content_end_step=content_end_step or len(schedule.scales),
-            rotation=rotations(schedule, config.head_width, self.device),
-            texts=self._read([self._row_text(paths[row.path], conditional=row.conditional) for row in rows]),
+        return KVCache(
+            paths,
+            rows,
+            self._batch_texts([self._row_text(paths[row.path], row.conditional) for row in rows]),
             keys=empty(sum(not paths[row.path].corrected for row in rows)),
             values=empty(len(rows)),
+            rotation=rotations(schedule, config.head_width, self.device),
+            schedule=schedule,
+            extent=extent,
             is_fused=self.is_fused,
         )
 
-    def fork(self, cache: Cache) -> None:
-        cache.fork()
+    def noise(self, seeds: Sequence[int], schedule: Schedule, num_steps: int) -> NoiseStream:
+        num_bits = self.config.bits_per_token
+        num_bits_of_steps = [scale.num_tokens * num_bits for scale in schedule.scales[:num_steps]]
+        return NoiseStream(seeds, num_bits_of_steps, num_bits)
 
-    def predict(self, cache: Cache, step: int, feature: Tensor, chosen: Tensor | None = None) -> Tensor:
-        cache.shed(step)
-        company = cache.active
-        if step == 1:
-            x = company.reading.pooled[:, None] + self.transformer.start
-        else:
-            tokens = self._tokens(feature, cache.schedule.scales[step - 1])
-            if chosen is not None:
-                tokens = tokens.take_along_dim(chosen[..., None], 1)
-            x = self.transformer.code_in(tokens)[company.path_of_row]
-        x = x + self.transformer.scale_embedding.weight[step - 1]
-        x, company = self._through_blocks(x, self._rotation(cache, step, chosen), cache, step)
-        cache.step = step
-        cache.part_after(step)
-        logits = self.transformer.logits(x, company.reading.head_modulations)
+    def empty_features(self, cache: KVCache) -> Tensor:
+        num_paths = len(cache.active.rows.paths)
+        shape = (num_paths, self.num_channels, cache.extent.height, cache.extent.width)
+        return torch.zeros(shape, device=self.device)
+
+    def predict(self, cache: KVCache, features: Tensor, step: int) -> Tensor:
+        rotation = cache.begin_step(step)
+        x = self._inputs(cache, features, step)
+        x, group = self._through_blocks(x, rotation, cache, step)
+        cache.active = group
+        logits = self.transformer.logits(x, group.text.head_modulations)
         logits = logits / self.config.sampling.temperature_at(step)
         if self.config.sampling.guidance_layer:
-            return logits[company.conditional]
-        return _guided(logits, company, step)
+            logits = logits[group.rows.conditional]
+        else:
+            logits = group.rows.guided(logits, step)
+        cache.is_finite = cache.is_finite & torch.isfinite(logits).all()
+        return logits
 
-    def noise(self, generator: torch.Generator, schedule: Schedule, step: int) -> Tensor:
-        tokens = schedule.scales[step - 1].num_tokens
-        return draw_noise(generator, tokens * self.config.bits_per_token).view(tokens, -1, 2)
+    def sample(self, cache: KVCache, logits: Tensor, noise: NoiseStream, step: int) -> Tensor:
+        sampling = self.config.sampling
+        drawn = send(noise.at(step)[cache.content_of_active()], logits.device)
+        bits = sample_bits(logits, drawn, top_k=sampling.top_k, top_p=sampling.top_p)
+        scale = cache.schedule.scales[step - 1]
+        planes = bits.float().transpose(1, 2).unflatten(-1, (scale.height, scale.width))
+        return codes_from_bits(F.pixel_shuffle(planes, self.config.patch))
 
-    def detail(self, feature: Tensor, schedule: Schedule, step: int) -> Tensor:
-        tokens = self._tokens(feature, schedule.scales[step - 1])
-        return (tokens - tokens.mean(1, keepdim=True)).square().sum(-1)
+    def accumulate(self, cache: KVCache, features: Tensor, codes: Tensor, step: int) -> Tensor:
+        return cache.keep_active(features) + resize(codes, cache.extent)
 
-    def sample(
-        self, logits: Tensor, noise: Tensor, schedule: Schedule, step: int, chosen: Tensor | None = None
-    ) -> Tensor:
-        sampling, scale = self.config.sampling, schedule.scales[step - 1]
-        noise = send(noise, logits.device)
-        if chosen is None:
-            bits = sample_bits(logits, noise, top_k=sampling.top_k, top_p=sampling.top_p)
-            return codes_from_bits(self._planes(bits.float(), scale))
-        places = chosen[..., None]
-        noise = noise.take_along_dim(places[..., None], 1)
-        some = sample_bits(logits, noise, top_k=sampling.top_k, top_p=sampling.top_p).float()
-        places = places.expand_as(some)
-        every = some.new_zeros(len(some), scale.num_tokens, some.shape[-1])
-        is_ready = self._planes(every.scatter(1, places, 1.0), scale)
-        return codes_from_bits(self._planes(every.scatter(1, places, some), scale)) * is_ready
+    def decode(self, features: Tensor) -> DecodedImages:
+        return DecodedImages(self.decoding.images(features))
 
-    def accumulate(self, feature: Tensor, codes: Tensor, schedule: Schedule, step: int) -> Tensor:
-        return feature + resize(codes, self.feature_grids(schedule)[-1])
+    def decode_preview(self, features: Tensor, schedule: Schedule, step: int) -> DecodedImages:
+        # On the scale's own grid the feature is what the next step reads, and decoding costs by the pixel.
+        return self.decode(resize(features, self.feature_grids(schedule)[step - 1]))
 
-    def encode_image(self, image: NDArray[np.uint8], schedule: Schedule, num_steps: int) -> NDArray[np.uint8]:
+    # Styles
+
+    def encode_image(self, image: NDArray[np.uint8], schedule: Schedule, num_steps: int) -> StyleTokens:
         size = (schedule.size.width, schedule.size.height)
         fitted = ImageOps.fit(Image.fromarray(image), size, Image.Resampling.LANCZOS)
         pixels = torch.from_numpy(np.array(fitted)).to(self.device).permute(2, 0, 1)[None]
         h = self.tokenizer.encode(pixels.float() / 255 * 2 - 1)
-        bits = quantise(h, self.feature_grids(schedule), num_steps)
-        flat = torch.cat([bit[0].flatten(1).T for bit in bits])  # [tokens, channels]
-        return flat.to(torch.uint8).cpu().numpy()
+        return self._tokens_of_bits(quantise(h, self.feature_grids(schedule), num_steps))
 
-    def decode(self, feature: Tensor) -> DecodedImages:
-        return DecodedImages(self.decoding.images(feature))
+    def tokens_of_codes(self, codes: Sequence[Tensor]) -> StyleTokens:
+        return self._tokens_of_bits([code > 0 for code in codes])
 
-    def _row_text(self, path: Path, *, conditional: bool) -> Tensor:
+    def combine_tokens(
+        self, tokens: Sequence[StyleTokens], schedule: Schedule, num_steps: int
+    ) -> StyleTokens:
+        num_tokens = sum(grid.num_tokens for grid in self.feature_grids(schedule)[:num_steps])
+        return style.combine(tokens, num_tokens, self.num_channels)
+
+    def decompose(
+        self, tokens: StyleTokens, read_at: Schedule, num_steps: int, drawn_at: Schedule
+    ) -> StyleFeature:
+        grids, extent = self.feature_grids(read_at)[:num_steps], self.feature_grids(drawn_at)[-1]
+        return style.decompose(tokens, grids, extent, self.num_channels)
+
+    def style_feature(self, feature: StyleFeature) -> Tensor:
+        return style.feature_of(feature)
+
+    def style_principal(self, feature: StyleFeature, alpha: float) -> Tensor:
+        return style.principal_of(feature, alpha)
+
+    def style_agreement(self, feature: StyleFeature) -> float | None:
+        return style.agreement(feature)
+
+    # Private
+
+    def _tokens_of_bits(self, bits: Sequence[Tensor]) -> StyleTokens:
+        """Of bits [1, channels, h, w] of the first scales, those of one picture."""
+        flat = torch.cat([planes[0].flatten(1).T for planes in bits])  # [tokens, channels]
+        return style.pack(flat.to(torch.uint8).cpu().numpy())
+
+    def _row_text(self, path: Path, conditional: bool) -> Tensor:
+        """The text of one row, [tokens, text channels]."""
+        text: Tensor = path.text.conditioning
         if conditional:
-            return path.text.features
+            return text
         if path.negative is not None:
-            return path.negative.features
-        return self.transformer.unconditional_text[: len(path.text.features)]
+            return path.negative.conditioning
+        return self.transformer.unconditional_text[: len(text)]
 
-    def _read(self, texts: Sequence[Tensor]) -> BatchTexts:
-        """What each row's text says to every layer; rows whose text is one and the same tensor share it."""
-        different = {_identity(text): text for text in texts}
-        place = {identity: index for index, identity in enumerate(different)}
-        normed = [self.transformer.text_norm(text) for text in different.values()]
+    def _batch_texts(self, texts: Sequence[Tensor]) -> BatchTexts:
+        """What each row's text contributes to every layer; rows of the same tensor share it."""
+        distinct = {_identity(text): text for text in texts}
+        index_of = {identity: index for index, identity in enumerate(distinct)}
+        normed = [self.transformer.text_norm(text) for text in distinct.values()]
         pooled = torch.cat([self.transformer.pool(text[None]) for text in normed])
         condition = self.transformer.condition(pooled)
         tokens = [self.transformer.text_in(text) for text in normed]
@@ -223,72 +263,55 @@ class Infinity:
             modulations=torch.stack([block.modulations(condition) for block in self._blocks]),
             head_modulations=self.transformer.head_modulations(pooled),
             layers=(PaddedTexts if self.is_fused else SeparateTexts)(attentions, tokens),
-            of_row=tuple(place[_identity(text)] for text in texts),
+            of_row=tuple(index_of[_identity(text)] for text in texts),
         )
 
     @property
     def _blocks(self) -> list[Block]:
         return list(self.transformer.blocks)  # type: ignore[arg-type]
 
-    def _tokens(self, feature: Tensor, scale: Scale) -> Tensor:
-        """The feature so far as input tokens of a scale: [paths, tokens, bits of a token]."""
-        shrunk = F.pixel_unshuffle(resize(feature, scale.times(self.config.patch)), self.config.patch)
-        return shrunk.flatten(2).transpose(1, 2)
-
-    def _planes(self, bits: Tensor, scale: Scale) -> Tensor:
-        """Values of bits [paths, tokens, bits of a token] on the feature's grid, [paths, channels, h, w]."""
-        planes = bits.transpose(1, 2).unflatten(-1, (scale.height, scale.width))
-        return F.pixel_shuffle(planes, self.config.patch)
-
-    def _rotation(self, cache: Cache, step: int, chosen: Tensor | None) -> Tensor:
-        """[2, tokens, head width / 2]; of chosen tokens, for each row that computes its own attention."""
-        scales = cache.schedule.scales
-        start = sum(scale.num_tokens for scale in scales[: step - 1])
-        rotation = cache.rotation[:, start : start + scales[step - 1].num_tokens]
-        if chosen is None:
-            return rotation
-        return rotation[:, chosen[cache.active.path_of_row[: cache.active.num_own]]]
+    def _inputs(self, cache: KVCache, features: Tensor, step: int) -> Tensor:
+        """The input tokens of a step, [rows, tokens, width]."""
+        if step == 1:
+            x = cache.active.text.pooled[:, None] + self.transformer.start
+        else:
+            grid = cache.schedule.scales[step - 1].times(self.config.patch)
+            shrunk = F.pixel_unshuffle(resize(features, grid), self.config.patch)
+            tokens = shrunk.flatten(2).transpose(1, 2)  # [paths, tokens, bits of a token]
+            x = self.transformer.code_in(tokens)[cache.active.rows.path_of_row]
+        return x + self.transformer.scale_embedding.weight[step - 1]
 
     def _through_blocks(
-        self, x: Tensor, rotation: Tensor, cache: Cache, step: int
-    ) -> tuple[Tensor, ActiveRows]:
-        """The rows that the last block leaves, [rows, tokens, width], and who they are."""
-        company, start = cache.active, cache.num_tokens
-        cache.num_tokens += x.shape[1]
-        for layer, block in enumerate(self._blocks):
-            if layer == len(self._blocks) - 1 and step == cache.content_end_step and cache.is_forked:
-                # Of a content path that nobody asked for only the attention weights are still needed.
-                company = cache.drawn
-            memory = cache.memory(layer, start, company)
-            modulations = cache.active.reading.modulations[layer]
-            x = self._run(block, x, modulations, rotation, memory, company.reading.texts[layer])
-            if self.config.sampling.guidance_layer == layer - len(self._blocks):
-                x = _guided(x, company, step)[company.path_of_row]  # both halves go on (golden README, 1.7)
-        return x, company
+        self, x: Tensor, rotation: Tensor, cache: KVCache, step: int
+    ) -> tuple[Tensor, RowGroup]:
+        """The rows that the last block leaves, [rows, tokens, width], and which they are."""
+        group, blocks = cache.active, self._blocks
+        for layer, block in enumerate(blocks):
+            if layer == len(blocks) - 1:
+                group = cache.last_group(step)
+            modulations = cache.active.text.modulations[layer]
+            x = self._run_block(
+                block, x, modulations, rotation, cache.layer(layer, group), group.text.layers[layer]
+            )
+            if self.config.sampling.guidance_layer == layer - len(blocks):
+                x = group.rows.guided(x, step)[
+                    group.rows.path_of_row
+                ]  # both halves go on (golden README, 1.7)
+        return x, group
 
 
-def _run(
-    block: Block, x: Tensor, modulations: Tensor, rotation: Tensor, memory: Memory, texts: TextsOfRows
+def _run_block(
+    block: Block, x: Tensor, modulations: Tensor, rotation: Tensor, cache: LayerCache, texts: LayerTexts
 ) -> Tensor:
     """One block over its rows: what is compiled."""
     read = partial(texts.read, block.text_attention)
-    return block(x, modulations, rotation, len(memory.keys), memory.attend, read, memory.kept)
+    return block(x, modulations, rotation, len(cache.keys), cache.attend, read, cache.kept)
 
 
 def _configure_compiler() -> None:
-    """On the thread that draws: each has settings of its own."""
+    """On the thread that draws: each thread has settings of its own."""
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 64
     torch.fx.experimental._config.use_duck_shape = False  # as many rows as tokens is a coincidence
-
-
-def _guided(values: Tensor, company: ActiveRows, step: int) -> Tensor:
-    """guidance * conditional + (1 - guidance) * unconditional, for each path."""
-    conditional = values[company.conditional]
-    if not company.is_guided[step - 1]:
-        return conditional
-    weight = company.guidance[step - 1].view(-1, *[1] * (values.dim() - 1))
-    mixed = weight * conditional + (1 - weight) * values[company.unconditional]
-    return torch.where(weight == 1.0, conditional, mixed)
 
 
 def _identity(text: Tensor) -> tuple[int, int]:

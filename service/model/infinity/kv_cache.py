@@ -1,174 +1,163 @@
-"""What one batch keeps between steps: who its rows are, their keys and values, what their texts say.
-Nothing of it outlives the batch, and nothing of it lives on the model."""
+"""KVCache: what one batch keeps between steps: its active rows, their keys and values, their texts.
+
+Nothing of it outlives the batch, and nothing of it lives on the model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import InitVar, dataclass, field, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from service.model.device.transfer import index_tensor, send
-from service.model.engine.types import Path, Row
-from service.model.infinity.attention import Memory
-from service.model.infinity.text_conditioning import BatchTexts, Reading
-from service.model.schedule import Schedule
+from service.model.device.transfer import index_tensor
+from service.model.engine.types import Path
+from service.model.infinity.attention import LayerCache
+from service.model.infinity.text_conditioning import BatchTexts, TextConditioning
+from service.model.rows import ActiveRows, Row, content_rows_of
+from service.model.schedule import Scale, Schedule
 
 
 @dataclass(frozen=True, slots=True)
-class ActiveRows:
-    """The rows that are under way together, and what a step has to know of them, on the device."""
+class RowGroup:
+    """Rows that are active together, and their texts."""
 
-    rows: tuple[Row, ...]
-    indices: tuple[int, ...]  # a row: its place in the batch
-    places: Tensor  # the same
-    sources: tuple[int, ...]  # a row: the own row whose queries and keys it attends with
-    leaders: Tensor | None  # the same; None where each row is its own
-    num_own: int  # the first rows, which compute their own attention
-    path_of_row: Tensor
-    conditional: Tensor  # a path: its conditional row
-    unconditional: Tensor  # and its unconditional one; the same where there is none
-    guidance: Tensor  # [steps, paths]
-    is_guided: tuple[bool, ...]  # a step
-    reading: Reading
-
-    @classmethod
-    def of(
-        cls, paths: Sequence[Path], every: Sequence[Row], indices: Sequence[int], texts: BatchTexts
-    ) -> ActiveRows:
-        """The company of the rows at `indices` of a batch."""
-        device = texts.pooled.device
-        rows, origins = [every[index] for index in indices], content_rows_of(paths, every)
-        present = sorted({row.path for row in rows})
-        index_of = {(row.path, row.conditional): index for index, row in enumerate(rows)}
-        conditional = [index_of[path, True] for path in present]
-        unconditional = [index_of.get((path, False), index_of[path, True]) for path in present]
-        guidance = list(zip(*(paths[path].guidance for path in present), strict=True))  # [steps][paths]
-        sources = tuple(origins[i] if paths[every[i].path].corrected else i for i in indices)
-        num_own = sum(not paths[row.path].corrected for row in rows)
-        return cls(
-            rows=tuple(rows),
-            indices=tuple(indices),
-            places=index_tensor(indices, device),
-            sources=sources,
-            leaders=None if sources == tuple(range(num_own)) else index_tensor(sources, device),
-            num_own=num_own,
-            path_of_row=index_tensor([present.index(row.path) for row in rows], device),
-            conditional=index_tensor(conditional, device),
-            unconditional=index_tensor(unconditional, device),
-            guidance=send(torch.tensor(guidance), device),
-            is_guided=tuple(any(weight != 1.0 for weight in weights) for weights in guidance),
-            reading=texts.read_by(indices),
-        )
+    rows: ActiveRows
+    text: TextConditioning
 
 
-@dataclass(slots=True)
-class Cache:
-    """The state of one batch. Rows are ordered by `lay_out`; the active ones are a prefix."""
+class KVCache:
+    """The state of one batch. Rows are ordered by `lay_out_rows`; those before the fork are a prefix."""
 
-    paths: tuple[Path, ...]
-    rows: InitVar[Sequence[Row]]
-    schedule: Schedule
-    content_end_step: int  # the last one of content paths that nobody asked for
-    rotation: Tensor  # [2, tokens, head width / 2]
-    texts: BatchTexts
-    keys: list[Tensor]  # a layer: [own rows, heads, tokens, head width]
-    values: list[Tensor]  # a layer: [rows, heads, tokens, head width]
-    is_fused: bool  # how it attends (`Memory`)
-    num_tokens: int = 0  # computed so far
-    step: int = 0  # the last one computed
-    active: ActiveRows = field(init=False)
-    everyone: ActiveRows = field(init=False)  # active from the fork on
-    drawn: ActiveRows = field(init=False)  # whom the parting step leaves
-    origins: tuple[int, ...] = field(init=False)  # a row: the content path's row of the same guidance half
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        rows: Sequence[Row],
+        texts: BatchTexts,
+        *,
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        rotation: Tensor,
+        schedule: Schedule,
+        extent: Scale,
+        is_fused: bool,
+    ) -> None:
+        """Keys [own rows, heads, tokens, head width] and values [rows, heads, tokens, head width] of each
+        layer, allocated and not filled; `rotation` as in `rope.rotations`; `schedule` with the steps that are
+        run; `extent`: the grid of features.
+        """
+        self.paths = tuple(paths)
+        self.keys, self.values = list(keys), list(values)
+        self.rotation = rotation
+        self.schedule = schedule
+        self.extent = extent
+        self.is_fused = is_fused
+        self.is_finite = torch.ones((), dtype=torch.bool, device=rotation.device)
+        self.num_rows = len(rows)
+        self.num_tokens = 0  # computed so far, the current step's included
+        self._step_tokens = 0
+        self._is_forked = False
+        self._texts = texts
+        self.active: RowGroup
+        self._set_rows(rows)
+        self._feature_paths = self.active.rows.paths
 
-    def __post_init__(self, rows: Sequence[Row]) -> None:
-        self._seat(rows, forked=False)
+    def feature_index(self, path: int) -> int:
+        """Where a path is among the features; before the fork, where its content path is."""
+        return self._feature_paths.index(path if path in self._feature_paths else self._content_of(path))
 
-    @property
-    def is_forked(self) -> bool:
-        return self.active is self.everyone
+    def content_of_active(self) -> list[int]:
+        """The content path of each active path."""
+        return [self._content_of(path) for path in self.active.rows.paths]
 
-    @property
-    def num_rows(self) -> int:
-        return len(self.everyone.rows)
+    def keep_active(self, features: Tensor) -> Tensor:
+        """The features of the paths that are still active, of [paths, channels, H, W] before the step."""
+        before, now = self._feature_paths, self.active.rows.paths
+        if now == before:
+            return features
+        self._feature_paths = now
+        return features[index_tensor([before.index(path) for path in now], features.device)]
 
-    def memory(self, layer: int, start: int, company: ActiveRows) -> Memory:
-        """One layer's keys and values at a step from token `start` on, after which `company` goes on."""
-        num_rows = len(self.active.rows)
-        return Memory(
-            self.keys[layer][: self.active.num_own],
-            self.values[layer][:num_rows],
-            start,
+    def layer(self, layer: int, group: RowGroup) -> LayerCache:
+        """One layer's keys and values at the current step, whose result is of the rows of `group`."""
+        active = self.active.rows
+        return LayerCache(
+            self.keys[layer][: active.num_own],
+            self.values[layer][: len(active.rows)],
+            self.num_tokens - self._step_tokens,
             self.num_tokens,
-            company.sources,
-            company.leaders,
-            company.places if len(company.rows) < num_rows else None,
+            group.rows.attention_sources,
+            group.rows.attention_source_index,
+            group.rows.index if len(group.rows.rows) < len(active.rows) else None,
             self.is_fused,
         )
 
-    def fork(self) -> None:
-        """Activate every row; generation rows start from their content row's cache."""
-        active, done = len(self.active.rows), slice(0, self.num_tokens)
-        for index, origin in enumerate(self.origins[active:], start=active):
-            for keys, values in zip(self.keys, self.values, strict=True):
-                values[index, :, done] = values[origin, :, done]
-                if index < len(keys):
-                    keys[index, :, done] = keys[origin, :, done]
-        self.active = self.everyone
-        self.part_after(self.step)
+    def begin_step(self, step: int) -> Tensor:
+        """Make room for a step's tokens; the rotation of these, [2, tokens, head width / 2]."""
+        self._drop_rows(step)
+        self._step_tokens = self.schedule.scales[step - 1].num_tokens
+        start, self.num_tokens = self.num_tokens, self.num_tokens + self._step_tokens
+        return self.rotation[:, start : self.num_tokens]
 
-    def shed(self, step: int) -> None:
-        """Let the unconditional rows go that neither this step nor a later one has a use for."""
+    def last_group(self, step: int) -> RowGroup:
+        """The rows that a step's last layer computes: at the last step of a forked batch, those of drawn
+        paths. Of a content path that is not drawn only the attention weights are needed then.
+        """
+        return self._drawn if step == len(self.schedule.scales) and self._is_forked else self.active
+
+    def fork(self, features: Tensor) -> Tensor:
+        """Activate every row; generation rows start from their content row's cache."""
+        num_active, done = len(self.active.rows.rows), slice(0, self.num_tokens)
+        content_rows = content_rows_of(self.paths, self._all.rows.rows)
+        for index, source in enumerate(content_rows[num_active:], start=num_active):
+            for keys, values in zip(self.keys, self.values, strict=True):
+                values[index, :, done] = values[source, :, done]
+                if index < len(keys):
+                    keys[index, :, done] = keys[source, :, done]
+        self._is_forked = True
+        self.active = self._all
+        self._feature_paths = self.active.rows.paths
+        return features[index_tensor(self.content_of_active(), features.device)]
+
+    def _content_of(self, path: int) -> int:
+        source = self.paths[path].source
+        return path if source is None else source
+
+    def _drop_rows(self, step: int) -> None:
+        """Drop the unconditional rows that neither this step nor a later one needs."""
+        rows = self._all.rows.rows
         needed = [
             index
-            for index, row in enumerate(self.everyone.rows)
-            if row.conditional or any(each != 1.0 for each in self.paths[row.path].guidance[step - 1 :])
+            for index, row in enumerate(rows)
+            if row.conditional or any(value != 1.0 for value in self.paths[row.path].guidance[step - 1 :])
         ]
-        if len(needed) < len(self.everyone.rows):
-            self._go_on_with(needed)
-
-    def part_after(self, step: int) -> None:
-        """After the parting step content paths that nobody asked for go, and everyone attends by itself."""
-        if step != self.content_end_step or step == len(self.schedule.scales) or not self.is_forked:
+        if len(needed) == len(rows):
             return
-        self.paths = tuple(replace(path, source=None, corrected=False) for path in self.paths)
-        self._go_on_with(self.drawn.indices)
-
-    def _go_on_with(self, indices: Sequence[int]) -> None:
-        """These rows alone; who computes its own attention has the keys that it has attended to."""
-        forked, sources = self.is_forked, self.everyone.sources
-        rows = [self.everyone.rows[index] for index in indices]
-        num_own = sum(not self.paths[row.path].corrected for row in rows)
+        kept = [rows[index] for index in needed]
+        num_own = sum(not self.paths[row.path].corrected for row in kept)
         for layer in range(len(self.keys)):  # one after another: only one layer is there twice
-            self.keys[layer] = self._taken(self.keys[layer], [sources[index] for index in indices[:num_own]])
-            self.values[layer] = self._taken(self.values[layer], indices)
-        self.texts = self.texts.taken(indices)
-        self._seat(rows, forked=forked)
+            self.keys[layer] = self._copied(self.keys[layer], needed[:num_own])
+            self.values[layer] = self._copied(self.values[layer], needed)
+        self._texts = self._texts.keep_rows(needed)
+        self._set_rows(kept)
 
-    def _taken(self, cached: Tensor, indices: Sequence[int]) -> Tensor:
-        """The lines at `indices` of keys or values, with room for as many tokens."""
+    def _copied(self, cached: Tensor, indices: Sequence[int]) -> Tensor:
+        """The rows at `indices` of keys or values, with room for as many tokens."""
         if list(indices) == list(range(len(indices))):
             return cached[: len(indices)]
-        taken, done = cached.new_empty(len(indices), *cached.shape[1:]), slice(0, self.num_tokens)
-        taken[:, :, done] = cached[:, :, done].index_select(0, index_tensor(indices, cached.device))
-        return taken
+        copied, done = cached.new_empty(len(indices), *cached.shape[1:]), slice(0, self.num_tokens)
+        copied[:, :, done] = cached[:, :, done].index_select(0, index_tensor(indices, cached.device))
+        return copied
 
-    def _seat(self, rows: Sequence[Row], *, forked: bool) -> None:
-        """Make these the rows of the batch."""
-        num_first = sum(self.paths[row.path].source is None for row in rows)
-        kept = [index for index, row in enumerate(rows) if self.paths[row.path].drawn]
-        self.everyone = ActiveRows.of(self.paths, rows, range(len(rows)), self.texts)
-        self.active = (
-            self.everyone if forked else ActiveRows.of(self.paths, rows, range(num_first), self.texts)
+    def _set_rows(self, rows: Sequence[Row]) -> None:
+        num_content = sum(self.paths[row.path].source is None for row in rows)
+        drawn = [index for index, row in enumerate(rows) if self.paths[row.path].drawn]
+        self._all = self._group(rows, range(len(rows)))
+        self._drawn = self._group(rows, drawn)
+        self.active = self._all if self._is_forked else self._group(rows, range(num_content))
+
+    def _group(self, rows: Sequence[Row], indices: Sequence[int]) -> RowGroup:
+        return RowGroup(
+            ActiveRows.of(self.paths, rows, indices, self.rotation.device), self._texts.of_rows(indices)
         )
-        self.drawn = ActiveRows.of(self.paths, rows, kept, self.texts)
-        self.origins = content_rows_of(self.paths, rows)
-
-
-def content_rows_of(paths: Sequence[Path], rows: Sequence[Row]) -> tuple[int, ...]:
-    """For each row the row of its content path, of the same guidance half; a content row is its own."""
-    index_of = {(row.path, row.conditional): index for index, row in enumerate(rows)}
-    sources = [index if path.source is None else path.source for index, path in enumerate(paths)]
-    return tuple(index_of[sources[row.path], row.conditional] for row in rows)

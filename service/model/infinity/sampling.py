@@ -1,9 +1,34 @@
-"""Drawing bits from two-way logits (golden README, 1.8)."""
+"""Sampling bits from two-way logits (golden README, 1.8)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import torch
 from torch import Tensor
+
+
+class NoiseStream:
+    """The noise of every step of a batch, drawn in order on a thread of its own while the steps run.
+
+    Each content path has a generator of its own, so that its image is the same in any batch.
+    """
+
+    def __init__(self, seeds: Sequence[int], num_bits_of_steps: Sequence[int], bits_per_token: int) -> None:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+        def draw(num_bits: int) -> Tensor:
+            noise = torch.stack([draw_noise(generator, num_bits) for generator in generators])
+            return noise.view(len(seeds), -1, bits_per_token, 2)
+
+        pool = ThreadPoolExecutor(1, thread_name_prefix="noise")
+        self._steps: list[Future[Tensor]] = [pool.submit(draw, num_bits) for num_bits in num_bits_of_steps]
+        pool.shutdown(wait=False)
+
+    def at(self, step: int) -> Tensor:
+        """The noise of a step, [content paths, tokens, bits of a token, 2], once it has been drawn."""
+        return self._steps[step - 1].result()
 
 
 def draw_noise(generator: torch.Generator, num_bits: int) -> Tensor:

@@ -154,7 +154,14 @@ class TextEncoder:
     def _text(self, tokens: _Tokens, features: Tensor) -> Text:
         unknown = sum(token == self._unknown for token in tokens.ids)
         known = len(tokens.ids) - unknown - sum(token in self._meaningless for token in tokens.ids)
-        return Text(features, num_known=known, num_unknown=unknown, is_cut=tokens.is_cut)
+        return Text(
+            features,
+            len(features),
+            features.nbytes,
+            num_known=known,
+            num_unknown=unknown,
+            is_cut=tokens.is_cut,
+        )
 
 
 def empty_encoder(config_file: Path, device: torch.device, dtype: torch.dtype) -> T5EncoderModel:

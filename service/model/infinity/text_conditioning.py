@@ -1,8 +1,8 @@
-"""What the texts of a batch say to every layer, computed once for each different text.
+"""What the texts of a batch contribute to every layer, computed once for each distinct text.
 
-A layer's texts have two forms. Separate: each by itself, so that a row rounds alike whatever its neighbours
-read. Padded: all in one tensor, so that one kernel reads them and no shape depends on the prompts, as GPUs
-and compilers like it.
+A layer's texts have two forms. Separate: each text by itself, so that a row rounds alike whatever its
+neighbours' texts are. Padded: all texts in one tensor, so that one kernel reads them and no shape depends on
+the prompts, as GPUs and compilers need it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch import Tensor
 from service.model.device.transfer import index_tensor, send
 from service.model.infinity.transformer import ReadText, TextAttention
 
-# Padded texts are a multiple of so many tokens long: a GPU's kernels read such a bias without copying it.
-_MULTIPLE = 16
+# Padded texts are a multiple of so many tokens long: a GPU's kernels then read the bias without copying it.
+_PADDING_MULTIPLE = 16
 
 
-class TextsOfRows(Protocol):
+class LayerTexts(Protocol):
     """One layer's texts, and which row reads which."""
 
     def read(self, attention: TextAttention, x: Tensor) -> Tensor:
@@ -31,25 +31,25 @@ class TextsOfRows(Protocol):
 
 
 class TextLayers(Protocol):
-    """The different texts of a batch as every layer reads them."""
+    """The distinct texts of a batch, as every layer reads them."""
 
-    def of_rows(self, text_of_row: Sequence[int]) -> tuple[TextsOfRows, ...]:
-        """A layer each, for rows that read these."""
+    def of_rows(self, text_of_row: Sequence[int]) -> tuple[LayerTexts, ...]:
+        """One a layer, for rows with these texts."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """All that follows from the texts of some rows."""
+class TextConditioning:
+    """All that the texts of some rows contribute."""
 
     pooled: Tensor  # [rows, width]
     modulations: Tensor  # [layers, 6, rows, 1, width]
     head_modulations: Tensor  # [2, rows, 1, width]
-    texts: tuple[TextsOfRows, ...]  # a layer
+    layers: tuple[LayerTexts, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class BatchTexts:
-    """All that follows from the different texts of a batch, and which row has which."""
+    """All that the distinct texts of a batch contribute, and which row has which."""
 
     pooled: Tensor  # [texts, width]
     modulations: Tensor  # [layers, 6, texts, 1, width]
@@ -57,56 +57,55 @@ class BatchTexts:
     layers: TextLayers
     of_row: tuple[int, ...]
 
-    def taken(self, indices: Sequence[int]) -> BatchTexts:
-        """Of these rows alone."""
+    def keep_rows(self, indices: Sequence[int]) -> BatchTexts:
+        """The texts of these rows alone."""
         return replace(self, of_row=tuple(self.of_row[index] for index in indices))
 
-    def read_by(self, indices: Sequence[int]) -> Reading:
-        """What these rows' texts say."""
+    def of_rows(self, indices: Sequence[int]) -> TextConditioning:
         of_row = [self.of_row[index] for index in indices]
         rows = index_tensor(of_row, self.pooled.device)
-        return Reading(
+        return TextConditioning(
             pooled=self.pooled[rows],
             modulations=self.modulations.index_select(2, rows),
             head_modulations=self.head_modulations.index_select(1, rows),
-            texts=self.layers.of_rows(of_row),
+            layers=self.layers.of_rows(of_row),
         )
 
 
 class SeparateTexts:
-    """Each text by itself; neighbours with one text read it together."""
+    """Each text by itself; neighbouring rows of one text read it together."""
 
     def __init__(self, attentions: Sequence[TextAttention], texts: Sequence[Tensor]) -> None:
-        """TextCache [tokens, channels] of any lengths; `attentions` has a layer each."""
+        """Texts [tokens, channels] of any lengths; `attentions` has one a layer."""
         self._readers = [[attention.reader(text) for text in texts] for attention in attentions]
 
-    def of_rows(self, text_of_row: Sequence[int]) -> tuple[TextsOfRows, ...]:
+    def of_rows(self, text_of_row: Sequence[int]) -> tuple[LayerTexts, ...]:
         runs = [(text, len(list(group))) for text, group in groupby(text_of_row)]
         num_rows = tuple(length for _, length in runs)
-        return tuple(_Runs(tuple(layer[text] for text, _ in runs), num_rows) for layer in self._readers)
+        return tuple(_Separate(tuple(layer[text] for text, _ in runs), num_rows) for layer in self._readers)
 
 
 class PaddedTexts:
-    """All texts in one tensor, as long as the longest; what is not there is not seen."""
+    """All texts in one tensor, as long as the longest; padding is masked."""
 
     def __init__(self, attentions: Sequence[TextAttention], texts: Sequence[Tensor]) -> None:
-        """TextCache [tokens, channels] of any lengths; `attentions` has a layer each."""
-        several = texts if len(texts) > 1 else [*texts, *texts]  # compilers make a case of one
+        """Texts [tokens, channels] of any lengths; `attentions` has one a layer."""
+        several = texts if len(texts) > 1 else [*texts, *texts]  # compilers specialise on a size of one
         longest = max(map(len, texts))
-        padded, is_ready = pad_texts(several, longest + -longest % _MULTIPLE)
+        padded, is_real = pad_texts(several, longest + -longest % _PADDING_MULTIPLE)
         self._keys_values = [attention.keys_values(padded) for attention in attentions]
-        # Not a mask: each layer and step would make this of it.
-        self._bias = torch.zeros_like(is_ready, dtype=self._keys_values[0][0].dtype)
-        self._bias = self._bias.masked_fill(~is_ready, -torch.inf)[:, None, None]
+        # A bias and not a mask, which each layer and step would convert to one.
+        self._bias = torch.zeros_like(is_real, dtype=self._keys_values[0][0].dtype)
+        self._bias = self._bias.masked_fill(~is_real, -torch.inf)[:, None, None]
 
-    def of_rows(self, text_of_row: Sequence[int]) -> tuple[TextsOfRows, ...]:
+    def of_rows(self, text_of_row: Sequence[int]) -> tuple[LayerTexts, ...]:
         rows = index_tensor(text_of_row, self._bias.device)
         bias = self._bias[rows]
-        return tuple(_Gathered(keys, values, rows, bias) for keys, values in self._keys_values)
+        return tuple(_Padded(keys, values, rows, bias) for keys, values in self._keys_values)
 
 
 @dataclass(frozen=True, slots=True)
-class _Runs:
+class _Separate:
     readers: tuple[ReadText, ...]
     num_rows: tuple[int, ...]  # neighbours that share a reader
 
@@ -116,7 +115,7 @@ class _Runs:
 
 
 @dataclass(frozen=True, slots=True)
-class _Gathered:
+class _Padded:
     keys: Tensor  # [texts, heads, tokens, head width]
     values: Tensor
     text_of_row: Tensor

@@ -74,19 +74,21 @@ def test_eight_billion_weights_are_read_and_every_step_has_its_shape(name: str, 
         return
 
     schedule = infinity.schedules[Size(1024, 1024)]
-    content = ImagePath(Text(torch.empty(9, 2048, device=META)), None, (3.0,) * 4)
+    num_steps = len(schedule.scales)
+    content = ImagePath(Text(torch.empty(9, 2048, device=META), 9, 9 * 2048 * 4), None, (3.0,) * num_steps)
     grid = infinity.feature_grids(schedule)[-1]
     assert (grid.height, grid.width) == (128, 128)
-    feature = torch.zeros(1, 14, 128, 128, device=META)
     with torch.inference_mode():
-        cache = infinity.begin([content, replace(content, source=0, corrected=True)], schedule)
+        cache = infinity.begin([content, replace(content, source=0, corrected=True)], schedule, num_steps)
+        noise = infinity.noise([1], schedule, num_steps)
+        feature = infinity.empty_features(cache)
+        assert feature.shape == (1, 14, 128, 128)
         for step, scale in enumerate(schedule.scales, start=1):
-            logits = infinity.predict(cache, step, feature)
+            logits = infinity.predict(cache, feature, step)
             assert logits.shape == (len(feature), scale.num_tokens, 56, 2)
-            codes = infinity.sample(logits, torch.empty(logits.shape), schedule, step)
+            codes = infinity.sample(cache, logits, noise, step)
             assert codes.shape == (len(feature), 14, 2 * scale.height, 2 * scale.width)
-            feature = infinity.accumulate(feature, codes, schedule, step)
+            feature = infinity.accumulate(cache, feature, codes, step)
             if step == infinity.key_step:
-                infinity.fork(cache)
-                feature = feature.expand(2, -1, -1, -1)
+                feature = cache.fork(feature)
         assert infinity.tokenizer.decode(feature).shape == (2, 3, 1024, 1024)

@@ -92,17 +92,19 @@ def test_bf16_gives_nearly_all_bits_of_fp32_from_the_same_features(name: str) ->
 @torch.inference_mode()
 def test_what_passes_between_layers_is_fp32_and_what_attends_is_bf16() -> None:
     infinity = in_bf16()
-    recording = Recording(infinity, {"a star": infinity.encode_text("a star").features})
+    recording = Recording.of(infinity, {"a star": infinity.encode_text("a star").conditioning})
     with layer_outputs(infinity.transformer) as seen:
         Generator(recording).generate([ImageSpec("a star", 1, next(iter(infinity.schedules)))])
     assert {name: {tensor.dtype for tensor in tensors} for name, tensors in seen.items()} == {
         "pool": {FP32}, "modulation": {FP32}, "text_in": {BF16}, "block_in": {FP32}, "block_out": {FP32}
     }  # fmt: skip
-    assert {each.dtype for each in (*recording.logits, *recording.features)} == {FP32}
+    assert {tensor.dtype for tensor in (*recording.logits, *recording.features)} == {FP32}
     cache = infinity.begin(
-        [Path(Text(torch.zeros(2, 128)), None, (3.0,) * 6)], next(iter(infinity.schedules.values()))
+        [Path(Text(torch.zeros(2, 128), 2, 1024), None, (3.0,) * 6)],
+        next(iter(infinity.schedules.values())),
+        6,
     )
-    assert {each.dtype for each in (*cache.keys, *cache.values)} == {BF16}
+    assert {tensor.dtype for tensor in (*cache.keys, *cache.values)} == {BF16}
 
 
 def test_bf16_decodes_nearly_the_image_of_fp32() -> None:

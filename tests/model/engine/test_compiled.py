@@ -14,12 +14,12 @@ import torch
 from service.model.engine.generator import Generator
 from service.model.engine.quality import EXACT, Qualities, Shortcuts
 from service.model.engine.types import ImageSpec
-from tests.model.engine.test_pairing import SQUARE, WIDE, specs
+from tests.support.specs import SQUARE, WIDE, specs
 from tests.support.tiny import tiny_config, tiny_generator, tiny_infinity
 
 SHORTCUTS = (
     Shortcuts(guidance_until=4),
-    Shortcuts(guidance_until=4, correction_until=4, pruning_from=5, pruning_share=0.3),
+    Shortcuts(guidance_until=3, stop_after=5),
 )
 PLAIN = tiny_generator()
 

@@ -14,8 +14,8 @@ from service.model.engine.generator import Cancelled, Generator
 from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
 from service.model.schedule import Size
 from service.model.style.feature import StyleFeature
-from tests.model.engine.test_pairing import SQUARE, WIDE, picture
 from tests.support.process import write_tiny_model
+from tests.support.specs import SQUARE, WIDE, picture
 from tests.support.tiny import tiny_config, tiny_generator, tiny_infinity
 
 GENERATOR = tiny_generator()

@@ -59,8 +59,8 @@ def test_a_style_code_is_stretched_over_another_shape(name: str) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
     square = generator.extract_style(picture, generator.style_size)
     for size in (SIZES[0], Size(592, 1776), Size(1776, 592)):
-        stretched = generator.restore_style(square.counts, size)
+        stretched = generator.restore_style(square.tokens, size)
         assert stretched.grids == square.grids
         assert stretched.extent == generator.backbone.feature_grids(generator.backbone.schedules[size])[-1]
     wide = generator.extract_style(picture, Size(1776, 592))
-    assert wide.bits.shape != square.bits.shape  # the picture itself is cut into that shape's own tokens
+    assert wide.num_tokens != square.num_tokens  # the picture itself is cut into that shape's own tokens

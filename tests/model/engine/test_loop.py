@@ -9,16 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
-import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from service.model.engine.generator import Generator
-from service.model.engine.noise import Noise
 from service.model.engine.types import ImageSpec, Styling, WeightedStyle
-from tests.model.engine.test_pairing import SQUARE, picture, specs
 from tests.support.process import ROOT
+from tests.support.specs import SQUARE, picture, specs
 from tests.support.tiny import tiny_generator, tiny_infinity
 
 # What makes a host wait for a device: a number read from a tensor, or a shape that depends on one.
@@ -48,7 +44,7 @@ def test_the_loop_over_scales_never_waits_for_the_device() -> None:
 
         def after_a_step() -> bool:
             watching.seen.append("step")
-            return True
+            return False
 
         generator.generate(batch, after_a_step)
     first, last = watching.seen.index("step"), len(watching.seen) - 1 - watching.seen[::-1].index("step")
@@ -89,20 +85,3 @@ def test_a_content_path_that_nobody_asked_for_has_no_logits_and_no_image_at_the_
     assert seen == [2, 2, 2, 4, 4, 4]
     assert np.array_equal(beside.image, alone.image)
     assert np.array_equal(plain.image, generator.generate([spec])[0].image)
-
-
-def test_noise_is_drawn_in_order_and_a_failure_is_told_where_it_is_needed() -> None:
-    order: list[int] = []
-
-    def draw(step: int) -> Tensor:
-        order.append(step)
-        if step == 3:
-            raise ValueError("no more")
-        return torch.tensor(step)
-
-    noise = Noise(draw, 3)
-    assert noise.at(2).item() == 2
-    assert noise.at(1).item() == 1
-    with pytest.raises(ValueError, match="no more"):
-        noise.at(3)
-    assert order == [1, 2, 3]

@@ -11,61 +11,25 @@ from hypothesis import strategies as st
 from service.evaluation.plain import draw
 from service.evaluation.recording import Recording
 from service.model.engine.generator import Generator
-from service.model.engine.plan import plan_of, texts_of
-from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
-from service.model.infinity.backbone import Infinity
+from service.model.engine.plan import Plan, texts_of
 from service.model.schedule import Size
+from tests.support.specs import SQUARE, WIDE, specs
 from tests.support.tiny import tiny_generator, tiny_infinity
-
-SQUARE, WIDE = Size(64, 64), Size(96, 64)
-
-
-class Watched(Recording):
-    """The recording backbone on real prompts."""
-
-    def __init__(self, infinity: Infinity) -> None:
-        super().__init__(infinity, {})
-        self.encode_text = infinity.encode_text  # type: ignore[method-assign]
-
-
-def picture(seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    blocks = rng.integers(0, 256, (5, 4, 3), dtype=np.uint8)
-    return blocks.repeat(20, 0).repeat(20, 1)
-
-
-def specs(generator: Generator, size: Size) -> list[ImageSpec]:
-    """Prompts, seeds, guidance, styles, strengths and methods of every kind, long and short."""
-    styles = [WeightedStyle(generator.extract_style(picture(seed), size)) for seed in range(3)]
-    long = "a green mug, drawn in neon on a purple wall, " * 4
-    return [
-        ImageSpec("a red star", 1, size, styling=Styling((styles[0],))),
-        ImageSpec("a red star", 1, size, styling=Styling((styles[1],), strength=0.5, alpha=0.2)),
-        ImageSpec("a red star", 1, size),
-        ImageSpec("a red star", 2, size, styling=Styling((styles[0],), method=Method.PFB)),
-        ImageSpec("a blue cat", 1, size, guidance=5.0, styling=Styling((styles[2],), method=Method.REP)),
-        ImageSpec(long, 7, size, styling=Styling((styles[2],), alpha=5.0)),
-        ImageSpec(
-            "a house", 2**32 - 1, size, negative_prompt="red", styling=Styling(tuple(styles), strength=0.3)
-        ),
-        ImageSpec("a tree", 3, size, negative_prompt=long, guidance=2.0),
-        ImageSpec("a fish", 4, size, styling=Styling((styles[1],), method=Method.REP_SAC)),
-    ]
 
 
 @pytest.mark.parametrize("size", [SQUARE, WIDE], ids=str)
 def test_a_mixed_batch_has_the_bits_of_two_plain_runs_a_job(size: Size) -> None:
     infinity = tiny_infinity()
-    watched = Watched(infinity)
-    batch = specs(Generator(watched), size)
+    batch = specs(Generator(infinity), size)
     texts = {text: infinity.encode_text(text) for spec in batch for text in texts_of(spec)}
-    schedule = infinity.schedules[size]
-    plan = plan_of(batch, schedule, texts, guidance=infinity.guidance, key_step=infinity.key_step)
-    Generator(watched).generate(batch)
+    recording = Recording.of(infinity, {prompt: text.conditioning for prompt, text in texts.items()})
+    plan = Plan.of(batch, infinity.schedules[size], texts, infinity)
+    Generator(recording).generate(batch)
     for spec, path in zip(batch, plan.path_of_spec, strict=True):
-        trace = draw(infinity, spec)
-        assert torch.equal(watched.path_bits(path, plan.sources[path]), torch.cat(trace.bits)), spec.prompt
-        assert (watched.features[-1][path] - trace.feature).abs().max() < 1e-5
+        trace, source = draw(infinity, spec), plan.paths[path].source
+        bits = recording.path_bits(path, path if source is None else source)
+        assert torch.equal(bits, torch.cat(trace.bits)), spec.prompt
+        assert (recording.features[-1][path] - trace.feature).abs().max() < 1e-5
 
 
 GENERATOR = tiny_generator()

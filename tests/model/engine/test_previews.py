@@ -15,10 +15,9 @@ from service.model.engine.generator import Generator
 from service.model.engine.previews import preview_steps
 from service.model.engine.types import ImageSpec, Preview, PreviewRequest, Styling, WeightedStyle
 from service.model.infinity.backbone import Infinity
-from service.model.infinity.kv_cache import Cache
-from service.model.schedule import Schedule
+from service.model.infinity.kv_cache import KVCache
 from service.model.style.resize import resize
-from tests.model.engine.test_pairing import SQUARE, picture
+from tests.support.specs import SQUARE, picture
 from tests.support.tiny import tiny_generator, tiny_infinity
 
 GENERATOR = tiny_generator()
@@ -37,9 +36,9 @@ class Looking(Infinity):
         self.decoded: list[Tensor] = []
         self.codes: list[Tensor] = []
 
-    def accumulate(self, feature: Tensor, codes: Tensor, schedule: Schedule, step: int) -> Tensor:
+    def accumulate(self, cache: KVCache, features: Tensor, codes: Tensor, step: int) -> Tensor:
         self.codes.append(codes)
-        return super().accumulate(feature, codes, schedule, step)
+        return super().accumulate(cache, features, codes, step)
 
     def decode(self, feature: Tensor) -> DecodedImages:
         self.decoded.append(feature)
@@ -56,7 +55,7 @@ def test_a_partial_image_is_the_codes_so_far_and_the_final_one_adds_only_what_co
     spec, shown = watched(replace(STYLED, styling=None), *EVERY_STEP)
     (drawing,) = Generator(model).generate([spec])
     grids = model.feature_grids(model.schedules[SQUARE])
-    so_far = torch.zeros(1, model.channels, 8, 8)
+    so_far = torch.zeros(1, model.num_channels, 8, 8)
     for partial, grid, codes in zip(shown, grids, model.codes, strict=True):
         so_far = so_far + resize(codes, grids[-1])
         expected = Infinity.decode(model, resize(so_far, grid)).images()[0]
@@ -98,7 +97,7 @@ def test_a_batch_that_nobody_watches_decodes_nothing_but_its_images() -> None:
     assert [len(feature) for feature in model.decoded[1:]] == [
         1,
         2,
-    ]  # the no_progress one is not decoded early
+    ]  # the one without previews is not decoded early
 
 
 def test_partial_images_count_as_decoding_and_not_as_steps() -> None:
@@ -153,9 +152,9 @@ class Remote(Looking):
         super().__init__()
         self.events: list[str] = []
 
-    def predict(self, cache: Cache, step: int, feature: Tensor, chosen: Tensor | None = None) -> Tensor:
+    def predict(self, cache: KVCache, features: Tensor, step: int) -> Tensor:
         self.events.append(f"step {step}")
-        return super().predict(cache, step, feature, chosen)
+        return super().predict(cache, features, step)
 
     def decode(self, feature: Tensor) -> DecodedImages:
         self.events.append("decode")

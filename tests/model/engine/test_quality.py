@@ -16,13 +16,12 @@ from service.evaluation.plain import draw
 from service.evaluation.shortcuts import Keeping
 from service.model.engine.generator import Generator
 from service.model.engine.quality import EXACT, Qualities, Quality, Shortcuts
-from service.model.engine.types import ImageSpec, Method, PreviewRequest, Styling, WeightedStyle
+from service.model.engine.types import ImageSpec, PreviewRequest, Styling, WeightedStyle
 from service.model.infinity.backbone import Infinity
+from service.model.infinity.kv_cache import KVCache
 from service.model.infinity.schedules import BUDGETS
-from service.model.schedule import Schedule
-from service.model.style.resize import resize
-from tests.model.engine.test_pairing import SQUARE, picture
-from tests.model.engine.test_pairing import specs as specs_of
+from tests.support.specs import SQUARE, picture
+from tests.support.specs import specs as specs_of
 from tests.support.tiny import tiny_config, tiny_generator, tiny_infinity
 
 GENERATOR = tiny_generator()
@@ -31,12 +30,10 @@ STYLED = ImageSpec("a red star", 11, SQUARE, styling=Styling((STYLES[0],)))
 PLAIN = replace(STYLED, styling=None)
 
 UNGUIDED = Shortcuts(guidance_until=4)
-UNCORRECTED = Shortcuts(correction_until=4)
 STOPPED = Shortcuts(stop_after=5)
-PRUNED = Shortcuts(pruning_from=5, pruning_share=0.4)
-ALL = Shortcuts(guidance_until=2, correction_until=3, stop_after=5, pruning_from=4, pruning_share=0.3)
-FIRST_STEP = {UNGUIDED: 5, UNCORRECTED: 5, STOPPED: 6, PRUNED: 5, ALL: 3}
-EVERY = pytest.mark.parametrize("shortcuts", FIRST_STEP, ids=str)
+BOTH = Shortcuts(guidance_until=2, stop_after=5)
+FIRST_STEP = {UNGUIDED: 5, STOPPED: 6, BOTH: 3}
+ALL_SHORTCUTS = pytest.mark.parametrize("shortcuts", FIRST_STEP, ids=str)
 
 
 def image(spec: ImageSpec, shortcuts: Shortcuts = EXACT, generator: Generator = GENERATOR) -> np.ndarray:
@@ -52,7 +49,7 @@ def codes(spec: ImageSpec, shortcuts: Shortcuts = EXACT) -> list[Tensor]:
 def operations(specs: list[ImageSpec]) -> list[int]:
     """Of each step, then of the decoder."""
     counts = count(GENERATOR, specs)
-    return [each.flops for each in (*counts.steps, counts.decode)]
+    return [step.flops for step in (*counts.steps, counts.decode)]
 
 
 # Exact where they are off, and until they begin
@@ -64,14 +61,13 @@ def test_nothing_is_left_out_unless_asked_for() -> None:
     assert np.array_equal(image(STYLED), image(STYLED, EXACT))
 
 
-@EVERY
+@ALL_SHORTCUTS
 @pytest.mark.parametrize("spec", [STYLED, PLAIN], ids=["styled", "plain"])
 def test_before_its_step_a_shortcut_changes_no_bit(spec: ImageSpec, shortcuts: Shortcuts) -> None:
     before = FIRST_STEP[shortcuts] - 1
     exact, found = codes(spec), codes(spec, shortcuts)
     assert all(torch.equal(a, b) for a, b in zip(exact[:before], found[:before], strict=True))
-    changes = len(found) < len(exact) or not all(map(torch.equal, exact, found))
-    assert changes == (spec is STYLED or shortcuts != UNCORRECTED)
+    assert len(found) < len(exact) or not all(map(torch.equal, exact, found))
 
 
 # What each one is
@@ -85,40 +81,10 @@ def test_guidance_until_a_step_is_guidance_one_after_it(spec: ImageSpec) -> None
 
 
 def test_guidance_that_ends_costs_no_unconditional_rows_from_there() -> None:
-    exact, found = (operations([replace(STYLED, shortcuts=each)]) for each in (EXACT, UNGUIDED))
+    exact, found = (operations([replace(STYLED, shortcuts=choice)]) for choice in (EXACT, UNGUIDED))
     assert found[:4] == exact[:4]
     assert all(a <= 0.55 * b for a, b in zip(found[4:6], exact[4:6], strict=True))
     assert found[6] == exact[6]  # the decoder
-
-
-@pytest.mark.parametrize("step", [3, 4, 5])
-def test_correction_until_a_step_is_the_plain_form_with_queries_and_keys_of_its_own_after_it(
-    step: int,
-) -> None:
-    batch = [
-        replace(spec, shortcuts=Shortcuts(correction_until=step)) for spec in specs_of(GENERATOR, SQUARE)
-    ]
-    for spec in batch:
-        found = _bits(codes(spec, spec.shortcuts))
-        assert torch.equal(found, torch.cat(draw(tiny_infinity(), spec).bits)), spec.prompt
-
-
-def test_correction_until_the_key_step_is_no_correction() -> None:
-    without = replace(STYLED, styling=Styling((STYLES[0],), method=Method.PFB))
-    assert np.array_equal(image(STYLED, Shortcuts(correction_until=3)), image(without))
-
-
-def test_a_content_path_stops_with_the_correction_unless_its_image_is_asked_for() -> None:
-    batch = [STYLED, replace(STYLED, styling=Styling((STYLES[1],)))]
-    for also, share in (([], 0.78), ([PLAIN], 1.16)):
-        exact, found = (
-            operations([replace(spec, shortcuts=each) for spec in (*batch, *also)])
-            for each in (EXACT, UNCORRECTED)
-        )
-        assert found[:3] == exact[:3]
-        assert found[4] / exact[4] == pytest.approx(share, abs=0.03)
-    *_, plain = GENERATOR.generate([replace(spec, shortcuts=UNCORRECTED) for spec in (*batch, PLAIN)])
-    assert np.array_equal(plain.image, image(PLAIN))
 
 
 @pytest.mark.parametrize("spec", [STYLED, PLAIN], ids=["styled", "plain"])
@@ -140,8 +106,8 @@ class Summing(Infinity):
         super().__init__(of.config, of.transformer, of.tokenizer, of.text_encoder, fingerprint="0" * 16)
         self.features: list[Tensor] = []
 
-    def accumulate(self, feature: Tensor, codes: Tensor, schedule: Schedule, step: int) -> Tensor:
-        self.features.append(super().accumulate(feature, codes, schedule, step))
+    def accumulate(self, cache: KVCache, features: Tensor, codes: Tensor, step: int) -> Tensor:
+        self.features.append(super().accumulate(cache, features, codes, step))
         return self.features[-1]
 
 
@@ -156,37 +122,10 @@ def test_an_image_that_stops_early_is_watched_to_its_own_end() -> None:
     assert len(drawing.timings.step_seconds) == 5
 
 
-@EVERY
+@ALL_SHORTCUTS
 def test_who_looks_on_changes_nothing(shortcuts: Shortcuts) -> None:
     watch = PreviewRequest((1, 2, 3, 4, 5, 6), lambda _: None)
     assert np.array_equal(image(replace(STYLED, previews=watch), shortcuts), image(STYLED, shortcuts))
-
-
-def test_pruning_skips_the_tokens_nearest_to_the_mean_of_the_content_path() -> None:
-    found, plain = codes(STYLED, PRUNED), codes(PLAIN, PRUNED)
-    skipped = [(each == 0).all(0) for each in found]
-    assert [int(each.sum()) for each in skipped] == [0, 0, 0, 0, 14, 25]
-    assert all(torch.equal((a == 0).any(0), b) for a, b in zip(found, skipped, strict=True))
-    # The content path chooses for both.
-    assert all(torch.equal((a == 0).all(0), b) for a, b in zip(plain, skipped, strict=True))
-    model = tiny_infinity()
-    so_far = sum(resize(each[None], model.schedules[SQUARE].scales[-1]) for each in plain[:4])
-    assert isinstance(so_far, Tensor)
-    tokens = resize(so_far, model.schedules[SQUARE].scales[4])[0].flatten(1)
-    distance = (tokens - tokens.mean(1, keepdim=True)).norm(dim=0)
-    flat = skipped[4].flatten()
-    assert distance[flat].max() <= distance[~flat].min()
-
-
-@pytest.mark.parametrize("shortcuts", [PRUNED, ALL], ids=str)
-def test_pruned_steps_are_the_plain_form_over_the_tokens_that_are_left(shortcuts: Shortcuts) -> None:
-    for spec in specs_of(GENERATOR, SQUARE):
-        asked = replace(spec, shortcuts=shortcuts)
-        found = codes(asked, shortcuts)
-        trace = draw(tiny_infinity(), asked)
-        for ours, bits in zip(found, trace.bits, strict=True):
-            there = (ours != 0).all(0).flatten()
-            assert torch.equal((ours > 0).flatten(1).T[there], bits), spec.prompt
 
 
 # Batches
@@ -195,7 +134,7 @@ POOL = specs_of(GENERATOR, SQUARE)
 ALONE = {shortcuts: [image(spec, shortcuts) for spec in POOL] for shortcuts in FIRST_STEP}
 
 
-@EVERY
+@ALL_SHORTCUTS
 @settings(max_examples=6, deadline=None)
 @given(chosen=st.lists(st.integers(0, len(POOL) - 1), min_size=1, max_size=9))
 def test_an_image_is_the_same_alone_and_in_any_batch(shortcuts: Shortcuts, chosen: list[int]) -> None:
@@ -218,13 +157,8 @@ def test_a_batch_of_two_choices_is_refused() -> None:
         (Shortcuts(guidance_until=0), "guidance_until: must be a step from 1 to 5, not 0"),
         (Shortcuts(guidance_until=6), "guidance_until: must be a step from 1 to 5, not 6"),
         (Shortcuts(guidance_until=5, stop_after=5), "guidance_until: must be a step from 1 to 4, not 5"),
-        (Shortcuts(correction_until=2), "correction_until: must be a step from 3 to 5, not 2"),
         (Shortcuts(stop_after=3), "stop_after: must be a step from 4 to 5, not 3"),
         (Shortcuts(stop_after=6), "stop_after: must be a step from 4 to 5, not 6"),
-        (Shortcuts(pruning_from=3, pruning_share=0.5), "pruning_from: must be a step from 4 to 6, not 3"),
-        (Shortcuts(pruning_from=5, pruning_share=1.0), "pruning_share: must be between 0 and 1, not 1.0"),
-        (Shortcuts(pruning_from=5), "pruning_share: goes with pruning_from"),
-        (Shortcuts(pruning_share=0.5), "pruning_share: goes with pruning_from"),
     ],
 )
 def test_a_shortcut_that_does_not_fit_the_steps_is_refused_by_its_field(
@@ -238,7 +172,7 @@ def test_a_shortcut_that_does_not_fit_the_steps_is_refused_by_its_field(
 
 
 def test_a_configuration_keeps_its_qualities() -> None:
-    config = tiny_config(quality=Qualities(medium=UNGUIDED, low=ALL))
+    config = tiny_config(quality=Qualities(medium=UNGUIDED, low=BOTH))
     assert type(config).from_json(config.to_json()) == config
     assert "quality" not in tiny_config().to_json()
     assert tiny_config().qualities() == Qualities()
@@ -254,7 +188,7 @@ def test_every_budget_has_qualities_that_leave_out_more_and_more(budget: str) ->
     work = [
         sum(
             scale.num_tokens * (2 if guidance != 1.0 else 1)
-            for scale, guidance in zip(scales, shortcuts.guided((3.0,) * len(scales)), strict=False)
+            for scale, guidance in zip(scales, shortcuts.shorten((3.0,) * len(scales)), strict=False)
         )
         for shortcuts in qualities.shortcuts().values()
     ]
@@ -262,8 +196,8 @@ def test_every_budget_has_qualities_that_leave_out_more_and_more(budget: str) ->
 
 
 def test_a_quality_is_named_by_what_is_taken() -> None:
-    qualities = Qualities(low=ALL)
-    assert qualities.name_of(ALL) is Quality.LOW
+    qualities = Qualities(low=BOTH)
+    assert qualities.name_of(BOTH) is Quality.LOW
     assert qualities.name_of(qualities.shortcuts()[Quality.MEDIUM]) is Quality.HIGH
 
 

@@ -13,7 +13,7 @@ from service.model.engine.generator import Generator
 from service.model.engine.text_cache import TextCache
 from service.model.engine.types import ImageSpec, Text
 from service.model.infinity.backbone import Infinity
-from tests.model.engine.test_pairing import SQUARE
+from tests.support.specs import SQUARE
 from tests.support.tiny import tiny_generator, tiny_infinity
 
 WORDS = ["red", "blue", "star", "mug", "cat", "green", "heart", "house", "fish", "tree"]
@@ -45,8 +45,8 @@ def test_a_prompt_is_encoded_alike_alone_and_with_any_others(num_words: int) -> 
     prompts = [" ".join(WORDS[(i + j) % 10] for j in range(num_words)) for i in range(5)]
     together = model.encode_texts([*prompts, "a star", ""])
     for prompt, text in zip(prompts, together, strict=False):
-        assert torch.equal(text.features, model.encode_text(prompt).features)
-    assert together[-1].features.shape[0] == 1
+        assert torch.equal(text.conditioning, model.encode_text(prompt).conditioning)
+    assert together[-1].num_tokens == 1
 
 
 def test_prompts_of_one_length_take_one_pass_and_a_repeated_one_takes_none() -> None:
@@ -68,15 +68,15 @@ def test_the_texts_used_last_are_kept_within_the_bound() -> None:
 
     def encode(prompts: Sequence[str]) -> list[Text]:
         encoded.extend(prompts)
-        return [Text(torch.zeros(len(prompt), 4)) for prompt in prompts]  # 16 bytes a letter
+        return [Text(prompt, len(prompt), 16 * len(prompt)) for prompt in prompts]
 
     texts = TextCache(encode, max_bytes=64)
     for prompt in ("aa", "bb", "aa", "cc", "aa", "bb"):
-        assert len(texts.of([prompt])[prompt].features) == 2
+        assert texts.texts_of([prompt])[prompt].num_tokens == 2
     assert encoded == ["aa", "bb", "cc", "bb"]
-    assert len(texts.of(["longer than all"])["longer than all"].features) == 15
-    texts.of(["aa"])
-    assert encoded[4:] == ["longer than all", "aa"]
+    assert texts.texts_of(["longer than all"])["longer than all"].num_tokens == 15
+    texts.texts_of(["aa"])
+    assert encoded[4:] == ["longer than all"]
 
 
 def test_images_do_not_depend_on_what_was_encoded_before() -> None:

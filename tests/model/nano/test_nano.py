@@ -23,6 +23,7 @@ from service.evaluation.stylisation import Configuration, evaluate_styles
 from service.model.checkpoints import registry as presets
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
+from service.model.style.feature import StyleFeature
 from service.training.captions import full_caption
 from service.training.recipe import WEIGHTS, Recipe
 from service.training.renderer import render
@@ -69,18 +70,15 @@ def test_pictures_survive_the_image_tokenizer() -> None:
     for scene in scenes(1, OBJECTS):
         picture = render(scene, rng)
         style = generator.extract_style(picture, generator.default_size, len(schedule.scales))
-        errors.append(_reconstruction_error(generator, style.bits, picture))
+        errors.append(_reconstruction_error(generator, style, picture))
     assert 10 * np.log10(255**2 / np.mean(errors)) > 25
 
 
-def _reconstruction_error(generator: Generator, bits: NDArray[np.uint8], picture: NDArray[np.uint8]) -> float:
+def _reconstruction_error(generator: Generator, style: StyleFeature, picture: NDArray[np.uint8]) -> float:
     import torch
 
-    from service.model.style.feature import decompose, feature_of
-
-    grids = generator.backbone.feature_grids(generator.backbone.schedules[generator.default_size])
     with torch.inference_mode():
-        (decoded,) = generator.backbone.decode(feature_of(decompose(bits, grids, grids[-1]))[None]).images()
+        (decoded,) = generator.backbone.decode(generator.backbone.style_feature(style)[None]).images()
     return float(np.square(decoded.astype(float) - picture).mean())
 
 

@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 
 from service.evaluation.plain import phi
 from service.model.infinity import schedules as scales
-from service.model.schedule import Scale
-from service.model.style.feature import (
-    StyleFeature,
+from service.model.infinity.style import (
     agreement,
+    combine,
     decompose,
-    dominance,
     feature_of,
-    mean_of,
+    pack,
     principal_of,
-    singular_values,
+    unpack,
 )
-from service.model.style.tokens import StyleTokens, counted
+from service.model.schedule import Scale
+from service.model.style.feature import StyleFeature, dominance, singular_values
+from service.model.style.tokens import StyleTokens
 
 SHAPES = st.tuples(st.integers(1, 30), st.integers(1, 40))
 
@@ -33,19 +33,28 @@ def bits(seed: int, shape: tuple[int, int], num_images: int = 1) -> NDArray[np.u
 
 def feature(seed: int, ratio: float = 1.0) -> StyleFeature:
     grids = scales.schedule(ratio, "0.25M").scales
-    return decompose(bits(seed, (sum(grid.num_tokens for grid in grids[:3]), 32)), grids[:3], grids[-1])
+    shape = (sum(grid.num_tokens for grid in grids[:3]), 32)
+    return decompose(pack(bits(seed, shape)), grids[:3], grids[-1], 32)
+
+
+def mean_of(styles: list[StyleFeature]) -> StyleFeature:
+    first = styles[0]
+    tokens = combine([style.tokens for style in styles], first.num_tokens, first.num_channels)
+    return decompose(tokens, first.grids, first.extent, first.num_channels)
+
+
+def bits_of(style: StyleFeature) -> NDArray[np.uint8]:
+    return unpack(style.tokens, style.num_tokens, style.num_channels)
 
 
 @given(st.integers(0, 2**31), SHAPES, st.integers(1, 255))
 def test_counts_survive_their_packing_in_as_few_bits_as_they_need(
     seed: int, shape: tuple[int, int], num_images: int
 ) -> None:
-    counts = StyleTokens(bits(seed, shape, num_images), num_images)
-    packed = counts.pack()
-    assert len(packed) == -(-shape[0] * shape[1] * num_images.bit_length() // 8)
-    again = StyleTokens.unpack(packed, shape, num_images)
-    assert np.array_equal(again.ones, counts.ones)
-    assert again.pack() == packed
+    counts = bits(seed, shape, num_images)
+    tokens = pack(counts, num_images)
+    assert len(tokens.packed) == -(-shape[0] * shape[1] * num_images.bit_length() // 8)
+    assert np.array_equal(unpack(tokens, *shape), counts)
 
 
 @given(st.binary(max_size=40), SHAPES, st.integers(-1, 300))
@@ -53,18 +62,19 @@ def test_bytes_that_no_packing_gives_are_a_value_error(
     packed: bytes, shape: tuple[int, int], num_images: int
 ) -> None:
     try:
-        read = StyleTokens.unpack(packed, shape, num_images)
+        read = unpack(StyleTokens(packed, num_images), *shape)
     except ValueError:
         return
-    assert read.pack() == packed
-    assert read.ones.max() <= num_images
+    assert pack(read, num_images).packed == packed
+    assert read.max() <= num_images
 
 
 def test_bits_of_too_many_pictures_or_of_other_shapes_are_not_counted_together() -> None:
-    many = StyleTokens(bits(0, (2, 2), 200), 200)
-    for parts in ([many, many], [StyleTokens(bits(0, (2, 2))), StyleTokens(bits(0, (2, 3)))]):
-        with pytest.raises(ValueError, match="counted together"):
-            counted(parts)
+    many = pack(bits(0, (2, 2), 200), 200)
+    with pytest.raises(ValueError, match="at most 255 pictures, not 400"):
+        combine([many, many], 2, 2)
+    with pytest.raises(ValueError, match="2 bytes are not 1 x 4 bits"):
+        combine([pack(bits(0, (2, 2))), pack(bits(0, (3, 3)))], 2, 2)
 
 
 @settings(max_examples=20, deadline=None)
@@ -86,13 +96,13 @@ def test_the_mean_is_that_of_the_whole_features_whatever_their_order(seeds: list
 
 def test_the_mean_of_one_is_itself_and_features_on_other_grids_have_none() -> None:
     assert mean_of([feature(0)]).to_bytes() == feature(0).to_bytes()
-    with pytest.raises(ValueError, match="different grids"):
+    with pytest.raises(ValueError, match="bytes are not"):
         mean_of([feature(0), feature(0, 1.5)])
 
 
 def test_pictures_that_are_each_others_negative_leave_no_style() -> None:
     one = feature(0)
-    mean = mean_of([one, decompose(1 - one.bits, one.grids, one.extent)])
+    mean = mean_of([one, decompose(pack(1 - bits_of(one)), one.grids, one.extent, 32)])
     assert len(mean.singular_values) == 0
     assert dominance(mean) == 0.0
     assert torch.equal(principal_of(mean, 1.0), torch.zeros_like(feature_of(one)))
@@ -101,7 +111,7 @@ def test_pictures_that_are_each_others_negative_leave_no_style() -> None:
 
 
 def test_dominance_is_the_share_of_the_first_component() -> None:
-    flat = decompose(np.ones((5, 4), np.uint8), (Scale(1, 1), Scale(2, 2)), Scale(8, 8))
+    flat = decompose(pack(np.ones((5, 4), np.uint8)), (Scale(1, 1), Scale(2, 2)), Scale(8, 8), 4)
     assert dominance(flat) == pytest.approx(1.0)
     sigma = singular_values(feature_of(feature(1))).double()
     assert dominance(feature(1)) == pytest.approx(float(sigma[0] ** 2 / (sigma**2).sum()), abs=1e-5)
@@ -113,7 +123,7 @@ def test_agreement_is_the_mean_cosine_of_two_pictures_codes(seed: int, num_image
     styles = [feature(seed + i) for i in range(num_images)]
     cosines = []
     for start, end in ((0, 1), (1, 5), (5, 21)):
-        codes = [style.bits[start:end].astype(float) * 2 - 1 for style in styles]
+        codes = [bits_of(style)[start:end].astype(float) * 2 - 1 for style in styles]
         cosines.append(
             np.mean([(a * b).mean() for i, a in enumerate(codes) for b in codes[:i]]),
         )
