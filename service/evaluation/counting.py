@@ -87,7 +87,7 @@ def count(generator: Generator, specs: Sequence[ImageSpec]) -> Counts:
 
         def look() -> bool:
             seen.append(Count(flops.get_total_flops(), traffic.num_bytes))
-            return True
+            return False
 
         generator.generate(specs, look)
         look()
