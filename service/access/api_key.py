@@ -7,7 +7,7 @@ import re
 import secrets
 from dataclasses import dataclass
 
-from service.styles.record import NAMELESS
+from service.storage.schema import NO_TENANT
 
 # So that a secret which leaks into a log or a repository is recognised for what it is.
 PREFIX = "atl_"
@@ -72,7 +72,7 @@ def read_line(line: str, limits: Limits) -> ApiKey:
         raise ValueError(f"after the name {name} comes {HASH} and 64 hex digits")
     chosen = _options(options)
     tenant = chosen.get("tenant", name)
-    if tenant != NAMELESS and not _NAME.fullmatch(tenant):
+    if tenant != NO_TENANT and not _NAME.fullmatch(tenant):
         raise ValueError(f"the tenant {tenant[:70]!r} must be 1 to 64 of A-Z a-z 0-9 . _ -, or empty")
     return ApiKey(
         name=name,

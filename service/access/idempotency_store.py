@@ -22,7 +22,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from service.storage.checksummed import seal, unseal
+from service.storage.checksummed import add_checksum, verify_checksum
 
 # Ten images of 1024 x 1024 in base64, with room to spare; a longer answer is sent and not kept.
 MAX_BYTES = 32 * 2**20
@@ -217,11 +217,11 @@ class Answer:
 
     def to_bytes(self) -> bytes:
         """Sealed: a line of JSON, then the body."""
-        return seal(_KIND, json.dumps([self.status, self.headers]).encode() + b"\n" + self.body)
+        return add_checksum(_KIND, json.dumps([self.status, self.headers]).encode() + b"\n" + self.body)
 
     @classmethod
     def from_bytes(cls, sealed: bytes) -> Answer:
         """ValueError when it is not what `to_bytes` wrote."""
-        head, _, body = unseal(_KIND, sealed).partition(b"\n")
+        head, _, body = verify_checksum(_KIND, sealed).partition(b"\n")
         status, headers = json.loads(head)
         return cls(int(status), tuple((name, value) for name, value in headers), body)

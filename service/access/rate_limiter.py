@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
+class RateLimit:
     """So much of something, such as the requests of one API key, in each window."""
 
     name: str  # of the count: letters, digits and . _ - / only
@@ -89,7 +89,7 @@ class RateLimiter:
         self._shared = None if redis is None else SlidingWindowCounterRateLimiter(_storage(redis))
         self._asks_again_at = -math.inf
 
-    async def take(self, rate: Rate, cost: int) -> tuple[bool, Window]:
+    async def take(self, rate: RateLimit, cost: int) -> tuple[bool, Window]:
         """Whether there was room for `cost`, which is counted then; and the window afterwards."""
 
         async def ask(limiter: SlidingWindowCounterRateLimiter) -> tuple[bool, Window]:
@@ -98,7 +98,7 @@ class RateLimiter:
 
         return await self._ask(ask)
 
-    async def look(self, rate: Rate) -> Window:
+    async def look(self, rate: RateLimit) -> Window:
         """The window as it stands; nothing is counted."""
         return await self._ask(lambda limiter: self._window(limiter, rate))
 
@@ -113,7 +113,7 @@ class RateLimiter:
                 log.warning("rates_counted_alone", kind=type(error).__name__, error=str(error))
         return await ask(self._own)
 
-    async def _window(self, limiter: SlidingWindowCounterRateLimiter, rate: Rate) -> Window:
+    async def _window(self, limiter: SlidingWindowCounterRateLimiter, rate: RateLimit) -> Window:
         storage = limiter.storage
         assert isinstance(storage, SlidingWindowCounterSupport)
         num_before, before_ends, num_now, now_forgotten = await storage.get_sliding_window(
@@ -123,7 +123,7 @@ class RateLimiter:
         now_ends = max(0.0, now_forgotten - self._seconds)
         return Window(rate.limit, self._seconds, num_before, before_ends, num_now, now_ends)
 
-    def _rule(self, rate: Rate) -> RateLimitItemPerSecond:
+    def _rule(self, rate: RateLimit) -> RateLimitItemPerSecond:
         return RateLimitItemPerSecond(rate.limit, self._seconds)
 
 

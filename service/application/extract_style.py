@@ -95,7 +95,7 @@ class Extraction:
             pixels = await asyncio.get_running_loop().run_in_executor(self._decoding, picture.pixels)
         return await self._extracted(PixelsToRead(pixels, size), stages)
 
-    async def imagine(self, words: StyleText, stages: StageTimer) -> StyleFeature:
+    async def extract_text(self, words: StyleText, stages: StageTimer) -> StyleFeature:
         return await self._extracted(WordsToRead(words, self.style_size), stages)
 
     async def _extracted(self, each: ToRead, stages: StageTimer) -> StyleFeature:

@@ -9,11 +9,11 @@ PICTURE, FEATURE = b"AtP1", b"AtF1"  # what it is, and the version of its form
 _HEADER = struct.Struct(">4sI")  # kind, CRC-32 of the content
 
 
-def seal(kind: bytes, content: bytes) -> bytes:
+def add_checksum(kind: bytes, content: bytes) -> bytes:
     return _HEADER.pack(kind, zlib.crc32(content)) + content
 
 
-def unseal(kind: bytes, sealed: bytes) -> bytes:
+def verify_checksum(kind: bytes, sealed: bytes) -> bytes:
     """The content; ValueError when it is cut, changed, of another kind or of another version."""
     if len(sealed) < _HEADER.size:
         raise ValueError(f"{len(sealed)} bytes are too few")

@@ -47,7 +47,7 @@ def connect(url: str) -> Redis:
 
 
 @contextmanager
-def reaching_store(metrics: Metrics) -> Iterator[None]:
+def translate_redis_errors(metrics: Metrics) -> Iterator[None]:
     """Turns what Redis raises inside into StoreUnavailable; counts it, and logs what Redis said."""
     try:
         yield

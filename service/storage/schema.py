@@ -19,7 +19,9 @@ write either everything or nothing, to memory and to the append-only log.
 from __future__ import annotations
 
 SEQUENCE = "atelier:sequence"
-MAX_PICTURES = 10  # of one style; deleting looks for as many
+MAX_PICTURES = 10  # of one style
+FEATURE_SECONDS = 30 * 24 * 3600  # a stored feature expires this long after it was last read (to within half)
+NO_TENANT = ""  # owns the styles of a service without API keys
 
 
 def index_key(tenant: str) -> str:
@@ -80,7 +82,7 @@ return redis.call('HGETALL', KEYS[1])
 """
 # KEYS: record, feature, features; ARGV: the feature, its seconds to live
 # Returns 0, and writes nothing, when the style has been deleted meanwhile.
-KEEP_FEATURE = """
+WRITE_FEATURE = """
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return 0
 end

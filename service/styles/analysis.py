@@ -1,4 +1,4 @@
-"""Reading: what one model found in a style; kept in the style's record, as JSON that people can read."""
+"""StyleAnalysis: what one model found in a style; stored in the style's record as readable JSON."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from service.model.style.feature import agreement, dominance
 
 if TYPE_CHECKING:
     from service.model.style.feature import StyleFeature
-    from service.styles.style_code import StyleCodes
+    from service.styles.style_code import StyleCodec
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class StyleAnalysis:
     """Of the feature at the model's default size."""
 
     code: str
@@ -26,31 +26,31 @@ class Reading:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Reading:
+    def from_json(cls, text: str) -> StyleAnalysis:
         """The inverse of `to_json`; ValueError when it is damaged."""
         try:
             fields = json.loads(text)
-            alike = fields["agreement"]
+            found = fields["agreement"]
             return cls(
                 code=str(fields["code"]),
                 singular_values=tuple(float(value) for value in fields["singular_values"]),
                 dominance=float(fields["dominance"]),
-                agreement=None if alike is None else float(alike),
+                agreement=None if found is None else float(found),
             )
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise ValueError(f"the record's reading is damaged: {error!r}") from error
+            raise ValueError(f"the record's analysis is damaged: {error!r}") from error
 
 
-def reading_of(feature: StyleFeature, codes: StyleCodes) -> Reading:
+def analyse_style(feature: StyleFeature, codec: StyleCodec) -> StyleAnalysis:
     """Numbers to six digits: what a float32 holds."""
-    alike = agreement(feature)
-    return Reading(
-        code=codes.write(feature.counts),
-        singular_values=tuple(_short(value) for value in feature.singular_values),
-        dominance=_short(dominance(feature)),
-        agreement=None if alike is None else _short(alike),
+    its_agreement = agreement(feature)
+    return StyleAnalysis(
+        code=codec.write(feature.counts),
+        singular_values=tuple(_rounded(value) for value in feature.singular_values),
+        dominance=_rounded(dominance(feature)),
+        agreement=None if its_agreement is None else _rounded(its_agreement),
     )
 
 
-def _short(value: float) -> float:
+def _rounded(value: float) -> float:
     return float(f"{value:.6g}")

@@ -31,7 +31,7 @@ def is_code(text: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class StyleCodes:
+class StyleCodec:
     """Writes and reads the codes of one model."""
 
     model: str

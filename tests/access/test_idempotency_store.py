@@ -14,7 +14,7 @@ from service.access.idempotency_store import CLAIM, CLAIM_SECONDS, Answer, Idemp
 from service.errors import IdempotencyKeyInUse, IdempotencyKeyReused, StoreUnavailable
 from service.http.middleware.idempotency import recording
 from service.metrics import Metrics
-from service.storage.embedded_valkey.server import EmbeddedServer
+from service.storage.embedded_valkey.server import EmbeddedValkey
 
 SCOPE = ("acme", "/v1/styles", "key")
 ANSWER = Answer(201, (("content-type", "text/plain"), ("x-odd", "\xff")), b"\x00\nbody")
@@ -83,7 +83,7 @@ class Stubborn(IdempotencyStore):
 
 
 async def test_a_renewal_ends_with_its_request_even_if_its_cancellation_is_lost(
-    valkey: EmbeddedServer, redis: Redis
+    valkey: EmbeddedValkey, redis: Redis
 ) -> None:
     turn = asyncio.Semaphore(1)
 
@@ -98,7 +98,7 @@ async def test_a_renewal_ends_with_its_request_even_if_its_cancellation_is_lost(
 
 @pytest.mark.parametrize("fingerprint", ["f", "another"])
 async def test_a_claim_that_the_store_was_away_to_let_go_of_holds_up_no_next_request(
-    valkey: EmbeddedServer, redis: Redis, fingerprint: str
+    valkey: EmbeddedValkey, redis: Redis, fingerprint: str
 ) -> None:
     answers = kept_answers(redis)
     async with answers.claim(scope=SCOPE, fingerprint="f"):
@@ -156,7 +156,7 @@ async def test_an_answer_over_the_bound_is_not_kept(redis: Redis) -> None:
 
 
 async def test_an_answer_that_cannot_be_kept_is_no_error_and_a_claim_that_cannot_be_made_is(
-    redis: Redis, valkey: EmbeddedServer
+    redis: Redis, valkey: EmbeddedValkey
 ) -> None:
     answers = kept_answers(redis)
     async with answers.claim(scope=SCOPE, fingerprint="f") as claim:

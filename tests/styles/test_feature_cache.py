@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from service.errors import StoreUnavailable, StyleNotFound
-from service.storage.embedded_valkey.server import EmbeddedServer
-from service.styles.store import connect
+from service.storage.client import connect
+from service.storage.embedded_valkey.server import EmbeddedValkey
 from tests.support.styles import LARGE, SMALL, Replica, feature_of, picture_of
 
 
@@ -118,7 +118,7 @@ async def test_a_deletion_by_another_replica_is_noticed_within_half_a_minute(
 
 
 async def test_while_the_store_is_away_hot_styles_are_served_and_all_else_says_so(
-    valkey: EmbeddedServer, redis: Redis, style_id: str
+    valkey: EmbeddedValkey, redis: Redis, style_id: str
 ) -> None:
     replica = Replica(redis)
     await replica.store.feature(style_id, SMALL)
@@ -176,8 +176,8 @@ async def test_a_full_store_refuses_new_styles_whole_and_still_deletes_and_serve
     assert await redis.keys() == [b"atelier:sequence"]
 
 
-async def test_only_the_features_used_last_are_hot(valkey: EmbeddedServer, redis: Redis) -> None:
-    replica = Replica(redis, max_hot=2)
+async def test_only_the_features_used_last_are_hot(valkey: EmbeddedValkey, redis: Redis) -> None:
+    replica = Replica(redis, max_features=2)
     ids = [(await replica.store.create(picture_of(i), name=None))[0].id for i in range(2)]
     await replica.store.feature(ids[0], SMALL)
     ids.append((await replica.store.create(picture_of(2), name=None))[0].id)

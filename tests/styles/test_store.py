@@ -15,12 +15,12 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from service.errors import InvalidRequest, ServiceError, StyleNotFound
-from service.storage.checksummed import FEATURE, PICTURE, seal, unseal
-from service.storage.embedded_valkey.server import EmbeddedServer
-from service.styles.analysis import Reading
+from service.storage.checksummed import FEATURE, PICTURE, add_checksum, verify_checksum
+from service.storage.client import connect
+from service.storage.embedded_valkey.server import EmbeddedValkey
+from service.styles.analysis import StyleAnalysis
 from service.styles.extractor import StyleText
 from service.styles.record import Style, from_hash, is_style_id, style_id_of, to_hash
-from service.styles.store import connect
 from tests.support.styles import LARGE, SMALL, Replica, feature_of, picture_of
 
 
@@ -41,7 +41,7 @@ async def test_a_picture_becomes_a_style_that_can_be_read_back(replica: Replica)
     assert is_new
     assert is_style_id(style.id)
     assert style == Style(
-        style.id, "reeds", 1_700_000_000, 1, 24, 20, picture.media_type, reading=style.reading
+        style.id, "reeds", 1_700_000_000, 1, 24, 20, picture.media_type, analysis=style.analysis
     )
     assert await replica.store.get(style.id) == style
     assert await replica.store.picture(style.id) == picture.content
@@ -70,7 +70,7 @@ def test_an_id_once_given_out_never_changes() -> None:
     assert style_id_of(["ab" * 32]) == "sty_lczb64ttqkp5qy777m54kwto2g"
 
 
-async def test_what_was_created_survives_kill_9(valkey: EmbeddedServer, replica: Replica) -> None:
+async def test_what_was_created_survives_kill_9(valkey: EmbeddedValkey, replica: Replica) -> None:
     picture = picture_of(1)
     style, _ = await replica.store.create(picture, name="reeds")
     assert valkey.pid is not None
@@ -238,11 +238,11 @@ PICTURES: Fields = {
 }
 WORDS: Fields = {
     "num_images": st.just(0),
-    "words": st.builds(StyleText, st.text(), st.integers(0, 2**32 - 1)),
+    "source_text": st.builds(StyleText, st.text(), st.integers(0, 2**32 - 1)),
 }
 CODE: Fields = {"num_images": st.integers(1, 255)}
 READINGS = st.builds(
-    Reading,
+    StyleAnalysis,
     code=st.text(),
     singular_values=st.lists(st.floats(0, 1e6)).map(tuple),
     dominance=st.floats(0, 1),
@@ -258,7 +258,7 @@ READINGS = st.builds(
             name=st.none() | st.text(),
             created=st.integers(0, 2**40),
             metadata=st.dictionaries(st.text(), st.text()),
-            reading=st.none() | READINGS,
+            analysis=st.none() | READINGS,
             **source,
         )
     )
@@ -266,17 +266,17 @@ READINGS = st.builds(
 def test_a_record_reads_back_as_it_was_written(style: Style) -> None:
     fields = {name.encode(): str(value).encode() for name, value in to_hash(style, "abc").items()}
     assert from_hash(style.id, fields, "abc") == style
-    assert from_hash(style.id, fields, "def") == replace(style, reading=None)
+    assert from_hash(style.id, fields, "def") == replace(style, analysis=None)
 
 
 @given(st.binary(max_size=64), st.data())
 def test_a_seal_shows_any_changed_or_missing_byte(content: bytes, draw: st.DataObject) -> None:
-    sealed = seal(FEATURE, content)
-    assert unseal(FEATURE, sealed) == content
+    sealed = add_checksum(FEATURE, content)
+    assert verify_checksum(FEATURE, sealed) == content
     with pytest.raises(ValueError, match="begins with"):
-        unseal(PICTURE, sealed)
+        verify_checksum(PICTURE, sealed)
     at = draw.draw(st.integers(0, len(sealed) - 1))
     changed = sealed[:at] + bytes([sealed[at] ^ draw.draw(st.integers(1, 255))]) + sealed[at + 1 :]
     for damaged in (changed, sealed[:at]):
         with pytest.raises(ValueError, match=r"begins with|checksum|too few"):
-            unseal(FEATURE, damaged)
+            verify_checksum(FEATURE, damaged)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from service.errors import InvalidRequest
 from service.model.style.tokens import StyleTokens
-from service.styles.style_code import StyleCodes, is_code
+from service.styles.style_code import StyleCodec, is_code
 
-CODES = StyleCodes("infinity-2b", "0123456789abcdef", (21, 32))
+CODES = StyleCodec("infinity-2b", "0123456789abcdef", (21, 32))
 ALPHABET = string.ascii_letters + string.digits + "-_"
 BITS = st.builds(
     lambda seed, num_images: StyleTokens(
@@ -63,7 +63,7 @@ def test_any_changed_character_is_refused(bits: StyleTokens, draw: st.DataObject
 def test_every_other_last_character_is_refused() -> None:
     """Where bits beyond the last byte could hide."""
     for channels in (30, 31, 32):
-        codes = StyleCodes("x", "0123456789abcdef", (8, channels))
+        codes = StyleCodec("x", "0123456789abcdef", (8, channels))
         code = codes.write(StyleTokens(np.ones(codes.shape, np.uint8)))
         for other in set(ALPHABET) - {code[-1]}:
             with pytest.raises(InvalidRequest, match="no sound style code"):
@@ -90,8 +90,8 @@ def test_no_text_does_more_than_be_refused(text: str) -> None:
 
 @given(BITS, st.binary(min_size=8, max_size=8).filter(lambda other: other.hex() != CODES.fingerprint))
 def test_another_models_code_is_refused_and_both_models_are_named(bits: StyleTokens, other: bytes) -> None:
-    foreign = StyleCodes("infinity-8b", other.hex(), (84, 14))
-    code = StyleCodes("infinity-8b", other.hex(), CODES.shape).write(bits)
+    foreign = StyleCodec("infinity-8b", other.hex(), (84, 14))
+    code = StyleCodec("infinity-8b", other.hex(), CODES.shape).write(bits)
     with pytest.raises(InvalidRequest, match=f"{other.hex()}.*infinity-2b") as caught:
         CODES.read(code)
     assert caught.value.code == "foreign_style_code"

@@ -34,7 +34,7 @@ def feature_of(picture: Picture, size: Size) -> StyleFeature:
     return _decomposed([int(picture.digest[:15], 16), size.width])
 
 
-def feature_of_words(words: StyleText, fingerprint: str) -> StyleFeature:
+def feature_of_text(words: StyleText, fingerprint: str) -> StyleFeature:
     """Decomposed for real, from bits that the words, the seed and the model decide."""
     return _decomposed([*words.text.encode(), words.seed, int(fingerprint, 16)])
 
@@ -52,7 +52,7 @@ class Extractor:
 
     def __init__(self, name: str = "tiny", fingerprint: str = "0123456789abcdef") -> None:
         self.name, self.fingerprint = name, fingerprint
-        self.imagined: list[StyleText] = []
+        self.extracted_texts: list[StyleText] = []
         self.seen: list[tuple[Picture, Size]] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -65,9 +65,9 @@ class Extractor:
     def restore(self, bits: StyleTokens, size: Size) -> StyleFeature:
         return decompose(bits.ones, GRIDS, Scale(size.height // 8, size.width // 8), bits.num_images)
 
-    async def imagine(self, words: StyleText, stages: StageTimer) -> StyleFeature:
-        self.imagined.append(words)
-        return feature_of_words(words, self.fingerprint)
+    async def extract_text(self, words: StyleText, stages: StageTimer) -> StyleFeature:
+        self.extracted_texts.append(words)
+        return feature_of_text(words, self.fingerprint)
 
     async def extract(self, picture: Picture, size: Size, stages: StageTimer) -> StyleFeature:
         self.seen.append((picture, size))
@@ -91,13 +91,15 @@ class Clock:
 class Replica:
     """One process of the service, as far as its store is concerned: nothing shared but Redis."""
 
-    def __init__(self, redis: Redis, *, fingerprint: str = "0123456789abcdef", max_hot: int = 512) -> None:
+    def __init__(
+        self, redis: Redis, *, fingerprint: str = "0123456789abcdef", max_features: int = 512
+    ) -> None:
         self.extractor, self.metrics, self.clock = Extractor(fingerprint=fingerprint), Metrics(), Clock()
         self.store = StyleStore(
             redis,
-            reader=self.extractor,
+            extractor=self.extractor,
             metrics=self.metrics,
-            max_hot=max_hot,
+            max_cached_features=max_features,
             clock=self.clock,
         )
 

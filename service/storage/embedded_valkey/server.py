@@ -16,7 +16,7 @@ import structlog
 from service.storage.embedded_valkey.binary import (
     INSTEAD,
     TAKE_WRITES,
-    EmbeddedServerError,
+    EmbeddedValkeyError,
     ask,
     cut_zero_tail,
     find_binary,
@@ -36,7 +36,7 @@ LIFELINE = 'read -r _ || true; kill -TERM "$1" 2>/dev/null'
 log = structlog.get_logger(__name__)
 
 
-class EmbeddedServer:
+class EmbeddedValkey:
     """One server process on one data directory; everything it writes is under `data_dir/store`.
 
     Every write is on the disk before it is answered. Two locks guard the folder. `service.lock` is held by
@@ -70,7 +70,7 @@ class EmbeddedServer:
         return self._server.pid
 
     async def start(self) -> None:
-        """Returns once the server answers; EmbeddedServerError, and nothing left running, when it cannot."""
+        """Returns once the server answers; EmbeddedValkeyError, and nothing left running, when it cannot."""
         assert self.pid is None, "it runs already"
         self._stopping.clear()
         self._is_read_only = False
@@ -111,7 +111,7 @@ class EmbeddedServer:
             try:
                 await self._start_server()
                 log.info("store_restarted", pid=self.pid, is_read_only=self._is_read_only)
-            except EmbeddedServerError as error:
+            except EmbeddedValkeyError as error:
                 log.error("store_not_restarted", reason=str(error))
 
     async def _wait_and_look_for_room(self, sleep: Callable[[float], Awaitable[None]]) -> int:
@@ -142,14 +142,14 @@ class EmbeddedServer:
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self._service_lock.take():
-                raise EmbeddedServerError(
+                raise EmbeddedValkeyError(
                     f"Another Atelier service (process {self._service_lock.read_note() or 'unknown'}) uses "
                     f"the data directory {self.folder.parent}. Stop it, choose another --data-dir, or, "
                     f"to run several services on one store, {INSTEAD}."
                 )
             self._service_lock.write_note(str(os.getpid()))
         except OSError as error:
-            raise EmbeddedServerError(self._explain(error)) from error
+            raise EmbeddedValkeyError(self._explain(error)) from error
         if len(os.fsencode(self._socket)) > MAX_SOCKET_PATH:
             self._short_folder = tempfile.TemporaryDirectory(prefix="atelier-")
             self._socket = Path(self._short_folder.name) / "store.sock"
@@ -165,7 +165,7 @@ class EmbeddedServer:
         except BaseException as error:
             await self._end_server()
             if isinstance(error, OSError):
-                raise EmbeddedServerError(self._explain(error)) from error
+                raise EmbeddedValkeyError(self._explain(error)) from error
             raise
 
     async def _end_orphan(self) -> None:
@@ -174,7 +174,7 @@ class EmbeddedServer:
         while not self._server_lock.take():
             pid, _, socket = self._server_lock.read_note().partition(" ")
             if asyncio.get_running_loop().time() > deadline:
-                raise EmbeddedServerError(
+                raise EmbeddedValkeyError(
                     f"A store server of an earlier run (process {pid or 'unknown'}) still holds "
                     f"{self.folder} and does not stop when asked. End it (kill -9), then start again."
                 )
@@ -200,7 +200,7 @@ class EmbeddedServer:
                     start_new_session=True, pass_fds=(lock,),
                 )  # fmt: skip
             except OSError as error:
-                raise EmbeddedServerError(
+                raise EmbeddedValkeyError(
                     f"The bundled store server {binary} cannot be run ({error.strerror}); {INSTEAD}."
                 ) from error
         # Through the pipe, because Valkey takes the path of a configuration file for a glob pattern.
@@ -227,12 +227,12 @@ class EmbeddedServer:
                 deadline = clock() + START_SECONDS
             with contextlib.suppress(TimeoutError):
                 status = await asyncio.wait_for(self.wait(), pause)
-                raise EmbeddedServerError(
+                raise EmbeddedValkeyError(
                     f"The style store ended while starting (exit status {status}). Its log, "
                     f"{self.folder / 'store.log'}, ends with: {self._log_tail()}"
                 )
             if clock() > deadline:
-                raise EmbeddedServerError(
+                raise EmbeddedValkeyError(
                     f"The style store did not answer within {START_SECONDS:.0f} s. Its log, "
                     f"{self.folder / 'store.log'}, ends with: {self._log_tail()}"
                 )

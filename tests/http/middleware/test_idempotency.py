@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from service.settings import Settings
-from service.storage.embedded_valkey.server import EmbeddedServer
+from service.storage.embedded_valkey.server import EmbeddedValkey
 from tests.support.api_keys import Key, lines
 from tests.support.gated_generator import GatedGenerator
 from tests.support.server import Running, serving
@@ -204,7 +204,7 @@ class FailingOnce(GatedGenerator):
 
 
 async def test_without_its_store_a_key_is_refused_and_the_image_is_drawn_without_one(
-    tmp_path: Path, valkey: EmbeddedServer
+    tmp_path: Path, valkey: EmbeddedValkey
 ) -> None:
     settings = Settings(data_dir=tmp_path, redis_url=valkey.url)
     with serving(settings, tiny_generator()) as server, server.client() as client:
