@@ -42,7 +42,7 @@ from service.model.engine.types import BatchKey, Drawing, ImageSpec
 from service.model.schedule import Size
 from service.settings import Settings
 from service.storage.client import connect
-from service.storage.embedded_valkey.binary import EmbeddedValkeyError
+from service.storage.embedded_valkey.files import EmbeddedValkeyError
 from service.storage.embedded_valkey.server import EmbeddedValkey
 from service.styles.store import StyleStore
 

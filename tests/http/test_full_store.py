@@ -12,9 +12,8 @@ import pytest
 from redis.asyncio import Redis
 
 from service.storage.client import connect
-from service.storage.embedded_valkey.binary import find_binary
-from service.storage.embedded_valkey.disk_space import LOOK_SECONDS
-from service.storage.embedded_valkey.server import EmbeddedValkey
+from service.storage.embedded_valkey.files import find_binary
+from service.storage.embedded_valkey.server import SPACE_CHECK_SECONDS, EmbeddedValkey
 from tests.http.test_error_handlers import error_of
 from tests.http.test_failures import draw, largest_file, served
 from tests.support.tiny import tiny_generator
@@ -105,7 +104,7 @@ async def test_the_embedded_store_is_read_while_its_disk_is_full_and_takes_uploa
             limit(valkey, size_of_log(valkey))
             error = error_of(await asyncio.to_thread(upload, client, picture(98)), 503)
             assert error["code"] == "store_unavailable"
-            while await asleep.get() != LOOK_SECONDS:
+            while await asleep.get() != SPACE_CHECK_SECONDS:
                 gate.release()
             assert client.get(f"/v1/styles/{style['id']}").json() == style
             assert draw(client, style=style["id"], size="96x64").status_code == 200
@@ -113,7 +112,7 @@ async def test_the_embedded_store_is_read_while_its_disk_is_full_and_takes_uploa
                 error = error_of(await asyncio.to_thread(upload, client, picture(98)), 503)
                 assert "Make room" in error["message"]
             gate.release()
-            assert await asleep.get() == LOOK_SECONDS  # it looked, and there was none
+            assert await asleep.get() == SPACE_CHECK_SECONDS  # it looked, and there was none
         limit(valkey, UNLIMITED)
         gate.release()
         while (await asyncio.to_thread(upload, client, picture(98))).status_code != 201:

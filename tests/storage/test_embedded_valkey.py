@@ -17,8 +17,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
-from service.storage.embedded_valkey.binary import EmbeddedValkeyError
-from service.storage.embedded_valkey.lock import FileLock
+from service.storage.embedded_valkey.files import EmbeddedValkeyError, lock_file
 from service.storage.embedded_valkey.server import EmbeddedValkey
 from tests.support.valkey import running_server
 
@@ -118,6 +117,13 @@ async def test_a_stopped_server_leaves_the_folder_to_the_next(server: EmbeddedVa
         assert await read(other, "a") == b"1"
 
 
+def is_free(lock: Path) -> bool:
+    file = lock_file(lock)
+    if file is not None:
+        file.close()
+    return file is not None
+
+
 @contextmanager
 def service_on(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int, int]]:
     """A service in a process of its own; with the process IDs of its server and its lifeline."""
@@ -130,7 +136,7 @@ def service_on(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int, int
     finally:
         service.kill()
         service.communicate()
-        if server_pid and not FileLock(folder / "store" / "server.lock").take():
+        if server_pid and not is_free(folder / "store" / "server.lock"):
             os.kill(server_pid, signal.SIGKILL)  # the test failed: leave nothing running
 
 
@@ -153,7 +159,7 @@ async def test_an_orphan_is_stopped_before_the_next_server_starts(tmp_path: Path
         os.kill(orphan_pid, 0)
         async with running_server(tmp_path) as server:
             assert server.pid != orphan_pid
-            assert not FileLock(tmp_path / "store" / "server.lock").take()
+            assert not is_free(tmp_path / "store" / "server.lock")
             assert f"pid={server.pid}" in (server.folder / "store.log").read_text()
     # The orphan ended in good order: it was asked, not killed.
     assert "bye bye" in (tmp_path / "store" / "store.previous.log").read_text()
