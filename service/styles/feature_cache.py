@@ -142,7 +142,7 @@ class FeatureCache:
         feature = await self._rebuild(style_id, size, param)
         self._count("rebuilt")
         keys = [record_key(style_id), self.redis_key(style_id, size), features_key(style_id)]
-        args = [add_checksum(FEATURE, feature.to_bytes()), FEATURE_SECONDS]
+        args: list[bytes | int] = [add_checksum(FEATURE, feature.to_bytes()), FEATURE_SECONDS]
         if await self._try(self._write(keys=keys, args=args)) == 0:
             raise not_found(style_id, param=param)  # deleted during the rebuild
         return feature

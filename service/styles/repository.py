@@ -78,8 +78,8 @@ class StyleRepository:
         """
         keys = [record_key(style.id), feature_key, features_key(style.id), index_key(tenant), SEQUENCE]
         keys += [picture_key(style.id, number) for number in range(len(pictures))]
-        args = [style.id, add_checksum(FEATURE, feature), FEATURE_SECONDS, "replace" if replace else ""]
-        args += [add_checksum(PICTURE, picture) for picture in pictures]
+        args: list[str | bytes | int] = [style.id, add_checksum(FEATURE, feature), FEATURE_SECONDS]
+        args += ["replace" if replace else "", *(add_checksum(PICTURE, picture) for picture in pictures)]
         args += [part for field in to_hash(style, self._fingerprint).items() for part in field]
         with translate_redis_errors(self._metrics):
             fields = await self._create(keys=keys, args=args)
