@@ -96,7 +96,7 @@ class Claim:
         self._is_renewed = True
 
     async def save(self, response: StoredResponse) -> None:
-        """Store the response and end the claim; when that fails it is only logged, as the response is sent."""
+        """Store the response and end the claim. A failure is only logged, as the response is sent anyway."""
         assert self._is_held, "a response is stored once"
         stored = response.to_bytes()
         if len(stored) > self._store.max_bytes:

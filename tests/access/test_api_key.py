@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from service.access.api_key import ApiKey, Limits, digest_of, new_secret, read_line, write_line
 from service.access.keyring import ReloadingKeyring, read_keyring, require_guard
 from service.app import CannotStart, create_app
+from service.cli.main import cli
 from service.settings import Settings
 from tests.support.api_keys import Key, lines
 from tests.support.process import PATIENCE_SECONDS, ROOT, command
@@ -183,14 +185,8 @@ def test_without_keys_nobody_else_may_call_unless_that_is_said(host: str) -> Non
         require_guard(guarded, read_keyring(guarded))
 
 
-def atelier(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
-    )
-
-
 def test_the_command_prints_a_key_and_the_line_that_lets_it_in() -> None:
-    printed = atelier("keys", "new", "acme", "--tenant", "", "--images", "30").stdout
+    printed = CliRunner().invoke(cli, ["keys", "new", "acme", "--tenant", "", "--images", "30"]).stdout
     secret, line = (text.strip() for text in printed.splitlines() if text.startswith("  "))
     found = read_keyring(Settings(api_keys=line)).find(secret)
     assert found == ApiKey("acme", "", digest_of(secret), Limits(None, 30))
@@ -198,13 +194,16 @@ def test_the_command_prints_a_key_and_the_line_that_lets_it_in() -> None:
 
 
 def test_the_command_says_what_a_name_may_be() -> None:
-    refused = atelier("keys", "new", "my key")
-    assert (refused.returncode, refused.stdout) == (1, "")
+    refused = CliRunner().invoke(cli, ["keys", "new", "my key"])
+    assert (refused.exit_code, refused.stdout) == (1, "")
     assert "the name 'my key' must be 1 to 64 of A-Z" in refused.stderr
 
 
 def test_the_server_does_not_start_where_others_could_call_it_without_keys(tmp_path: Path) -> None:
-    refused = atelier("serve", "--host", "0.0.0.0", "--port", "0", "--data-dir", tmp_path)
+    arguments = command("serve", "--host", "0.0.0.0", "--port", "0", "--data-dir", tmp_path)
+    refused = subprocess.run(
+        arguments, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
     assert refused.returncode == 1
     assert "ATELIER_ALLOW_ANONYMOUS=true" in refused.stderr
     assert "Traceback" not in refused.stderr

@@ -67,8 +67,8 @@ async def test_a_redis_whose_disk_is_full_refuses_uploads_with_the_cure_and_goes
             assert draw(client, style=style).status_code == 200
             assert draw(client, style=style, size="96x64").status_code == 200  # its feature is not kept
             limit(valkey, UNLIMITED)
-            while upload(client, picture(98)).status_code != 201:  # Redis looks once a second
-                pass
+            while upload(client, picture(98)).status_code != 201:  # noqa: ASYNC110  # Redis looks once a second
+                await asyncio.sleep(0.05)
 
 
 async def test_a_store_whose_memory_is_full_lets_styles_go_and_takes_others_in_their_place(
@@ -115,8 +115,8 @@ async def test_the_embedded_store_is_read_while_its_disk_is_full_and_takes_uploa
             assert await asleep.get() == SPACE_CHECK_SECONDS  # it looked, and there was none
         limit(valkey, UNLIMITED)
         gate.release()
-        while (await asyncio.to_thread(upload, client, picture(98))).status_code != 201:
-            pass
+        while (await asyncio.to_thread(upload, client, picture(98))).status_code != 201:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
         assert client.get(f"/v1/styles/{style['id']}").json() == style
     await valkey.stop()
     await keeper

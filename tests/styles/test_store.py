@@ -244,7 +244,7 @@ CODE: Fields = {"num_images": st.integers(1, 255)}
 READINGS = st.builds(
     StyleAnalysis,
     code=st.text(),
-    singular_values=st.lists(st.floats(0, 1e6)).map(tuple),
+    singular_values=st.lists(st.floats(0, 1e6), max_size=8).map(tuple),
     dominance=st.floats(0, 1),
     agreement=st.none() | st.floats(-1, 1),
 )
@@ -257,7 +257,7 @@ READINGS = st.builds(
             id=st.just("sty_x"),
             name=st.none() | st.text(),
             created=st.integers(0, 2**40),
-            metadata=st.dictionaries(st.text(), st.text()),
+            metadata=st.dictionaries(st.text(max_size=16), st.text(max_size=16), max_size=4),
             analysis=st.none() | READINGS,
             **source,
         )

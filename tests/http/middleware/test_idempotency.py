@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -163,7 +164,7 @@ def test_the_sdk_raises_its_class_and_by_itself_comes_again_for_the_answer(
             generate(0)
         again = threads.submit(generate, 5)
         while 'refusals_total{reason="idempotency_key_in_use"} 2.0' not in client.get("/metrics").text:
-            pass
+            time.sleep(0.01)
         generator.open()
         assert again.result() == first.result()
     assert len(generator.batches) == 1
