@@ -93,7 +93,6 @@ class Claim:
         self._redis_key = redis_key
         self._token = token
         self._is_held = response is None
-        self._is_renewed = True
 
     async def save(self, response: StoredResponse) -> None:
         """Store the response and end the claim. A failure is only logged, as the response is sent anyway."""
@@ -112,13 +111,10 @@ class Claim:
                 self._store.unreleased[self._redis_key] = self._token
 
     async def renew(self) -> None:
-        """Until cancelled or told to end: redis-py may lose a cancellation while its connection breaks."""
-        while self._is_renewed:
+        """Until the claim ends: redis-py may lose a cancellation while its connection breaks."""
+        while self._is_held:
             await self._store.sleep(CLAIM_SECONDS / 3)
             await self._update(CLAIM_SECONDS)
-
-    def end_renewal(self) -> None:
-        self._is_renewed = False
 
     async def _update(self, seconds: int, stored: bytes = b"") -> bool:
         """Whether Redis replied; a failure is counted, and the claim expires by itself."""
@@ -164,10 +160,9 @@ class IdempotencyStore:
         try:
             yield claim
         finally:
-            claim.end_renewal()
+            await claim.release()
             renewing.cancel()
             await asyncio.wait([renewing])
-            await claim.release()
 
     async def succeeds(self, operation: Awaitable[object]) -> bool:
         try:
