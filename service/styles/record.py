@@ -7,16 +7,19 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import structlog
 
 from service.errors import StyleDamaged, StyleNotFound
+from service.model.style.feature import agreement, dominance
 from service.storage.schema import NO_TENANT
-from service.styles.analysis import StyleAnalysis
 from service.styles.extractor import StyleText
-from service.styles.style_code import is_code
+from service.styles.style_code import StyleCodec, is_code
+
+if TYPE_CHECKING:
+    from service.model.style.feature import StyleFeature
 
 log = structlog.get_logger(__name__)
 
@@ -86,6 +89,34 @@ def is_style_id(text: str, *, tenant: str = NO_TENANT) -> bool:
     """Whether it has the form of an ID of this tenant; only such text becomes part of a store key."""
     match = _ID.fullmatch(text)
     return match is not None and (match[1] or "") == _mark(tenant)
+
+
+@dataclass(frozen=True, slots=True)
+class StyleAnalysis:
+    """What one model found in a style: of the feature at its default size. Stored as readable JSON."""
+
+    code: str
+    singular_values: tuple[float, ...]  # descending
+    dominance: float  # of the first component, 0 to 1
+    agreement: float | None  # between the pictures, -1 to 1; None where there is one
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> StyleAnalysis:
+        """The inverse of `to_json`; ValueError when it is damaged."""
+        try:
+            fields = json.loads(text)
+            found = fields["agreement"]
+            return cls(
+                code=str(fields["code"]),
+                singular_values=tuple(float(value) for value in fields["singular_values"]),
+                dominance=float(fields["dominance"]),
+                agreement=None if found is None else float(found),
+            )
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ValueError(f"the record's analysis is damaged: {error!r}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,3 +217,18 @@ def _metadata(text: str) -> dict[str, str]:
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise ValueError(f"the record's metadata is {text!r}, not names and texts")
     return found
+
+
+def analyse_style(feature: StyleFeature, codec: StyleCodec) -> StyleAnalysis:
+    """The analysis of a feature, its numbers to six digits: what a float32 holds."""
+    its_agreement = agreement(feature)
+    return StyleAnalysis(
+        code=codec.write(feature.counts),
+        singular_values=tuple(_rounded(value) for value in feature.singular_values),
+        dominance=_rounded(dominance(feature)),
+        agreement=None if its_agreement is None else _rounded(its_agreement),
+    )
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")

@@ -19,10 +19,10 @@ from service.stage_timer import StageTimer
 from service.storage.client import translate_redis_errors
 from service.storage.schema import MAX_PICTURES, NO_TENANT
 from service.storage.single_flight import SingleFlight
-from service.styles.analysis import analyse_style
 from service.styles.feature_cache import FeatureCache
 from service.styles.record import (
     Style,
+    analyse_style,
     analysis_field,
     damaged,
     is_style_id,

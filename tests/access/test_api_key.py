@@ -57,8 +57,8 @@ def test_a_line_reads_back_as_it_was_written(
 
 
 def test_a_line_without_limits_has_those_of_the_settings_and_none_lifts_them() -> None:
-    every, none = Key("every").line, Key("none").line + " requests=none images=5"
-    settings = Settings(api_keys=f"{every}\n{none}", requests_per_minute=60, images_per_minute=600)
+    limited, unlimited = Key("limited").line, Key("none").line + " requests=none images=5"
+    settings = Settings(api_keys=f"{limited}\n{unlimited}", requests_per_minute=60, images_per_minute=600)
     assert [key.limits for key in read_keyring(settings).api_keys] == [Limits(60, 600), Limits(None, 5)]
 
 
@@ -154,7 +154,7 @@ def test_a_broken_file_is_told_in_the_log_once_and_without_its_secrets(
     file.write_text(f"{key.line}\n{key.secret}")
     for _ in range(3):
         assert keyring.now.find(key.secret) is not None
-    (record,) = (each for each in caplog.records if "api_keys_unusable" in each.message)
+    (record,) = (record for record in caplog.records if "api_keys_unusable" in record.message)
     assert "Line 2 of" in record.message
     assert key.secret not in record.message
 
@@ -165,9 +165,9 @@ def test_a_key_that_is_added_or_removed_needs_no_restart(tmp_path: Path) -> None
     with serving(Settings(data_dir=tmp_path, api_keys_file=file), tiny_generator()) as server:
         server.wait_until_settled()
         with first.client(server) as old, second.client(server) as new:
-            assert [each.get("/v1/models").status_code for each in (old, new)] == [200, 401]
+            assert [client.get("/v1/models").status_code for client in (old, new)] == [200, 401]
             file.write_text(second.line)
-            assert [each.get("/v1/models").status_code for each in (old, new)] == [401, 200]
+            assert [client.get("/v1/models").status_code for client in (old, new)] == [401, 200]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "::1", "localhost"])

@@ -1,4 +1,4 @@
-"""What a style is made of: several pictures, words, a code; and what of it lasts on a real server."""
+"""What a style is made of: several pictures, a text, a code; and what of it lasts on a real server."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def test_a_style_tells_its_spectrum_its_dominance_and_how_far_its_pictures
     assert alone.analysis.agreement is None
 
 
-# --- words --------------------------------------------------------------------------------------------------
+# --- text ---------------------------------------------------------------------------------------------------
 
 
 async def test_words_become_a_style_without_pictures(replica: Replica) -> None:
@@ -258,13 +258,13 @@ async def test_deleting_leaves_nothing_behind_of_any_kind_of_style(replica: Repl
     pictures, _ = await replica.store.create(
         *(picture_of(i) for i in range(10)), name="x", metadata={"a": "b"}
     )
-    words, _ = await replica.store.create_from_text(NEON, name=None)
+    text, _ = await replica.store.create_from_text(NEON, name=None)
     code, _ = await replica.store.create_from_code(code_of(pictures), name=None)
-    for style in (pictures, words, code):
+    for style in (pictures, text, code):
         await replica.store.feature(style.id, LARGE)
         await replica.store.change(style.id, name="y")
     assert len(await redis.keys("atelier:picture:*")) == 10
-    for style in (pictures, words, code):
+    for style in (pictures, text, code):
         await replica.store.delete(style.id)
         assert [key for key in await redis.keys() if style.id.encode() in key] == []
     assert await redis.keys() == [b"atelier:sequence"]

@@ -18,9 +18,8 @@ from service.errors import InvalidRequest, ServiceError, StyleNotFound
 from service.storage.checksummed import FEATURE, PICTURE, add_checksum, verify_checksum
 from service.storage.client import connect
 from service.storage.embedded_valkey.server import EmbeddedValkey
-from service.styles.analysis import StyleAnalysis
 from service.styles.extractor import StyleText
-from service.styles.record import Style, from_hash, is_style_id, style_id_of, to_hash
+from service.styles.record import Style, StyleAnalysis, from_hash, is_style_id, style_id_of, to_hash
 from tests.support.styles import LARGE, SMALL, Replica, feature_of, picture_of
 
 
@@ -236,12 +235,12 @@ PICTURES: Fields = {
     "image_height": st.integers(0, 2048),
     "image_media_type": st.text(),
 }
-WORDS: Fields = {
+TEXT: Fields = {
     "num_images": st.just(0),
     "source_text": st.builds(StyleText, st.text(), st.integers(0, 2**32 - 1)),
 }
 CODE: Fields = {"num_images": st.integers(1, 255)}
-READINGS = st.builds(
+ANALYSES = st.builds(
     StyleAnalysis,
     code=st.text(),
     singular_values=st.lists(st.floats(0, 1e6), max_size=8).map(tuple),
@@ -251,14 +250,14 @@ READINGS = st.builds(
 
 
 @given(
-    st.sampled_from((PICTURES, WORDS, CODE)).flatmap(
+    st.sampled_from((PICTURES, TEXT, CODE)).flatmap(
         lambda source: st.builds(
             Style,
             id=st.just("sty_x"),
             name=st.none() | st.text(),
             created=st.integers(0, 2**40),
             metadata=st.dictionaries(st.text(max_size=16), st.text(max_size=16), max_size=4),
-            analysis=st.none() | READINGS,
+            analysis=st.none() | ANALYSES,
             **source,
         )
     )
@@ -271,12 +270,12 @@ def test_a_record_reads_back_as_it_was_written(style: Style) -> None:
 
 @given(st.binary(max_size=64), st.data())
 def test_a_seal_shows_any_changed_or_missing_byte(content: bytes, draw: st.DataObject) -> None:
-    sealed = add_checksum(FEATURE, content)
-    assert verify_checksum(FEATURE, sealed) == content
+    stored = add_checksum(FEATURE, content)
+    assert verify_checksum(FEATURE, stored) == content
     with pytest.raises(ValueError, match="begins with"):
-        verify_checksum(PICTURE, sealed)
-    at = draw.draw(st.integers(0, len(sealed) - 1))
-    changed = sealed[:at] + bytes([sealed[at] ^ draw.draw(st.integers(1, 255))]) + sealed[at + 1 :]
-    for damaged in (changed, sealed[:at]):
+        verify_checksum(PICTURE, stored)
+    at = draw.draw(st.integers(0, len(stored) - 1))
+    changed = stored[:at] + bytes([stored[at] ^ draw.draw(st.integers(1, 255))]) + stored[at + 1 :]
+    for damaged in (changed, stored[:at]):
         with pytest.raises(ValueError, match=r"begins with|checksum|too few"):
             verify_checksum(FEATURE, damaged)

@@ -26,7 +26,7 @@ BITS = st.builds(
 )
 
 
-def sealed(content: bytes) -> str:
+def code_of(content: bytes) -> str:
     """A code whose checksum is right, whatever it holds."""
     whole = content + zlib.crc32(content).to_bytes(4, "big")
     return "sc1_" + base64.urlsafe_b64encode(whole).decode().rstrip("=")
@@ -81,7 +81,7 @@ def test_a_code_that_is_cut_or_has_something_added_is_refused(bits: StyleTokens,
                 CODES.read(damaged)
 
 
-@given(st.one_of(st.text(), st.text(ALPHABET).map("sc1_".__add__), st.binary(max_size=200).map(sealed)))
+@given(st.one_of(st.text(), st.text(ALPHABET).map("sc1_".__add__), st.binary(max_size=200).map(code_of)))
 def test_no_text_does_more_than_be_refused(text: str) -> None:
     is_code(text)
     with pytest.raises(InvalidRequest, match="style code"):
@@ -103,13 +103,13 @@ def test_another_models_code_is_refused_and_both_models_are_named(bits: StyleTok
 def test_bits_that_do_not_fit_the_model_are_refused_though_their_checksum_is_right(num_images: int) -> None:
     content = bytes.fromhex(CODES.fingerprint) + bytes([num_images]) + bytes(84)
     with pytest.raises(InvalidRequest, match="do not fit"):
-        CODES.read(sealed(content))
+        CODES.read(code_of(content))
 
 
 def test_counts_above_the_number_of_pictures_are_refused() -> None:
     content = bytes.fromhex(CODES.fingerprint) + bytes([2]) + b"\xff" * 168
     with pytest.raises(InvalidRequest, match="do not fit"):
-        CODES.read(sealed(content))
+        CODES.read(code_of(content))
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,9 @@ def feature_of(picture: Picture, size: Size) -> StyleFeature:
     return _decomposed([int(picture.digest[:15], 16), size.width])
 
 
-def feature_of_text(words: StyleText, fingerprint: str) -> StyleFeature:
-    """Decomposed for real, from bits that the words, the seed and the model decide."""
-    return _decomposed([*words.text.encode(), words.seed, int(fingerprint, 16)])
+def feature_of_text(text: StyleText, fingerprint: str) -> StyleFeature:
+    """Decomposed for real, from bits that the text, the seed and the model decide."""
+    return _decomposed([*text.text.encode(), text.seed, int(fingerprint, 16)])
 
 
 def _decomposed(seed: list[int]) -> StyleFeature:
@@ -65,9 +65,9 @@ class Extractor:
     def restore(self, bits: StyleTokens, size: Size) -> StyleFeature:
         return decompose(bits.ones, GRIDS, Scale(size.height // 8, size.width // 8), bits.num_images)
 
-    async def extract_text(self, words: StyleText, stages: StageTimer) -> StyleFeature:
-        self.extracted_texts.append(words)
-        return feature_of_text(words, self.fingerprint)
+    async def extract_text(self, text: StyleText, stages: StageTimer) -> StyleFeature:
+        self.extracted_texts.append(text)
+        return feature_of_text(text, self.fingerprint)
 
     async def extract(self, picture: Picture, size: Size, stages: StageTimer) -> StyleFeature:
         self.seen.append((picture, size))

@@ -31,7 +31,7 @@ def lock_file(path: Path) -> FileIO | None:
     """An open file that holds the exclusive lock on `path`, emptied; None while another process holds it.
 
     The kernel releases the lock when the last process that has this open file closes it or dies: a child
-    that inherits it keeps the lock. The holder writes its process ID for whoever finds the file locked.
+    that inherits it keeps the lock. The holder writes its process ID into the file.
     """
     file = path.open("a+b", buffering=0)
     if lock_descriptor(file.fileno(), blocking=False):
