@@ -41,9 +41,10 @@ from service.model.engine.generator import Generator, PendingBatch
 from service.model.engine.types import BatchKey, Drawing, ImageSpec
 from service.model.schedule import Size
 from service.settings import Settings
-from service.storage.embedded_valkey.binary import EmbeddedServerError
-from service.storage.embedded_valkey.server import EmbeddedServer
-from service.styles.store import StyleStore, connect
+from service.storage.client import connect
+from service.storage.embedded_valkey.files import EmbeddedValkeyError
+from service.storage.embedded_valkey.server import EmbeddedValkey
+from service.styles.store import StyleStore
 
 # Decoding takes up to 17 bytes a pixel of the upload, so this also bounds memory.
 NUM_DECODING_THREADS = 2
@@ -103,7 +104,7 @@ class Service:
     async def _start(self) -> None:
         try:
             self.readiness.open(await self._wire())
-        except (CannotStart, EmbeddedServerError) as error:
+        except (CannotStart, EmbeddedValkeyError) as error:
             self.failure = error
             log.error("cannot_start", reason=str(error))
         except Exception as error:
@@ -126,7 +127,7 @@ class Service:
         generation = await self._start_generation(generator, model_thread)
         extraction = await self._start_extraction(generator, model_thread)
 
-        store = StyleStore(redis, reader=Extraction(generator, extraction, decoding), metrics=self.metrics)
+        store = StyleStore(redis, extractor=Extraction(generator, extraction, decoding), metrics=self.metrics)
         # The embedded store has this one replica, whose own counts are exact and cost no write to the disk.
         is_shared = self.settings.redis_url is not None
         return Parts(
@@ -184,7 +185,7 @@ class Service:
     async def _open_redis(self) -> Redis:
         url = self.settings.redis_url
         if url is None:
-            server = EmbeddedServer(self.settings.data_dir)
+            server = EmbeddedValkey(self.settings.data_dir)
             await server.start()
             self._stack.push_async_callback(server.stop)
             watching = asyncio.create_task(server.keep_running(), name="store")

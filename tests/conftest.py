@@ -25,7 +25,7 @@ structlog.configure(
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from service.storage.embedded_valkey.server import EmbeddedServer
+    from service.storage.embedded_valkey.server import EmbeddedValkey
     from tests.support.server import Running
 
 
@@ -49,7 +49,7 @@ def client(server: Running) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-async def valkey(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+async def valkey(tmp_path: Path) -> AsyncIterator[EmbeddedValkey]:
     """An embedded server on a folder of its own."""
     from tests.support.valkey import running_server
 
@@ -58,8 +58,8 @@ async def valkey(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
 
 
 @pytest.fixture
-async def redis(valkey: EmbeddedServer) -> AsyncIterator[Redis]:
-    from service.styles.store import connect
+async def redis(valkey: EmbeddedValkey) -> AsyncIterator[Redis]:
+    from service.storage.client import connect
 
     async with connect(valkey.url) as redis:
         yield redis

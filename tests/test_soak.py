@@ -23,7 +23,7 @@ import pytest
 from redis.asyncio import Redis
 
 from service.storage.client import MAX_CONNECTIONS
-from service.storage.embedded_valkey.server import EmbeddedServer
+from service.storage.embedded_valkey.server import EmbeddedValkey
 from tests.support.process import Serving, serve, write_tiny_model
 from tests.support.soak import Promises, Tally
 from tests.support.soak_client import PATIENCE_SECONDS, SoakClient
@@ -40,7 +40,7 @@ MAX_LOOKS = 200
 
 @pytest.mark.timeout(300 + 3 * SECONDS)
 async def test_nothing_fails_hangs_leaks_or_is_lost_under_a_load_of_ill_behaved_clients(
-    tmp_path: Path, valkey: EmbeddedServer
+    tmp_path: Path, valkey: EmbeddedValkey
 ) -> None:
     model = tmp_path / "tiny"
     write_tiny_model(model)
@@ -82,7 +82,7 @@ async def test_nothing_fails_hangs_leaks_or_is_lost_under_a_load_of_ill_behaved_
 
 
 async def load(
-    server: Serving, tally: Tally, promises: Promises, valkey: EmbeddedServer, *, seed: int, seconds: float
+    server: Serving, tally: Tally, promises: Promises, valkey: EmbeddedValkey, *, seed: int, seconds: float
 ) -> None:
     """For so long, and on a slow machine until the store has died twice and some style has been deleted.
     Returns when every client has come to its end, with the store up.
@@ -103,7 +103,7 @@ async def load(
 
 
 @asynccontextmanager
-async def restarting(valkey: EmbeddedServer, tally: Tally, chance: random.Random) -> AsyncIterator[None]:
+async def restarting(valkey: EmbeddedValkey, tally: Tally, chance: random.Random) -> AsyncIterator[None]:
     """Meanwhile the store is killed again and again, and started again after some more answers."""
 
     async def restart() -> None:
@@ -145,7 +145,7 @@ async def until_quiet(client: httpx.AsyncClient) -> dict[str, float]:
 
 
 async def num_handles(
-    footprint: psutil.Process, client: httpx.AsyncClient, valkey: EmbeddedServer, usual: int = 0
+    footprint: psutil.Process, client: httpx.AsyncClient, valkey: EmbeddedValkey, usual: int = 0
 ) -> int:
     """Files, sockets and pipes, with all connections to the store open: each of its deaths closes some.
     More than usual may only be those of clients that are about to be closed: look again.
@@ -182,7 +182,7 @@ async def everything_promised_is_there(client: httpx.AsyncClient, promises: Prom
     assert max(promises.num_made.values()) <= 1, "a style was new more than once"
 
 
-async def nothing_is_left_of_what_is_gone(valkey: EmbeddedServer, promises: Promises) -> None:
+async def nothing_is_left_of_what_is_gone(valkey: EmbeddedValkey, promises: Promises) -> None:
     """Every key belongs to a style that the list shows, and each of those is whole."""
     async with Redis.from_url(valkey.url) as redis:
         ids: list[Any] = await redis.zrange("atelier:index", 0, -1)

@@ -28,7 +28,7 @@ from service.model.style.feature import StyleFeature
 from service.model.style.tokens import StyleTokens
 from service.settings import Settings
 from service.stage_timer import StageTimer
-from service.storage.embedded_valkey.server import EmbeddedServer
+from service.storage.embedded_valkey.server import EmbeddedValkey
 from service.styles.record import style_id_of
 from service.styles.store import StyleStore
 from tests.http.test_images import stages_of
@@ -106,9 +106,9 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_the_store_tells_its_own_time_and_the_models(valkey: EmbeddedServer, redis: Redis) -> None:
+async def test_the_store_tells_its_own_time_and_the_models(valkey: EmbeddedValkey, redis: Redis) -> None:
     clock, reader = Clock(), TimedExtractor()
-    stages, store = StageTimer(clock), StyleStore(redis, reader=reader, metrics=Metrics())
+    stages, store = StageTimer(clock), StyleStore(redis, extractor=reader, metrics=Metrics())
     assert await store.ping()
     reader.gate.clear()
     with paused(valkey):
@@ -128,7 +128,7 @@ async def test_the_store_tells_its_own_time_and_the_models(valkey: EmbeddedServe
 async def test_who_sends_a_style_that_is_being_read_is_told_what_he_waited(redis: Redis) -> None:
     clock, reader = Clock(), TimedExtractor()
     early, late = StageTimer(clock), StageTimer(clock)
-    store = StyleStore(redis, reader=reader, metrics=Metrics())
+    store = StyleStore(redis, extractor=reader, metrics=Metrics())
     reader.gate.clear()
     first = asyncio.create_task(store.create(picture_of(1), name=None, stages=early))
     await reader.started.wait()
@@ -221,7 +221,7 @@ def test_each_stage_of_a_style_is_counted_once_a_request_and_those_of_the_model_
 
 
 @contextmanager
-def paused(valkey: EmbeddedServer) -> Iterator[None]:
+def paused(valkey: EmbeddedValkey) -> Iterator[None]:
     """It answers nothing meanwhile."""
     assert valkey.pid is not None
     os.kill(valkey.pid, signal.SIGSTOP)

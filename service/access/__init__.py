@@ -1,1 +1,1 @@
-"""Who may call and how often: API keys, the tenants they speak for, rate limits, kept answers."""
+"""API keys and their tenants, rate limits, and stored responses to Idempotency-Keys."""

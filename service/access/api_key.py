@@ -1,4 +1,4 @@
-"""ApiKey: who may call, for which tenant, how often; kept as a line of text with a hash of the secret."""
+"""ApiKey: a caller's name, tenant and limits, stored as a line of text with a hash of the secret."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 import secrets
 from dataclasses import dataclass
 
-from service.styles.record import NAMELESS
+from service.storage.schema import NO_TENANT
 
-# So that a secret which leaks into a log or a repository is recognised for what it is.
+# Scanners recognise by it a secret that leaked into a log or a repository.
 PREFIX = "atl_"
 HASH = "sha256:"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -18,7 +18,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much one API key may ask for in a minute; None is as much as it likes."""
+    """How much one API key may request in a minute; None is without limit."""
 
     requests: int | None = None
     images: int | None = None
@@ -28,12 +28,12 @@ class Limits:
 class ApiKey:
     name: str  # for the log; no two keys share one
     tenant: str  # whose styles it sees; several keys may share one
-    digest: bytes  # SHA-256 of the secret: nobody guesses 256 random bits, so no slow hash is needed
+    digest: bytes  # SHA-256 of the secret; 256 random bits need no slow hash
     limits: Limits
 
 
 def new_secret() -> str:
-    """What a client sends: 256 random bits, in 47 characters."""
+    """The secret that a client sends: 256 random bits, in 47 characters."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
@@ -42,7 +42,7 @@ def digest_of(secret: str) -> bytes:
 
 
 def write_line(secret: str, name: str, *, tenant: str | None = None, limits: Limits | None = None) -> str:
-    """The line that lets `secret` in; ValueError when `read_line` would refuse it."""
+    """The line that admits `secret`; ValueError when `read_line` would refuse it."""
     _require_name(name)  # before a blank in it makes two words
     parts = [name, HASH + digest_of(secret).hex()]
     if tenant is not None:
@@ -59,8 +59,8 @@ def write_line(secret: str, name: str, *, tenant: str | None = None, limits: Lim
 def read_line(line: str, limits: Limits) -> ApiKey:
     """`NAME sha256:HEX [tenant=NAME] [requests=N] [images=N]`; ValueError says what is wrong.
 
-    The tenant is the key's own name when it is left out, and the tenant without a name after `tenant=`.
-    `limits` hold where the line has none; `none` lifts one.
+    The tenant defaults to the key's name; an empty `tenant=` is NO_TENANT. `limits` apply where the line has
+    none; the value `none` removes one.
     """
     name, _, rest = line.strip().partition(" ")
     if name.startswith(PREFIX):  # said without repeating it: what is wrong here ends up in logs
@@ -72,7 +72,7 @@ def read_line(line: str, limits: Limits) -> ApiKey:
         raise ValueError(f"after the name {name} comes {HASH} and 64 hex digits")
     chosen = _options(options)
     tenant = chosen.get("tenant", name)
-    if tenant != NAMELESS and not _NAME.fullmatch(tenant):
+    if tenant != NO_TENANT and not _NAME.fullmatch(tenant):
         raise ValueError(f"the tenant {tenant[:70]!r} must be 1 to 64 of A-Z a-z 0-9 . _ -, or empty")
     return ApiKey(
         name=name,

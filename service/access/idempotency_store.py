@@ -1,85 +1,129 @@
-"""IdempotencyStore: what was answered to a request with an Idempotency-Key, for whoever sends it again."""
+"""IdempotencyStore: responses to requests with an Idempotency-Key, for a client that sends one again."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
+from cachetools import LRUCache
 from redis.exceptions import RedisError
 
 from service.errors import IdempotencyKeyInUse, IdempotencyKeyReused, StoreUnavailable
+from service.storage.checksummed import add_checksum, verify_checksum
 from service.storage.client import RETRY_AFTER_SECONDS, count_error
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from service.metrics import Metrics
-import hashlib
-import json
-from dataclasses import dataclass
 
-from service.storage.checksummed import seal, unseal
-
-# Ten images of 1024 x 1024 in base64, with room to spare; a longer answer is sent and not kept.
+# Ten images of 1024 x 1024 in base64, with room to spare; a longer response is sent and not stored.
 MAX_BYTES = 32 * 2**20
-# A claim outlives its process by so much; while that lives, it is renewed three times as often.
+# A claim outlives its process by this long; while the request runs, it is renewed three times as often.
 CLAIM_SECONDS = 30
-# Claims that Redis was away to let go of; each holds up its key for CLAIM_SECONDS at most.
-MAX_STRANDED = 10_000
-RETRY_SECONDS = 1.0  # until the client may look again whether the first request is done
+MAX_UNRELEASED = 10_000  # claims; each blocks its key for CLAIM_SECONDS at most
+RETRY_SECONDS = 1.0  # until the client may ask again whether the first request is done
 HEADER = "Idempotency-Key"
+_KIND = b"AtA1"
 log = structlog.get_logger(__name__)
+
+# KEYS: response; ARGV: fingerprint, claim, milliseconds to live
+# Returns the fingerprint and the response that are there, no response while it is claimed; nothing when the
+# claim is ours now.
+CLAIM = """
+local fields = redis.call('HMGET', KEYS[1], 'fingerprint', 'answer', 'claim')
+-- Our own claim: sent again, because Redis went away before it could reply, or before it was released.
+if fields[1] and fields[3] ~= ARGV[2] then
+  return {fields[1], fields[2]}
+end
+redis.call('HSET', KEYS[1], 'fingerprint', ARGV[1], 'claim', ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return {}
+"""
+# KEYS: response; ARGV: claim, milliseconds to live, the response or ""
+# With a response, the claim ends and the response is stored. Without one, the claim is renewed, or released
+# by 0 milliseconds. Does nothing when the claim is no longer ours.
+UPDATE = """
+if redis.call('HGET', KEYS[1], 'claim') ~= ARGV[1] then
+  return 0
+end
+if ARGV[3] ~= '' then
+  redis.call('HSET', KEYS[1], 'answer', ARGV[3])
+  redis.call('HDEL', KEYS[1], 'claim')
+end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    def to_bytes(self) -> bytes:
+        """With a checksum: a line of JSON, then the body."""
+        return add_checksum(_KIND, json.dumps([self.status, self.headers]).encode() + b"\n" + self.body)
+
+    @classmethod
+    def from_bytes(cls, stored: bytes) -> StoredResponse:
+        """The inverse of `to_bytes`; ValueError when `stored` is damaged."""
+        head, _, body = verify_checksum(_KIND, stored).partition(b"\n")
+        status, headers = json.loads(head)
+        return cls(int(status), tuple((name, value) for name, value in headers), body)
 
 
 class Claim:
-    """What asking for an Idempotency-Key led to: `answer`, when there is one to send again; else the right to
-    answer this request, while no other request with the key may run.
+    """`response` is what was sent to the first request with the key. None: this is the first request, and no
+    other request with the key may run until the claim is released.
     """
 
-    def __init__(self, answers: IdempotencyStore, store_key: str, answer: Answer | None, token: str) -> None:
-        self.answer = answer
-        self._answers = answers
-        self._store_key = store_key
+    def __init__(
+        self, store: IdempotencyStore, redis_key: str, token: str, response: StoredResponse | None = None
+    ) -> None:
+        self.response = response
+        self._store = store
+        self._redis_key = redis_key
         self._token = token
-        self._is_ours = answer is None
-        self._is_ending = False
+        self._is_held = response is None
 
-    async def keep(self, answer: Answer) -> None:
-        """For the requests to come; an answer that cannot be kept is only logged, since it can be sent."""
-        assert self._is_ours, "an answer is kept once"
-        sealed = answer.to_bytes()
-        if len(sealed) > self._answers.max_bytes:
-            log.warning("answer_not_kept", num_bytes=len(sealed), max_bytes=self._answers.max_bytes)
-            return
-        milliseconds = 1000 * self._answers.seconds
-        kept = self._answers.keep(keys=[self._store_key], args=[self._token, milliseconds, sealed])
-        self._is_ours = await self._answers.tried(kept) is None
+    async def save(self, response: StoredResponse) -> None:
+        """Store the response and end the claim. A failure is only logged, as the response is sent anyway."""
+        assert self._is_held, "a response is stored once"
+        stored = response.to_bytes()
+        if len(stored) > self._store.max_bytes:
+            log.warning("response_not_stored", num_bytes=len(stored), max_bytes=self._store.max_bytes)
+        else:
+            self._is_held = not await self._update(self._store.seconds, stored)
+
+    async def release(self) -> None:
+        """Let the next request with the key run, unless a response was stored for it."""
+        if self._is_held:
+            self._is_held = False
+            if not await self._update(0):
+                self._store.unreleased[self._redis_key] = self._token
 
     async def renew(self) -> None:
-        """Until cancelled or told to end: redis-py may lose a cancellation while its connection breaks."""
-        while not self._is_ending:
-            await self._answers.sleep(CLAIM_SECONDS / 3)
-            renewed = self._answers.keep(keys=[self._store_key], args=[self._token, 1000 * CLAIM_SECONDS, ""])
-            await self._answers.tried(renewed)
+        """Until the claim ends: redis-py may lose a cancellation while its connection breaks."""
+        while self._is_held:
+            await self._store.sleep(CLAIM_SECONDS / 3)
+            await self._update(CLAIM_SECONDS)
 
-    def end_renewal(self) -> None:
-        self._is_ending = True
-
-    async def let_go(self) -> None:
-        """Let the next request with the key run, unless an answer is kept for it."""
-        if self._is_ours:
-            self._is_ours = False
-            gone = self._answers.let_go(keys=[self._store_key], args=[self._token])
-            if await self._answers.tried(gone) is None:
-                self._answers.strand(self._store_key, self._token)
+    async def _update(self, seconds: int, stored: bytes = b"") -> bool:
+        """Whether Redis replied; a failure is counted, and the claim expires by itself."""
+        args: list[str | int | bytes] = [self._token, 1000 * seconds, stored]
+        return await self._store.succeeds(self._store.update(keys=[self._redis_key], args=args))
 
 
 class IdempotencyStore:
-    """Kept in Redis for `seconds`, for all replicas; each tenant has Idempotency-Keys of its own."""
+    """Responses in Redis, for `seconds`, for all replicas. Each tenant has Idempotency-Keys of its own."""
 
     def __init__(
         self,
@@ -95,133 +139,70 @@ class IdempotencyStore:
         self.sleep = sleep
         self._redis = redis
         self._metrics = metrics
-        self._stranded: dict[str, str] = {}  # tokens of claims that may be in Redis, and that nobody holds
+        # Tokens of claims that could not be released: the next request with the key takes the claim over.
+        self.unreleased = LRUCache[str, str](MAX_UNRELEASED)
         self._claim = redis.register_script(CLAIM)
-        self.keep = redis.register_script(KEEP)
-        self.let_go = redis.register_script(LET_GO)
+        self.update = redis.register_script(UPDATE)
 
     @asynccontextmanager
     async def claim(self, *, scope: Sequence[str], fingerprint: str) -> AsyncIterator[Claim]:
-        """`scope` is whose the key is: tenant, route, and the key. `fingerprint` stands for what was asked.
+        """`scope` says whose the key is: tenant, route, and the key. `fingerprint` identifies the request.
 
-        IdempotencyKeyInUse while the first request runs, IdempotencyKeyReused when it asked for something
-        else, StoreUnavailable when Redis cannot tell.
+        IdempotencyKeyInUse while the first request runs, IdempotencyKeyReused when it was another request,
+        StoreUnavailable when Redis cannot tell.
         """
-        claim = await self._claimed(answer_key(scope), fingerprint)
-        renewing = asyncio.create_task(claim.renew()) if claim.answer is None else None
+        digest = hashlib.sha256(json.dumps(scope).encode()).hexdigest()
+        claim = await self._take(f"atelier:answer:{digest}", fingerprint)
+        if claim.response is not None:
+            yield claim
+            return
+        renewing = asyncio.create_task(claim.renew())
         try:
             yield claim
         finally:
-            if renewing is not None:
-                claim.end_renewal()
-                renewing.cancel()
-                await asyncio.wait([renewing])
-            await claim.let_go()
+            await claim.release()
+            renewing.cancel()
+            await asyncio.wait([renewing])
 
-    async def tried(self, operation: Awaitable[object]) -> object:
-        """What Redis says; None when it failed, which is counted: the claim ends by itself."""
+    async def succeeds(self, operation: Awaitable[object]) -> bool:
         try:
-            return await operation
+            await operation
         except RedisError as error:
             count_error(error, self._metrics)
-            return None
+            return False
+        return True
 
-    def strand(self, store_key: str, token: str) -> None:
-        """Leave a claim to the next request with its key, should Redis still have it then."""
-        self._stranded[store_key] = token
-        if len(self._stranded) > MAX_STRANDED:
-            del self._stranded[next(iter(self._stranded))]
-
-    async def _claimed(self, store_key: str, fingerprint: str) -> Claim:
-        token = self._stranded.pop(store_key, None) or secrets.token_hex(8)
+    async def _take(self, redis_key: str, fingerprint: str) -> Claim:
+        token = self.unreleased.pop(redis_key, None) or secrets.token_hex(8)
         try:
-            found = await self._claim(keys=[store_key], args=[fingerprint, token, 1000 * CLAIM_SECONDS])
+            found = await self._claim(keys=[redis_key], args=[fingerprint, token, 1000 * CLAIM_SECONDS])
             if not found:
-                return Claim(self, store_key, None, token)
-            theirs, sealed = found
-            if theirs.decode() != fingerprint:
+                return Claim(self, redis_key, token)
+            its_fingerprint, stored = found
+            if its_fingerprint.decode() != fingerprint:
                 raise IdempotencyKeyReused(
-                    "This Idempotency-Key came with another request before. Send what you sent then, or "
-                    "choose a new key for what is new.",
+                    "This Idempotency-Key was sent with another request before. Send the same request again, "
+                    "or choose a new key for a new one.",
                     param=HEADER,
                 )
-            if sealed is None:
+            if stored is None:
                 raise IdempotencyKeyInUse(
-                    "The first request with this Idempotency-Key is still running. Send it again shortly, "
-                    "and its answer will be yours.",
+                    "The first request with this Idempotency-Key is still running. Send it again shortly to "
+                    "get its response.",
                     param=HEADER,
                     retry_after_seconds=RETRY_SECONDS,
                 )
             try:
-                return Claim(self, store_key, Answer.from_bytes(sealed), token)
+                return Claim(self, redis_key, token, StoredResponse.from_bytes(stored))
             except ValueError as error:
-                log.error("answer_damaged", reason=str(error))
-                await self._redis.delete(store_key)
+                log.error("stored_response_damaged", reason=str(error))
+                await self._redis.delete(redis_key)
         except RedisError as error:
             count_error(error, self._metrics)
-            self.strand(store_key, token)
+            self.unreleased[redis_key] = token
             raise StoreUnavailable(
-                "The store that keeps answers for Idempotency-Keys cannot be used now. Try again shortly, or "
-                "leave the header out.",
+                "The store of responses to Idempotency-Keys cannot be used now. Try again shortly, or leave "
+                "the header out.",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             ) from error
-        return await self._claimed(store_key, fingerprint)
-
-
-_KIND = b"AtA1"
-
-
-def answer_key(scope: Sequence[str]) -> str:
-    return f"atelier:answer:{hashlib.sha256(json.dumps(scope).encode()).hexdigest()}"
-
-
-# KEYS: answer; ARGV: fingerprint, claim, milliseconds to live
-# Returns the fingerprint and the answer that are there, no answer while it is claimed; nothing when the claim
-# is ours now.
-CLAIM = """
-local fields = redis.call('HMGET', KEYS[1], 'fingerprint', 'answer', 'claim')
--- Our own claim: sent again, because Redis went away before it could answer, or before it was let go.
-if fields[1] and fields[3] ~= ARGV[2] then
-  return {fields[1], fields[2]}
-end
-redis.call('HSET', KEYS[1], 'fingerprint', ARGV[1], 'claim', ARGV[2])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return {}
-"""
-# KEYS: answer; ARGV: claim, milliseconds to live, the sealed answer or "" to only renew the claim
-# Does nothing when the claim is no longer ours.
-KEEP = """
-if redis.call('HGET', KEYS[1], 'claim') ~= ARGV[1] then
-  return 0
-end
-if ARGV[3] ~= '' then
-  redis.call('HSET', KEYS[1], 'answer', ARGV[3])
-  redis.call('HDEL', KEYS[1], 'claim')
-end
-return redis.call('PEXPIRE', KEYS[1], ARGV[2])
-"""
-# KEYS: answer, and ARGV: claim, which is left alone when it is no longer ours
-LET_GO = """
-if redis.call('HGET', KEYS[1], 'claim') == ARGV[1] then
-  return redis.call('DEL', KEYS[1])
-end
-return 0
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    status: int
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
-
-    def to_bytes(self) -> bytes:
-        """Sealed: a line of JSON, then the body."""
-        return seal(_KIND, json.dumps([self.status, self.headers]).encode() + b"\n" + self.body)
-
-    @classmethod
-    def from_bytes(cls, sealed: bytes) -> Answer:
-        """ValueError when it is not what `to_bytes` wrote."""
-        head, _, body = unseal(_KIND, sealed).partition(b"\n")
-        status, headers = json.loads(head)
-        return cls(int(status), tuple((name, value) for name, value in headers), body)
+        return await self._take(redis_key, fingerprint)

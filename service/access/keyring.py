@@ -1,4 +1,4 @@
-"""Keyring: the API keys that are let in, and where the service may listen without any."""
+"""Keyring: the API keys that the service accepts, and where it may listen without any."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import structlog
 from service.access.api_key import ApiKey, Limits, digest_of, read_line
 from service.settings import Settings
 
+log = structlog.get_logger(__name__)
+
 
 class Keyring:
-    """No keys at all: everyone is let in."""
+    """The accepted API keys. An empty keyring admits everyone."""
 
     def __init__(self, api_keys: Sequence[ApiKey]) -> None:
         self.api_keys = tuple(api_keys)
@@ -23,7 +25,7 @@ class Keyring:
         return len(self.api_keys)
 
     def find(self, secret: str) -> ApiKey | None:
-        """The key whose secret this is. How long the search takes says nothing about how near a guess was."""
+        """The key with this secret. Takes constant time, so that timing says nothing about a guess."""
         digest, found = digest_of(secret), None
         for api_key in self.api_keys:
             if hmac.compare_digest(api_key.digest, digest):
@@ -31,8 +33,36 @@ class Keyring:
         return found
 
 
+class ReloadingKeyring:
+    """Reads the file again when it has changed: keys are added and removed without a restart.
+
+    A file that cannot be used (missing, empty, a wrong line) changes nothing: the keys read last stay in
+    force, and the log says why. ValueError at the first reading.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        # Taken before the file is read, so that a change during the reading is noticed later.
+        self._state = _state(settings.api_keys_file)
+        self._keyring = read_keyring(settings)
+
+    @property
+    def now(self) -> Keyring:
+        """The current keyring; checks the file's dates, which takes some microseconds."""
+        mark = _state(self._settings.api_keys_file)
+        if mark != self._state:
+            self._state = mark
+            try:
+                self._keyring = read_keyring(self._settings)
+            except ValueError as error:
+                log.error("api_keys_unusable", reason=str(error))
+            else:
+                log.info("api_keys_read", num_keys=len(self._keyring))
+        return self._keyring
+
+
 def read_keyring(settings: Settings) -> Keyring:
-    """The keys of the file and of the environment together. ValueError: a sentence on what is wrong where."""
+    """The keys of the file and of the environment. ValueError says what is wrong, and where."""
     limits = Limits(settings.requests_per_minute, settings.images_per_minute)
     found: dict[str, ApiKey] = {}
     for place, line in _lines(settings):
@@ -47,7 +77,7 @@ def read_keyring(settings: Settings) -> Keyring:
 
 
 def require_guard(settings: Settings, keyring: Keyring) -> None:
-    """ValueError when others than this machine could call and nobody said that they may."""
+    """ValueError when other machines could call without a key and no setting allows it."""
     if len(keyring) or settings.allow_anonymous or _is_loopback(settings.host):
         return
     raise ValueError(
@@ -58,7 +88,7 @@ def require_guard(settings: Settings, keyring: Keyring) -> None:
 
 
 def _lines(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Each line that is neither blank nor a comment, with its place."""
+    """The lines that are neither blank nor comments, each with its place."""
     # Commas too, because the environment files of containers hold no line breaks.
     for number, line in enumerate((settings.api_keys or "").replace(",", "\n").split("\n"), start=1):
         if line.strip():
@@ -82,7 +112,7 @@ def _lines(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _is_loopback(host: str) -> bool:
-    """Names are not looked up: what they stand for may change after the start."""
+    """Host names are not resolved, as their addresses may change after the start."""
     if host == "localhost":
         return True
     try:
@@ -91,41 +121,9 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-log = structlog.get_logger(__name__)
-
-
-class ReloadingKeyring:
-    """Reads the file again when it has changed: keys come and go without a restart.
-
-    A file that cannot be used, be it away, empty or with a wrong line, changes nothing: the keys read last
-    hold, and the log says why. ValueError at first, when there are no keys to keep.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        # Taken before the file is read: a change meanwhile shows at the next look.
-        self._mark = _mark(settings.api_keys_file)
-        self._keyring = read_keyring(settings)
-
-    @property
-    def now(self) -> Keyring:
-        """Looks at the file's dates each time, which takes some microseconds."""
-        mark = _mark(self._settings.api_keys_file)
-        if mark != self._mark:
-            self._mark = mark
-            try:
-                self._keyring = read_keyring(self._settings)
-            except ValueError as error:
-                log.error("api_keys_unusable", reason=str(error))
-            else:
-                log.info("api_keys_read", num_keys=len(self._keyring))
-        return self._keyring
-
-
-def _mark(path: Path | None) -> tuple[int, ...] | None:
-    """What tells one state of the file from another; None when there is none.
-
-    Its number too: a file that was written aside and put in its place, as Kubernetes does, may be older.
+def _state(path: Path | None) -> tuple[int, ...] | None:
+    """Identifies the state of the file; None when there is none. The inode is part of it, because a file that
+    is moved into place, as Kubernetes does, may be older.
     """
     try:
         found = None if path is None else path.expanduser().stat()

@@ -1,4 +1,4 @@
-"""RateLimiter: what each API key has asked for in the last minute, counted for all replicas together."""
+"""RateLimiter: the requests and images of each API key in the last minute, over all replicas."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from redis.exceptions import RedisError
 from service.metrics import Metrics
 
 WINDOW_SECONDS = 60
-# What the count may add to a request when Redis hangs, and how long it is then left alone.
-ANSWER_SECONDS = 0.5
+# The longest that a request waits for a Redis that hangs, and how long it is then not asked again.
+REPLY_TIMEOUT_SECONDS = 0.5
 PAUSE_SECONDS = 5.0
 CLOCK_SECONDS = 0.002  # Redis tells times in milliseconds
 PREFIX = "atelier:rate"
@@ -29,8 +29,8 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
-    """So much of something, such as the requests of one API key, in each window."""
+class RateLimit:
+    """The most of something, such as the requests of one API key, in one window."""
 
     name: str  # of the count: letters, digits and . _ - / only
     limit: int
@@ -38,7 +38,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A count as it stands now. Of the window before, the share that still reaches into this one counts."""
+    """A count at this moment. The previous window counts by the share of it that is still within a minute."""
 
     limit: int
     seconds: int  # a window's length
@@ -53,10 +53,10 @@ class Window:
         return max(0, self.limit - num_carried - self.num_now)
 
     def wait_seconds(self, cost: int) -> float:
-        """Until there is room for `cost`, at most the limit, when nothing else is asked for meanwhile."""
+        """Until `cost` (at most the limit) is available, if nothing else is requested before."""
         if cost <= self.remaining:
             return 0.0
-        room = self.limit - cost  # what may still count when the request comes
+        room = self.limit - cost  # the count that leaves room for the request
         if self.num_now <= room:
             return self.before_ends_seconds - self._share(room - self.num_now, self.num_before)
         return self.now_ends_seconds + self.seconds - self._share(room, self.num_now)
@@ -69,9 +69,9 @@ class Window:
 class RateLimiter:
     """Sliding windows of the `limits` library: in Redis by the clock of Redis; without one, in this process.
 
-    When Redis fails or hangs, this process counts by itself, from nothing, and asks Redis again after
-    PAUSE_SECONDS: the limits then hold for each replica alone. The other choices would be to let everything
-    in, just as the store has trouble, or to refuse images that need no store.
+    When Redis fails or hangs, this process counts alone, from zero, and tries Redis again after
+    PAUSE_SECONDS: until then the limits hold per replica. The alternatives are to admit everything while the
+    store has trouble, or to refuse images that need no store.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class RateLimiter:
         self._metrics = metrics
         self._seconds = window_seconds
         self._clock = clock
-        self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._local = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._shared = None if redis is None else SlidingWindowCounterRateLimiter(_storage(redis))
-        self._asks_again_at = -math.inf
+        self._next_try = -math.inf
 
-    async def take(self, rate: Rate, cost: int) -> tuple[bool, Window]:
-        """Whether there was room for `cost`, which is counted then; and the window afterwards."""
+    async def take(self, rate: RateLimit, cost: int) -> tuple[bool, Window]:
+        """Whether `cost` was available, and was counted; and the window afterwards."""
 
         async def ask(limiter: SlidingWindowCounterRateLimiter) -> tuple[bool, Window]:
             is_taken = await limiter.hit(self._rule(rate), rate.name, cost=cost)
@@ -98,22 +98,22 @@ class RateLimiter:
 
         return await self._ask(ask)
 
-    async def look(self, rate: Rate) -> Window:
-        """The window as it stands; nothing is counted."""
+    async def look(self, rate: RateLimit) -> Window:
+        """The window at this moment; nothing is counted."""
         return await self._ask(lambda limiter: self._window(limiter, rate))
 
     async def _ask(self, ask: Callable[[SlidingWindowCounterRateLimiter], Awaitable[T]]) -> T:
-        if self._shared is not None and self._clock() >= self._asks_again_at:
+        if self._shared is not None and self._clock() >= self._next_try:
             try:
-                async with asyncio.timeout(ANSWER_SECONDS):
+                async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
                     return await ask(self._shared)
             except (RedisError, TimeoutError) as error:
                 self._metrics.store_errors.inc()
-                self._asks_again_at = self._clock() + PAUSE_SECONDS
+                self._next_try = self._clock() + PAUSE_SECONDS
                 log.warning("rates_counted_alone", kind=type(error).__name__, error=str(error))
-        return await ask(self._own)
+        return await ask(self._local)
 
-    async def _window(self, limiter: SlidingWindowCounterRateLimiter, rate: Rate) -> Window:
+    async def _window(self, limiter: SlidingWindowCounterRateLimiter, rate: RateLimit) -> Window:
         storage = limiter.storage
         assert isinstance(storage, SlidingWindowCounterSupport)
         num_before, before_ends, num_now, now_forgotten = await storage.get_sliding_window(
@@ -123,12 +123,12 @@ class RateLimiter:
         now_ends = max(0.0, now_forgotten - self._seconds)
         return Window(rate.limit, self._seconds, num_before, before_ends, num_now, now_ends)
 
-    def _rule(self, rate: Rate) -> RateLimitItemPerSecond:
+    def _rule(self, rate: RateLimit) -> RateLimitItemPerSecond:
         return RateLimitItemPerSecond(rate.limit, self._seconds)
 
 
 def _storage(redis: Redis) -> RedisStorage:
-    # The library wants a URL also where it is given the connections, and then makes no use of it.
+    # The library requires a URL, and ignores it when it is given a connection pool.
     return RedisStorage(
         "redis://",
         implementation="redispy",

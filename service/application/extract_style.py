@@ -90,8 +90,6 @@ class Extraction:
         return self._generator.restore_style(bits, size)
 
     def combine(self, features: Sequence[StyleFeature], size: Size) -> StyleFeature:
-        if len(features) == 1:
-            return features[0]
         tokens = self._generator.combine_tokens([feature.tokens for feature in features], size)
         return self._generator.decompose(tokens, size)
 
@@ -106,7 +104,7 @@ class Extraction:
             pixels = await asyncio.get_running_loop().run_in_executor(self._decoding, picture.pixels)
         return await self._extracted(PixelsToRead(pixels, size), stages)
 
-    async def imagine(self, words: StyleText, stages: StageTimer) -> StyleFeature:
+    async def extract_text(self, words: StyleText, stages: StageTimer) -> StyleFeature:
         return await self._extracted(WordsToRead(words, self.style_size), stages)
 
     async def _extracted(self, each: ToRead, stages: StageTimer) -> StyleFeature:

@@ -31,7 +31,7 @@ from service.http.schemas.styles import (
     is_metadata,
 )
 from service.stage_timer import StageTimer
-from service.styles.store import MAX_PICTURES
+from service.storage.schema import MAX_PICTURES
 
 FIELDS = ["image", "name", "metadata"]
 # JSON of metadata at its bounds, each character escaped.

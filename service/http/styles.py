@@ -142,7 +142,7 @@ async def _create(parts: Parts, body: StyleBody, stages: StageTimer) -> tuple[St
     if num_chars > bound:
         raise InvalidRequest(f"text has {num_chars} characters; it may have {bound}.", param="text")
     words = StyleText(body.text.strip(), body.seed)
-    return await store.create_from_words(words, name=name, metadata=metadata, stages=stages)
+    return await store.create_from_text(words, name=name, metadata=metadata, stages=stages)
 
 
 def _read(parts: Parts, image: UploadFile) -> Picture:
@@ -154,7 +154,7 @@ def _read(parts: Parts, image: UploadFile) -> Picture:
 
 
 def _response(style: Style, parts: Parts) -> StyleResponse:
-    reading, words = style.reading, style.words
+    reading, words = style.analysis, style.source_text
     return StyleResponse(
         id=style.id,
         created=style.created,

@@ -1,8 +1,9 @@
-"""What a picture file says about itself, read from its container before a single pixel is decoded.
+"""Format, size, orientation and colour profile of a picture file, read before a pixel is decoded.
 
-Metadata is where a decoder is easiest to attack (zip bombs in text chunks, crooked EXIF directories, a second
-header with other dimensions) and none of it draws anything. So the containers are walked here and the decoder
-is handed only what draws. Formats: PNG (ISO 15948), JPEG (ITU-T T.81), WebP (RFC 9649), GIF89a.
+Pillow reads all of this too, but while it opens the file: it inflates PNG text and profiles, parses EXIF,
+accepts a second header with other dimensions, and allocates a WebP's canvas. Metadata is where a decoder is
+easiest to attack and it draws nothing, so the decoder is given only the parts that draw, of a file whose size
+has been checked. Formats: PNG (ISO 15948), JPEG (ITU-T T.81), WebP (RFC 9649), GIF89a.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ _MAX_JPEG_SCANS = 50
 _PNG_DRAWS = frozenset({b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 _JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _JPEG_RARE_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xC8, 0xCB, 0xCD, 0xCE, 0xCF, 0xDE})
-# APP0 and APP14 (E0, EE) draw too: they tell the colour model.
+# APP0 and APP14 (E0, EE) matter for drawing: they hold the colour model.
 _JPEG_DRAWS = frozenset({0xC4, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE}) | _JPEG_FRAMES
-_JPEG_BARE = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})  # markers without a length
+_JPEG_NO_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})  # markers without a length
 
 
 class Format(StrEnum):
@@ -39,14 +40,14 @@ class Container:
     format: Format
     width: int  # as stored, before the orientation is applied
     height: int
-    drawable: bytes  # the file less everything that draws nothing
+    drawable: bytes  # the file without the parts that draw nothing
     is_animated: bool = False
     orientation: int = 1  # as EXIF counts: 1..8
     icc_profile: bytes | None = None
 
 
 def read_container(upload: bytes) -> Container:
-    """Tell the format from the content; UnsupportedMediaType, or InvalidImage when cut off or damaged."""
+    """The format is detected from content. UnsupportedMediaType; InvalidImage when truncated or damaged."""
     for signature, read in _READERS.items():
         if upload.startswith(signature):
             try:
@@ -59,7 +60,7 @@ def read_container(upload: bytes) -> Container:
 def _read_png(upload: bytes) -> Container:
     view = memoryview(upload)
     width, height = struct.unpack_from(">II", upload, 16)
-    # Of the headers only the first is kept; the checksum fails where that is not a header at all.
+    # Only the first header is kept; the checksum fails when the first chunk is not a header.
     _check_png_chunk(view, 8, 33)
     kept, kind, exif, packed_profile, is_animated = [view[:33]], b"IHDR", b"", b"", False
     position = 33
@@ -74,7 +75,7 @@ def _read_png(upload: bytes) -> Container:
         elif kind == b"eXIf":
             exif = upload[position + 8 : end - 4]
         elif kind == b"iCCP":
-            # Inflated once, below: thousands of such chunks fit into an upload, at 10 ms each.
+            # Only the first is inflated: thousands of such chunks fit into an upload, at 10 ms each.
             packed_profile = packed_profile or upload[position + 8 : end - 4].partition(b"\0")[2][1:]
         position = end
     icc_profile = _inflate(packed_profile) if packed_profile else None
@@ -87,7 +88,7 @@ def _check_png_chunk(view: memoryview, start: int, end: int) -> None:
 
 
 def _inflate(compressed: bytes) -> bytes | None:
-    """A colour profile, or None when it is damaged or absurdly large: the picture is then read as sRGB."""
+    """A colour profile; None when it is damaged or too large, and the picture is then read as sRGB."""
     try:
         profile = zlib.decompressobj().decompress(compressed, _MAX_ICC_BYTES + 1)
     except zlib.error:
@@ -131,7 +132,7 @@ def _read_jpeg(upload: bytes) -> Container:
 
 
 def _next_segment(upload: bytes, position: int) -> tuple[int, int, int]:
-    """Marker, start and end of the next JPEG segment, skipping padding and bare markers as decoders do."""
+    """Marker, start and end of the next JPEG segment, after padding and markers without a length."""
     while True:
         position = upload.find(b"\xff", position)
         if position < 0:
@@ -139,7 +140,7 @@ def _next_segment(upload: bytes, position: int) -> tuple[int, int, int]:
         marker = upload[position + 1]
         if marker == 0xFF:
             position += 1
-        elif marker in _JPEG_BARE:
+        elif marker in _JPEG_NO_LENGTH:
             position += 2
         else:
             break
@@ -166,7 +167,7 @@ def _read_webp(upload: bytes) -> Container:
         elif kind == b"ICCP" and length <= _MAX_ICC_BYTES:
             icc_profile = body
         position += 8 + length + length % 2
-    # The decoder interprets none of WebP's metadata, so the file goes to it whole.
+    # The decoder ignores the metadata of a WebP, so it is given the whole file.
     return Container(Format.WEBP, width, height, upload, is_animated, _orientation(exif), icc_profile)
 
 
@@ -208,7 +209,7 @@ def _gif_palette_bytes(flags: int) -> int:
 
 
 def _orientation(exif: bytes) -> int:
-    """The orientation tag of the first EXIF directory; 1 (upright) when there is none or it is unreadable."""
+    """The orientation in the first EXIF directory; 1 (upright) when it is missing or unreadable."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:

@@ -1,8 +1,8 @@
 """Bytes in, a bounded RGB picture out; an image in, PNG, JPEG or WebP bytes out.
 
-Uploads are hostile. Size, format, dimensions and animation are judged from the file's container
-(`image_container.py`) before anything is decoded, and what is decoded is shrunk at once: to show a style,
-2048 x 1024 is plenty. Everything here is plain blocking work on bytes, safe to run on several threads.
+Uploads are hostile. Format, dimensions and animation are checked in the file's container (containers.py)
+before anything is decoded, and the decoded image is shrunk at once: 2048 x 1024 is enough to show a style.
+Everything here is blocking work on bytes, safe to run on several threads.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from service.errors import InvalidImage, InvalidRequest, PayloadTooLarge
 from service.media.containers import Container, Format, read_container
-from service.media.png_encoder import png_of
+from service.media.png_encoder import encode_png
 
 MIN_SIDE = 16
 MAX_SHORT_SIDE = 1024
 MAX_LONG_SIDE = 2048
 DEFAULT_QUALITY = 90
-# The format's own reader, not Image.open: that one guesses, and warns through a filter all threads share.
+# The format's own reader: Image.open guesses, and warns through a filter that all threads share.
 _OPEN: dict[Format, type[ImageFile]] = {
     Format.PNG: PngImageFile,
     Format.JPEG: JpegImageFile,
@@ -50,13 +50,13 @@ _ICC_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # a profile's colour 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An upload made safe: upright, opaque sRGB, sides at most 1024 and 2048 pixels, no metadata."""
+    """A sanitised upload: upright, opaque sRGB, sides at most 1024 and 2048 pixels, no metadata."""
 
     content: bytes  # lossless
     media_type: str
     width: int
     height: int
-    digest: str  # SHA-256 in hex over dimensions and RGB pixels: independent of how `content` is packed
+    digest: str  # SHA-256 in hex over dimensions and RGB pixels, whatever the encoding of `content`
 
     def pixels(self) -> NDArray[np.uint8]:  # [height, width, 3]
         return np.array(_open_content(self.content))
@@ -69,10 +69,10 @@ class OutputFormat(StrEnum):
 
 
 def read_picture(upload: bytes, *, max_bytes: int, max_pixels: int) -> Picture:
-    """Read an untrusted upload: PNG, JPEG, WebP or still GIF, whatever type it was declared as.
+    """Read an untrusted upload: PNG, JPEG, WebP or still GIF. The declared type is ignored.
 
     Raises PayloadTooLarge, UnsupportedMediaType or InvalidImage, and nothing else. Memory: at the peak about
-    16 bytes a pixel of the upload (WebP; the others stay under 13), so limit how many run at once.
+    16 bytes a pixel of the upload (WebP; the others under 13), so limit how many run at once.
     """
     if not upload:
         raise InvalidImage("The upload is empty. Send the picture's bytes.", param="image")
@@ -88,7 +88,7 @@ def read_picture(upload: bytes, *, max_bytes: int, max_pixels: int) -> Picture:
     try:
         image = _decode(container)
     except Exception as error:
-        # A damaged file leaves Pillow's decoders as any of a dozen exceptions; all of them mean the same.
+        # Pillow's decoders raise a dozen kinds of exceptions for a damaged file.
         raise InvalidImage(
             f"The {container.format} picture is cut off or damaged. Save it again and upload that.",
             param="image",
@@ -127,7 +127,7 @@ def encode_image(image: NDArray[np.uint8], format: OutputFormat, *, compression:
     """
     check_compression(format, compression)
     if format is OutputFormat.PNG:
-        return png_of(image)
+        return encode_png(image)
     picture, buffer = Image.fromarray(image), io.BytesIO()
     quality = DEFAULT_QUALITY if compression is None else compression
     if format is OutputFormat.JPEG:
@@ -165,10 +165,10 @@ def _bounded(width: int, height: int) -> tuple[int, int]:
 
 
 def _decode(container: Container) -> Image.Image:
-    """Upright opaque sRGB within the bounds, shrunk before colours are converted: that bounds the memory."""
+    """Upright opaque sRGB within the bounds; shrunk before colours are converted, to bound the memory."""
     with _OPEN[container.format](io.BytesIO(container.drawable)) as file:
         if file.size != (container.width, container.height):
-            # What was judged must be what is decoded, whatever two parsers may disagree about.
+            # The size that was checked must be the size that is decoded.
             raise ValueError(f"the decoder sees {file.size}")
         width, height = _bounded(*file.size)
         file.draft(None, (2 * width, 2 * height))  # a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size
@@ -207,7 +207,7 @@ def _on_white(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
 
 
 def _in_srgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
-    """Through the embedded profile when it is sound and describes this kind of picture, else as sRGB."""
+    """Converted from the embedded profile when it is valid and of this colour space, else taken as sRGB."""
     if icc_profile is not None:
         try:
             profile = ImageCms.ImageCmsProfile(io.BytesIO(icc_profile))
@@ -218,7 +218,7 @@ def _in_srgb(image: Image.Image, icc_profile: bytes | None) -> Image.Image:
                 if converted is not None:
                     return converted
         except (ImageCms.PyCMSError, OSError):
-            pass  # browsers, too, show a picture with a broken profile as if it had none
+            pass  # browsers, too, ignore a broken profile
     return image.convert("RGB")
 
 

@@ -1,4 +1,4 @@
-"""How we reach Redis: bounded waits, few retries, and one translation of its errors."""
+"""The Redis client: bounded waits, few retries, and one translation of its errors."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from service.errors import StoreUnavailable
 if TYPE_CHECKING:
     from service.metrics import Metrics
 
-CONNECT_SECONDS = 1.0
-ANSWER_SECONDS = 3.0  # a picture of some megabytes over a slow network, forced to a slow disk
+CONNECT_TIMEOUT_SECONDS = 1.0
+REPLY_TIMEOUT_SECONDS = 3.0  # some megabytes over a slow network, written to a slow disk
 RETRY_AFTER_SECONDS = 2.0
 MAX_CONNECTIONS = 32
 log = structlog.get_logger(__name__)
@@ -30,14 +30,14 @@ def connect(url: str) -> Redis:
     """A client for `redis://`, `rediss://` or `unix://`; nothing is sent yet. ValueError for another URL.
 
     A lost connection is retried for a third of a second, which outlasts a restart of the embedded server; a
-    silent server is not, so that no call takes much longer than ANSWER_SECONDS.
+    silent server is not, so that no call takes much longer than REPLY_TIMEOUT_SECONDS.
     """
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=MAX_CONNECTIONS,
-        timeout=ANSWER_SECONDS,  # for a free connection
-        socket_connect_timeout=CONNECT_SECONDS,
-        socket_timeout=ANSWER_SECONDS,
+        timeout=REPLY_TIMEOUT_SECONDS,  # for a free connection
+        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        socket_timeout=REPLY_TIMEOUT_SECONDS,
         retry=Retry(
             ExponentialBackoff(cap=0.1, base=0.02), retries=5, supported_errors=(RedisConnectionError,)
         ),
@@ -47,13 +47,13 @@ def connect(url: str) -> Redis:
 
 
 @contextmanager
-def reaching_store(metrics: Metrics) -> Iterator[None]:
-    """Turns what Redis raises inside into StoreUnavailable; counts it, and logs what Redis said."""
+def translate_redis_errors(metrics: Metrics) -> Iterator[None]:
+    """Raises StoreUnavailable for an error of Redis, which is counted and logged."""
     try:
         yield
     except RedisError as error:
         count_error(error, metrics)
-        raise StoreUnavailable(_sentence(error), retry_after_seconds=RETRY_AFTER_SECONDS) from error
+        raise StoreUnavailable(_message(error), retry_after_seconds=RETRY_AFTER_SECONDS) from error
 
 
 def count_error(error: RedisError, metrics: Metrics) -> None:
@@ -61,15 +61,15 @@ def count_error(error: RedisError, metrics: Metrics) -> None:
     log.error("store_error", kind=type(error).__name__, error=str(error))
 
 
-def _sentence(error: RedisError) -> str:
+def _message(error: RedisError) -> str:
     if isinstance(error, OutOfMemoryError):
         return "The style store is full. Delete styles that are no longer needed, or give Redis more memory."
     if isinstance(error, RedisConnectionError | RedisTimeoutError):
         return "The style store cannot be reached. Try again shortly; styles used recently keep working."
-    # How a Redis answers whose disk is full; the second is what ours then does, see styles/room.py.
+    # What a Redis replies whose disk is full; the second is from the embedded one, see embedded_valkey/.
     if str(error).startswith(("MISCONF", "NOREPLICAS")):
         return (
-            "The style store takes no changes now: its disk is full or cannot be written. Make room there; "
-            "the styles that it has keep working."
+            "The style store accepts no changes now: its disk is full or cannot be written. Make room there; "
+            "existing styles keep working."
         )
-    return "The style store refused the operation. The service's log says why; try again once that is cured."
+    return "The style store refused the operation. The service's log says why; try again once that is fixed."

@@ -1,25 +1,26 @@
 """Every key of the store, and the scripts that change several of them as one.
 
     atelier:style:ID                          hash, the record
-    atelier:picture:ID:N                      string, the sealed style image N, from 0
-    atelier:feature:ID:FINGERPRINT:SCHEDULE   string, a sealed style feature; expires, may be evicted
+    atelier:picture:ID:N                      string with a checksum, the style image N, from 0
+    atelier:feature:ID:FINGERPRINT:SCHEDULE   string with a checksum, a style feature; expires, may be evicted
     atelier:features:ID                       set of the feature keys, so that deleting finds them all
-    atelier:index                             sorted set of IDs in the order of their creation: those of the
-                                              tenant without a name
-    atelier:index:TENANT                      the same of a tenant with one
+    atelier:index                             sorted set of the IDs of NO_TENANT in the order of creation
+    atelier:index:TENANT                      the same of a tenant
     atelier:sequence                          number of the latest creation
-    atelier:answer:DIGEST                     hash, the answer kept for an Idempotency-Key; access/answer.py
-    atelier:rate:...                          counts of the rate limits; access/rates.py
+    atelier:answer:DIGEST                     hash, the response to an Idempotency-Key (idempotency_store.py)
+    atelier:rate:...                          counts of the rate limits; access/rate_limiter.py
 
-An ID belongs to one tenant (record.py), so what is under an ID needs no further mark of whose it is. Styles
-carry no expiry and everything else does, so the volatile-* eviction policies never touch a style. The scripts
-write either everything or nothing, to memory and to the append-only log.
+An ID belongs to one tenant (record.py), so keys that hold an ID do not name the tenant. Styles do not expire
+and everything else does, so the volatile-* eviction policies never remove a style. Each script writes either
+everything or nothing, to memory and to the append-only log.
 """
 
 from __future__ import annotations
 
 SEQUENCE = "atelier:sequence"
-MAX_PICTURES = 10  # of one style; deleting looks for as many
+MAX_PICTURES = 10  # of one style
+FEATURE_SECONDS = 30 * 24 * 3600  # a stored feature expires this long after it was last read (to within half)
+NO_TENANT = ""  # owns the styles of a service without API keys
 
 
 def index_key(tenant: str) -> str:
@@ -44,8 +45,8 @@ def features_key(style_id: str) -> str:
 
 # KEYS: record, feature, features, index, sequence, then the pictures
 # ARGV: ID, feature, the feature's seconds to live, "replace" or "", the pictures, then the record's fields
-# Returns the fields of the record that is there already; nothing when this one was written.
-# A full store refuses a script's first write, and none after it: so the first must not be a deletion.
+# Returns the fields of the record that already exists; nothing when this one was written.
+# A full store refuses the first write of a script and none after it, so the first must not be a deletion.
 CREATE = """
 if ARGV[4] ~= 'replace' and redis.call('EXISTS', KEYS[1]) == 1 then
   return redis.call('HGETALL', KEYS[1])
@@ -63,8 +64,8 @@ if not redis.call('ZSCORE', KEYS[4], ARGV[1]) then
 end
 return {}
 """
-# KEYS: record; ARGV: how many of the next are fields and values to set; these; then fields to remove
-# Returns the fields of the record; nil, and writes nothing, when there is none.
+# KEYS: record; ARGV: number of arguments that are fields and values to set; these; then fields to remove
+# Returns the fields of the record; nil, with nothing written, when there is none.
 CHANGE = """
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return false
@@ -79,8 +80,8 @@ end
 return redis.call('HGETALL', KEYS[1])
 """
 # KEYS: record, feature, features; ARGV: the feature, its seconds to live
-# Returns 0, and writes nothing, when the style has been deleted meanwhile.
-KEEP_FEATURE = """
+# Returns 0, with nothing written, when the style has been deleted.
+WRITE_FEATURE = """
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return 0
 end
@@ -89,15 +90,15 @@ redis.call('SADD', KEYS[3], KEYS[2])
 return 1
 """
 # KEYS: index, features, record, then every key that a picture may have; ARGV: ID
-# Returns how many things it removed: 0 when there was no such style.
+# Returns the number of keys and entries removed: 0 when there was no such style.
 DELETE = """
 for _, key in ipairs(redis.call('SMEMBERS', KEYS[2])) do
   redis.call('DEL', key)
 end
 return redis.call('DEL', unpack(KEYS, 2)) + redis.call('ZREM', KEYS[1], ARGV[1])
 """
-# KEYS: index; ARGV: the ID to continue after or "", how many, "asc" or "desc"
-# Returns IDs; nil when the one to continue after is not there.
+# KEYS: index; ARGV: the ID to continue after or "", the maximal number, "asc" or "desc"
+# Returns IDs; nil when the index does not hold the ID to continue after.
 LIST = """
 local rev = ARGV[3] == 'desc' and 'REV' or ''
 local first = 0

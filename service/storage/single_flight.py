@@ -1,4 +1,4 @@
-"""One piece of work for everyone who wants its result at the same time."""
+"""SingleFlight: concurrent callers of the same work share one run of it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class _Flight(Generic[V]):
 
 
 class SingleFlight(Generic[K, V]):
-    """Work in flight by key. It is cancelled once nobody waits for it any more, and only then."""
+    """Work in flight by key. It is cancelled as soon as no caller waits for it, and only then."""
 
     def __init__(self) -> None:
         self._flights: dict[K, _Flight[V]] = {}
 
     def num_waiting(self, key: K) -> int:
-        """How many wait for the work of `key`."""
+        """The number of callers that wait for the work of `key`."""
         flight = self._flights.get(key)
         return 0 if flight is None else flight.num_waiting
 
     async def run(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> V:
-        """The result of the `work` under way for `key`, started here when there is none; or its error."""
+        """The result, or the error, of the work in flight for `key`; `work` is started when there is none."""
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight(asyncio.create_task(work()))
@@ -39,12 +39,12 @@ class SingleFlight(Generic[K, V]):
         finally:
             flight.num_waiting -= 1
             if flight.num_waiting == 0:
-                flight.task.cancel()  # does nothing to work that is done
-                flight.task.add_done_callback(_let_go)
-                del self._flights[key]  # who comes from now on gets work of their own
+                flight.task.cancel()  # without effect on finished work
+                flight.task.add_done_callback(_retrieve_error)
+                del self._flights[key]  # later callers start new work
 
 
-def _let_go(task: asyncio.Task[Any]) -> None:
-    """Looks at the error of work that nobody waits for, so that asyncio does not report it as forgotten."""
+def _retrieve_error(task: asyncio.Task[Any]) -> None:
+    """Marks the error of abandoned work as retrieved, so that asyncio does not report it."""
     if not task.cancelled():
         task.exception()

@@ -24,36 +24,36 @@ class StyleText:
 
 
 class StyleExtractor(Protocol):
-    """Reads pictures, words and bits into style features. Errors of the model pass through the store."""
+    """Makes style features of pictures, texts and style tokens. The model's errors pass through the store."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def fingerprint(self) -> str:
-        """16 hex characters; models of one fingerprint read the same bits from the same picture."""
+        """16 hex characters; models of one fingerprint extract the same tokens from the same picture."""
 
     @property
     def style_size(self) -> Size:
-        """At which a style's bits are read: the model's own, whatever sizes are enabled."""
+        """At which style tokens are extracted: the model's own, whatever sizes are enabled."""
 
-    def check_tokens(self, tokens: StyleTokens) -> None:
-        """ValueError unless these are tokens of this model, read at the style size."""
+    def schedule_name(self, size: Size) -> str:
+        """Names everything that a style feature depends on besides the picture and the model."""
+
+    async def extract(self, picture: Picture, size: Size, stages: StageTimer) -> StyleFeature:
+        """`stages` is given the time of each stage."""
+
+    async def extract_text(self, text: StyleText, stages: StageTimer) -> StyleFeature:
+        """At the style size."""
+
+    def restore(self, tokens: StyleTokens, size: Size) -> StyleFeature:
+        """From tokens extracted at the style size; takes some tenths of a millisecond."""
 
     def combine(self, features: Sequence[StyleFeature], size: Size) -> StyleFeature:
-        """The style feature of all their pictures together, the mean of the features."""
+        """The feature of all their pictures together, extracted for this size: the mean."""
+
+    def check_tokens(self, tokens: StyleTokens) -> None:
+        """ValueError unless these are tokens of this model, extracted at the style size."""
 
     def agreement(self, feature: StyleFeature) -> float | None:
         """How alike the pictures of a style are, -1 to 1; None for one picture."""
-
-    def schedule_name(self, size: Size) -> str:
-        """Names all that a style feature depends on besides the picture and the model."""
-
-    async def extract(self, picture: Picture, size: Size, stages: StageTimer) -> StyleFeature:
-        """What it spends its time on is told to `stages`."""
-
-    async def imagine(self, words: StyleText, stages: StageTimer) -> StyleFeature:
-        """At the style size."""
-
-    def restore(self, bits: StyleTokens, size: Size) -> StyleFeature:
-        """From bits that were read at the style size; some tenths of a millisecond."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import structlog
+from cachetools import LRUCache
 from redis.exceptions import RedisError
 
 from service.model.style.feature import StyleFeature
-from service.storage.checksummed import FEATURE, seal, unseal
-from service.storage.client import count_error, reaching_store
-from service.storage.schema import KEEP_FEATURE, feature_key, features_key, record_key
+from service.storage.checksummed import FEATURE, add_checksum, verify_checksum
+from service.storage.client import count_error, translate_redis_errors
+from service.storage.schema import FEATURE_SECONDS, WRITE_FEATURE, feature_key, features_key, record_key
 from service.storage.single_flight import SingleFlight
 from service.styles.record import not_found
 
@@ -20,102 +22,115 @@ if TYPE_CHECKING:
 
     from service.metrics import Metrics
     from service.model.schedule import Size
-from collections import OrderedDict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from service.model.style.feature import StyleFeature
-if TYPE_CHECKING:
-    from service.metrics import Metrics
-    from service.model.schedule import Size
-    from service.model.style.feature import StyleFeature
     from service.styles.extractor import StyleExtractor
-    from service.styles.style_code import StyleCodes
+    from service.styles.style_code import StyleCodec
 
-FEATURE_SECONDS = 30 * 24 * 3600  # to live, since it was last read from Redis (to within a half)
-HOT_SECONDS = 30.0  # for so long a deletion by another replica may go unnoticed here
+CONFIRM_SECONDS = 30.0  # a deletion by another replica goes unnoticed here for at most this long
 log = structlog.get_logger(__name__)
 
 
+@dataclass(slots=True)
+class CachedFeature:
+    feature: StyleFeature
+    confirmed: float  # when the store last confirmed that the style exists, in seconds
+
+
 class FeatureCache:
-    """`rebuild` makes a feature from what the style store keeps for good; its third argument is the `param`
-    of the errors it raises.
+    """`rebuild(style_id, size, param)` makes a feature from the style's record; errors name `param`.
+
+    In memory, the features of stored styles and those of style codes are two LRUs of `max_features` each.
+    Each `get` counts one hit or one miss, and `rebuilt` for each extraction.
     """
 
     def __init__(
         self,
         redis: Redis,
         *,
+        extractor: StyleExtractor,
+        codec: StyleCodec,
         rebuild: Callable[[str, Size, str | None], Awaitable[StyleFeature]],
-        fingerprint: str,
-        schedule_name: Callable[[Size], str],
         metrics: Metrics,
-        max_hot: int,
+        max_features: int,
         clock: Callable[[], float],
     ) -> None:
         self._redis = redis
+        self._extractor = extractor
+        self._codec = codec
         self._rebuild = rebuild
-        self._fingerprint = fingerprint
-        self._schedule_name = schedule_name
         self._metrics = metrics
         self._clock = clock
-        self._hot = HotFeatures(max_hot)
-        self._rebuilds: SingleFlight[tuple[str, str], StyleFeature] = SingleFlight()
-        self._keep = redis.register_script(KEEP_FEATURE)
+        # By style ID or style code, and schedule.
+        self._of_styles = LRUCache[tuple[str, str], CachedFeature](max_features)
+        self._of_codes = LRUCache[tuple[str, str], StyleFeature](max_features)
+        self._rebuilds = SingleFlight[tuple[str, str], StyleFeature]()
+        self._write = redis.register_script(WRITE_FEATURE)
 
     async def get(self, style_id: str, size: Size, *, param: str | None) -> StyleFeature:
-        """A hot feature needs no Redis. Counts one hit or miss, and one `rebuilt` for each extraction."""
-        schedule = self._schedule_name(size)
-        key = (style_id, schedule)
-        hot = self._hot.get(key)
-        if hot is not None:
-            await self._confirm(style_id, hot, param)
+        """The feature of a stored style. One that this process has cached needs no Redis."""
+        key = self._memory_key(style_id, size)
+        cached = self._of_styles.get(key)
+        if cached is not None:
+            await self._confirm_exists(style_id, cached, param)
             self._count("hit")
-            return hot.feature
-        feature = await self._read(style_id, schedule)
+            return cached.feature
+        feature = await self._read(style_id, size)
         self._count("miss" if feature is None else "hit")
         if feature is None:
-            feature = await self._rebuilds.run(key, lambda: self._rebuild_and_keep(style_id, size, param))
-        self._hot.put(key, feature, self._clock())
+            feature = await self._rebuilds.run(key, lambda: self._rebuild_and_write(style_id, size, param))
+        self.put(style_id, size, feature)
         return feature
 
-    def key(self, style_id: str, size: Size) -> str:
-        return feature_key(style_id, self._fingerprint, self._schedule_name(size))
+    def get_of_code(self, code: str, size: Size, *, param: str | None) -> StyleFeature:
+        """The feature of a style code. InvalidRequest when the code is damaged or another model's."""
+        key = self._memory_key(code, size)
+        feature = self._of_codes.get(key)
+        self._count("miss" if feature is None else "hit")
+        if feature is None:
+            feature = self._extractor.restore(self._codec.read(code, param=param), size)
+            self._of_codes[key] = feature
+        return feature
 
-    def put_hot(self, style_id: str, size: Size, feature: StyleFeature) -> None:
-        self._hot.put((style_id, self._schedule_name(size)), feature, self._clock())
+    def put(self, style_id: str, size: Size, feature: StyleFeature) -> None:
+        """Cache the feature of a style that is known to exist, in this process alone."""
+        self._of_styles[self._memory_key(style_id, size)] = CachedFeature(feature, self._clock())
 
     def forget(self, style_id: str) -> None:
-        """Drop what this process holds of a style; what Redis holds is the store's to delete."""
-        self._hot.forget(style_id)
+        """Drop all features of a style from this process."""
+        for key in [key for key in self._of_styles if key[0] == style_id]:
+            del self._of_styles[key]
 
-    async def _confirm(self, style_id: str, hot: HotFeature, param: str | None) -> None:
-        """Ask now and then whether the style has been deleted by another replica. Redis away means no."""
+    def redis_key(self, style_id: str, size: Size) -> str:
+        return feature_key(style_id, self._extractor.fingerprint, self._extractor.schedule_name(size))
+
+    def _memory_key(self, style: str, size: Size) -> tuple[str, str]:
+        return style, self._extractor.schedule_name(size)
+
+    async def _confirm_exists(self, style_id: str, cached: CachedFeature, param: str | None) -> None:
+        """StyleNotFound when another replica has deleted the style. Skipped while Redis is unavailable."""
         now = self._clock()
-        if abs(now - hot.checked) < HOT_SECONDS:
+        if abs(now - cached.confirmed) < CONFIRM_SECONDS:
             return
-        hot.checked = now  # before the answer, so that of many requests one asks
+        cached.confirmed = now  # before the reply, so that of many requests one asks
         try:
             exists = await self._redis.exists(record_key(style_id))
         except RedisError as error:
             count_error(error, self._metrics)
             return
         if not exists:
-            self._hot.forget(style_id)
+            self.forget(style_id)
             raise not_found(style_id, param=param)
 
-    async def _read(self, style_id: str, schedule: str) -> StyleFeature | None:
-        key = feature_key(style_id, self._fingerprint, schedule)
-        with reaching_store(self._metrics):
+    async def _read(self, style_id: str, size: Size) -> StyleFeature | None:
+        key = self.redis_key(style_id, size)
+        with translate_redis_errors(self._metrics):
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.get(key)
                 pipe.ttl(key)
-                sealed, seconds_left = await pipe.execute()
-        if sealed is None:
+                stored, seconds_left = await pipe.execute()
+        if stored is None:
             return None
         try:
-            feature = StyleFeature.from_bytes(unseal(FEATURE, sealed))
+            feature = StyleFeature.from_bytes(verify_checksum(FEATURE, stored))
         except ValueError as error:
             log.warning("style_feature_damaged", style_id=style_id, reason=str(error))
             return None
@@ -123,17 +138,17 @@ class FeatureCache:
             await self._try(self._redis.expire(key, FEATURE_SECONDS))
         return feature
 
-    async def _rebuild_and_keep(self, style_id: str, size: Size, param: str | None) -> StyleFeature:
+    async def _rebuild_and_write(self, style_id: str, size: Size, param: str | None) -> StyleFeature:
         feature = await self._rebuild(style_id, size, param)
         self._count("rebuilt")
-        keys = [record_key(style_id), self.key(style_id, size), features_key(style_id)]
-        sealed = seal(FEATURE, feature.to_bytes())
-        if await self._try(self._keep(keys=keys, args=[sealed, FEATURE_SECONDS])) == 0:
-            raise not_found(style_id, param=param)  # deleted meanwhile
+        keys = [record_key(style_id), self.redis_key(style_id, size), features_key(style_id)]
+        args: list[bytes | int] = [add_checksum(FEATURE, feature.to_bytes()), FEATURE_SECONDS]
+        if await self._try(self._write(keys=keys, args=args)) == 0:
+            raise not_found(style_id, param=param)  # deleted during the rebuild
         return feature
 
     async def _try(self, operation: Awaitable[object]) -> object:
-        """The answer to a write that only serves the cache; None when it failed, which is only counted."""
+        """The reply to a write that only serves the cache; None when it failed, which is only counted."""
         try:
             return await operation
         except RedisError as error:
@@ -142,58 +157,3 @@ class FeatureCache:
 
     def _count(self, result: Literal["hit", "miss", "rebuilt"]) -> None:
         self._metrics.style_features.labels(result=result).inc()
-
-
-@dataclass(slots=True)
-class HotFeature:
-    feature: StyleFeature
-    checked: float  # when the store last confirmed that the style exists, in seconds
-
-
-class HotFeatures:
-    """A bounded LRU from (style ID, schedule) to a feature."""
-
-    def __init__(self, max_features: int) -> None:
-        self._max_features = max_features
-        self._features: OrderedDict[tuple[str, str], HotFeature] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._features)
-
-    def get(self, key: tuple[str, str]) -> HotFeature | None:
-        hot = self._features.get(key)
-        if hot is not None:
-            self._features.move_to_end(key)
-        return hot
-
-    def put(self, key: tuple[str, str], feature: StyleFeature, checked: float) -> None:
-        self._features[key] = HotFeature(feature, checked)
-        self._features.move_to_end(key)
-        while len(self._features) > self._max_features:
-            self._features.popitem(last=False)
-
-    def forget(self, style_id: str) -> None:
-        """Drop the features of a style, of every schedule."""
-        for key in [key for key in self._features if key[0] == style_id]:
-            del self._features[key]
-
-
-class CodedFeatures:
-    """Restored once and hot from then on, as the features of stored styles are."""
-
-    def __init__(self, codes: StyleCodes, reader: StyleExtractor, *, metrics: Metrics, max_hot: int) -> None:
-        self._codes = codes
-        self._reader = reader
-        self._metrics = metrics
-        self._hot = HotFeatures(max_hot)
-
-    async def get(self, code: str, size: Size, *, param: str | None) -> StyleFeature:
-        """InvalidRequest says why when the code is damaged or another model's. Counts a hit or a miss."""
-        key = (code, self._reader.schedule_name(size))
-        hot = self._hot.get(key)
-        self._metrics.style_features.labels(result="miss" if hot is None else "hit").inc()
-        if hot is not None:
-            return hot.feature
-        feature = self._reader.restore(self._codes.read(code, param=param), size)
-        self._hot.put(key, feature, 0.0)  # a code exists as long as somebody has it
-        return feature

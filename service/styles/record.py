@@ -1,4 +1,4 @@
-"""Style, what users see of one, and the record it is kept as: a Redis hash that people can read."""
+"""Style: what users see of one, its ID, and its record, a Redis hash that people can read."""
 
 from __future__ import annotations
 
@@ -7,66 +7,67 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import structlog
 
 from service.errors import StyleDamaged, StyleNotFound
-from service.styles.analysis import Reading
+from service.model.style.feature import dominance
+from service.storage.schema import NO_TENANT
 from service.styles.extractor import StyleText
-from service.styles.style_code import is_code
+from service.styles.style_code import StyleCodec, is_code
+
+if TYPE_CHECKING:
+    from service.model.style.feature import StyleFeature
 
 log = structlog.get_logger(__name__)
 
 # Format 1 is a style of one picture, also as the first version wrote it; that version refuses format 2.
 ONE_PICTURE, ANY_SOURCE = "1", "2"
-# The tenant without a name has the styles of a service without API keys.
-NAMELESS = ""
 _ID = re.compile(r"sty_([a-z2-7]{10})?[a-z2-7]{26}")
 
 
 def style_id_of(
     picture_digests: Sequence[str] = (),
     *,
-    words: StyleText | None = None,
+    text: StyleText | None = None,
     code: str | None = None,
-    tenant: str = NAMELESS,
+    tenant: str = NO_TENANT,
 ) -> str:
     """The content address of a style: the same sources, the same ID, on every replica and after a restart.
 
-    130 bits of a SHA-256 over one line for each source. Pictures are a set: their order changes nothing, as
-    it changes nothing in their mean. In front of them the mark of the tenant, so that an ID alone says whose
-    style it is: without a look at the store, which could tell others by its answer or by its time what is
-    there.
+    130 bits of a SHA-256 over one line for each source. Pictures are a set: their order does not matter, as
+    it does not in their mean. The mark of the tenant comes first, so that an ID alone says whose style it is:
+    looking that up in the store could reveal other tenants' styles by the response or its timing.
     """
     lines = [f"picture {digest}\n" for digest in sorted(picture_digests)]
-    if words is not None:
-        lines.append(f"words {words.seed} {hashlib.sha256(words.text.encode()).hexdigest()}\n")
+    if text is not None:
+        lines.append(f"words {text.seed} {hashlib.sha256(text.text.encode()).hexdigest()}\n")
     if code is not None:
         lines.append(f"code {code}\n")
-    if tenant != NAMELESS:
+    if tenant != NO_TENANT:
         lines.append(f"tenant {tenant}\n")
     return f"sty_{_mark(tenant)}{_base32_digest(''.join(lines))[:26]}"
 
 
 def not_found(style_id: str, *, param: str | None = None) -> StyleNotFound:
-    """The error for a style that is not there, be it never created, deleted or not even an ID."""
+    """The error for a style that does not exist: never created, deleted, or not a valid ID."""
     if is_code(style_id):
         return StyleNotFound(
-            "A style code is not kept here, so it has no picture and nothing to change or to delete. "
-            'POST /v1/styles {"code": ...} keeps it and answers an ID.',
+            "A style code is not kept here, so it has no picture and nothing to change or delete. "
+            'POST /v1/styles {"code": ...} stores it and returns an ID.',
             param=param,
         )
     return StyleNotFound(
-        f"There is no style {style_id[:64]!r}. Create one with POST /v1/styles, which answers its ID, "
-        "or list those there are with GET /v1/styles.",
+        f"There is no style {style_id[:64]!r}. Create one with POST /v1/styles, which returns its ID, "
+        "or list the existing ones with GET /v1/styles.",
         param=param,
     )
 
 
 def no_picture(style_id: str, number: int, num_pictures: int) -> StyleNotFound:
-    """The error for a picture that a style, which is there, does not have."""
+    """The error for a picture that an existing style does not have."""
     has = f"has {num_pictures}, counted from 0" if num_pictures else "was made without pictures"
     return StyleNotFound(
         f"There is no picture {number} of style {style_id}, which {has}.",
@@ -75,19 +76,47 @@ def no_picture(style_id: str, number: int, num_pictures: int) -> StyleNotFound:
     )
 
 
-def damaged(style_id: str, part: str, reason: ValueError) -> StyleDamaged:
+def damaged(style_id: str, part: str, reason: Exception) -> StyleDamaged:
     """The error for a style whose `part` cannot be read; logs the reason."""
     log.error("style_damaged", style_id=style_id, part=part, reason=str(reason))
     return StyleDamaged(
         f"The stored {part} of style {style_id} is damaged. Upload its picture again, or send its "
-        "words or its code again, which repairs it; or delete the style."
+        "text or its code again, which repairs it; or delete the style."
     )
 
 
-def is_style_id(text: str, *, tenant: str = NAMELESS) -> bool:
-    """Whether it has the form of an ID of this tenant's; only such text ever becomes part of a store key."""
+def is_style_id(text: str, *, tenant: str = NO_TENANT) -> bool:
+    """Whether it has the form of an ID of this tenant; only such text becomes part of a store key."""
     match = _ID.fullmatch(text)
     return match is not None and (match[1] or "") == _mark(tenant)
+
+
+@dataclass(frozen=True, slots=True)
+class StyleAnalysis:
+    """What one model found in a style: of the feature at its default size. Stored as readable JSON."""
+
+    code: str
+    singular_values: tuple[float, ...]  # descending
+    dominance: float  # of the first component, 0 to 1
+    agreement: float | None  # between the pictures, -1 to 1; None where there is one
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> StyleAnalysis:
+        """The inverse of `to_json`; ValueError when it is damaged."""
+        try:
+            fields = json.loads(text)
+            found = fields["agreement"]
+            return cls(
+                code=str(fields["code"]),
+                singular_values=tuple(float(value) for value in fields["singular_values"]),
+                dominance=float(fields["dominance"]),
+                agreement=None if found is None else float(found),
+            )
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ValueError(f"the record's analysis is damaged: {error!r}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +129,18 @@ class Style:
     image_height: int | None = None
     image_media_type: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
-    words: StyleText | None = None
-    reading: Reading | None = None  # by the model that is served; None when it has read none yet
+    source_text: StyleText | None = None
+    analysis: StyleAnalysis | None = None  # by the model that is served; None until it has analysed the style
 
     @property
     def source(self) -> Literal["images", "text", "code"]:
         if self.image_media_type is not None:
             return "images"
-        return "code" if self.words is None else "text"
+        return "code" if self.source_text is None else "text"
 
 
 def to_hash(style: Style, fingerprint: str) -> dict[str, str | int]:
-    """The record's fields, with the reading of the model that has this fingerprint; what is None has none."""
+    """The record's fields, with the analysis of the model that has this fingerprint. None is left out."""
     fields: dict[str, str | int | None] = {
         "format": ONE_PICTURE if style.source == "images" and style.num_images == 1 else ANY_SOURCE,
         "created": style.created,
@@ -121,20 +150,20 @@ def to_hash(style: Style, fingerprint: str) -> dict[str, str | int]:
         "image_media_type": style.image_media_type,
         "name": style.name,
         "metadata": json.dumps(dict(style.metadata)) if style.metadata else None,
-        "text": None if style.words is None else style.words.text,
-        "seed": None if style.words is None else style.words.seed,
-        reading_field(fingerprint): None if style.reading is None else style.reading.to_json(),
+        "text": None if style.source_text is None else style.source_text.text,
+        "seed": None if style.source_text is None else style.source_text.seed,
+        analysis_field(fingerprint): None if style.analysis is None else style.analysis.to_json(),
     }
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def reading_field(fingerprint: str) -> str:
+def analysis_field(fingerprint: str) -> str:
     return f"reading:{fingerprint}"
 
 
 def from_hash(style_id: str, fields: Mapping[bytes, bytes], fingerprint: str) -> Style:
-    """The style that `fields` describe; ValueError says what is damaged. Fields it does not know are left to
-    the version, or the model, that wrote them.
+    """The style that `fields` describe; ValueError says what is damaged. Unknown fields, which another
+    version or another model wrote, are ignored.
     """
 
     def text(name: str) -> str:
@@ -165,16 +194,18 @@ def from_hash(style_id: str, fields: Mapping[bytes, bytes], fingerprint: str) ->
         image_height=number("image_height") if has_image else None,
         image_media_type=text("image_media_type") if has_image else None,
         metadata=_metadata(text("metadata")) if has("metadata") else {},
-        words=StyleText(text("text"), number("seed")) if has("text") else None,
-        reading=(
-            Reading.from_json(text(reading_field(fingerprint))) if has(reading_field(fingerprint)) else None
+        source_text=StyleText(text("text"), number("seed")) if has("text") else None,
+        analysis=(
+            StyleAnalysis.from_json(text(analysis_field(fingerprint)))
+            if has(analysis_field(fingerprint))
+            else None
         ),
     )
 
 
 def _mark(tenant: str) -> str:
-    """50 bits that stand for the tenant in its style IDs; none for the tenant without a name."""
-    return "" if tenant == NAMELESS else _base32_digest(f"tenant {tenant}\n")[:10]
+    """50 bits that stand for the tenant in its style IDs; none for NO_TENANT."""
+    return "" if tenant == NO_TENANT else _base32_digest(f"tenant {tenant}\n")[:10]
 
 
 def _base32_digest(text: str) -> str:
@@ -186,3 +217,17 @@ def _metadata(text: str) -> dict[str, str]:
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise ValueError(f"the record's metadata is {text!r}, not names and texts")
     return found
+
+
+def analyse_style(feature: StyleFeature, codec: StyleCodec, agreement: float | None) -> StyleAnalysis:
+    """The analysis of a feature, its numbers to six digits: what a float32 holds."""
+    return StyleAnalysis(
+        code=codec.write(feature.tokens),
+        singular_values=tuple(_rounded(value) for value in feature.singular_values),
+        dominance=_rounded(dominance(feature)),
+        agreement=None if agreement is None else _rounded(agreement),
+    )
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")

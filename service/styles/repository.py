@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
-from service.storage.checksummed import PICTURE, seal, unseal
-from service.storage.client import reaching_store
+from service.errors import StyleDamaged
+from service.storage.checksummed import FEATURE, PICTURE, add_checksum, verify_checksum
+from service.storage.client import translate_redis_errors
 from service.storage.schema import (
     CHANGE,
     CREATE,
     DELETE,
+    FEATURE_SECONDS,
     LIST,
     MAX_PICTURES,
     SEQUENCE,
     features_key,
+    index_key,
     picture_key,
     record_key,
 )
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class StyleRepository:
-    """Records are read with the reading of the model that has `fingerprint`. Every method may raise
+    """Records carry the analysis of the model that has `fingerprint`. Each method may raise
     StoreUnavailable; those that read one style, StyleNotFound and StyleDamaged.
     """
 
@@ -41,22 +45,21 @@ class StyleRepository:
         self._list = redis.register_script(LIST)
 
     async def examine(self, style_id: str, *, num_pictures: int) -> tuple[Style | None, bool]:
-        """The record, if there is one that can be read, and whether what is there is sound."""
-        with reaching_store(self._metrics):
+        """The record, if there is one that can be read, and whether record and pictures are intact."""
+        with translate_redis_errors(self._metrics):
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.hgetall(record_key(style_id))
-                for index in range(num_pictures):
-                    pipe.get(picture_key(style_id, index))
-                fields, *sealed = await pipe.execute()
+                for number in range(num_pictures):
+                    pipe.get(picture_key(style_id, number))
+                fields, *pictures = await pipe.execute()
         if not fields:
             return None, True
         style = None
         try:
-            style = self._from_hash(style_id, fields)
-            for each in sealed:
-                unseal(PICTURE, each or b"")
-        except ValueError as error:
-            damaged(style_id, "record" if style is None else "picture", error)
+            style = self._style(style_id, fields)
+            for stored in pictures:
+                _picture(style_id, stored)
+        except StyleDamaged:  # already logged
             return style, False
         return style, True
 
@@ -65,48 +68,33 @@ class StyleRepository:
         style: Style,
         pictures: Sequence[bytes],
         *,
-        index: str,
-        feature: tuple[str, bytes],
-        feature_seconds: int,
+        tenant: str,
+        feature_key: str,
+        feature: bytes,
         replace: bool,
     ) -> Style | None:
-        """None when it has been written, with its sealed feature under that key; else the style that another
-        request wrote first.
+        """Write a style with its pictures and its feature. Unless `replace`, a style that is already there
+        is left as it is and returned; None when the style was written.
         """
-        feature_key, sealed_feature = feature
-        record = [part for field in to_hash(style, self._fingerprint).items() for part in field]
-        picture_keys = [picture_key(style.id, number) for number in range(len(pictures))]
-        with reaching_store(self._metrics):
-            fields = await self._create(
-                keys=[
-                    record_key(style.id),
-                    feature_key,
-                    features_key(style.id),
-                    index,
-                    SEQUENCE,
-                    *picture_keys,
-                ],
-                args=[
-                    style.id,
-                    sealed_feature,
-                    feature_seconds,
-                    "replace" if replace else "",
-                    *(seal(PICTURE, picture) for picture in pictures),
-                    *record,
-                ],
-            )
-        return self._of_pairs(style.id, fields) if fields else None
+        keys = [record_key(style.id), feature_key, features_key(style.id), index_key(tenant), SEQUENCE]
+        keys += [picture_key(style.id, number) for number in range(len(pictures))]
+        args: list[str | bytes | int] = [style.id, add_checksum(FEATURE, feature), FEATURE_SECONDS]
+        args += ["replace" if replace else "", *(add_checksum(PICTURE, picture) for picture in pictures)]
+        args += [part for field in to_hash(style, self._fingerprint).items() for part in field]
+        with translate_redis_errors(self._metrics):
+            fields = await self._create(keys=keys, args=args)
+        return self._style(style.id, _paired(fields)) if fields else None
 
     async def read(self, style_id: str, *, param: str | None = None) -> Style:
-        with reaching_store(self._metrics):
+        with translate_redis_errors(self._metrics):
             fields = await self._redis.hgetall(record_key(style_id))
         if not fields:
             raise not_found(style_id, param=param)
-        return self._read(style_id, cast(dict[bytes, bytes], fields))  # connect() decodes nothing
+        return self._style(style_id, cast(dict[bytes, bytes], fields))  # connect() decodes nothing
 
     async def read_many(self, style_ids: Sequence[str]) -> Sequence[Style]:
-        """Those that are there and can be read, in order; damaged ones are logged."""
-        with reaching_store(self._metrics):
+        """Those that exist and can be read, in order; damaged ones are logged."""
+        with translate_redis_errors(self._metrics):
             async with self._redis.pipeline(transaction=False) as pipe:
                 for style_id in style_ids:
                     pipe.hgetall(record_key(style_id))
@@ -114,59 +102,57 @@ class StyleRepository:
         styles = []
         for style_id, fields in zip(style_ids, records, strict=True):
             if fields:  # else deleted since the index was read
-                try:
-                    styles.append(self._from_hash(style_id, fields))
-                except ValueError as error:
-                    damaged(style_id, "record", error)
+                with contextlib.suppress(StyleDamaged):
+                    styles.append(self._style(style_id, fields))
         return styles
 
     async def change(self, style_id: str, changes: Mapping[str, str | None]) -> Style:
         """Set these fields of the record, or remove those that are None."""
-        given = [part for name, value in changes.items() if value is not None for part in (name, value)]
-        removed = [name for name, value in changes.items() if value is None]
-        with reaching_store(self._metrics):
-            fields = await self._change(keys=[record_key(style_id)], args=[len(given), *given, *removed])
+        to_set = [part for name, value in changes.items() if value is not None for part in (name, value)]
+        to_remove = [name for name, value in changes.items() if value is None]
+        with translate_redis_errors(self._metrics):
+            fields = await self._change(keys=[record_key(style_id)], args=[len(to_set), *to_set, *to_remove])
         if fields is None:
             raise not_found(style_id)
-        return self._of_pairs(style_id, fields)
+        return self._style(style_id, _paired(fields))
 
     async def picture(self, style_id: str, number: int, *, param: str | None = None) -> bytes:
         """The content of one style image, as stored."""
-        with reaching_store(self._metrics):
+        with translate_redis_errors(self._metrics):
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.exists(record_key(style_id))
                 pipe.get(picture_key(style_id, number))
-                exists, sealed = await pipe.execute()
+                exists, stored = await pipe.execute()
         if not exists:
             raise not_found(style_id, param=param)
-        try:
-            return unseal(PICTURE, sealed or b"")
-        except ValueError as error:
-            raise damaged(style_id, "picture", error) from error
+        return _picture(style_id, stored)
 
-    async def ids(self, index: str, *, after: str | None, limit: int, order: str) -> Sequence[str] | None:
-        """IDs by creation; None when the one to continue after is not there."""
-        with reaching_store(self._metrics):
-            ids = await self._list(keys=[index], args=[after or "", limit, order])
+    async def ids(self, tenant: str, *, after: str | None, limit: int, order: str) -> Sequence[str] | None:
+        """IDs in the order of their creation; None when there is no style `after`."""
+        with translate_redis_errors(self._metrics):
+            ids = await self._list(keys=[index_key(tenant)], args=[after or "", limit, order])
         return None if ids is None else [id.decode() for id in ids]
 
-    async def remove(self, style_id: str, *, index: str) -> bool:
-        """Whether there was anything: the record, the pictures, the features of every model and schedule."""
-        pictures = [picture_key(style_id, number) for number in range(MAX_PICTURES)]
-        with reaching_store(self._metrics):
-            num_removed = await self._delete(
-                keys=[index, features_key(style_id), record_key(style_id), *pictures], args=[style_id]
-            )
-        return bool(num_removed)
+    async def remove(self, style_id: str, *, tenant: str) -> bool:
+        """Remove the record, the pictures, and the features of all models; whether there was anything."""
+        keys = [index_key(tenant), features_key(style_id), record_key(style_id)]
+        keys += [picture_key(style_id, number) for number in range(MAX_PICTURES)]
+        with translate_redis_errors(self._metrics):
+            return bool(await self._delete(keys=keys, args=[style_id]))
 
-    def _of_pairs(self, style_id: str, fields: Sequence[bytes]) -> Style:
-        return self._read(style_id, dict(zip(fields[::2], fields[1::2], strict=True)))
-
-    def _read(self, style_id: str, fields: Mapping[bytes, bytes]) -> Style:
+    def _style(self, style_id: str, fields: Mapping[bytes, bytes]) -> Style:
         try:
-            return self._from_hash(style_id, fields)
+            return from_hash(style_id, fields, self._fingerprint)
         except ValueError as error:
             raise damaged(style_id, "record", error) from error
 
-    def _from_hash(self, style_id: str, fields: Mapping[bytes, bytes]) -> Style:
-        return from_hash(style_id, fields, self._fingerprint)
+
+def _paired(fields: Sequence[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(fields[::2], fields[1::2], strict=True))
+
+
+def _picture(style_id: str, stored: bytes | None) -> bytes:
+    try:
+        return verify_checksum(PICTURE, stored or b"")
+    except ValueError as error:
+        raise damaged(style_id, "picture", error) from error

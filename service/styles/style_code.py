@@ -1,10 +1,10 @@
-"""The style code: a whole style as a short text, for whoever would carry it from one service to another.
+"""The style code: a whole style as a short text, which can be copied from one service to another.
 
     sc1_ + base64url( fingerprint, 8 bytes | number of pictures, 1 byte | bits, packed | CRC-32, 4 bytes )
 
-No padding. The fingerprint is the model's that the bits were taken with, at its default size. One picture's
-21 x 32 bits, as Infinity-2B reads them, are 84 bytes: 130 characters in all, 112 of them the bits. A code
-shows as much of its pictures as a grid of four by four colours does, and nothing else.
+No padding. The fingerprint is that of the model that extracted the bits, at its default size. The 21 x 32
+bits that Infinity-2B extracts from one picture are 84 bytes: 130 characters in all, 112 of them the bits. A
+code shows as much of its pictures as a grid of four by four colours does, and nothing else.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _INSTEAD = "Copy the code again, whole, or upload the picture to get an ID."
 
 
 def is_code(text: str) -> bool:
-    """Whether it begins as style codes do, of this version or another: then it is no style ID."""
+    """Whether `text` begins like a style code, of this version or another; a style ID does not."""
     return _ANY_VERSION.match(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
-class StyleCodes:
-    """Writes and reads the codes of one model."""
+class StyleCodec:
+    """Encodes and decodes the style codes of one model."""
 
     model: str
     fingerprint: str  # 16 hex characters
@@ -41,12 +41,12 @@ class StyleCodes:
 
     def write(self, tokens: StyleTokens) -> str:
         content = _HEADER.pack(bytes.fromhex(self.fingerprint), tokens.num_images) + tokens.packed
-        sealed = content + _CHECKSUM.pack(zlib.crc32(content))
-        return PREFIX + base64.urlsafe_b64encode(sealed).decode().rstrip("=")
+        decoded = content + _CHECKSUM.pack(zlib.crc32(content))
+        return PREFIX + base64.urlsafe_b64encode(decoded).decode().rstrip("=")
 
     def read(self, code: str, *, param: str | None = None) -> StyleTokens:
         """The inverse of `write`; InvalidRequest says why when the code is damaged or another model's."""
-        fingerprint, num_images, packed = _opened(code, param)
+        fingerprint, num_images, packed = _decode(code, param)
         if fingerprint != self.fingerprint:
             raise InvalidRequest(
                 f"This style code is of a model with the fingerprint {fingerprint}; {self.model}, which this "
@@ -55,16 +55,16 @@ class StyleCodes:
                 param=param,
                 code="foreign_style_code",
             )
+        tokens = StyleTokens(packed, num_images)
         try:
-            tokens = StyleTokens(packed, num_images)
             self.check_tokens(tokens)
-        except ValueError as error:  # its checksum is right, so that nobody damaged it by accident
+        except ValueError as error:  # not damaged by accident: its checksum matches
             raise _damaged("its bits do not fit its model", param) from error
         return tokens
 
 
-def _opened(code: str, param: str | None) -> tuple[str, int, bytes]:
-    """Fingerprint, number of pictures and packed bits of a code whose characters are all as written."""
+def _decode(code: str, param: str | None) -> tuple[str, int, bytes]:
+    """Fingerprint, number of pictures and packed tokens of an unchanged code."""
     if not code.startswith(PREFIX):
         if is_code(code):
             raise _damaged(f"it is not of the version that begins with {PREFIX}", param)
@@ -74,12 +74,12 @@ def _opened(code: str, param: str | None) -> tuple[str, int, bytes]:
         raise _damaged("it holds characters that no code has", param)
     if len(text) > MAX_CODE_CHARS or len(text) % 4 == 1:
         raise _damaged(f"{len(code)} characters are not the length of a code", param)
-    sealed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    if len(sealed) < _HEADER.size + _CHECKSUM.size:
+    decoded = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    if len(decoded) < _HEADER.size + _CHECKSUM.size:
         raise _damaged("it is cut off", param)
-    content, checksum = sealed[: -_CHECKSUM.size], sealed[-_CHECKSUM.size :]
+    content, checksum = decoded[: -_CHECKSUM.size], decoded[-_CHECKSUM.size :]
     # The last character carries bits beyond the last byte, which decoding ignores: they count as well.
-    is_as_written = base64.urlsafe_b64encode(sealed).decode().rstrip("=") == text
+    is_as_written = base64.urlsafe_b64encode(decoded).decode().rstrip("=") == text
     if not is_as_written or _CHECKSUM.pack(zlib.crc32(content)) != checksum:
         raise _damaged("its checksum does not match, so characters were changed or lost", param)
     fingerprint, num_images = _HEADER.unpack_from(content)

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from service.access.api_key import ApiKey, Limits, digest_of, new_secret, read_line, write_line
 from service.access.keyring import ReloadingKeyring, read_keyring, require_guard
 from service.app import CannotStart, create_app
+from service.cli.main import cli
 from service.settings import Settings
 from tests.support.api_keys import Key, lines
 from tests.support.process import PATIENCE_SECONDS, ROOT, command
@@ -55,8 +57,8 @@ def test_a_line_reads_back_as_it_was_written(
 
 
 def test_a_line_without_limits_has_those_of_the_settings_and_none_lifts_them() -> None:
-    every, none = Key("every").line, Key("none").line + " requests=none images=5"
-    settings = Settings(api_keys=f"{every}\n{none}", requests_per_minute=60, images_per_minute=600)
+    limited, unlimited = Key("limited").line, Key("none").line + " requests=none images=5"
+    settings = Settings(api_keys=f"{limited}\n{unlimited}", requests_per_minute=60, images_per_minute=600)
     assert [key.limits for key in read_keyring(settings).api_keys] == [Limits(60, 600), Limits(None, 5)]
 
 
@@ -152,7 +154,7 @@ def test_a_broken_file_is_told_in_the_log_once_and_without_its_secrets(
     file.write_text(f"{key.line}\n{key.secret}")
     for _ in range(3):
         assert keyring.now.find(key.secret) is not None
-    (record,) = (each for each in caplog.records if "api_keys_unusable" in each.message)
+    (record,) = (record for record in caplog.records if "api_keys_unusable" in record.message)
     assert "Line 2 of" in record.message
     assert key.secret not in record.message
 
@@ -163,9 +165,9 @@ def test_a_key_that_is_added_or_removed_needs_no_restart(tmp_path: Path) -> None
     with serving(Settings(data_dir=tmp_path, api_keys_file=file), tiny_generator()) as server:
         server.wait_until_settled()
         with first.client(server) as old, second.client(server) as new:
-            assert [each.get("/v1/models").status_code for each in (old, new)] == [200, 401]
+            assert [client.get("/v1/models").status_code for client in (old, new)] == [200, 401]
             file.write_text(second.line)
-            assert [each.get("/v1/models").status_code for each in (old, new)] == [401, 200]
+            assert [client.get("/v1/models").status_code for client in (old, new)] == [401, 200]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "::1", "localhost"])
@@ -183,14 +185,8 @@ def test_without_keys_nobody_else_may_call_unless_that_is_said(host: str) -> Non
         require_guard(guarded, read_keyring(guarded))
 
 
-def atelier(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
-    )
-
-
 def test_the_command_prints_a_key_and_the_line_that_lets_it_in() -> None:
-    printed = atelier("keys", "new", "acme", "--tenant", "", "--images", "30").stdout
+    printed = CliRunner().invoke(cli, ["keys", "new", "acme", "--tenant", "", "--images", "30"]).stdout
     secret, line = (text.strip() for text in printed.splitlines() if text.startswith("  "))
     found = read_keyring(Settings(api_keys=line)).find(secret)
     assert found == ApiKey("acme", "", digest_of(secret), Limits(None, 30))
@@ -198,13 +194,16 @@ def test_the_command_prints_a_key_and_the_line_that_lets_it_in() -> None:
 
 
 def test_the_command_says_what_a_name_may_be() -> None:
-    refused = atelier("keys", "new", "my key")
-    assert (refused.returncode, refused.stdout) == (1, "")
+    refused = CliRunner().invoke(cli, ["keys", "new", "my key"])
+    assert (refused.exit_code, refused.stdout) == (1, "")
     assert "the name 'my key' must be 1 to 64 of A-Z" in refused.stderr
 
 
 def test_the_server_does_not_start_where_others_could_call_it_without_keys(tmp_path: Path) -> None:
-    refused = atelier("serve", "--host", "0.0.0.0", "--port", "0", "--data-dir", tmp_path)
+    arguments = command("serve", "--host", "0.0.0.0", "--port", "0", "--data-dir", tmp_path)
+    refused = subprocess.run(
+        arguments, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
     assert refused.returncode == 1
     assert "ATELIER_ALLOW_ANONYMOUS=true" in refused.stderr
     assert "Traceback" not in refused.stderr

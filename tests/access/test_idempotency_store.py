@@ -1,4 +1,4 @@
-"""Kept answers in Redis: claimed by one request, kept whole, let go of after a failure or a death."""
+"""Stored responses in Redis: claimed by one request, stored whole, released after a failure or a death."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import pytest
 from redis.asyncio import Redis
 from starlette.types import Message
 
-from service.access.idempotency_store import CLAIM, CLAIM_SECONDS, Answer, IdempotencyStore
+from service.access.idempotency_store import CLAIM, CLAIM_SECONDS, IdempotencyStore, StoredResponse
 from service.errors import IdempotencyKeyInUse, IdempotencyKeyReused, StoreUnavailable
 from service.http.middleware.idempotency import recording
 from service.metrics import Metrics
-from service.storage.embedded_valkey.server import EmbeddedServer
+from service.storage.embedded_valkey.server import EmbeddedValkey
 
 SCOPE = ("acme", "/v1/styles", "key")
-ANSWER = Answer(201, (("content-type", "text/plain"), ("x-odd", "\xff")), b"\x00\nbody")
+RESPONSE = StoredResponse(201, (("content-type", "text/plain"), ("x-odd", "\xff")), b"\x00\nbody")
 
 
-def kept_answers(redis: Redis, **more: Any) -> IdempotencyStore:
+def store_on(redis: Redis, **more: Any) -> IdempotencyStore:
     return IdempotencyStore(redis, metrics=Metrics(), seconds=600, **more)
 
 
 async def test_what_is_kept_comes_back_whole_from_any_replica_until_it_expires(redis: Redis) -> None:
-    async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f") as claim:
-        assert claim.answer is None
-        await claim.keep(ANSWER)
-    async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f") as claim:
-        assert claim.answer == ANSWER
+    async with store_on(redis).claim(scope=SCOPE, fingerprint="f") as claim:
+        assert claim.response is None
+        await claim.save(RESPONSE)
+    async with store_on(redis).claim(scope=SCOPE, fingerprint="f") as claim:
+        assert claim.response == RESPONSE
     with pytest.raises(IdempotencyKeyReused):
-        async with kept_answers(redis).claim(scope=SCOPE, fingerprint="g"):
+        async with store_on(redis).claim(scope=SCOPE, fingerprint="g"):
             pass
     (key,) = await redis.keys("atelier:answer:*")
     assert 590 < await redis.ttl(key) <= 600
@@ -40,7 +40,7 @@ async def test_what_is_kept_comes_back_whole_from_any_replica_until_it_expires(r
 
 async def test_a_claim_is_let_go_when_nothing_was_kept(redis: Redis) -> None:
     with pytest.raises(ZeroDivisionError):
-        async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f"):
+        async with store_on(redis).claim(scope=SCOPE, fingerprint="f"):
             raise ZeroDivisionError
     assert await redis.keys() == []
 
@@ -53,7 +53,7 @@ async def test_a_claim_is_renewed_while_it_is_held_and_ends_with_its_process(red
         await asleep.put(seconds)
         await turn.acquire()
 
-    async with kept_answers(redis, sleep=sleep).claim(scope=SCOPE, fingerprint="f"):
+    async with store_on(redis, sleep=sleep).claim(scope=SCOPE, fingerprint="f"):
         (key,) = await redis.keys()
         assert 0 < await redis.ttl(key) <= CLAIM_SECONDS
         assert await asleep.get() == CLAIM_SECONDS / 3
@@ -62,7 +62,7 @@ async def test_a_claim_is_renewed_while_it_is_held_and_ends_with_its_process(red
         await asleep.get()
         assert await redis.ttl(key) > 5
         with pytest.raises(IdempotencyKeyInUse):
-            async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f"):
+            async with store_on(redis).claim(scope=SCOPE, fingerprint="f"):
                 pass
 
 
@@ -73,8 +73,8 @@ class Stubborn(IdempotencyStore):
         super().__init__(redis, metrics=Metrics(), seconds=600, **more)
         self.is_trying = asyncio.Event()
 
-    async def tried(self, operation: Awaitable[object]) -> object:
-        trying = asyncio.ensure_future(super().tried(operation))
+    async def succeeds(self, operation: Awaitable[object]) -> bool:
+        trying = asyncio.ensure_future(super().succeeds(operation))
         self.is_trying.set()
         try:
             return await asyncio.shield(trying)
@@ -83,54 +83,54 @@ class Stubborn(IdempotencyStore):
 
 
 async def test_a_renewal_ends_with_its_request_even_if_its_cancellation_is_lost(
-    valkey: EmbeddedServer, redis: Redis
+    valkey: EmbeddedValkey, redis: Redis
 ) -> None:
     turn = asyncio.Semaphore(1)
 
     async def sleep(seconds: float) -> None:
         await turn.acquire()
 
-    answers = Stubborn(redis, sleep=sleep)
-    async with asyncio.timeout(30), answers.claim(scope=SCOPE, fingerprint="f"):
-        await answers.is_trying.wait()
+    store = Stubborn(redis, sleep=sleep)
+    async with asyncio.timeout(30), store.claim(scope=SCOPE, fingerprint="f"):
+        await store.is_trying.wait()
     assert await redis.keys() == []
 
 
 @pytest.mark.parametrize("fingerprint", ["f", "another"])
 async def test_a_claim_that_the_store_was_away_to_let_go_of_holds_up_no_next_request(
-    valkey: EmbeddedServer, redis: Redis, fingerprint: str
+    valkey: EmbeddedValkey, redis: Redis, fingerprint: str
 ) -> None:
-    answers = kept_answers(redis)
-    async with answers.claim(scope=SCOPE, fingerprint="f"):
+    store = store_on(redis)
+    async with store.claim(scope=SCOPE, fingerprint="f"):
         await valkey.stop()
     with pytest.raises(StoreUnavailable):
-        async with answers.claim(scope=SCOPE, fingerprint="f"):
+        async with store.claim(scope=SCOPE, fingerprint="f"):
             pass
     await valkey.start()
     assert await redis.keys() != []  # the claim is still there
-    async with answers.claim(scope=SCOPE, fingerprint=fingerprint) as claim:
-        assert claim.answer is None
+    async with store.claim(scope=SCOPE, fingerprint=fingerprint) as claim:
+        assert claim.response is None
         with pytest.raises(IdempotencyKeyInUse):
-            async with answers.claim(scope=SCOPE, fingerprint=fingerprint):
+            async with store.claim(scope=SCOPE, fingerprint=fingerprint):
                 pass
-        await claim.keep(ANSWER)
-    async with answers.claim(scope=SCOPE, fingerprint=fingerprint) as claim:
-        assert claim.answer == ANSWER
+        await claim.save(RESPONSE)
+    async with store.claim(scope=SCOPE, fingerprint=fingerprint) as claim:
+        assert claim.response == RESPONSE
 
 
-@pytest.mark.parametrize("late", ["keeps", "lets go"])
+@pytest.mark.parametrize("late", ["saves", "releases"])
 async def test_a_claim_that_was_lost_takes_nothing_from_the_one_that_came_after(
     redis: Redis, late: str
 ) -> None:
-    async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f") as lost:
+    async with store_on(redis).claim(scope=SCOPE, fingerprint="f") as lost:
         await redis.flushall()  # as if it had expired
-        async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f") as claim:
-            await (lost.keep(Answer(200, (), b"late")) if late == "keeps" else lost.let_go())
+        async with store_on(redis).claim(scope=SCOPE, fingerprint="f") as claim:
+            await (lost.save(StoredResponse(200, (), b"late")) if late == "saves" else lost.release())
             (key,) = await redis.keys()
             assert sorted(await redis.hgetall(key)) == [b"claim", b"fingerprint"]
-            await claim.keep(ANSWER)
-    async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f") as claim:
-        assert claim.answer == ANSWER
+            await claim.save(RESPONSE)
+    async with store_on(redis).claim(scope=SCOPE, fingerprint="f") as claim:
+        assert claim.response == RESPONSE
 
 
 async def test_a_claim_whose_confirmation_was_lost_is_sent_again_and_is_one_claim(redis: Redis) -> None:
@@ -141,29 +141,29 @@ async def test_a_claim_whose_confirmation_was_lost_is_sent_again_and_is_one_clai
 
 
 async def test_a_damaged_answer_is_forgotten(redis: Redis) -> None:
-    async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f") as claim:
-        await claim.keep(ANSWER)
+    async with store_on(redis).claim(scope=SCOPE, fingerprint="f") as claim:
+        await claim.save(RESPONSE)
     (key,) = await redis.keys()
     await redis.hset(key, "answer", b"damage")
-    async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f") as claim:
-        assert claim.answer is None
+    async with store_on(redis).claim(scope=SCOPE, fingerprint="f") as claim:
+        assert claim.response is None
 
 
 async def test_an_answer_over_the_bound_is_not_kept(redis: Redis) -> None:
-    async with kept_answers(redis, max_bytes=1000).claim(scope=SCOPE, fingerprint="f") as claim:
-        await claim.keep(Answer(200, (), bytes(1000)))
+    async with store_on(redis, max_bytes=1000).claim(scope=SCOPE, fingerprint="f") as claim:
+        await claim.save(StoredResponse(200, (), bytes(1000)))
     assert await redis.keys() == []
 
 
 async def test_an_answer_that_cannot_be_kept_is_no_error_and_a_claim_that_cannot_be_made_is(
-    redis: Redis, valkey: EmbeddedServer
+    redis: Redis, valkey: EmbeddedValkey
 ) -> None:
-    answers = kept_answers(redis)
-    async with answers.claim(scope=SCOPE, fingerprint="f") as claim:
+    store = store_on(redis)
+    async with store.claim(scope=SCOPE, fingerprint="f") as claim:
         await valkey.stop()
-        await claim.keep(ANSWER)
+        await claim.save(RESPONSE)
     with pytest.raises(StoreUnavailable, match="Try again shortly, or leave the header out"):
-        async with answers.claim(scope=SCOPE, fingerprint="f"):
+        async with store.claim(scope=SCOPE, fingerprint="f"):
             pass
 
 
@@ -180,7 +180,7 @@ async def test_a_stream_is_kept_before_its_end_is_sent_unless_it_failed(
         fields = await redis.hkeys(keys[0]) if keys else []
         when_sent.append("kept" if b"answer" in fields else "running" if keys else "free")
 
-    async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f") as claim:
+    async with store_on(redis).claim(scope=SCOPE, fingerprint="f") as claim:
         recorded = recording(claim, send)
         headers = [(b"content-type", b"text/event-stream")]
         await recorded({"type": "http.response.start", "status": 200, "headers": headers})
@@ -188,8 +188,8 @@ async def test_a_stream_is_kept_before_its_end_is_sent_unless_it_failed(
         await recorded({"type": "http.response.body", "body": event + b"data: {}\n\n", "more_body": True})
         await recorded({"type": "http.response.body", "body": b"", "more_body": False})
     assert when_sent == ["running", "running", "running", "kept" if is_kept else "free"]
-    async with kept_answers(redis).claim(scope=SCOPE, fingerprint="f") as claim:
-        assert (claim.answer is not None) == is_kept
-        if claim.answer is not None:
-            assert claim.answer.headers == (("content-type", "text/event-stream"),)
-            assert claim.answer.body == b"event: a\ndata: {}\n\n" + event + b"data: {}\n\n"
+    async with store_on(redis).claim(scope=SCOPE, fingerprint="f") as claim:
+        assert (claim.response is not None) == is_kept
+        if claim.response is not None:
+            assert claim.response.headers == (("content-type", "text/event-stream"),)
+            assert claim.response.body == b"event: a\ndata: {}\n\n" + event + b"data: {}\n\n"

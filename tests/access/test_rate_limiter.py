@@ -13,15 +13,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from service.access.rate_limiter import PAUSE_SECONDS, Rate, RateLimiter, Window
+from service.access.rate_limiter import PAUSE_SECONDS, RateLimit, RateLimiter, Window
 from service.metrics import Metrics
-from service.storage.embedded_valkey.server import EmbeddedServer
+from service.storage.embedded_valkey.server import EmbeddedValkey
 from tests.support.batcher import Clock
 
-FIVE = Rate("acme/requests", 5)
+FIVE = RateLimit("acme/requests", 5)
 
 
-async def taken(rates: RateLimiter, cost: int, rate: Rate = FIVE) -> bool:
+async def taken(rates: RateLimiter, cost: int, rate: RateLimit = FIVE) -> bool:
     return (await rates.take(rate, cost))[0]
 
 
@@ -59,7 +59,7 @@ async def test_replicas_count_together_and_keys_apart(redis: Redis) -> None:
         False
     ] * 2
     assert (await other.look(FIVE)).remaining == 0
-    assert await taken(one, 5, Rate("beta/requests", 5))
+    assert await taken(one, 5, RateLimit("beta/requests", 5))
     keys = await redis.keys("atelier:rate:*")
     assert keys == await redis.keys()
     for key in keys:
@@ -87,6 +87,7 @@ async def test_there_is_room_when_the_wait_is_over_and_not_before(redis: Redis, 
     assert not is_taken
     began, wait = time.monotonic(), window.wait_seconds(2)
     while not is_taken:
+        await asyncio.sleep(0.001)
         waited = time.monotonic() - began
         is_taken = await taken(rates, 2)
         assert is_taken or waited < wait
@@ -94,7 +95,7 @@ async def test_there_is_room_when_the_wait_is_over_and_not_before(redis: Redis, 
 
 
 async def test_without_redis_this_process_counts_alone_and_later_together_again(
-    valkey: EmbeddedServer, redis: Redis
+    valkey: EmbeddedValkey, redis: Redis
 ) -> None:
     clock, metrics = Clock(), Metrics()
     rates = RateLimiter(redis, metrics=metrics, clock=clock)
@@ -108,10 +109,10 @@ async def test_without_redis_this_process_counts_alone_and_later_together_again(
     clock.now += PAUSE_SECONDS
     assert not await taken(rates, 1)  # Redis still knows of five
     assert (await rates.look(FIVE)).remaining == 0
-    assert (await rates.look(Rate("beta/requests", 5))).remaining == 5
+    assert (await rates.look(RateLimit("beta/requests", 5))).remaining == 5
 
 
-async def test_a_redis_that_hangs_delays_one_request_and_not_each(valkey: EmbeddedServer) -> None:
+async def test_a_redis_that_hangs_delays_one_request_and_not_each(valkey: EmbeddedValkey) -> None:
     metrics = Metrics()
     async with Redis.from_url(valkey.url, socket_timeout=1000) as patient:
         rates = RateLimiter(patient, metrics=metrics, clock=Clock())

@@ -21,7 +21,7 @@ from service.model.infinity.backbone import Infinity
 from service.model.infinity.kv_cache import KVCache
 from service.model.schedule import Schedule
 from service.settings import Settings
-from service.storage.embedded_valkey.server import EmbeddedServer
+from service.storage.embedded_valkey.server import EmbeddedValkey
 from tests.http.test_error_handlers import error_of
 from tests.http.test_load import MoodyGenerator
 from tests.support.busy_server import GENERATIONS, metric
@@ -47,7 +47,7 @@ def served(folder: Path, generator: Generator, **settings: Any) -> Iterator[tupl
 
 
 async def test_a_store_that_goes_away_takes_only_cold_styles_with_it_until_it_is_back(
-    tmp_path: Path, valkey: EmbeddedServer
+    tmp_path: Path, valkey: EmbeddedValkey
 ) -> None:
     with served(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
         hot = upload(client, picture(90)).json()["id"]
@@ -67,7 +67,7 @@ async def test_a_store_that_goes_away_takes_only_cold_styles_with_it_until_it_is
 
 
 async def test_a_store_that_does_not_answer_is_given_up_in_time(
-    tmp_path: Path, valkey: EmbeddedServer
+    tmp_path: Path, valkey: EmbeddedValkey
 ) -> None:
     with served(tmp_path, tiny_generator(), redis_url=f"{valkey.url}?socket_timeout=0.3") as (_, client):
         assert valkey.pid is not None
@@ -83,7 +83,7 @@ async def test_a_store_that_does_not_answer_is_given_up_in_time(
 
 
 async def test_a_full_store_refuses_uploads_with_what_to_do_and_goes_on_drawing(
-    tmp_path: Path, valkey: EmbeddedServer, redis: Redis
+    tmp_path: Path, valkey: EmbeddedValkey, redis: Redis
 ) -> None:
     with served(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
         style = upload(client, picture(93)).json()["id"]
@@ -97,7 +97,7 @@ async def test_a_full_store_refuses_uploads_with_what_to_do_and_goes_on_drawing(
 
 
 async def test_a_damaged_feature_is_rebuilt_from_its_picture(
-    tmp_path: Path, valkey: EmbeddedServer, redis: Redis
+    tmp_path: Path, valkey: EmbeddedValkey, redis: Redis
 ) -> None:
     with served(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
         style = upload(client, picture(95)).json()["id"]

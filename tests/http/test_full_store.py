@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from service.storage.embedded_valkey.binary import find_binary
-from service.storage.embedded_valkey.disk_space import LOOK_SECONDS
-from service.storage.embedded_valkey.server import EmbeddedServer
-from service.styles.store import connect
+from service.storage.client import connect
+from service.storage.embedded_valkey.files import find_binary
+from service.storage.embedded_valkey.server import SPACE_CHECK_SECONDS, EmbeddedValkey
 from tests.http.test_error_handlers import error_of
 from tests.http.test_failures import draw, largest_file, served
 from tests.support.tiny import tiny_generator
@@ -27,13 +26,13 @@ UNLIMITED = resource.RLIM_INFINITY
 
 
 @pytest.fixture
-async def valkey(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+async def valkey(tmp_path: Path) -> AsyncIterator[EmbeddedValkey]:
     """A server to which a bound on the size of its files is a disk that is full, as `limit` sets it."""
     binary = tmp_path / "valkey"
     # Without the trap the kernel would end it at the first byte too much, instead of refusing that byte.
     binary.write_text(f"#!/bin/sh\ntrap '' XFSZ\nexec '{find_binary()}' \"$@\"\n")
     binary.chmod(0o700)
-    server = EmbeddedServer(tmp_path / "store", binary=binary)
+    server = EmbeddedValkey(tmp_path / "store", binary=binary)
     await server.start()
     try:
         yield server
@@ -41,18 +40,18 @@ async def valkey(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
         await server.stop()
 
 
-def limit(server: EmbeddedServer, num_bytes: int) -> None:
+def limit(server: EmbeddedValkey, num_bytes: int) -> None:
     assert server.pid is not None
     resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (num_bytes, UNLIMITED))
 
 
-def size_of_log(server: EmbeddedServer) -> int:
+def size_of_log(server: EmbeddedValkey) -> int:
     (log,) = server.folder.glob("appendonlydir/*.incr.aof")
     return log.stat().st_size
 
 
 async def test_a_redis_whose_disk_is_full_refuses_uploads_with_the_cure_and_goes_on_drawing(
-    tmp_path: Path, valkey: EmbeddedServer
+    tmp_path: Path, valkey: EmbeddedValkey
 ) -> None:
     async with connect(valkey.url) as redis:
         await redis.config_set(
@@ -68,12 +67,12 @@ async def test_a_redis_whose_disk_is_full_refuses_uploads_with_the_cure_and_goes
             assert draw(client, style=style).status_code == 200
             assert draw(client, style=style, size="96x64").status_code == 200  # its feature is not kept
             limit(valkey, UNLIMITED)
-            while upload(client, picture(98)).status_code != 201:  # Redis looks once a second
-                pass
+            while upload(client, picture(98)).status_code != 201:  # noqa: ASYNC110  # Redis looks once a second
+                await asyncio.sleep(0.05)
 
 
 async def test_a_store_whose_memory_is_full_lets_styles_go_and_takes_others_in_their_place(
-    tmp_path: Path, valkey: EmbeddedServer
+    tmp_path: Path, valkey: EmbeddedValkey
 ) -> None:
     async with connect(valkey.url) as redis:
         with served(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
@@ -87,7 +86,7 @@ async def test_a_store_whose_memory_is_full_lets_styles_go_and_takes_others_in_t
 
 
 async def test_the_embedded_store_is_read_while_its_disk_is_full_and_takes_uploads_once_there_is_room(
-    tmp_path: Path, valkey: EmbeddedServer
+    tmp_path: Path, valkey: EmbeddedValkey
 ) -> None:
     asleep: asyncio.Queue[float] = asyncio.Queue()
     gate = asyncio.Semaphore(0)
@@ -105,7 +104,7 @@ async def test_the_embedded_store_is_read_while_its_disk_is_full_and_takes_uploa
             limit(valkey, size_of_log(valkey))
             error = error_of(await asyncio.to_thread(upload, client, picture(98)), 503)
             assert error["code"] == "store_unavailable"
-            while await asleep.get() != LOOK_SECONDS:
+            while await asleep.get() != SPACE_CHECK_SECONDS:
                 gate.release()
             assert client.get(f"/v1/styles/{style['id']}").json() == style
             assert draw(client, style=style["id"], size="96x64").status_code == 200
@@ -113,11 +112,11 @@ async def test_the_embedded_store_is_read_while_its_disk_is_full_and_takes_uploa
                 error = error_of(await asyncio.to_thread(upload, client, picture(98)), 503)
                 assert "Make room" in error["message"]
             gate.release()
-            assert await asleep.get() == LOOK_SECONDS  # it looked, and there was none
+            assert await asleep.get() == SPACE_CHECK_SECONDS  # it looked, and there was none
         limit(valkey, UNLIMITED)
         gate.release()
-        while (await asyncio.to_thread(upload, client, picture(98))).status_code != 201:
-            pass
+        while (await asyncio.to_thread(upload, client, picture(98))).status_code != 201:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
         assert client.get(f"/v1/styles/{style['id']}").json() == style
     await valkey.stop()
     await keeper

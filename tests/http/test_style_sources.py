@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from service.settings import Settings
-from service.storage.embedded_valkey.server import EmbeddedServer
+from service.storage.embedded_valkey.server import EmbeddedValkey
 from tests.http.test_images import generate, images_of
 from tests.support.busy_server import metric
 from tests.support.server import serving
@@ -228,7 +228,7 @@ def test_any_other_kind_of_body_is_refused_with_what_each_kind_is_for(client: ht
 
 
 async def test_a_list_says_which_styles_the_model_has_not_read_and_asking_for_one_reads_it(
-    tmp_path: Path, valkey: EmbeddedServer
+    tmp_path: Path, valkey: EmbeddedValkey
 ) -> None:
     settings = Settings(data_dir=tmp_path, redis_url=valkey.url)
     with serving(settings, tiny_generator()) as server, server.client() as client:

@@ -146,7 +146,7 @@ def test_anothers_style_is_answered_as_one_that_never_was(acme: httpx.Client, be
             beta.post(GENERATIONS, json={"prompt": "a star", "style": id}),
             beta.get("/v1/styles", params={"after": id}),
         ]
-        return [(each.status_code, each.text.replace(id, "ID")) for each in asked]
+        return [(response.status_code, response.text.replace(id, "ID")) for response in asked]
 
     assert answers(style) == answers(never)
     assert [status for status, _ in answers(style)] == [404, 404, 404, 404, 400]
@@ -196,7 +196,7 @@ async def test_a_picture_and_a_feature_in_memory_or_lost_are_their_tenants_alone
     replica = Replica(redis)
     acme, beta = replica.store.of("acme"), replica.store.of("beta")
     style, _ = await acme.create(picture_of(1), name=None)
-    for size in (SMALL, LARGE):  # hot since it was created, and rebuilt from the picture
+    for size in (SMALL, LARGE):  # cached since it was created, and rebuilt from the picture
         feature = await acme.feature(style.id, size)
         assert feature.to_bytes() == feature_of(picture_of(1), size).to_bytes()
         for other in (beta, replica.store):

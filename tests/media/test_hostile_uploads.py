@@ -142,7 +142,7 @@ def test_a_rare_jpeg_is_refused(offset: int, value: int) -> None:
 
 MEASURE = """
 import resource, sys
-from service.media import read_picture
+from service.media.images import read_picture
 upload = sys.stdin.buffer.read()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 read_picture(upload, max_bytes=10 << 20, max_pixels=50_000_000)

@@ -17,16 +17,15 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
-from service.storage.embedded_valkey.binary import EmbeddedServerError
-from service.storage.embedded_valkey.lock import FileLock
-from service.storage.embedded_valkey.server import EmbeddedServer
+from service.storage.embedded_valkey.files import EmbeddedValkeyError, lock_file
+from service.storage.embedded_valkey.server import EmbeddedValkey
 from tests.support.valkey import running_server
 
 SERVICE = """
 import asyncio, pathlib, sys
-from service.styles.embedded import EmbeddedServer
+from service.storage.embedded_valkey.server import EmbeddedValkey
 async def main():
-    server = EmbeddedServer(pathlib.Path(sys.argv[1]))
+    server = EmbeddedValkey(pathlib.Path(sys.argv[1]))
     await server.start()
     print(server.pid, server._lifeline.pid, flush=True)
     await server.wait()
@@ -35,34 +34,34 @@ asyncio.run(main())
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+async def server(tmp_path: Path) -> AsyncIterator[EmbeddedValkey]:
     async with running_server(tmp_path) as server:
         yield server
 
 
-async def write(server: EmbeddedServer, key: str, value: bytes) -> None:
+async def write(server: EmbeddedValkey, key: str, value: bytes) -> None:
     async with Redis.from_url(server.url) as redis:
         await redis.set(key, value)
 
 
-async def read(server: EmbeddedServer, key: str) -> bytes | None:
+async def read(server: EmbeddedValkey, key: str) -> bytes | None:
     async with Redis.from_url(server.url) as redis:
         value = await redis.get(key)
         assert value is None or isinstance(value, bytes)
         return value
 
 
-def kill(server: EmbeddedServer) -> None:
+def kill(server: EmbeddedValkey) -> None:
     assert server.pid is not None
     os.kill(server.pid, signal.SIGKILL)
 
 
-def append_log(server: EmbeddedServer) -> Path:
+def append_log(server: EmbeddedValkey) -> Path:
     (path,) = server.folder.glob("appendonlydir/*.incr.aof")
     return path
 
 
-async def test_what_was_answered_survives_kill_9(server: EmbeddedServer) -> None:
+async def test_what_was_answered_survives_kill_9(server: EmbeddedValkey) -> None:
     await write(server, "a", b"1")
     kill(server)
     await server.wait()
@@ -71,7 +70,7 @@ async def test_what_was_answered_survives_kill_9(server: EmbeddedServer) -> None
     assert await read(server, "a") == b"1"
 
 
-async def test_every_write_is_forced_to_the_disk_before_it_is_answered(server: EmbeddedServer) -> None:
+async def test_every_write_is_forced_to_the_disk_before_it_is_answered(server: EmbeddedValkey) -> None:
     async with Redis.from_url(server.url) as redis:
         settings = await redis.config_get("append*", "maxmemory-policy", "save", "port")
     assert settings["appendonly"] == "yes"
@@ -83,7 +82,7 @@ async def test_every_write_is_forced_to_the_disk_before_it_is_answered(server: E
 
 @pytest.mark.parametrize("tail", ["half a command", "zeros", "half a command, then zeros"])
 async def test_a_tail_torn_by_a_power_cut_costs_only_what_was_not_answered(
-    server: EmbeddedServer, tail: str
+    server: EmbeddedValkey, tail: str
 ) -> None:
     await write(server, "a", b"1")
     await server.stop()
@@ -95,27 +94,34 @@ async def test_a_tail_torn_by_a_power_cut_costs_only_what_was_not_answered(
     assert await read(server, "b") is None
 
 
-async def test_a_log_damaged_otherwise_is_refused_with_what_the_server_said(server: EmbeddedServer) -> None:
+async def test_a_log_damaged_otherwise_is_refused_with_what_the_server_said(server: EmbeddedValkey) -> None:
     await server.stop()
     with append_log(server).open("ab") as file:
         file.write(b"neither a command nor zeros")
-    with pytest.raises(EmbeddedServerError, match=r"store\.log, ends with: .*Bad file format"):
+    with pytest.raises(EmbeddedValkeyError, match=r"store\.log, ends with: .*Bad file format"):
         await server.start()
 
 
 async def test_a_second_service_on_the_folder_is_refused_by_name(
-    server: EmbeddedServer, tmp_path: Path
+    server: EmbeddedValkey, tmp_path: Path
 ) -> None:
-    with pytest.raises(EmbeddedServerError, match=f"process {os.getpid()}.*another --data-dir"):
-        await EmbeddedServer(tmp_path).start()
+    with pytest.raises(EmbeddedValkeyError, match=f"process {os.getpid()}.*another --data-dir"):
+        await EmbeddedValkey(tmp_path).start()
     await write(server, "still", b"here")
 
 
-async def test_a_stopped_server_leaves_the_folder_to_the_next(server: EmbeddedServer, tmp_path: Path) -> None:
+async def test_a_stopped_server_leaves_the_folder_to_the_next(server: EmbeddedValkey, tmp_path: Path) -> None:
     await write(server, "a", b"1")
     await server.stop()
     async with running_server(tmp_path) as other:
         assert await read(other, "a") == b"1"
+
+
+def is_free(lock: Path) -> bool:
+    file = lock_file(lock)
+    if file is not None:
+        file.close()
+    return file is not None
 
 
 @contextmanager
@@ -130,7 +136,7 @@ def service_on(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int, int
     finally:
         service.kill()
         service.communicate()
-        if server_pid and not FileLock(folder / "store" / "server.lock").take():
+        if server_pid and not is_free(folder / "store" / "server.lock"):
             os.kill(server_pid, signal.SIGKILL)  # the test failed: leave nothing running
 
 
@@ -153,13 +159,13 @@ async def test_an_orphan_is_stopped_before_the_next_server_starts(tmp_path: Path
         os.kill(orphan_pid, 0)
         async with running_server(tmp_path) as server:
             assert server.pid != orphan_pid
-            assert not FileLock(tmp_path / "store" / "server.lock").take()
+            assert not is_free(tmp_path / "store" / "server.lock")
             assert f"pid={server.pid}" in (server.folder / "store.log").read_text()
     # The orphan ended in good order: it was asked, not killed.
     assert "bye bye" in (tmp_path / "store" / "store.previous.log").read_text()
 
 
-async def test_a_server_that_dies_is_started_again_with_growing_pauses(server: EmbeddedServer) -> None:
+async def test_a_server_that_dies_is_started_again_with_growing_pauses(server: EmbeddedValkey) -> None:
     pauses: asyncio.Queue[float] = asyncio.Queue()
     gate = asyncio.Semaphore(0)
 
@@ -195,21 +201,21 @@ async def test_any_folder_name_will_do(tmp_path: Path, name: str) -> None:
 
 async def test_a_folder_that_cannot_be_made_is_named_with_the_cure(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(EmbeddedServerError, match=r"cannot use .*file.*store .*ATELIER_REDIS_URL"):
-        await EmbeddedServer(tmp_path / "file").start()
+    with pytest.raises(EmbeddedValkeyError, match=r"cannot use .*file.*store .*ATELIER_REDIS_URL"):
+        await EmbeddedValkey(tmp_path / "file").start()
 
 
 async def test_a_binary_that_does_not_run_here_is_named_with_the_cure(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\x7fELF of another machine")
     (tmp_path / "binary").chmod(0o700)
-    broken = EmbeddedServer(tmp_path, binary=tmp_path / "binary")
-    with pytest.raises(EmbeddedServerError, match=r"binary cannot be run .*ATELIER_REDIS_URL"):
+    broken = EmbeddedValkey(tmp_path, binary=tmp_path / "binary")
+    with pytest.raises(EmbeddedValkeyError, match=r"binary cannot be run .*ATELIER_REDIS_URL"):
         await broken.start()
     async with running_server(tmp_path):
         pass  # the failed start gave the folder back
 
 
-async def test_only_this_user_may_reach_the_server(server: EmbeddedServer) -> None:
+async def test_only_this_user_may_reach_the_server(server: EmbeddedValkey) -> None:
     assert server.folder.stat().st_mode & 0o777 == 0o700
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(server.folder / "store.sock"))

@@ -1,4 +1,4 @@
-"""Style features: hot, kept or rebuilt; once for all who ask; served while the store is away."""
+"""Style features: cached, stored or rebuilt; once for concurrent requests; served without the store."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from service.errors import StoreUnavailable, StyleNotFound
-from service.storage.embedded_valkey.server import EmbeddedServer
-from service.styles.store import connect
+from service.storage.client import connect
+from service.storage.embedded_valkey.server import EmbeddedValkey
 from tests.support.styles import LARGE, SMALL, Replica, feature_of, picture_of
 
 
 @pytest.fixture
 async def style_id(redis: Redis) -> str:
-    """A style that another replica made: nothing of it is hot here."""
+    """A style that another replica made: nothing of it is cached here."""
     style, _ = await Replica(redis).store.create(picture_of(1), name=None)
     return style.id
 
@@ -117,8 +117,8 @@ async def test_a_deletion_by_another_replica_is_noticed_within_half_a_minute(
         await replica.store.feature(style_id, SMALL)
 
 
-async def test_while_the_store_is_away_hot_styles_are_served_and_all_else_says_so(
-    valkey: EmbeddedServer, redis: Redis, style_id: str
+async def test_while_the_store_is_away_cached_styles_are_served_and_all_else_says_so(
+    valkey: EmbeddedValkey, redis: Redis, style_id: str
 ) -> None:
     replica = Replica(redis)
     await replica.store.feature(style_id, SMALL)
@@ -176,13 +176,13 @@ async def test_a_full_store_refuses_new_styles_whole_and_still_deletes_and_serve
     assert await redis.keys() == [b"atelier:sequence"]
 
 
-async def test_only_the_features_used_last_are_hot(valkey: EmbeddedServer, redis: Redis) -> None:
-    replica = Replica(redis, max_hot=2)
+async def test_only_the_features_used_last_are_cached(valkey: EmbeddedValkey, redis: Redis) -> None:
+    replica = Replica(redis, max_features=2)
     ids = [(await replica.store.create(picture_of(i), name=None))[0].id for i in range(2)]
     await replica.store.feature(ids[0], SMALL)
     ids.append((await replica.store.create(picture_of(2), name=None))[0].id)
     await valkey.stop()
-    for hot in (ids[0], ids[2]):
-        await replica.store.feature(hot, SMALL)
+    for style_id in (ids[0], ids[2]):
+        await replica.store.feature(style_id, SMALL)
     with pytest.raises(StoreUnavailable):
         await replica.store.feature(ids[1], SMALL)

@@ -1,4 +1,4 @@
-"""What a style is made of: several pictures, words, a code; and what of it lasts on a real server."""
+"""What a style is made of: several pictures, a text, a code; and what of it lasts on a real server."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from safetensors.numpy import load, save
 from structlog.testing import capture_logs
 
 from service.errors import InvalidRequest, ServiceError, StoreUnavailable, StyleNotFound
-from service.model.style.feature import agreement, dominance, mean_of
-from service.storage.checksummed import FEATURE, PICTURE, seal
-from service.storage.embedded_valkey.server import EmbeddedServer
+from service.model.infinity.style import agreement
+from service.model.style.feature import dominance
+from service.storage.checksummed import FEATURE, PICTURE, add_checksum
+from service.storage.client import connect
+from service.storage.embedded_valkey.server import EmbeddedValkey
 from service.styles.extractor import StyleText
 from service.styles.record import Style
-from service.styles.store import connect
-from service.styles.style_code import StyleCodes
-from tests.support.styles import LARGE, SMALL, Replica, feature_of, feature_of_words, picture_of
+from service.styles.style_code import StyleCodec
+from tests.support.styles import LARGE, SMALL, Replica, feature_of, feature_of_text, mean_of, picture_of
 
 OTHER_MODEL = "fedcba9876543210"
 NEON = StyleText("neon on black", 0)
@@ -35,8 +36,8 @@ async def forget_features(redis: Redis) -> None:
 
 
 def code_of(style: Style) -> str:
-    assert style.reading is not None
-    return style.reading.code
+    assert style.analysis is not None
+    return style.analysis.code
 
 
 # --- several pictures ---------------------------------------------------------------------------------------
@@ -96,59 +97,59 @@ async def test_a_style_tells_its_spectrum_its_dominance_and_how_far_its_pictures
     pictures = [picture_of(i) for i in range(3)]
     style, _ = await replica.store.create(*pictures, name=None)
     mean = mean_of([feature_of(picture, SMALL) for picture in pictures])
-    assert style.reading is not None
-    assert np.allclose(style.reading.singular_values, mean.singular_values, rtol=1e-5)
-    assert style.reading.dominance == pytest.approx(dominance(mean), rel=1e-5)
-    assert style.reading.agreement == pytest.approx(agreement(mean), rel=1e-5)
+    assert style.analysis is not None
+    assert np.allclose(style.analysis.singular_values, mean.singular_values, rtol=1e-5)
+    assert style.analysis.dominance == pytest.approx(dominance(mean), rel=1e-5)
+    assert style.analysis.agreement == pytest.approx(agreement(mean), rel=1e-5)
     alone, _ = await replica.store.create(pictures[0], name=None)
-    assert alone.reading is not None
-    assert alone.reading.agreement is None
+    assert alone.analysis is not None
+    assert alone.analysis.agreement is None
 
 
-# --- words --------------------------------------------------------------------------------------------------
+# --- text ---------------------------------------------------------------------------------------------------
 
 
 async def test_words_become_a_style_without_pictures(replica: Replica) -> None:
-    style, is_new = await replica.store.create_from_words(NEON, name="neon")
+    style, is_new = await replica.store.create_from_text(NEON, name="neon")
     assert is_new
-    assert (style.source, style.words, style.num_images, style.image_width) == ("text", NEON, 0, None)
+    assert (style.source, style.source_text, style.num_images, style.image_width) == ("text", NEON, 0, None)
     assert await replica.store.get(style.id) == style
     feature = await replica.store.feature(style.id, SMALL)
-    assert feature.to_bytes() == feature_of_words(NEON, replica.extractor.fingerprint).to_bytes()
+    assert feature.to_bytes() == feature_of_text(NEON, replica.extractor.fingerprint).to_bytes()
     with pytest.raises(StyleNotFound, match="made without pictures"):
         await replica.store.picture(style.id)
 
 
 async def test_the_same_words_and_seed_are_the_same_style(replica: Replica) -> None:
-    style, _ = await replica.store.create_from_words(NEON, name="neon")
-    assert await replica.store.create_from_words(NEON, name="again") == (style, False)
-    assert replica.extractor.imagined == [NEON]
+    style, _ = await replica.store.create_from_text(NEON, name="neon")
+    assert await replica.store.create_from_text(NEON, name="again") == (style, False)
+    assert replica.extractor.extracted_texts == [NEON]
     for other in (StyleText("neon on black", 1), StyleText("neon on black ", 0)):
-        assert (await replica.store.create_from_words(other, name=None))[0].id != style.id
+        assert (await replica.store.create_from_text(other, name=None))[0].id != style.id
 
 
 async def test_words_that_were_read_once_are_not_read_again(replica: Replica, redis: Redis) -> None:
     """So that a style keeps its look, whatever becomes of the transformer."""
-    style, _ = await replica.store.create_from_words(NEON, name=None)
+    style, _ = await replica.store.create_from_text(NEON, name=None)
     await forget_features(redis)
     later = Replica(redis)
-    kept = feature_of_words(NEON, replica.extractor.fingerprint)
+    kept = feature_of_text(NEON, replica.extractor.fingerprint)
     for size in (SMALL, LARGE):
         restored = later.extractor.restore(kept.tokens, size)
         assert (await later.store.feature(style.id, size)).to_bytes() == restored.to_bytes()
-    assert later.extractor.imagined == []
+    assert later.extractor.extracted_texts == []
 
 
 async def test_another_model_reads_the_words_for_itself_once(replica: Replica, redis: Redis) -> None:
-    style, _ = await replica.store.create_from_words(NEON, name=None)
+    style, _ = await replica.store.create_from_text(NEON, name=None)
     newer = Replica(redis, fingerprint=OTHER_MODEL)
-    bits = feature_of_words(NEON, OTHER_MODEL).tokens
+    bits = feature_of_text(NEON, OTHER_MODEL).tokens
     feature = await newer.store.feature(style.id, LARGE)
     assert feature.to_bytes() == newer.extractor.restore(bits, LARGE).to_bytes()
     await forget_features(redis)
     later = Replica(redis, fingerprint=OTHER_MODEL)
     await later.store.feature(style.id, SMALL)
-    assert (newer.extractor.imagined, later.extractor.imagined) == ([NEON], [])
+    assert (newer.extractor.extracted_texts, later.extractor.extracted_texts) == ([NEON], [])
     assert code_of(await newer.store.get(style.id)) != code_of(style)
     assert await replica.store.get(style.id) == style
 
@@ -157,7 +158,7 @@ async def test_another_model_reads_the_words_for_itself_once(replica: Replica, r
 
 
 async def test_a_code_draws_on_a_replica_whose_store_is_empty_and_away(
-    valkey: EmbeddedServer, replica: Replica
+    valkey: EmbeddedValkey, replica: Replica
 ) -> None:
     style, _ = await replica.store.create(picture_of(1), picture_of(2), name=None)
     feature = await replica.store.feature(style.id, SMALL)
@@ -169,7 +170,7 @@ async def test_a_code_draws_on_a_replica_whose_store_is_empty_and_away(
             assert restored.to_bytes() == feature.to_bytes()
         assert (await other.store.feature(code_of(style), LARGE)).extent != feature.extent
         described = await other.store.get(code_of(style))
-        assert (described.reading, described.created) == (style.reading, None)
+        assert (described.analysis, described.created) == (style.analysis, None)
         assert [other.count(result) for result in ("hit", "miss", "rebuilt")] == [2, 2, 0]
         assert other.num_errors() == 0
 
@@ -208,12 +209,12 @@ async def test_a_code_can_be_kept_as_a_style_of_its_own(replica: Replica, redis:
     kept, is_new = await replica.store.create_from_code(code_of(made), name="from afar")
     assert is_new
     assert kept.id != made.id
-    assert (kept.source, kept.num_images, kept.reading) == ("code", 2, made.reading)
+    assert (kept.source, kept.num_images, kept.analysis) == ("code", 2, made.analysis)
     assert await replica.store.create_from_code(code_of(made), name=None) == (kept, False)
     await forget_features(redis)
     other = Replica(redis)
     expected = other.extractor.restore(
-        mean_of([feature_of(picture_of(i), SMALL) for i in (1, 2)]).counts, LARGE
+        mean_of([feature_of(picture_of(i), SMALL) for i in (1, 2)]).tokens, LARGE
     )
     assert (await other.store.feature(kept.id, LARGE)).to_bytes() == expected.to_bytes()
 
@@ -223,7 +224,7 @@ async def test_another_model_says_that_it_cannot_draw_in_a_kept_code(replica: Re
     kept, _ = await replica.store.create_from_code(code_of(made), name="from afar")
     newer = Replica(redis, fingerprint=OTHER_MODEL)
     seen = await newer.store.get(kept.id)
-    assert (seen.name, seen.reading) == ("from afar", None)
+    assert (seen.name, seen.analysis) == ("from afar", None)
     with pytest.raises(InvalidRequest, match="another model") as caught:
         await newer.store.feature(kept.id, SMALL)
     assert (caught.value.code, caught.value.param) == ("foreign_style_code", "style")
@@ -241,7 +242,7 @@ async def test_name_and_metadata_can_be_changed_and_taken_away(replica: Replica)
     assert (noted.name, noted.metadata) == ("rushes", {"ü": "", "to": "you"})
     assert await store.change(style.id) == noted == await store.get(style.id)
     bare = await store.change(style.id, name=None, metadata=None)
-    assert (bare.name, bare.metadata, bare.reading) == (None, {}, style.reading)
+    assert (bare.name, bare.metadata, bare.analysis) == (None, {}, style.analysis)
     with pytest.raises(StyleNotFound):
         await store.change("sty_" + "a" * 26, name="x")
 
@@ -258,13 +259,13 @@ async def test_deleting_leaves_nothing_behind_of_any_kind_of_style(replica: Repl
     pictures, _ = await replica.store.create(
         *(picture_of(i) for i in range(10)), name="x", metadata={"a": "b"}
     )
-    words, _ = await replica.store.create_from_words(NEON, name=None)
+    text, _ = await replica.store.create_from_text(NEON, name=None)
     code, _ = await replica.store.create_from_code(code_of(pictures), name=None)
-    for style in (pictures, words, code):
+    for style in (pictures, text, code):
         await replica.store.feature(style.id, LARGE)
         await replica.store.change(style.id, name="y")
     assert len(await redis.keys("atelier:picture:*")) == 10
-    for style in (pictures, words, code):
+    for style in (pictures, text, code):
         await replica.store.delete(style.id)
         assert [key for key in await redis.keys() if style.id.encode() in key] == []
     assert await redis.keys() == [b"atelier:sequence"]
@@ -278,7 +279,7 @@ async def write_as_the_first_version_did(redis: Redis) -> str:
     arrays = load(feature_of(picture, SMALL).to_bytes())
     del arrays["num_images"]
     feature_key = f"atelier:feature:{style_id}:0123456789abcdef:64x64"
-    await redis.set(f"atelier:picture:{style_id}:0", seal(PICTURE, picture.content))
+    await redis.set(f"atelier:picture:{style_id}:0", add_checksum(PICTURE, picture.content))
     await redis.hset(
         f"atelier:style:{style_id}",
         mapping={
@@ -291,7 +292,7 @@ async def write_as_the_first_version_did(redis: Redis) -> str:
             "name": "reeds",
         },
     )
-    await redis.set(feature_key, seal(FEATURE, save(arrays)), ex=1000)
+    await redis.set(feature_key, add_checksum(FEATURE, save(arrays)), ex=1000)
     await redis.sadd(f"atelier:features:{style_id}", feature_key)
     await redis.zadd("atelier:index", {style_id: await redis.incr("atelier:sequence")})
     return style_id
@@ -302,11 +303,11 @@ async def test_a_style_of_the_first_version_goes_on_and_gets_its_code_when_it_is
 ) -> None:
     style_id = await write_as_the_first_version_did(redis)
     (listed,) = (await replica.store.list(limit=1, after=None, order="asc")).styles
-    assert (listed.id, listed.name, listed.source, listed.reading) == (style_id, "reeds", "images", None)
+    assert (listed.id, listed.name, listed.source, listed.analysis) == (style_id, "reeds", "images", None)
     style = await replica.store.get(style_id)
     assert replica.extractor.seen == []  # its kept feature is read as well
     feature = feature_of(picture_of(1), SMALL)
-    codes = StyleCodes("tiny", "0123456789abcdef", replica.extractor.style_shape)
+    codes = StyleCodec("tiny", "0123456789abcdef", replica.extractor.check_tokens)
     assert code_of(style) == codes.write(feature.tokens)
     assert (await Replica(redis).store.list(limit=1, after=None, order="asc")).styles == (style,)
     assert (await replica.store.feature(style_id, SMALL)).to_bytes() == feature.to_bytes()
@@ -318,12 +319,12 @@ async def test_a_style_of_the_first_version_goes_on_and_gets_its_code_when_it_is
 async def test_a_full_store_shows_a_reading_that_it_cannot_keep(replica: Replica, redis: Redis) -> None:
     style_id = await write_as_the_first_version_did(redis)
     await redis.config_set("maxmemory", "1mb")
-    assert (await replica.store.get(style_id)).reading is not None
+    assert (await replica.store.get(style_id)).analysis is not None
     with pytest.raises(StoreUnavailable, match="full"):
         await replica.store.change(style_id, name="x")
     await redis.config_set("maxmemory", "0")
     (listed,) = (await replica.store.list(limit=1, after=None, order="asc")).styles
-    assert listed.reading is None
+    assert listed.analysis is None
 
 
 @pytest.mark.parametrize(
@@ -340,26 +341,26 @@ async def test_a_full_store_shows_a_reading_that_it_cannot_keep(replica: Replica
 async def test_a_damaged_field_is_named_and_repaired_by_the_words(
     replica: Replica, redis: Redis, field: str, value: str
 ) -> None:
-    style, _ = await replica.store.create_from_words(NEON, name=None)
+    style, _ = await replica.store.create_from_text(NEON, name=None)
     await redis.hset(f"atelier:style:{style.id}", field, value)
     with pytest.raises(ServiceError, match=r"record of style .* is damaged") as caught:
         await replica.store.get(style.id)
     assert caught.value.code == "style_damaged"
-    assert (await replica.store.create_from_words(NEON, name=None))[0] == style
+    assert (await replica.store.create_from_text(NEON, name=None))[0] == style
     assert await replica.store.get(style.id) == style
 
 
 async def test_a_damaged_code_in_a_record_is_named_and_repaired_by_the_words(
     replica: Replica, redis: Redis
 ) -> None:
-    style, _ = await replica.store.create_from_words(NEON, name=None)
+    style, _ = await replica.store.create_from_text(NEON, name=None)
     key = f"atelier:style:{style.id}"
-    assert style.reading is not None
-    damaged = replace(style.reading, code="sc1_AAAA")
+    assert style.analysis is not None
+    damaged = replace(style.analysis, code="sc1_AAAA")
     await redis.hset(key, "reading:0123456789abcdef", damaged.to_json())
     await forget_features(redis)
     with capture_logs() as logs, pytest.raises(ServiceError, match=r"stored code of style .* is damaged"):
         await Replica(redis).store.feature(style.id, SMALL)
     assert "cut off" in logs[0]["reason"]
-    assert await replica.store.create_from_words(NEON, name=None) == (style, False)
+    assert await replica.store.create_from_text(NEON, name=None) == (style, False)
     assert await replica.store.get(style.id) == style

@@ -15,12 +15,11 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from service.errors import InvalidRequest, ServiceError, StyleNotFound
-from service.storage.checksummed import FEATURE, PICTURE, seal, unseal
-from service.storage.embedded_valkey.server import EmbeddedServer
-from service.styles.analysis import Reading
+from service.storage.checksummed import FEATURE, PICTURE, add_checksum, verify_checksum
+from service.storage.client import connect
+from service.storage.embedded_valkey.server import EmbeddedValkey
 from service.styles.extractor import StyleText
-from service.styles.record import Style, from_hash, is_style_id, style_id_of, to_hash
-from service.styles.store import connect
+from service.styles.record import Style, StyleAnalysis, from_hash, is_style_id, style_id_of, to_hash
 from tests.support.styles import LARGE, SMALL, Replica, feature_of, picture_of
 
 
@@ -41,7 +40,7 @@ async def test_a_picture_becomes_a_style_that_can_be_read_back(replica: Replica)
     assert is_new
     assert is_style_id(style.id)
     assert style == Style(
-        style.id, "reeds", 1_700_000_000, 1, 24, 20, picture.media_type, reading=style.reading
+        style.id, "reeds", 1_700_000_000, 1, 24, 20, picture.media_type, analysis=style.analysis
     )
     assert await replica.store.get(style.id) == style
     assert await replica.store.picture(style.id) == picture.content
@@ -70,7 +69,7 @@ def test_an_id_once_given_out_never_changes() -> None:
     assert style_id_of(["ab" * 32]) == "sty_lczb64ttqkp5qy777m54kwto2g"
 
 
-async def test_what_was_created_survives_kill_9(valkey: EmbeddedServer, replica: Replica) -> None:
+async def test_what_was_created_survives_kill_9(valkey: EmbeddedValkey, replica: Replica) -> None:
     picture = picture_of(1)
     style, _ = await replica.store.create(picture, name="reeds")
     assert valkey.pid is not None
@@ -236,29 +235,29 @@ PICTURES: Fields = {
     "image_height": st.integers(0, 2048),
     "image_media_type": st.text(),
 }
-WORDS: Fields = {
+TEXT: Fields = {
     "num_images": st.just(0),
-    "words": st.builds(StyleText, st.text(), st.integers(0, 2**32 - 1)),
+    "source_text": st.builds(StyleText, st.text(), st.integers(0, 2**32 - 1)),
 }
 CODE: Fields = {"num_images": st.integers(1, 255)}
-READINGS = st.builds(
-    Reading,
+ANALYSES = st.builds(
+    StyleAnalysis,
     code=st.text(),
-    singular_values=st.lists(st.floats(0, 1e6)).map(tuple),
+    singular_values=st.lists(st.floats(0, 1e6), max_size=8).map(tuple),
     dominance=st.floats(0, 1),
     agreement=st.none() | st.floats(-1, 1),
 )
 
 
 @given(
-    st.sampled_from((PICTURES, WORDS, CODE)).flatmap(
+    st.sampled_from((PICTURES, TEXT, CODE)).flatmap(
         lambda source: st.builds(
             Style,
             id=st.just("sty_x"),
             name=st.none() | st.text(),
             created=st.integers(0, 2**40),
-            metadata=st.dictionaries(st.text(), st.text()),
-            reading=st.none() | READINGS,
+            metadata=st.dictionaries(st.text(max_size=16), st.text(max_size=16), max_size=4),
+            analysis=st.none() | ANALYSES,
             **source,
         )
     )
@@ -266,17 +265,17 @@ READINGS = st.builds(
 def test_a_record_reads_back_as_it_was_written(style: Style) -> None:
     fields = {name.encode(): str(value).encode() for name, value in to_hash(style, "abc").items()}
     assert from_hash(style.id, fields, "abc") == style
-    assert from_hash(style.id, fields, "def") == replace(style, reading=None)
+    assert from_hash(style.id, fields, "def") == replace(style, analysis=None)
 
 
 @given(st.binary(max_size=64), st.data())
 def test_a_seal_shows_any_changed_or_missing_byte(content: bytes, draw: st.DataObject) -> None:
-    sealed = seal(FEATURE, content)
-    assert unseal(FEATURE, sealed) == content
+    stored = add_checksum(FEATURE, content)
+    assert verify_checksum(FEATURE, stored) == content
     with pytest.raises(ValueError, match="begins with"):
-        unseal(PICTURE, sealed)
-    at = draw.draw(st.integers(0, len(sealed) - 1))
-    changed = sealed[:at] + bytes([sealed[at] ^ draw.draw(st.integers(1, 255))]) + sealed[at + 1 :]
-    for damaged in (changed, sealed[:at]):
+        verify_checksum(PICTURE, stored)
+    at = draw.draw(st.integers(0, len(stored) - 1))
+    changed = stored[:at] + bytes([stored[at] ^ draw.draw(st.integers(1, 255))]) + stored[at + 1 :]
+    for damaged in (changed, stored[:at]):
         with pytest.raises(ValueError, match=r"begins with|checksum|too few"):
-            unseal(FEATURE, damaged)
+            verify_checksum(FEATURE, damaged)

@@ -37,9 +37,15 @@ def feature_of(picture: Picture, size: Size) -> StyleFeature:
     return _decomposed([int(picture.digest[:15], 16), size.width])
 
 
-def feature_of_words(words: StyleText, fingerprint: str) -> StyleFeature:
-    """Decomposed for real, from bits that the words, the seed and the model decide."""
-    return _decomposed([*words.text.encode(), words.seed, int(fingerprint, 16)])
+def feature_of_text(text: StyleText, fingerprint: str) -> StyleFeature:
+    """Decomposed for real, from bits that the text, the seed and the model decide."""
+    return _decomposed([*text.text.encode(), text.seed, int(fingerprint, 16)])
+
+
+def mean_of(features: Sequence[StyleFeature]) -> StyleFeature:
+    first = features[0]
+    tokens = combine([feature.tokens for feature in features], *STYLE_SHAPE)
+    return decompose(tokens, first.grids, first.extent, STYLE_SHAPE[1])
 
 
 def _decomposed(seed: list[int]) -> StyleFeature:
@@ -54,7 +60,7 @@ class Extractor:
 
     def __init__(self, name: str = "tiny", fingerprint: str = "0123456789abcdef") -> None:
         self.name, self.fingerprint = name, fingerprint
-        self.imagined: list[StyleText] = []
+        self.extracted_texts: list[StyleText] = []
         self.seen: list[tuple[Picture, Size]] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -71,16 +77,14 @@ class Extractor:
         combine([tokens], *STYLE_SHAPE)
 
     def combine(self, features: Sequence[StyleFeature], size: Size) -> StyleFeature:
-        first = features[0]
-        tokens = combine([feature.tokens for feature in features], *STYLE_SHAPE)
-        return decompose(tokens, first.grids, first.extent, STYLE_SHAPE[1])
+        return mean_of(features)
 
     def agreement(self, feature: StyleFeature) -> float | None:
         return agreement(feature)
 
-    async def imagine(self, words: StyleText, stages: StageTimer) -> StyleFeature:
-        self.imagined.append(words)
-        return feature_of_words(words, self.fingerprint)
+    async def extract_text(self, text: StyleText, stages: StageTimer) -> StyleFeature:
+        self.extracted_texts.append(text)
+        return feature_of_text(text, self.fingerprint)
 
     async def extract(self, picture: Picture, size: Size, stages: StageTimer) -> StyleFeature:
         self.seen.append((picture, size))
@@ -104,13 +108,15 @@ class Clock:
 class Replica:
     """One process of the service, as far as its store is concerned: nothing shared but Redis."""
 
-    def __init__(self, redis: Redis, *, fingerprint: str = "0123456789abcdef", max_hot: int = 512) -> None:
+    def __init__(
+        self, redis: Redis, *, fingerprint: str = "0123456789abcdef", max_features: int = 512
+    ) -> None:
         self.extractor, self.metrics, self.clock = Extractor(fingerprint=fingerprint), Metrics(), Clock()
         self.store = StyleStore(
             redis,
-            reader=self.extractor,
+            extractor=self.extractor,
             metrics=self.metrics,
-            max_hot=max_hot,
+            max_cached_features=max_features,
             clock=self.clock,
         )
 

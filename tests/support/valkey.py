@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from service.storage.embedded_valkey.server import EmbeddedServer
+from service.storage.embedded_valkey.server import EmbeddedValkey
 
 
 @asynccontextmanager
-async def running_server(folder: Path) -> AsyncIterator[EmbeddedServer]:
+async def running_server(folder: Path) -> AsyncIterator[EmbeddedValkey]:
     """A server that answers, on `folder`; stopped afterwards, whatever the test did to it."""
-    server = EmbeddedServer(folder)
+    server = EmbeddedValkey(folder)
     await server.start()
     try:
         yield server

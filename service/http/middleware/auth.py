@@ -13,7 +13,7 @@ from service.access.keyring import ReloadingKeyring
 from service.errors import InvalidApiKey
 from service.http.error_handlers import error_response
 from service.metrics import Metrics
-from service.styles.record import NAMELESS
+from service.storage.schema import NO_TENANT
 
 # What needs no key is harmless to know, and asked for by machines that have none: whether the service lives
 # and is ready, which version it is, what it counts (no prompt, style or key among it), its documentation.
@@ -70,7 +70,7 @@ class Caller:
 
     @property
     def tenant(self) -> str:
-        return NAMELESS if self.api_key is None else self.api_key.tenant
+        return NO_TENANT if self.api_key is None else self.api_key.tenant
 
 
 def caller_of(scope: Scope) -> Caller:

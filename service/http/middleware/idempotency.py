@@ -1,4 +1,4 @@
-"""Idempotency: the same POST with the same Idempotency-Key again gets the answer it got, and no new image."""
+"""Idempotency: a POST sent again with its Idempotency-Key gets the first response, and no new image."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.access.idempotency_store import HEADER, Answer, Claim
+from service.access.idempotency_store import HEADER, Claim, StoredResponse
 from service.errors import (
     ClientDisconnected,
     IdempotencyKeyInUse,
@@ -46,17 +47,17 @@ async def _documented(
         ),
     ] = None,
 ) -> None:
-    """Only tells the document of the header, which the middleware has read by then."""
+    """Only adds the header to the OpenAPI document; the middleware has read it by then."""
 
 
 IDEMPOTENT = Depends(_documented)
 
 
 class Idempotency:
-    """Middleware: answers a POST that was answered before as it was answered then.
+    """Middleware: sends the stored response to a POST that was answered before.
 
-    Only successes are kept. After any failure the same key may be sent again, with another body too: the
-    client will have been told what to change, or to try again.
+    Only successes are stored. After a failure the same key may be sent again, with another body too: the
+    client has been told what to change, or to try again.
     """
 
     def __init__(self, app: ASGIApp, readiness: Readiness) -> None:
@@ -68,69 +69,60 @@ class Idempotency:
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in PATHS:
             key = Headers(scope=scope).get(HEADER)
             if parts is not None and key is not None:  # else the route says that the service is not ready
-                await self._answer(parts, key, scope, receive, send)
+                try:
+                    await self._respond(parts, key, scope, receive, send)
+                except ServiceError as error:  # the app's own are answered within it
+                    if isinstance(error, IdempotencyKeyInUse | IdempotencyKeyReused):
+                        parts.metrics.refusals.labels(reason=error.code).inc()
+                    await error_response(error)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
-    async def _answer(self, parts: Parts, key: str, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            if not _KEY.fullmatch(key):
-                raise InvalidRequest(
-                    f"{HEADER} must be 1 to {MAX_KEY_CHARS} characters of ASCII without blanks.", param=HEADER
-                )
-            account: RequestTrace = scope["state"]["account"]
-            with account.stage("upload"):
-                body = await _read(receive)
-            claiming = parts.answers.claim(
-                scope=[caller_of(scope).tenant, scope["path"], key], fingerprint=_fingerprint(scope, body)
+    async def _respond(self, parts: Parts, key: str, scope: Scope, receive: Receive, send: Send) -> None:
+        if not _KEY.fullmatch(key):
+            raise InvalidRequest(
+                f"{HEADER} must be 1 to {MAX_KEY_CHARS} characters of ASCII without blanks.", param=HEADER
             )
-            async with AsyncExitStack() as stack:
-                with account.stage("store"):
-                    claim = await stack.enter_async_context(claiming)
-                if claim.answer is not None:
-                    account.fields["replayed"] = True
-                    await _replay(claim.answer, send)
-                else:
-                    await self.app(scope, _given_back(body, receive), recording(claim, send))
-        except ServiceError as error:  # the app's own are answered within it
-            if isinstance(error, IdempotencyKeyInUse | IdempotencyKeyReused):
-                parts.metrics.refusals.labels(reason=error.code).inc()
-            await error_response(error)(scope, receive, send)
+        trace: RequestTrace = scope["state"]["account"]
+        with trace.stage("upload"):
+            body = await _read(scope, receive)
+        claiming = parts.answers.claim(
+            scope=[caller_of(scope).tenant, scope["path"], key], fingerprint=_fingerprint(scope, body)
+        )
+        async with AsyncExitStack() as stack:
+            with trace.stage("store"):
+                claim = await stack.enter_async_context(claiming)
+            if claim.response is None:
+                await self.app(scope, _receive_again(body, receive), recording(claim, send))
+            else:
+                trace.fields["replayed"] = True
+                await _replay(claim.response, send)
 
 
-async def _read(receive: Receive) -> bytes:
-    """The whole body, bounded by BodyLimit; ClientDisconnected when it does not all come."""
-    chunks, more = [], True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnected("The client closed the connection.")
-        chunks.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    return b"".join(chunks)
+async def _read(scope: Scope, receive: Receive) -> bytes:
+    try:
+        return await Request(scope, receive).body()
+    except ClientDisconnect as error:
+        raise ClientDisconnected("The client closed the connection.") from error
 
 
-def _given_back(body: bytes, receive: Receive) -> Receive:
+def _receive_again(body: bytes, receive: Receive) -> Receive:
     """Receives the body that was read, then whatever comes."""
-    is_given = False
+    unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def given() -> Message:
-        nonlocal is_given
-        if is_given:
-            return await receive()
-        is_given = True
-        return {"type": "http.request", "body": body, "more_body": False}
+    async def receive_again() -> Message:
+        return unread.pop() if unread else await receive()
 
-    return given
+    return receive_again
 
 
 def recording(claim: Claim, send: Send) -> Send:
-    """Sends on. Before the last byte goes out, a success is kept or the key is free again: who has it all may
-    ask again at once.
+    """A `send` that, before the last byte, stores a success or releases the key: a client that has received
+    everything may send the key again at once.
     """
     status, headers, body = 0, Headers(), bytearray()
 
-    async def recorded(message: Message) -> None:
+    async def send_and_record(message: Message) -> None:
         nonlocal status, headers
         if message["type"] == "http.response.start":
             status, headers = message["status"], Headers(raw=message["headers"])
@@ -138,21 +130,21 @@ def recording(claim: Claim, send: Send) -> Send:
             body.extend(message.get("body", b""))
             if not message.get("more_body", False):
                 if 200 <= status < 300 and not _FAILED_STREAM.search(body):
-                    await claim.keep(Answer(status, tuple(headers.items()), bytes(body)))
-                await claim.let_go()
+                    await claim.save(StoredResponse(status, tuple(headers.items()), bytes(body)))
+                await claim.release()
         await send(message)
 
-    return recorded
+    return send_and_record
 
 
-async def _replay(answer: Answer, send: Send) -> None:
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
-    await send({"type": "http.response.start", "status": answer.status, "headers": [*headers, REPLAYED]})
-    await send({"type": "http.response.body", "body": answer.body})
+async def _replay(response: StoredResponse, send: Send) -> None:
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+    await send({"type": "http.response.start", "status": response.status, "headers": [*headers, REPLAYED]})
+    await send({"type": "http.response.body", "body": response.body})
 
 
 def _fingerprint(scope: Scope, body: bytes) -> str:
-    """What tells two requests apart: the body, what it says it is, and the form of answer it wants."""
+    """What identifies a request: its body, content type, accepted type and query."""
     headers = Headers(scope=scope)
     kind, parameters = parse_options_header(headers.get("content-type", ""))
     if kind.decode("latin-1").lower() == MULTIPART:

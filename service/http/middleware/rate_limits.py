@@ -10,7 +10,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access.api_key import ApiKey
-from service.access.rate_limiter import Rate, Window
+from service.access.rate_limiter import RateLimit, Window
 from service.errors import InvalidRequest, RateLimitExceeded
 from service.http.dependencies import Parts, Readiness
 from service.http.error_handlers import error_response
@@ -25,11 +25,11 @@ class Allowance:
     def __init__(self, parts: Parts | None, api_key: ApiKey | None) -> None:
         self._parts = parts
         self._windows: dict[str, Window] = {}
-        self._rates: dict[str, Rate] = {}
+        self._rates: dict[str, RateLimit] = {}
         if parts is not None and api_key is not None:
             limits = {"requests": api_key.limits.requests, "images": api_key.limits.images}
             self._rates = {
-                kind: Rate(f"{api_key.name}/{kind}", limit)
+                kind: RateLimit(f"{api_key.name}/{kind}", limit)
                 for kind, limit in limits.items()
                 if limit is not None
             }

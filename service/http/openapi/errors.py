@@ -88,8 +88,8 @@ FAILURES = {
     ),
     "idempotency_key_in_use": Failure(
         "The first request with this Idempotency-Key is still running.",
-        "The first request with this Idempotency-Key is still running. Send it again shortly, and its answer "
-        "will be yours.",
+        "The first request with this Idempotency-Key is still running. Send it again shortly to get "
+        "its response.",
         "Idempotency-Key",
     ),
     "payload_too_large": Failure(
@@ -108,8 +108,8 @@ FAILURES = {
     ),
     "idempotency_key_reused": Failure(
         "Another request came with this Idempotency-Key before.",
-        "This Idempotency-Key came with another request before. Send what you sent then, or choose a new key "
-        "for what is new.",
+        "This Idempotency-Key was sent with another request before. Send the same request again, or choose a "
+        "new key for a new one.",
         "Idempotency-Key",
     ),
     "rate_limit_exceeded": Failure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ import openai
 import pytest
 
 from service.settings import Settings
-from service.storage.embedded_valkey.server import EmbeddedServer
+from service.storage.embedded_valkey.server import EmbeddedValkey
 from tests.support.api_keys import Key, lines
 from tests.support.gated_generator import GatedGenerator
 from tests.support.server import Running, serving
@@ -163,7 +164,7 @@ def test_the_sdk_raises_its_class_and_by_itself_comes_again_for_the_answer(
             generate(0)
         again = threads.submit(generate, 5)
         while 'refusals_total{reason="idempotency_key_in_use"} 2.0' not in client.get("/metrics").text:
-            pass
+            time.sleep(0.01)
         generator.open()
         assert again.result() == first.result()
     assert len(generator.batches) == 1
@@ -204,7 +205,7 @@ class FailingOnce(GatedGenerator):
 
 
 async def test_without_its_store_a_key_is_refused_and_the_image_is_drawn_without_one(
-    tmp_path: Path, valkey: EmbeddedServer
+    tmp_path: Path, valkey: EmbeddedValkey
 ) -> None:
     settings = Settings(data_dir=tmp_path, redis_url=valkey.url)
     with serving(settings, tiny_generator()) as server, server.client() as client:
@@ -222,6 +223,6 @@ def test_the_document_names_the_header_on_both(client: httpx.Client) -> None:
         (path, method)
         for path, methods in paths.items()
         for method, operation in methods.items()
-        if any(each["name"] == "Idempotency-Key" for each in operation.get("parameters", ()))
+        if any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", ()))
     ]
     assert described == [(GENERATIONS, "post"), ("/v1/styles", "post")]

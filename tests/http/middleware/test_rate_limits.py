@@ -12,7 +12,7 @@ import pytest
 
 from service.access.api_key import Limits
 from service.settings import Settings
-from service.storage.embedded_valkey.server import EmbeddedServer
+from service.storage.embedded_valkey.server import EmbeddedValkey
 from tests.support.api_keys import Key, lines
 from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
@@ -107,7 +107,7 @@ def test_the_sdk_raises_its_class(limited: Running) -> None:
     assert refused.value.response.headers["x-ratelimit-remaining-requests"] == "0"
 
 
-async def test_replicas_on_one_redis_share_the_count(tmp_path: Path, valkey: EmbeddedServer) -> None:
+async def test_replicas_on_one_redis_share_the_count(tmp_path: Path, valkey: EmbeddedValkey) -> None:
     key = Key("acme", limits=Limits(requests=3))
     settings = Settings(data_dir=tmp_path, redis_url=valkey.url, api_keys=lines(key))
     with serving(settings, tiny_generator()) as one, serving(settings, tiny_generator()) as other:
@@ -120,7 +120,7 @@ async def test_replicas_on_one_redis_share_the_count(tmp_path: Path, valkey: Emb
     assert statuses == [200, 200, 200, 429]
 
 
-async def test_a_replica_goes_on_alone_when_redis_goes_away(tmp_path: Path, valkey: EmbeddedServer) -> None:
+async def test_a_replica_goes_on_alone_when_redis_goes_away(tmp_path: Path, valkey: EmbeddedValkey) -> None:
     key = Key("acme", limits=Limits(requests=2))
     settings = Settings(data_dir=tmp_path, redis_url=valkey.url, api_keys=lines(key))
     with serving(settings, tiny_generator()) as server, key.client(server) as client:
