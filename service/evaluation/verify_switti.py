@@ -5,7 +5,7 @@ The runs of a set are repeated by a plain loop over the networks themselves, one
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,15 @@ from service.model.switti.attention import StepAttention
 from service.model.switti.config import SamplingConfig, TokenizerConfig, TransformerConfig
 from service.model.switti.kv_cache import KeyValueCache
 from service.model.switti.rope import rotations
-from service.model.switti.sampling import draw_tokens, guidance_of_steps, guided, is_smooth, mix_codes, ratio_of, scaled
+from service.model.switti.sampling import (
+    draw_tokens,
+    guidance_of_steps,
+    guided,
+    is_smooth,
+    mix_codes,
+    ratio_of,
+    scaled,
+)
 from service.model.switti.schedules import square_scales
 from service.model.switti.style import decompose, feature_of, principal
 from service.model.switti.text_conditioning import RowConditioning, TextConditioning
@@ -29,6 +37,9 @@ from service.model.switti.tokenizer import Tokenizer, as_planes, as_tokens, pool
 from service.model.switti.transformer import Transformer
 from service.model.switti.weight_names import tokenizer_from_official, transformer_from_official
 
+# Where codes are mixed and not drawn, rounding reaches the features: the same runs in fp64 end 3e-5 from ours
+# and 2e-5 from the reference's.
+MIXED = 5e-5
 _KEY_STEP = 3
 _HALVES = 2  # rows of a path: the prompt's and the null prompt's
 # Tensors of the set that go in; every other one is compared.
@@ -217,7 +228,7 @@ class SwittiSet:
         for variant, transformer in self.transformers.items():
             texts = TextConditioning(transformer, self.texts())
             for name, run in runs.items():
-                # A run in words is another one with the method added: "g + PFB (alpha 1, after 3 scales) ...".
+                # A run in words is another one with the method added: "g + PFB (alpha 1, ...) + SAC".
                 settings = run if isinstance(run, Mapping) else runs[run.split()[0]]
                 own_style = None if isinstance(run, Mapping) else style
                 drawn = self.networks(variant).draw(
@@ -225,7 +236,7 @@ class SwittiSet:
                 )
                 yield from self._run_checks(f"{variant}.{name}", drawn, is_styled=own_style is not None)
 
-    def _tokenizer_checks(self) -> Iterator[Check]:
+    def _tokenizer_checks(self) -> Generator[Check, None, list[Tensor]]:
         """Of the image; returns its tokens, a scale each."""
         pixels = self.expected["image_u8"].permute(2, 0, 1)[None].float() / 255 * 2 - 1
         features = self.tokenizer.encode(pixels)
@@ -241,7 +252,8 @@ class SwittiSet:
     def _run_checks(self, name: str, drawn: Drawn, *, is_styled: bool) -> Iterator[Check]:
         tokens = torch.cat([tokens for tokens in drawn.tokens if tokens is not None], 1)
         yield compare(f"{name}.idx", tokens, self.expected[f"{name}.idx"], 0)
-        tolerance = BLENDED if is_styled else FEATURES
+        is_mixed = any(tokens is None for tokens in drawn.tokens)
+        tolerance = BLENDED if is_styled else MIXED if is_mixed else FEATURES
         before, after = drawn.before_blending.flatten(1), drawn.features[_KEY_STEP - 1][0].flatten(1)
         spectrum = decompose(drawn.before_blending).singular_values
         of_run = {
@@ -259,9 +271,7 @@ class SwittiSet:
 
 
 @torch.inference_mode()
-def switti_checks(
-    folder: Path, config: Mapping[str, Any], expected: Mapping[str, Tensor]
-) -> Iterator[Check]:
+def switti_checks(folder: Path, config: Mapping[str, Any], expected: Mapping[str, Tensor]) -> Iterator[Check]:
     """Every check of a folder laid out like golden/switti_tiny. KeyError: a tensor or setting is missing."""
     return SwittiSet(folder, config, expected).checks()
 

@@ -1,9 +1,9 @@
 """Sampling noise from a counter: Philox 4x32-10 (Salmon et al., 2011), vectorised in torch.
 
-The number for a seed, step, token and code is a function of these alone. So an image has the same noise alone,
-in any batch and at any place in it, no state is kept between steps, and only the numbers that a draw looks at
-are computed. The 32-bit words are the same on every device; exponential noise is up to the last bit of a
-device's logarithm.
+The number for a seed, step, token and code is a function of these alone. So an image has the same noise
+alone, in any batch and at any place in it, no state is kept between steps, and only the numbers that a draw
+looks at are computed. The 32-bit words are the same on every device; exponential noise may differ in the last
+bit, as logarithms do.
 """
 
 from __future__ import annotations
@@ -105,4 +105,3 @@ def exponential(words: Tensor) -> Tensor:
     """
     uniform = ((words >> 9).float() + 0.5) * 2.0**-23
     return uniform.log_().neg_()
-

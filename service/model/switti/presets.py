@@ -39,7 +39,9 @@ class Preset:
     repository: str
 
 
-def _preset(name: str, repository: str, grids: tuple[int, ...], *, is_causal: bool, num_guided: int) -> Preset:
+def _preset(
+    name: str, repository: str, grids: tuple[int, ...], *, is_causal: bool, num_guided: int
+) -> Preset:
     config = SwittiConfig(
         name=name,
         transformer=TransformerConfig(depth=30, width=1920, num_heads=30, is_causal=is_causal),

@@ -1,4 +1,4 @@
-"""Two-dimensional rotary positions, normalised so that every scale spans the same extent (golden README, 6)."""
+"""Two-dimensional rotary positions; every scale spans the same extent (golden README, 6)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """A style image's tokens, their feature and its decomposition: pure tensor maths (paper, section 4.2).
 
 The accumulated feature after K scales is F_K = sum over k of phi_k(up(codebook[tokens_k])), where
-phi_k(h) = (h + conv_k(h) + bias_k) / 2 mixes channels and neighbours. So F is not A C with one basis A for all
-channels, as Infinity's is, and no QR of a basis leaves a small core. What holds for any matrix does: with F as
-tokens x channels and its thin SVD F = U diag(sigma) V^T,
+phi_k(h) = (h + conv_k(h) + bias_k) / 2 mixes channels and neighbours. So F is not A C with one basis A for
+all channels, as Infinity's is, and no QR of a basis leaves a small core. What holds for any matrix does: with
+F as tokens x channels and its thin SVD F = U diag(sigma) V^T,
 
     Phi_alpha(F) = U diag(exp(-alpha i) sigma_i) V^T = F M,    M = V diag(exp(-alpha i)) V^T,
 

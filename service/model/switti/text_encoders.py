@@ -131,8 +131,9 @@ class TextEncoders:
         widths = (tower.num_channels + pooled_tower.num_channels, pooled_tower.num_channels)
         if widths != (config.text_channels, config.pooled_channels):
             raise ValueError(
-                f"the text encoders in {folder} and {pooled_folder} give {widths[0]} channels, {widths[1]} of "
-                f"them pooled, and the transformer reads {config.text_channels} and {config.pooled_channels}"
+                f"the text encoders in {folder} and {pooled_folder} give {widths[0]} channels, and "
+                f"{widths[1]} pooled; the transformer reads {config.text_channels} and "
+                f"{config.pooled_channels}"
             )
         return cls(
             words, tower, pooled_tower,
@@ -158,9 +159,7 @@ class TextEncoders:
         for length in lengths:
             indices = [index for index, (ids, _) in enumerate(tokens) if len(ids) == length]
             rows = torch.tensor([tokens[index][0] for index in indices])
-            states, pooled = (
-                send(tower.states(rows).float(), self._device) for tower in self._towers
-            )
+            states, pooled = (send(tower.states(rows).float(), self._device) for tower in self._towers)
             for row, index in enumerate(indices):
                 ids, is_cut = tokens[index]
                 both = torch.cat([states[row], pooled[row]], dim=-1)
@@ -191,7 +190,7 @@ def empty_encoder(config_file: Path, device: torch.device, dtype: torch.dtype) -
             encoder = CLIPTextModel(config)
     except Exception as error:  # the library raises nothing narrower
         raise ValueError(f"{config_file} cannot be read as a CLIP's: {error}") from error
-    encoder.to(dtype)
+    encoder.to(dtype)  # type: ignore[arg-type]  # the library's own annotation is wrong
     encoder.to_empty(device=device).requires_grad_(False)
     for name, positions in encoder.named_buffers():  # counted, not stored
         assert name.endswith("position_ids"), name

@@ -127,9 +127,7 @@ class Level(nn.Module):
 class DownLevel(Level):
     """A level, and the change to the next coarser one."""
 
-    def __init__(
-        self, widths: Sequence[int], num_groups: int, *, has_attention: bool, is_last: bool
-    ) -> None:
+    def __init__(self, widths: Sequence[int], num_groups: int, *, has_attention: bool, is_last: bool) -> None:
         super().__init__(widths, num_groups, has_attention=has_attention)
         self.downsample = nn.Identity() if is_last else Downsample(widths[-1])
 
@@ -140,9 +138,7 @@ class DownLevel(Level):
 class UpLevel(Level):
     """A level, and the change to the next finer one."""
 
-    def __init__(
-        self, widths: Sequence[int], num_groups: int, *, has_attention: bool, is_last: bool
-    ) -> None:
+    def __init__(self, widths: Sequence[int], num_groups: int, *, has_attention: bool, is_last: bool) -> None:
         super().__init__(widths, num_groups, has_attention=has_attention)
         self.upsample = nn.Identity() if is_last else Upsample(widths[-1])
 
@@ -233,7 +229,9 @@ class Tokenizer(nn.Module):
         distances = codebook.square().sum(1) - 2 * vectors @ codebook.T  # but for what is the same for all
         return distances.argmin(-1)
 
-    def quantise(self, features: Tensor, grids: Sequence[Scale], num_steps: int | None = None) -> list[Tensor]:
+    def quantise(
+        self, features: Tensor, grids: Sequence[Scale], num_steps: int | None = None
+    ) -> list[Tensor]:
         """Tokens of every scale, each [images, tokens] int64, of `encode`'s features at the last grid.
 
         Greedy: each scale codes what those before left over, so the first ones do not depend on later ones.

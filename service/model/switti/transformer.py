@@ -96,7 +96,7 @@ class TextAttention(nn.Module):
         self.out = Linear(config.width, config.width)
 
     def keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of text states [texts, tokens, text channels]: [texts, heads, tokens, head width]."""
+        """[texts, heads, tokens, head width], of text states [texts, tokens, text channels]."""
         k, v = self.key_value(self.norm(text)).chunk(2, dim=-1)
         return split_heads(layer_norm(k).to(v.dtype), self.num_heads), split_heads(v, self.num_heads)
 
@@ -108,9 +108,7 @@ class TextAttention(nn.Module):
         """
         of_rows = (len(x), -1, -1, -1)
         q = split_heads(layer_norm(self.query(x)).to(keys.dtype), self.num_heads)
-        read = F.scaled_dot_product_attention(
-            q, keys.expand(of_rows), values.expand(of_rows), attn_mask=bias
-        )
+        read = F.scaled_dot_product_attention(q, keys.expand(of_rows), values.expand(of_rows), attn_mask=bias)
         return self.out(read.transpose(1, 2).flatten(2)).float()
 
     def reader(self, text: Tensor) -> ReadText:
@@ -227,7 +225,7 @@ class Transformer(nn.Module):
         return condition[:, None] + self.start + self.scale_embedding.weight[0]
 
     def inputs(self, tokens: Tensor, step: int) -> Tensor:
-        """Of step `step`, from 2 on: [paths, tokens, channels] of code values [paths, tokens, code channels]."""
+        """Of a step from 2 on: [paths, tokens, channels], of `tokens` [paths, tokens, code channels]."""
         return self.code_in(tokens) + self.scale_embedding.weight[step - 1]
 
     def head_modulations(self, condition: Tensor) -> Tensor:
