@@ -2,8 +2,8 @@
 
 The number for a seed, step, token and code is a function of these alone. So an image has the same noise
 alone, in any batch and at any place in it, no state is kept between steps, and only the numbers that a draw
-looks at are computed. The 32-bit words are the same on every device; exponential noise may differ in the last
-bit, as logarithms do.
+looks at are computed. The words are the same on every device, and so is what is made of them: the logarithm is
+taken in fp64 and rounded to fp32, which hides the last bits in which devices differ.
 """
 
 from __future__ import annotations
@@ -99,9 +99,6 @@ def philox(counter: Sequence[Tensor | int], key: tuple[int, int]) -> tuple[Tenso
 
 
 def exponential(words: Tensor) -> Tensor:
-    """Words of 32 bits -> exponential noise fp32, greater than 0.
-
-    Of a word its 23 high bits and a half: a uniform number that fp32 holds exactly and that is never 0 or 1.
-    """
-    uniform = ((words >> 9).float() + 0.5) * 2.0**-23
-    return uniform.log_().neg_()
+    """Words of 32 bits -> exponential noise fp32, greater than 0: of a uniform number that is never 0 or 1."""
+    uniform = (words.double() + 0.5) * 2.0**-32
+    return uniform.log_().neg_().float()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from service.model.device.linear import linear
+from service.model.switti.by_row import by_row
 from service.model.switti.config import SamplingConfig
 from service.model.switti.noise import Noise
 
@@ -70,7 +71,7 @@ def mix_codes(logits: Tensor, noise: Noise, codebook: Tensor, ratio: float) -> T
     The reference's `more_smooth`. Logits count for more and the temperature falls from scale to scale.
     """
     temperature = max(_SMOOTH_TEMPERATURE * (1 - ratio * _SMOOTH_FALL), _SMOOTH_LEAST)
-    gumbel = -noise.of_all(*logits.shape[1:]).log()
+    gumbel = -by_row(torch.log, noise.of_all(*logits.shape[1:]))
     weights = ((logits * (1 + ratio) + gumbel) / temperature).softmax(-1)
     return linear(weights, codebook.T)
 

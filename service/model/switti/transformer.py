@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from service.model.device.linear import Linear, linear
 from service.model.device.precision import hold_matrices
+from service.model.switti.by_row import by_row
 from service.model.switti.config import TokenizerConfig, TransformerConfig
 from service.model.switti.rope import rotate
 
@@ -127,7 +128,7 @@ class FeedForward(nn.Module):
         self.down = Linear(config.feedforward_width, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x)).float()
+        return self.down(by_row(F.silu, self.gate(x)) * self.up(x)).float()
 
 
 class Block(nn.Module):
@@ -153,7 +154,7 @@ class Block(nn.Module):
 
         Of `Transformer.condition` [texts, channels] and `Transformer.crop_condition` [1, channels].
         """
-        modulation = self.modulation(F.silu(condition + self.crop_scale * crop)).float()
+        modulation = self.modulation(by_row(F.silu, condition + self.crop_scale * crop)).float()
         gates, scales, shifts = modulation.view(len(condition), 1, 3, 2, -1).movedim((2, 3), (0, 1))
         return torch.cat([gates, 1 + scales, shifts])
 
@@ -230,7 +231,7 @@ class Transformer(nn.Module):
 
     def head_modulations(self, condition: Tensor) -> Tensor:
         """Factor and shift before the head, [2, texts, 1, channels] fp32; the crop has no part in them."""
-        scale, shift = self.head_modulation(F.silu(condition)).view(len(condition), 1, 2, -1).unbind(2)
+        scale, shift = self.head_modulation(by_row(F.silu, condition)).view(len(condition), 1, 2, -1).unbind(2)
         return torch.stack([1 + scale, shift])
 
     def logits(self, x: Tensor, modulations: Tensor) -> Tensor:
