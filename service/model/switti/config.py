@@ -40,7 +40,6 @@ class TokenizerConfig:
     channels: int
     multipliers: tuple[int, ...]
     num_blocks: int
-    num_phis: int = 4  # residual convolutions, shared by neighbouring scales
     num_groups: int = 32  # of every group norm
 
     @property

@@ -2,8 +2,8 @@
 
 The number for a seed, step, token and code is a function of these alone. So an image has the same noise
 alone, in any batch and at any place in it, no state is kept between steps, and only the numbers that a draw
-looks at are computed. The words are the same on every device, and so is what is made of them: the logarithm is
-taken in fp64 and rounded to fp32, which hides the last bits in which devices differ.
+looks at are computed. The words are the same on every device, and so is what is made of them: the logarithm
+is taken in fp64 and rounded to fp32, which hides the last bits in which devices differ.
 """
 
 from __future__ import annotations
@@ -99,6 +99,6 @@ def philox(counter: Sequence[Tensor | int], key: tuple[int, int]) -> tuple[Tenso
 
 
 def exponential(words: Tensor) -> Tensor:
-    """Words of 32 bits -> exponential noise fp32, greater than 0: of a uniform number that is never 0 or 1."""
+    """Words of 32 bits -> exponential noise fp32, of a uniform number that is neither 0 nor 1."""
     uniform = (words.double() + 0.5) * 2.0**-32
     return uniform.log_().neg_().float()

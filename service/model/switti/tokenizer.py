@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from service.model.schedule import Scale
 from service.model.switti.config import TokenizerConfig
 
+NUM_PHIS = 4  # residual convolutions, shared by neighbouring scales
 _EPSILON = 1e-6
 
 
@@ -36,15 +37,13 @@ def pool(planes: Tensor, scale: Scale) -> Tensor:
     return planes if planes.shape[-2:] == size else F.interpolate(planes, size=size, mode="area")
 
 
-def phi_index(step: int, num_steps: int, num_phis: int) -> int:
+def phi_index(step: int, num_steps: int) -> int:
     """Which of the shared convolutions step `step` of `num_steps` uses.
 
-    At ten steps the third and the eighth lie half-way between two of four, so that rounding decides: this is
-    the reference's arithmetic in fp64, number by number.
+    At ten steps the third and the eighth lie half-way between two of the four, so that rounding decides: this
+    is the reference's arithmetic in fp64, number by number.
     """
-    third, half = 1 / 3 / num_phis, 1 / 2 / num_phis
-    edge = third if num_phis == 4 else half
-    ticks = np.linspace(edge, 1 - edge, num_phis)
+    ticks = np.linspace(1 / 3 / NUM_PHIS, 1 - 1 / 3 / NUM_PHIS, NUM_PHIS)
     return int(np.argmin(np.abs(ticks - (step - 1) / (num_steps - 1))))
 
 
@@ -210,7 +209,7 @@ class Tokenizer(nn.Module):
         self.encoder = Encoder(config)
         self.quant_conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.codebook = nn.Embedding(config.num_codes, channels)
-        self.phis = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(config.num_phis))
+        self.phis = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(NUM_PHIS))
         self.post_quant_conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.decoder = Decoder(config)
 
@@ -251,8 +250,9 @@ class Tokenizer(nn.Module):
 
         `grids` are all of the schedule, however many steps are run: they decide which phi it is.
         """
-        phi = cast(nn.Conv2d, self.phis[phi_index(step, len(grids), len(self.phis))])
-        planes = upsample(codes, grids[-1])
+        phi = cast(nn.Conv2d, self.phis[phi_index(step, len(grids))])
+        # In one memory format: torch would choose by strides, which say less of one image than of several.
+        planes = upsample(codes.contiguous(), grids[-1]).contiguous()
         weight, bias = phi.weight.to(planes.dtype), cast(Tensor, phi.bias).to(planes.dtype)
         # One image at a time on the CPU, whose convolutions round differently in other batches.
         parts = planes.split(1 if planes.device.type == "cpu" else len(planes))

@@ -231,7 +231,9 @@ class Transformer(nn.Module):
 
     def head_modulations(self, condition: Tensor) -> Tensor:
         """Factor and shift before the head, [2, texts, 1, channels] fp32; the crop has no part in them."""
-        scale, shift = self.head_modulation(by_row(F.silu, condition)).view(len(condition), 1, 2, -1).unbind(2)
+        scale, shift = (
+            self.head_modulation(by_row(F.silu, condition)).view(len(condition), 1, 2, -1).unbind(2)
+        )
         return torch.stack([1 + scale, shift])
 
     def logits(self, x: Tensor, modulations: Tensor) -> Tensor:
