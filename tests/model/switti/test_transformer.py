@@ -11,11 +11,14 @@ from torch import Tensor
 from service.evaluation.verify_switti import Networks
 from service.model.switti.attention import StepAttention, attend, attend_fused
 from service.model.switti.kv_cache import KeyValueCache
+from service.model.switti.noise import StepNoise
 from service.model.switti.rope import rotate, rotations
+from service.model.switti.sampling import draw_codes, scaled
 from service.model.switti.schedules import square_scales
 from service.model.switti.text_conditioning import TextConditioning
+from service.model.switti.tokenizer import as_planes, as_tokens, pool
 from service.model.switti.transformer import Block, Transformer
-from tests.support.tiny_switti import random_text, tiny_networks
+from tests.support.tiny_switti import random_text, tiny_config, tiny_networks
 
 CPU = torch.device("cpu")
 VARIANTS = pytest.mark.parametrize("is_causal", [False, True], ids=["scale by scale", "causal"])
@@ -194,8 +197,52 @@ def test_rows_that_only_guide_may_leave_before_the_last_blocks_values(
     assert torch.allclose(left[-1], whole[-1][kept], atol=1e-5)
 
 
+@VARIANTS
 @torch.inference_mode()
-def test_a_forked_row_goes_on_from_its_source() -> None:
+def test_texts_read_together_with_padding_agree(is_causal: bool) -> None:
+    transformer = tiny_networks(is_causal=is_causal).transformer
+    texts, rows = [random_text(length, seed) for seed, length in enumerate((5, 16, 3))], [2, 0, 0, 1]
+    separate, padded = (
+        TextConditioning(transformer, texts, is_padded=is_padded).of_rows(rows) for is_padded in (False, True)
+    )
+    assert torch.equal(separate.modulations, padded.modulations)
+    x = torch.randn(4, 9, transformer.config.width)
+    for ours, expected in zip(padded.read_text, separate.read_text, strict=True):
+        assert torch.allclose(ours(x), expected(x), atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_whole_step_is_bit_for_bit_the_same_alone_and_in_any_batch() -> None:
+    """From the features so far to the next ones, through both ways of drawing."""
+    networks, sampling = tiny_networks(), tiny_config().sampling
+    transformer, tokenizer, grids = networks.transformer, networks.tokenizer, networks.grids
+    texts = [random_text(length, seed) for seed, length in enumerate((5, 3, 7, 5, 4))]
+    features = torch.randn(5, 8, 6, 6)
+
+    def after(images: list[int], step: int) -> Tensor:
+        conditioning = TextConditioning(transformer, [texts[image] for image in images])
+        rows = conditioning.of_rows(range(len(images)))
+        start = sum(grid.num_tokens for grid in grids[: step - 1])
+        grid = grids[step - 1]
+        x = transformer.inputs(as_tokens(pool(features[images], grid)), step)
+        attend = StepAttention(tuple(range(len(images)))).attend
+        for layer, block in enumerate(transformer.blocks):
+            rotation = rotation_of(networks)[:, start : start + grid.num_tokens]
+            x = block(x, rows.modulations[layer], rotation, len(images), attend, rows.read_text[layer])
+        logits = scaled(transformer.logits(x, rows.head_modulations), sampling, step)
+        noise = StepNoise(tuple(100 + image for image in images), step, CPU)
+        codes = draw_codes(logits, noise, tokenizer.codebook.weight, sampling, step, len(grids))
+        return features[images] + tokenizer.spread(as_planes(codes, grid), step, grids)
+
+    for step in range(2, len(grids) + 1):
+        together = after([3, 0, 4, 1, 2], step)
+        for place, image in enumerate([3, 0, 4, 1, 2]):
+            assert torch.equal(together[place], after([image], step)[0])
+        assert torch.equal(after([4, 3], step), together[[2, 0]])
+
+
+@torch.inference_mode()
+def test_a_forked_row_starts_from_its_source() -> None:
     networks = tiny_networks(is_causal=True)
     cache = KeyValueCache.empty(networks.transformer.config, num_own=2, num_rows=4, num_tokens=7, device=CPU)
     for tensor in (*cache.keys, *cache.values):
