@@ -40,7 +40,7 @@ from service.model.switti.weight_names import tokenizer_from_official, transform
 # Where codes are mixed and not drawn, rounding reaches the features: the same runs in fp64 end 3e-5 from ours
 # and 2e-5 from the reference's.
 MIXED = 5e-5
-_KEY_STEP = 3
+_KEY_STEP, _ALPHA = 3, 1.0  # of the set's runs with a style
 _HALVES = 2  # rows of a path: the prompt's and the null prompt's
 # Tensors of the set that go in; every other one is compared.
 INPUTS = frozenset({"image_u8", "ctx_f8", "attn_bias", "pooled", "nar.s.noise"})
@@ -84,7 +84,6 @@ class Networks:
         sampling: SamplingConfig,
         noise: Tensor,
         style: Tensor | None = None,
-        alpha: float = 1.0,
     ) -> Drawn:
         """Draw one image. `noise` [tokens, codes] is of all scales; `style` [code channels, H, W].
 
@@ -103,7 +102,7 @@ class Networks:
             if step == _KEY_STEP:
                 drawn.before_blending = features[0]
                 if style is not None:
-                    features = torch.cat([features, _blended(features[0], style, alpha)[None]])
+                    features = torch.cat([features, _blended(features[0], style)[None]])
                     loop.fork()
             drawn.logits.append(logits[-1:])
             drawn.tokens.append(None if tokens is None else tokens[-1:])
@@ -148,6 +147,7 @@ class _Loop:
         """Logits of each path, [paths, tokens, codes], guided and at their temperature."""
         is_guided = step <= sampling.num_guided_steps
         num_halves = _HALVES if is_guided else 1
+        assert is_guided or self._num_paths == 1, "rows without guidance would not be a prefix"
         conditioning = self._texts.of_rows([*range(num_halves)] * self._num_paths)
         transformer, grid = self._networks.transformer, self._networks.grids[step - 1]
         if step == 1:
@@ -276,7 +276,7 @@ def switti_checks(folder: Path, config: Mapping[str, Any], expected: Mapping[str
     return SwittiSet(folder, config, expected).checks()
 
 
-def _blended(feature: Tensor, style: Tensor, alpha: float) -> Tensor:
+def _blended(feature: Tensor, style: Tensor) -> Tensor:
     """Principal Feature Blending (paper, section 4.2) of a feature with a style's [code channels, H, W]."""
-    ours, theirs = (principal(each, decompose(each).directions, alpha) for each in (feature, style))
+    ours, theirs = (principal(part, decompose(part).directions, _ALPHA) for part in (feature, style))
     return feature + theirs - ours

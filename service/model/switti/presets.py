@@ -1,8 +1,8 @@
 """The released Switti checkpoints, as data: what they are and where they come from.
 
-Of a preset's numbers, guidance 6, top-k 400, top-p 0.95, `more_smooth` from scale index 2 and the last
-temperature 0.1 are those of the released README and demonstration. Guidance is off from scale index 8 of 10
-at 512 x 512 and from scale index 11 of 14 at 1024 x 1024.
+Guidance, top-k, top-p, the start of smoothing and the last temperature are those of the released README. So
+is the end of guidance at 512 x 512: off from scale index 8 of 10. At 1024 x 1024 it is off from index 11 of
+14, as in public uses of those models.
 """
 
 from __future__ import annotations

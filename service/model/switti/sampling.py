@@ -73,7 +73,8 @@ def mix_codes(logits: Tensor, noise: Noise, codebook: Tensor, ratio: float) -> T
     temperature = max(_SMOOTH_TEMPERATURE * (1 - ratio * _SMOOTH_FALL), _SMOOTH_LEAST)
     gumbel = -by_row(torch.log, noise.of_all(*logits.shape[1:]))
     weights = ((logits * (1 + ratio) + gumbel) / temperature).softmax(-1)
-    return linear(weights, codebook.T)
+    # Kernels that never split a long sum among threads, which would round by the number of rows.
+    return linear(weights, codebook.T, is_large=True)
 
 
 def draw_codes(

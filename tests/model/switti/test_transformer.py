@@ -12,11 +12,13 @@ from service.evaluation.verify_switti import Networks
 from service.model.switti.attention import StepAttention, attend, attend_fused
 from service.model.switti.kv_cache import KeyValueCache
 from service.model.switti.noise import StepNoise
+from service.model.switti.presets import PRESETS
 from service.model.switti.rope import rotate, rotations
 from service.model.switti.sampling import draw_codes, scaled
 from service.model.switti.schedules import square_scales
 from service.model.switti.text_conditioning import TextConditioning
-from service.model.switti.tokenizer import as_planes, as_tokens, pool
+from service.model.switti.text_encoders import TextFeatures
+from service.model.switti.tokenizer import Tokenizer, as_planes, as_tokens, pool
 from service.model.switti.transformer import Block, Transformer
 from tests.support.tiny_switti import random_text, tiny_config, tiny_networks
 
@@ -273,6 +275,38 @@ def test_scores_in_chunks_are_those_at_once(tokens: int) -> None:
     ours = attend(queries, keys, values, (0, 1, 0))
     fused = attend_fused(queries, keys, values, torch.tensor([0, 1, 0]))
     assert torch.allclose(ours, fused, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["switti-512", "switti-1024-ar"])
+@torch.inference_mode()
+def test_at_the_released_size_a_step_has_its_shapes(name: str) -> None:
+    """The last step of a content path and a corrected one; there are no numbers on the meta device."""
+    meta, config = torch.device("meta"), PRESETS[name].config
+    side, (scales, step) = config.grids[-1], (square_scales(config.grids), len(config.grids))
+    with meta:
+        transformer = Transformer(config.transformer, config.tokenizer, step)
+        tokenizer = Tokenizer(config.tokenizer)
+        text = TextFeatures(torch.empty(77, 2048), torch.empty(1280))
+        features = torch.empty(2, 32, side, side)
+    rows = TextConditioning(transformer, [text, text], is_padded=True).of_rows([0, 1, 0, 1])
+    assert rows.start.shape == (4, 1, 1920)
+    cache = KeyValueCache.empty(
+        config.transformer, num_own=2, num_rows=4, num_tokens=sum(s.num_tokens for s in scales), device=meta
+    )
+    cache.num_tokens = sum(scale.num_tokens for scale in scales[:-1])
+    rotation = rotations(scales, 64, 128, meta)[:, cache.num_tokens :]
+    x = transformer.inputs(as_tokens(features), step).repeat_interleave(2, 0)
+    for layer, block in enumerate(list(transformer.blocks)[:2]):
+        cached = cache.layer(layer, 2, 4, side * side)
+        attention = StepAttention(
+            (0, 1, 0, 1), torch.empty(4, dtype=torch.int64, device=meta), cached=cached, is_fused=True
+        )
+        x = block(x, rows.modulations[layer], rotation, 2, attention.attend, rows.read_text[layer])
+    logits = transformer.logits(x, rows.head_modulations)
+    assert logits.shape == (4, side * side, 4096)
+    picture = tokenizer.decode(features)
+    assert picture.shape == (2, 3, config.pixels, config.pixels)
+    assert tokenizer.encode(picture).shape == features.shape
 
 
 def test_positions_span_the_same_extent_at_every_scale_x_first() -> None:
