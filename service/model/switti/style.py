@@ -26,6 +26,7 @@ from itertools import accumulate
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -79,6 +80,36 @@ def principal(feature: Tensor, directions: Tensor, alpha: float) -> Tensor:
     weighted = directions * torch.exp(-alpha * ranks)[:, None]
     matrix = feature.flatten(1).double()  # F^T: M is symmetric
     return (directions.T @ (weighted @ matrix)).reshape(feature.shape).to(feature.dtype)
+
+
+def combine_tokens(parts: Sequence[NDArray[np.uint16]]) -> NDArray[np.uint16]:
+    """The pictures of all `parts`, each [images, tokens], together: [images, tokens].
+
+    In an order that does not depend on theirs, so that the same pictures are the same style. ValueError when
+    they do not have equally many tokens.
+    """
+    if len({part.shape[1] for part in parts}) != 1:
+        raise ValueError("tokens over different scales cannot be combined")
+    pictures = np.concatenate(parts)
+    return pictures[np.lexsort(pictures.T[::-1])]
+
+
+def agreement(codebook: Tensor, tokens: Tensor, grids: Sequence[Scale]) -> float | None:
+    """How alike several pictures' tokens [images, tokens] are; None for one picture.
+
+    The mean cosine of the codes of two of them, as they differ from the mean code: 1 for equal pictures,
+    about 0 for unrelated ones, however many they are. Each scale counts the same.
+    """
+    num_images, num_tokens = tokens.shape
+    if num_images == 1:
+        return None
+    codes = F.normalize((codebook - codebook.mean(0)).double()[tokens], dim=-1)
+    # Of the n^2 pairs in the square of a sum, n pair a picture with itself.
+    squares = codes.sum(0).square().sum(-1) - codes.square().sum(-1).sum(0)  # [tokens]
+    scales = grids[: _num_steps(num_tokens, grids)]
+    of_scales = squares.split([grid.num_tokens for grid in scales])
+    means = torch.stack([scale.mean() for scale in of_scales]) / (num_images * (num_images - 1))
+    return float(means.mean())
 
 
 def pack_tokens(tokens: NDArray[np.uint16], num_codes: int) -> bytes:

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from service.model.switti.style import decompose, feature_of, pack_tokens, principal, unpack_tokens
+from service.model.switti.style import (
+    agreement,
+    combine_tokens,
+    decompose,
+    feature_of,
+    pack_tokens,
+    principal,
+    unpack_tokens,
+)
 from tests.support.tiny_switti import tiny_networks
 
 NETWORKS = tiny_networks()
@@ -133,6 +141,42 @@ def test_tokens_are_packed_and_unpacked(data: st.DataObject) -> None:
     packed = pack_tokens(tokens, num_codes)
     assert len(packed) == -(-size * max(1, (num_codes - 1).bit_length()) // 8)
     assert np.array_equal(unpack_tokens(packed, shape, num_codes), tokens)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_pictures_combine_alike_in_any_order_and_grouping(data: st.DataObject) -> None:
+    flat = data.draw(st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=2, max_size=6))
+    pictures = np.array(flat, np.uint16)
+    shuffled = pictures[data.draw(st.permutations(range(len(flat))))]
+    cut = data.draw(st.integers(1, len(flat) - 1))
+    whole, grouped = combine_tokens([pictures]), combine_tokens([shuffled[:cut], shuffled[cut:]])
+    assert np.array_equal(whole, grouped)
+    assert whole.tolist() == sorted(pictures.tolist())
+
+
+def test_tokens_over_different_scales_do_not_combine() -> None:
+    with pytest.raises(ValueError, match="different scales"):
+        combine_tokens([np.zeros((1, 5), np.uint16), np.zeros((1, 14), np.uint16)])
+
+
+def test_equal_pictures_agree_and_unrelated_ones_do_not() -> None:
+    codebook = torch.randn(50, 8) + 3  # a mean that all codes share says nothing
+    one = torch.randint(0, 50, (1, NUM_TOKENS))
+    assert agreement(codebook, one, GRIDS) is None
+    assert agreement(codebook, one.repeat(4, 1), GRIDS) == pytest.approx(1.0)
+    unrelated = agreement(codebook, torch.randint(0, 50, (200, NUM_TOKENS)), GRIDS)
+    assert unrelated == pytest.approx(0.0, abs=0.02)
+
+
+def test_agreement_is_the_mean_cosine_of_pairs_with_each_scale_counted_alike() -> None:
+    codebook, tokens = torch.randn(50, 8), torch.randint(0, 50, (3, 5))
+    centred = (codebook - codebook.mean(0))[tokens]
+    cosines = torch.stack(
+        [torch.cosine_similarity(centred[a], centred[b], dim=-1) for a, b in ((0, 1), (0, 2), (1, 2))]
+    ).mean(0)
+    expected = (cosines[0] + cosines[1:].mean()) / 2
+    assert agreement(codebook, tokens, GRIDS) == pytest.approx(float(expected), abs=1e-5)
 
 
 def test_one_style_image_takes_21_bytes_at_the_released_size() -> None:
