@@ -1,0 +1,51 @@
+"""A Switti of tiny random weights, large enough that every branch changes the result."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from service.evaluation.verify_switti import Networks
+from service.model.switti.config import SamplingConfig, SwittiConfig, TokenizerConfig, TransformerConfig
+from service.model.switti.schedules import square_scales
+from service.model.switti.text_encoders import TextFeatures
+from service.model.switti.tokenizer import Tokenizer
+from service.model.switti.transformer import Transformer
+
+
+def tiny_config(*, is_causal: bool = False, **changes: object) -> SwittiConfig:
+    settings = {
+        "name": "tiny-switti",
+        "transformer": TransformerConfig(
+            depth=2, width=32, num_heads=2, is_causal=is_causal, text_channels=24, pooled_channels=16
+        ),
+        "tokenizer": TokenizerConfig(
+            num_codes=50, code_channels=8, channels=8, multipliers=(1, 1, 2), num_blocks=1, num_groups=4
+        ),
+        "sampling": SamplingConfig(num_guided_steps=4, top_k=10),
+        "grids": (1, 2, 3, 5, 6),
+    }
+    return SwittiConfig(**(settings | changes))  # type: ignore[arg-type]
+
+
+def tiny_networks(*, is_causal: bool = False, seed: int = 0) -> Networks:
+    """Equal seeds give equal weights, in both variants."""
+    config = tiny_config(is_causal=is_causal)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        transformer = Transformer(config.transformer, config.tokenizer, len(config.grids))
+        tokenizer = Tokenizer(config.tokenizer)
+        for parameter in transformer.parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=1.0 / parameter.shape[-1] ** 0.5)
+    for module in (transformer, tokenizer):
+        module.requires_grad_(False).eval()
+    return Networks(transformer, tokenizer, square_scales(config.grids))
+
+
+def random_text(num_tokens: int, seed: int) -> TextFeatures:
+    config, generator = tiny_config().transformer, torch.Generator().manual_seed(seed)
+    return TextFeatures(
+        torch.randn(num_tokens, config.text_channels, generator=generator),
+        torch.randn(config.pooled_channels, generator=generator),
+    )
