@@ -214,7 +214,7 @@ class Service:
                 raise CannotStart(str(error)) from error
         log.info(
             "fitted",
-            num_bytes=generator.fit.num_bytes,
+            num_bytes=generator.limits.num_bytes,
             max_images={str(size): generator.max_images(size) for size in generator.sizes},
         )
         with counter(len(generator.sizes), "warming up") as count:

@@ -16,6 +16,7 @@ from service.evaluation.checks import Check
 from service.evaluation.verify_tokenizer import tokenizer_checks
 from service.evaluation.verify_transformer import TransformerSet
 from service.model.checkpoints.loader import read_tensors
+from service.model.device.linear import choose_row_tile
 
 
 @torch.inference_mode()
@@ -34,6 +35,17 @@ def verify(folder: Path) -> list[Check]:
     except KeyError as error:
         raise ValueError(f"{folder} is not laid out like a golden set: it has no {error}") from error
     raise ValueError(f"{folder} holds neither transformer.safetensors nor vae_*.safetensors")
+
+
+def row_tile_line(folder: Path) -> str:
+    """What `choose_row_tile` finds on this CPU for the matrices of the folder's weight files."""
+    files = [file for file in folder.glob("*.safetensors") if file.name != "tensors.safetensors"]
+    tile = choose_row_tile(
+        tensor for file in files for tensor in read_tensors(file).values() if tensor.dim() == 2
+    )
+    if tile is None:
+        return "Row tile: none holds on this CPU, so an image may round differently alone and in a batch."
+    return f"Row tile: {tile}. An image has the same bytes alone and in any batch on this CPU."
 
 
 def table(checks: list[Check]) -> str:

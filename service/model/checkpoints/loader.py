@@ -43,11 +43,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return dict(weights.tensors(list(weights.stored)))
 
 
+def shapes_of(module: nn.Module) -> dict[str, Shape]:
+    """Of the parameters, by name."""
+    return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+
+
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
     """Copy tensors into a module's parameters, converting dtypes; names and shapes must match exactly."""
     wanted = dict(module.named_parameters())
     _refuse_differences(
-        {name: tuple(each.shape) for name, each in wanted.items()},
+        shapes_of(module),
         {name: tuple(tensor.shape) for name, tensor in tensors.items()},
         f"{source} does not fit the configuration",
     )
@@ -66,8 +71,9 @@ def load_weights(
     in an error what the file was read for. Misfit before anything is copied.
     """
     parameters = dict(module.named_parameters())
-    shapes = {name: tuple(each.shape) for name, each in parameters.items()}
-    own_names = {stored: own for own, stored in match(shapes, weights, naming, model=model).items()}
+    own_names = {
+        stored: own for own, stored in match(shapes_of(module), weights, naming, model=model).items()
+    }
     num_bytes, num_done = sum(each.nbytes for each in parameters.values()), 0
     num_mapped = 0
     with torch.no_grad():

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.model.backbone import Backbone
-from service.model.device.memory import fit
+from service.model.device.memory import batch_limits
 from service.model.device.timer import DeviceTimer
 from service.model.device.transfer import DecodedImages, index_tensor, send
 from service.model.engine.noise import Noise
@@ -105,7 +105,7 @@ class Generator:
         self._texts = TextCache(backbone.encode_texts)
         self.resident_bytes = backbone.resident_bytes
         self.precision = backbone.precision
-        self.fit = fit(backbone)
+        self.limits = batch_limits(backbone)
 
     def num_steps(self, size: Size, shortcuts: Shortcuts = EXACT) -> int:
         return shortcuts.last_step(len(self._schedule(size).scales))
@@ -121,7 +121,7 @@ class Generator:
 
     def max_images(self, size: Size) -> int:
         """How many stylised images one batch may hold, from the memory that the resident weights left."""
-        return max(1, self.fit.num_images[size])
+        return max(1, self.limits.max_images[size])
 
     def warm_up(self, warmed: Callable[[Size, float], None] = lambda size, seconds: None) -> None:
         """Draw one stylised image of every enabled size, so that the first job pays for nothing.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from service.model.checkpoints.loader import OnProgress, load_weights, no_progress, open_weights
-from service.model.device.linear import Linear
+from service.model.device.linear import Linear, linear_weights
 from service.model.device.precision import TextEncoderDevice
 from service.model.device.transfer import send
 from service.model.engine.types import Text
@@ -55,6 +55,7 @@ class TextEncoder:
         words.no_padding()
         self._words = words
         self._encoder = encoder.eval()
+        self.weights_on_cpu = linear_weights(encoder) if self._reads_on.type == "cpu" else []
         for module in encoder.modules():
             if type(module) is nn.Linear:
                 # The same weights, on arithmetic that rounds a prompt alike alone and beside others.
