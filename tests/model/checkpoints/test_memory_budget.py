@@ -44,7 +44,7 @@ def test_a_batch_is_as_large_as_the_memory_and_no_larger() -> None:
 
 def test_weights_that_do_not_fit_are_refused_before_any_is_read(tmp_path: Path) -> None:
     enormous = replace(RELEASED["infinity-8b"].config, transformer=TransformerConfig(
-        depth=400, width=35_840, num_heads=280, text_channels=2048))  # fmt: skip
+        depth=4, width=358_400, num_heads=2_800, text_channels=2048))  # fmt: skip
     (tmp_path / "config.json").write_text(enormous.to_json())  # and no weights beside it
     sentence = r"^infinity-8b does not fit: .* take \d{4,}\.\d+ GB, and .* are free on the CPU"
     with pytest.raises(ValueError, match=sentence):
