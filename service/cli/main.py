@@ -165,7 +165,7 @@ def convert(
     from service.model.checkpoints.convert import read_precision
 
     try:
-        folder = out or presets.own_folder(model, settings.models_dir)
+        folder = out or presets.converted_folder(model, settings.models_dir)
         with bars() as on_progress:
             run(presets.find(model, settings.models_dir), folder, read_precision(dtype), on_progress)
     except ValueError as error:

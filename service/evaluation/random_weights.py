@@ -78,12 +78,12 @@ def random_infinity(
         _shake(transformer)
     tokenizer.hold_decoder_in(precision.blocks)
     transformer.hold_blocks_in(precision.blocks)
-    text_home = device if precision.text_place is TextEncoderDevice.BESIDE else torch.device("cpu")
+    text_home = device if precision.text_device is TextEncoderDevice.BESIDE else torch.device("cpu")
     text_encoder = TextEncoder(
         words,
         encoder.to(text_home, precision.text),  # type: ignore[arg-type]  # the library's own annotation
         device=device,
-        is_fetched=precision.text_place is TextEncoderDevice.FETCHED,
+        is_fetched=precision.text_device is TextEncoderDevice.FETCHED,
     )
     return Infinity(
         config,

@@ -31,7 +31,7 @@ from service.model.checkpoints.registry import BUNDLED, PRESETS
 _CHUNK = 1 << 20
 
 
-class Damaged(ValueError):
+class ChecksumMismatch(ValueError):
     """A downloaded file does not have the checksum that the hub lists."""
 
 
@@ -79,7 +79,7 @@ class Download:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DownloadPlan:
     model: str
     sources: tuple[tuple[Source, str], ...]  # with the commit that each one's revision is now
     downloads: tuple[Download, ...]
@@ -109,7 +109,7 @@ class Hub:
 
     endpoint: str | None = None
 
-    def plan(self, model: str, models_dir: Path, revisions: Mapping[str, str] | None = None) -> Plan:
+    def plan(self, model: str, models_dir: Path, revisions: Mapping[str, str] | None = None) -> DownloadPlan:
         """The files that a preset needs, and nothing else. Downloads an index of shards at most.
 
         `revisions` overrides a repository's. ValueError with a sentence: no such preset, not there, offline.
@@ -124,13 +124,13 @@ class Hub:
         for pinned in preset.sources:
             revision = (revisions or {}).get(pinned.repository, pinned.revision)
             source = replace(pinned, revision=revision)
-            with _in_sentences(source):
+            with _readable_errors(source):
                 commit = str(self._api().model_info(source.repository, revision=revision).sha)
                 downloads += self._downloads(source, commit, models_dir / source.into)
             sources.append((source, commit))
-        return Plan(model, tuple(sources), tuple(downloads))
+        return DownloadPlan(model, tuple(sources), tuple(downloads))
 
-    def fetch(self, plan: Plan, say: Callable[[str], None]) -> None:
+    def fetch(self, plan: DownloadPlan, say: Callable[[str], None]) -> None:
         """Download what is missing, where it was interrupted if it was, and check every file.
 
         ValueError with a sentence: no room, offline, or a file that is not the hub's. A file under its own
@@ -142,7 +142,7 @@ class Hub:
             with FileLock(folder / ".fetch.lock", timeout=0):
                 for download in plan.downloads:
                     if not (download.is_ready and download.is_checksum_of(download.path)):
-                        with _in_sentences(sources[download.repository]):
+                        with _readable_errors(sources[download.repository]):
                             self._download(download)
                     say(f"{download.path}: {in_bytes(download.num_bytes)}, checksum right")
         except Timeout as error:
@@ -162,7 +162,7 @@ class Hub:
             )
         if not file.is_checksum_of(file.partial):
             file.partial.unlink()
-            raise Damaged(
+            raise ChecksumMismatch(
                 f"{file.name} came without the checksum that {file.repository} gives, so it was removed: "
                 "fetch again. If that repeats, something between here and the hub changes files."
             )
@@ -209,7 +209,7 @@ def _headers() -> dict[str, str]:
     return {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
 
 
-def _require_room(plan: Plan) -> Path:
+def _require_room(plan: DownloadPlan) -> Path:
     """The folder of the plan's first file, made."""
     folder = plan.downloads[0].folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -223,7 +223,7 @@ def _require_room(plan: Plan) -> Path:
 
 
 @contextmanager
-def _in_sentences(source: Source) -> Iterator[None]:
+def _readable_errors(source: Source) -> Iterator[None]:
     """The library's errors as sentences about the repository that was asked for."""
     try:
         yield

@@ -94,7 +94,7 @@ def shortage_of_weights(checkpoint: Checkpoint, precision: Precision, device: to
     """The sentence, with what would help."""
     needed, half = (checkpoint.weight_bytes(dtype) for dtype in (precision.blocks, torch.bfloat16))
     remedies = [_SMALLER_MODEL]
-    if device.type == "cuda" and precision.text_place is TextEncoderDevice.BESIDE:
+    if device.type == "cuda" and precision.text_device is TextEncoderDevice.BESIDE:
         remedies.insert(0, "ATELIER_TEXT_DEVICE=cpu, for the text encoder's part")
     if half < needed and half <= free:
         remedies.insert(0, f"ATELIER_PRECISION=bf16, with which they take {in_bytes(half)}")

@@ -39,7 +39,7 @@ def names() -> tuple[str, ...]:
     return (*BUNDLED, *PRESETS)
 
 
-def own_folder(name: str, models_dir: Path) -> Path:
+def converted_folder(name: str, models_dir: Path) -> Path:
     """Where a released model is looked for first: converted. ValueError for any other model."""
     if name not in PRESETS:
         raise ValueError(f"{name} is none of {', '.join(PRESETS)}: name the folder to write with --out")
@@ -54,7 +54,7 @@ def find(name_or_path: str, models_dir: Path, *, needs_files: bool = True) -> Ch
     """
     folder = BUNDLED.get(name_or_path, Path(name_or_path))
     if name_or_path in PRESETS:
-        folder = own_folder(name_or_path, models_dir)
+        folder = converted_folder(name_or_path, models_dir)
         if not needs_files or not (folder / "config.json").is_file():
             family, preset = PRESETS[name_or_path]
             checkpoint = family.checkpoint(preset.config, models_dir)

@@ -31,7 +31,7 @@ class Precision:
 
     blocks: torch.dtype = torch.float32
     text: torch.dtype = torch.float32
-    text_place: TextEncoderDevice = TextEncoderDevice.BESIDE
+    text_device: TextEncoderDevice = TextEncoderDevice.BESIDE
 
 
 FULL = Precision()

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from service.model.checkpoints.family import Conversion, ConvertedFile, Family
 from service.model.checkpoints.loader import (
-    Misfit,
     Naming,
     OnProgress,
     Shape,
     Weights,
+    WeightsMismatch,
     load_weights,
     match,
     no_progress,
@@ -87,7 +87,7 @@ class InfinityCheckpoint:
         return sum(parameter.nbytes for part in (transformer, tokenizer) for parameter in part.parameters())
 
     def text_encoder_bytes(self, precision: Precision) -> int:
-        if precision.text_place is not TextEncoderDevice.BESIDE:
+        if precision.text_device is not TextEncoderDevice.BESIDE:
             return 0
         num_full = 0
         if self.config.files.text_encoder == FLAN.into:
@@ -128,7 +128,7 @@ class InfinityCheckpoint:
             self.folder / config.files.text_encoder,
             device,
             precision.text,
-            place=precision.text_place,
+            place=precision.text_device,
             fillers=config.vocabulary.fillers if config.vocabulary else (),
             channels=config.transformer.text_channels,
             on_progress=on_progress,
@@ -264,8 +264,8 @@ def _part(module: ModuleT, path: Path, naming: Naming, model: str) -> Part[Modul
     weights = open_weights(path, nests=_NESTS)
     try:
         match(shapes_of(module), weights, naming, model=model)
-    except Misfit as error:
-        raise Misfit(f"{error}.{_recognised(weights)}") from error
+    except WeightsMismatch as error:
+        raise WeightsMismatch(f"{error}.{_recognised(weights)}") from error
     return Part(module, weights, naming, model)
 
 
