@@ -38,14 +38,17 @@ def verify(folder: Path) -> list[Check]:
 
 
 def row_tile_line(folder: Path) -> str:
-    """What `choose_row_tile` finds on this CPU for the matrices of the folder's weight files."""
-    files = [file for file in folder.glob("*.safetensors") if file.name != "tensors.safetensors"]
-    tile = choose_row_tile(
-        tensor for file in files for tensor in read_tensors(file).values() if tensor.dim() == 2
+    """What `choose_row_tile` measures on this CPU for the matrices of the folder's transformer."""
+    file = folder / "transformer.safetensors"
+    matrices = (
+        [tensor for tensor in read_tensors(file).values() if tensor.dim() == 2] if file.is_file() else []
     )
+    if not matrices:
+        return "Row tile: not measured, as this set has no transformer."
+    tile = choose_row_tile(matrices)
     if tile is None:
         return "Row tile: none holds on this CPU, so an image may round differently alone and in a batch."
-    return f"Row tile: {tile}. An image has the same bytes alone and in any batch on this CPU."
+    return f"Row tile: {tile}. With these matrices a row rounds alike alone and in any batch on this CPU."
 
 
 def table(checks: list[Check]) -> str:

@@ -8,14 +8,14 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
-_NAMES = {int: "integer", float: "number", str: "string", type(None): "null"}
+_NAMES = {int: "integer", float: "number", str: "string", bool: "boolean"}
 
 
 def read_dataclass(cls: type[T], values: object, field: str = "") -> T:
     """`values` as a `cls`. ValueError `transformer.width: Field required` for what is missing, unknown or of
     another type.
 
-    Fields may be int, float, str, tuples, dataclasses, and unions of these; JSON's lists become tuples.
+    Fields may be int, float, str, bool, tuples, dataclasses, and unions of these; JSON's lists become tuples.
     """
     if not isinstance(values, Mapping):
         raise _mistake(field, "must be an object")

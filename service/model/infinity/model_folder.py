@@ -38,7 +38,7 @@ from service.model.infinity.presets import FLAN, NUM_TEXT_PARAMETERS, NUM_TEXT_P
 from service.model.infinity.schedules import BUDGETS, schedules
 from service.model.infinity.t5 import TextEncoder, empty_encoder
 from service.model.infinity.tokenizer import Tokenizer
-from service.model.infinity.transformer import Transformer
+from service.model.infinity.transformer import Block, Transformer
 from service.model.infinity.weight_names import (
     TEXT_NAMING,
     TOKENIZER_NAMING,
@@ -218,7 +218,9 @@ def cpu_matrices(transformer: Transformer) -> list[Tensor]:
     """
     if transformer.start.device.type != "cpu":
         return []
-    attention, text = transformer.blocks[0].attention, transformer.blocks[0].text_attention
+    block = transformer.blocks[0]
+    assert isinstance(block, Block)
+    attention, text = block.attention, block.text_attention
     width, num_heads = text.query.weight.shape[0], text.num_heads
     halves = [attention.qkv.weight[: 2 * width], attention.qkv.weight[2 * width :]]
     of_texts = [
