@@ -77,6 +77,7 @@ class Service:
         self.readiness = Readiness()
         self.settled = asyncio.Event()
         self.failure: Exception | None = None
+        self.row_tile: int | None = None  # of the loaded model, see `registry.row_tile_of`
         self._generator = generator
         self._clock = clock
         self._stack = AsyncExitStack()
@@ -215,9 +216,11 @@ class Service:
                 raise CannotStart(str(error)) from error
         log.info(
             "fitted",
-            num_bytes=generator.fit.num_bytes,
+            num_bytes=generator.limits.num_bytes,
             max_images={str(size): generator.max_images(size) for size in generator.sizes},
         )
+        self.row_tile = presets.row_tile_of(generator)
+        log.info("row_tile", num_rows=self.row_tile, is_batch_invariant=self.row_tile is not None)
         with counter(len(generator.sizes), "warming up") as count:
 
             def warmed(size: Size, seconds: float) -> None:

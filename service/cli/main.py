@@ -92,7 +92,7 @@ def verify(
 
 
 def _verify_full(folders: list[Path]) -> None:
-    from service.evaluation.verify import table, verify
+    from service.evaluation.verify import row_tile_line, table, verify
 
     num_missed = num_checks = 0
     for folder in folders:
@@ -100,7 +100,7 @@ def _verify_full(folders: list[Path]) -> None:
             checks = verify(folder)
         except ValueError as error:
             fail(str(error))
-        typer.echo(f"{folder}\n{table(checks)}\n")
+        typer.echo(f"{folder}\n{table(checks)}\n{row_tile_line(folder)}\n")
         num_checks += len(checks)
         num_missed += sum(not check.passed for check in checks)
     if num_missed:
@@ -132,7 +132,8 @@ def fetch(
 ) -> None:
     """Download a released model: the files it needs and no others, resumed and checked."""
     settings = settings_under(models_dir=models_dir)
-    from service.model.checkpoints.fetch import Hub, chosen_revisions
+    from service.model.checkpoints.fetch import Hub
+    from service.model.infinity.presets import chosen_revisions
 
     revisions = chosen_revisions(infinity=settings.infinity_revision, flan_t5=settings.flan_t5_revision)
     try:
@@ -164,7 +165,7 @@ def convert(
     from service.model.checkpoints.convert import read_precision
 
     try:
-        folder = out or presets.own_folder(model, settings.models_dir)
+        folder = out or presets.converted_folder(model, settings.models_dir)
         with bars() as on_progress:
             run(presets.find(model, settings.models_dir), folder, read_precision(dtype), on_progress)
     except ValueError as error:
@@ -183,10 +184,16 @@ def fit(
 ) -> None:
     """Tell what models take, and how many stylised images at once fit on a GPU; no weights are read."""
     settings = settings_under(precision=precision, text_device=text_device, models_dir=models_dir)
-    from service.model.checkpoints.memory_budget import needs_of, table
+    from service.model.checkpoints import registry
+    from service.model.checkpoints.memory_budget import memory_needs, table, table_of_defaults
 
     try:
-        typer.echo(table(needs_of(model, settings.choices, settings.models_dir)))
+        if model is None:
+            known = (registry.find(name, settings.models_dir, needs_files=False) for name in registry.names())
+            typer.echo(table_of_defaults(known, settings.choices))
+        else:
+            checkpoint = registry.find(model, settings.models_dir, needs_files=False)
+            typer.echo(table(memory_needs(checkpoint, settings.choices)))
     except ValueError as error:
         fail(str(error))
 

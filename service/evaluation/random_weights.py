@@ -12,7 +12,7 @@ from transformers import T5Config, T5EncoderModel
 
 from service.model.checkpoints import registry
 from service.model.checkpoints.options import DecodingChoice
-from service.model.device.precision import FULL, Precision, TextEncoderDevice
+from service.model.device.precision import FULL, Precision, TextEncoderDevice, forbid_tf32
 from service.model.infinity.backbone import Infinity
 from service.model.infinity.config import (
     InfinityConfig,
@@ -20,7 +20,7 @@ from service.model.infinity.config import (
     TokenizerConfig,
     TransformerConfig,
 )
-from service.model.infinity.model_folder import read_config
+from service.model.infinity.model_folder import InfinityCheckpoint
 from service.model.infinity.presets import RELEASED
 from service.model.infinity.t5 import TextEncoder
 from service.model.infinity.tokenizer import Tokenizer
@@ -38,7 +38,7 @@ BENCH_512 = InfinityConfig(
     budget="0.25M",
 )
 
-SHAPES = {each.name: each for each in (BENCH_512, *(released.config for released in RELEASED.values()))}
+SHAPES = {config.name: config for config in (BENCH_512, *(preset.config for preset in RELEASED.values()))}
 
 
 def shape_of(name_or_path: str) -> InfinityConfig:
@@ -54,7 +54,10 @@ def shape_of(name_or_path: str) -> InfinityConfig:
         raise ValueError(
             f"There is no shape {name_or_path!r}: give one of {known}, or a folder with config.json."
         )
-    return read_config(folder / "config.json")
+    found = registry.open_folder(folder)
+    if not isinstance(found, InfinityCheckpoint):
+        raise ValueError(f"{folder} holds no Infinity, of which alone random weights are made")
+    return found.config
 
 
 def random_infinity(
@@ -65,6 +68,8 @@ def random_infinity(
     decoding: DecodingChoice = "auto",
 ) -> Infinity:
     """Weights large enough that every branch changes the result; equal seeds give equal weights."""
+    if device.type == "cuda":
+        forbid_tf32()
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
         transformer = Transformer(config.transformer, config.bits_per_token)
@@ -73,12 +78,12 @@ def random_infinity(
         _shake(transformer)
     tokenizer.hold_decoder_in(precision.blocks)
     transformer.hold_blocks_in(precision.blocks)
-    text_home = device if precision.text_place is TextEncoderDevice.BESIDE else torch.device("cpu")
+    text_home = device if precision.text_device is TextEncoderDevice.BESIDE else torch.device("cpu")
     text_encoder = TextEncoder(
         words,
         encoder.to(text_home, precision.text),  # type: ignore[arg-type]  # the library's own annotation
         device=device,
-        is_fetched=precision.text_place is TextEncoderDevice.FETCHED,
+        is_fetched=precision.text_device is TextEncoderDevice.FETCHED,
     )
     return Infinity(
         config,

@@ -16,6 +16,7 @@ from service.evaluation.checks import Check
 from service.evaluation.verify_tokenizer import tokenizer_checks
 from service.evaluation.verify_transformer import TransformerSet
 from service.model.checkpoints.loader import read_tensors
+from service.model.device.linear import choose_row_tile
 
 
 @torch.inference_mode()
@@ -34,6 +35,20 @@ def verify(folder: Path) -> list[Check]:
     except KeyError as error:
         raise ValueError(f"{folder} is not laid out like a golden set: it has no {error}") from error
     raise ValueError(f"{folder} holds neither transformer.safetensors nor vae_*.safetensors")
+
+
+def row_tile_line(folder: Path) -> str:
+    """What `choose_row_tile` measures on this CPU for the matrices of the folder's transformer."""
+    file = folder / "transformer.safetensors"
+    matrices = (
+        [tensor for tensor in read_tensors(file).values() if tensor.dim() == 2] if file.is_file() else []
+    )
+    if not matrices:
+        return "Row tile: not measured, as this set has no transformer."
+    tile = choose_row_tile(matrices)
+    if tile is None:
+        return "Row tile: none holds on this CPU, so an image may round differently alone and in a batch."
+    return f"Row tile: {tile}. With these matrices a row rounds alike alone and in any batch on this CPU."
 
 
 def table(checks: list[Check]) -> str:

@@ -41,9 +41,10 @@ async def metrics(request: Request) -> Response:
 
 
 @router.get("/version", tags=["health"], responses=responses.VERSION)
-async def version() -> VersionResponse:
-    """The version of the service; `/v1/models` has that of the model."""
-    return VersionResponse(version=__version__)
+async def version(request: Request) -> VersionResponse:
+    """The version of the service, and whether batches change images; `/v1/models` has the model's version."""
+    row_tile = request.app.state.service.row_tile
+    return VersionResponse(version=__version__, row_tile=row_tile, is_batch_invariant=row_tile is not None)
 
 
 @router.get("/", include_in_schema=False)

@@ -61,7 +61,9 @@ def test_an_unreachable_store_is_reported_and_plain_images_are_still_drawn(tmp_p
 
 
 def test_version_and_models_name_what_runs(client: httpx.Client) -> None:
-    assert re.fullmatch(r"\d+\.\d+\.\d+.*", client.get("/version").json()["version"])
+    version = client.get("/version").json()
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", version["version"])
+    assert version["is_batch_invariant"] == (version["row_tile"] in (8, 16, 32, 64))
     listed = client.get("/v1/models").json()
     (model,) = listed["data"]
     assert listed["object"] == "list"

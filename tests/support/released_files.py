@@ -24,9 +24,11 @@ from transformers import T5Config
 
 from service.cli.progress import bars
 from service.model.checkpoints.convert import write_safetensors
-from service.model.checkpoints.loader import OnProgress, Shape, Stored, no_progress
+from service.model.checkpoints.loader import OnProgress, Shape, Stored, no_progress, shapes_of
+from service.model.device.precision import Precision
 from service.model.infinity.config import InfinityConfig
-from service.model.infinity.presets import RELEASED, expected_shapes
+from service.model.infinity.model_folder import InfinityCheckpoint, empty_networks
+from service.model.infinity.presets import RELEASED
 from service.model.infinity.t5 import empty_encoder
 from service.model.infinity.weight_names import tokenizer_to_official, transformer_to_official
 from service.model.nano.words import write_vocabulary
@@ -62,6 +64,21 @@ def shrunk(name: str) -> InfinityConfig:
         tokenizer=replace(config.tokenizer, channels=8, num_blocks=1, num_groups=4),
         budget="0.06M",
     )
+
+
+def num_parameters(name: str) -> dict[str, int]:
+    """Of a preset's networks."""
+    networks = empty_networks(RELEASED[name].config)
+    return {
+        part: sum(parameter.numel() for parameter in network.parameters())
+        for part, network in zip(("transformer", "tokenizer"), networks, strict=True)
+    }
+
+
+def weight_bytes(name: str, precision: Precision) -> int:
+    """Of a preset, resident, text encoder included."""
+    checkpoint = InfinityCheckpoint(RELEASED[name].config, Path())
+    return checkpoint.weight_bytes(precision.blocks) + checkpoint.text_encoder_bytes(precision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +173,8 @@ def write_sparse_shards(
 
 def released_transformer(config: InfinityConfig) -> dict[str, Shape]:
     """Official names and shapes, the constant buffers among them."""
-    own, _ = expected_shapes(config)
-    shapes = transformer_to_official(own, config.transformer.blocks_per_chunk)
+    transformer, _ = empty_networks(config)
+    shapes = transformer_to_official(shapes_of(transformer), config.transformer.blocks_per_chunk)
     for name, shape in list(shapes.items()):
         if name.endswith(("sa.v_bias", "ca.v_bias")):
             shapes[name.replace("v_bias", "zero_k_bias")] = shape
@@ -165,9 +182,9 @@ def released_transformer(config: InfinityConfig) -> dict[str, Shape]:
 
 
 def released_tokenizer(config: InfinityConfig) -> dict[str, Shape]:
-    _, own = expected_shapes(config)
+    _, tokenizer = empty_networks(config)
     masks = {f"{name}.lfq.mask": (config.tokenizer.num_bits,) for name in ("quantizer", "quantize")}
-    return tokenizer_to_official(own) | masks
+    return tokenizer_to_official(shapes_of(tokenizer)) | masks
 
 
 def write_shards(

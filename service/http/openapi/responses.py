@@ -118,4 +118,7 @@ READY: Responses = {
     **failures(*EVERYWHERE, "not_ready"),
 }
 METRICS: Responses = {200: _text("text/plain", text=examples.METRICS), **failures(*EVERYWHERE)}
-VERSION: Responses = {200: _json(version={"version": "0.1.0"}), **failures(*EVERYWHERE)}
+VERSION: Responses = {
+    200: _json(version={"version": "0.1.0", "row_tile": 8, "is_batch_invariant": True}),
+    **failures(*EVERYWHERE),
+}

@@ -21,3 +21,10 @@ class ReadyResponse(BaseModel):
 
 class VersionResponse(BaseModel):
     version: str = Field(description="Of the service.")
+    row_tile: int | None = Field(
+        description="Rows to which batches are padded on this CPU, as measured at the start; null on a GPU, "
+        "with a compiled model, where no number of rows holds, and while the model loads."
+    )
+    is_batch_invariant: bool = Field(
+        description="Whether an image has the same bytes alone and in any batch: true with a row tile."
+    )

@@ -6,27 +6,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from service.model.checkpoints.loader import (
-    Naming,
-    OnProgress,
-    Stored,
-    Weights,
-    match,
-    no_progress,
-    open_weights,
-)
-from service.model.checkpoints.registry import ModelLocation
-from service.model.infinity.config import FilesConfig
-from service.model.infinity.model_folder import Part, open_parts
-from service.model.infinity.t5 import empty_encoder
-from service.model.infinity.transformer import Transformer
-from service.model.infinity.weight_names import TEXT_NAMING, is_text_encoder
+from service.model.checkpoints.family import Checkpoint, ConvertedFile
+from service.model.checkpoints.loader import OnProgress, Stored, no_progress
 
 _CODES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 PRECISIONS = {code.lower(): dtype for dtype, code in _CODES.items()}
@@ -40,62 +26,43 @@ def read_precision(name: str) -> torch.dtype | None:
 
 
 def convert(
-    place: ModelLocation, out: Path, dtype: torch.dtype | None = None, on_progress: OnProgress = no_progress
+    checkpoint: Checkpoint, out: Path, dtype: torch.dtype | None = None, on_progress: OnProgress = no_progress
 ) -> None:
-    """Write `out`, a model folder with config.json, two safetensors files and text_encoder/.
+    """Write `out`, a model folder with config.json, safetensors files and the text encoder's folder.
 
     `dtype` is that of the transformer's blocks and of the text encoder; None: as stored. What runs in fp32 in
     any precision stays as it is, and so does the image tokenizer, which decides what a style is. Takes the
-    memory of one tensor. ValueError when the model's files do not fit, or `out` is there already; nothing is
-    named `out` before it is whole.
+    memory of one tensor. ValueError when the model's files do not fit, or `out` exists; it is written under
+    another name until it is complete.
     """
     if out.exists():
         raise ValueError(f"{out} is there already: remove it, or choose another folder")
-    config, files = place.config, FilesConfig()
-    parts = open_parts(config, place.folder)
-    text_folder = place.folder / config.files.text_encoder
-    text = open_weights(text_folder, holds=is_text_encoder)
-    encoder = empty_encoder(text_folder / "config.json", torch.device("meta"), torch.float32)
-    shapes = {name: tuple(parameter.shape) for name, parameter in encoder.named_parameters()}
-    match(shapes, text, TEXT_NAMING, model="the text encoder")
-
+    conversion = checkpoint.conversion()
     unfinished = out.with_name(f"{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    (unfinished / files.text_encoder).mkdir(parents=True)
-    (unfinished / "config.json").write_text(replace(config, files=files).to_json())
-    for name in ("config.json", "tokenizer.json"):
-        shutil.copyfile(text_folder / name, unfinished / files.text_encoder / name)
-    transformer, tokenizer = parts.transformer, parts.tokenizer
-    text_file, halved = unfinished / files.text_encoder / "model.safetensors", _halved(transformer)
-    _rewrite(text, TEXT_NAMING, text_file, dict.fromkeys(shapes, dtype) if dtype else {}, on_progress)
-    _rewrite(tokenizer.weights, tokenizer.naming, unfinished / files.tokenizer, {}, on_progress)
-    chosen = dict.fromkeys(halved, dtype) if dtype else {}
-    _rewrite(transformer.weights, transformer.naming, unfinished / files.transformer, chosen, on_progress)
+    for path in (*conversion.copies, *(file.path for file in conversion.files)):
+        (unfinished / path).parent.mkdir(parents=True, exist_ok=True)
+    (unfinished / "config.json").write_text(conversion.config_json)
+    for path, original in conversion.copies.items():
+        shutil.copyfile(original, unfinished / path)
+    for file in conversion.files:
+        _rewrite(file, unfinished / file.path, dtype, on_progress)
     unfinished.rename(out)
 
 
-def _halved(transformer: Part) -> list[str]:
-    """Names of what is not in fp32 when a model runs in half precision."""
-    module = transformer.module
-    assert isinstance(module, Transformer)
-    module.hold_blocks_in(torch.bfloat16)
-    return [name for name, parameter in module.named_parameters() if parameter.dtype == torch.bfloat16]
-
-
-def _rewrite(
-    weights: Weights, naming: Naming, file: Path, dtypes: Mapping[str, torch.dtype], on_progress: OnProgress
-) -> None:
-    """`dtypes` by our names; what it does not name stays as stored."""
-    stored = weights.stored
+def _rewrite(file: ConvertedFile, path: Path, dtype: torch.dtype | None, on_progress: OnProgress) -> None:
+    """Under the released names; `file.halved` in `dtype` if that is given, everything else as stored."""
+    stored, naming = file.weights.stored, file.naming
     own_names = {name: own for own, name in naming.ours({name: name for name in stored}).items()}
     released = {own: name for name, own in naming.released({own: own for own in own_names.values()}).items()}
-    kept = {name: each for name, each in stored.items() if name in own_names}
+    dtypes = dict.fromkeys(file.halved, dtype) if dtype else {}
     header = {
-        released[own_names[name]]: Stored(each.shape, dtypes.get(own_names[name], each.dtype))
-        for name, each in kept.items()
+        released[own_names[name]]: Stored(tensor.shape, dtypes.get(own_names[name], tensor.dtype))
+        for name, tensor in stored.items()
+        if name in own_names
     }
-    tensors = ((released[own_names[name]], tensor) for name, tensor in weights.tensors(list(own_names)))
-    write_safetensors(file, header, tensors, on_progress)
+    tensors = ((released[own_names[name]], tensor) for name, tensor in file.weights.tensors(list(own_names)))
+    write_safetensors(path, header, tensors, on_progress)
 
 
 def write_safetensors(
@@ -104,24 +71,25 @@ def write_safetensors(
     tensors: Iterable[tuple[str, Tensor]],
     on_progress: OnProgress = no_progress,
 ) -> None:
-    """A safetensors file of tensors that come in the order of `header`, converted to the dtypes it names.
+    """Write tensors, which must come in the order of `header`, in the dtypes it names, holding one at a time.
 
-    The library writes only what is in memory at once. ValueError: a dtype that is none of the known.
+    The library's own function needs all of them in memory. ValueError: a dtype other than fp32, fp16, bf16.
     """
     entries, num_bytes = {}, 0
-    for name, each in header.items():
-        if each.dtype not in _CODES:
-            raise ValueError(f"{name} is stored as {each.dtype}; choose one of {', '.join(PRECISIONS)}")
-        end = num_bytes + each.dtype.itemsize * torch.Size(each.shape).numel()
-        entries[name] = {"dtype": _CODES[each.dtype], "shape": each.shape, "data_offsets": (num_bytes, end)}
+    for name, described in header.items():
+        shape, dtype = described.shape, described.dtype
+        if dtype not in _CODES:
+            raise ValueError(f"{name} is stored as {dtype}; choose one of {', '.join(PRECISIONS)}")
+        end = num_bytes + dtype.itemsize * torch.Size(shape).numel()
+        entries[name] = {"dtype": _CODES[dtype], "shape": shape, "data_offsets": (num_bytes, end)}
         num_bytes = end
     text = json.dumps({"__metadata__": {"format": "pt"}, **entries}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the data start on a multiple of eight bytes
     with file.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
-        for (name, each), (given, tensor) in zip(header.items(), tensors, strict=True):
+        for (name, described), (given, tensor) in zip(header.items(), tensors, strict=True):
             assert name == given
-            stream.write(tensor.to(each.dtype).contiguous().flatten().view(torch.uint8).numpy().data)
+            stream.write(tensor.to(described.dtype).contiguous().flatten().view(torch.uint8).numpy().data)
             on_progress(file.name, stream.tell() - 8 - len(text), num_bytes)
         stream.flush()
         os.fsync(stream.fileno())

@@ -23,17 +23,16 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import http_get
 
+from service.model.checkpoints.family import Source
 from service.model.checkpoints.loader import choose_weights, shards_of
 from service.model.checkpoints.memory_budget import in_bytes
-from service.model.checkpoints.registry import BUNDLED
-from service.model.infinity.presets import FLAN, INFINITY, RELEASED, Source
-from service.model.infinity.weight_names import is_text_encoder
+from service.model.checkpoints.registry import BUNDLED, PRESETS
 
 _CHUNK = 1 << 20
 
 
-class Damaged(ValueError):
-    """What came is not what the hub lists."""
+class ChecksumMismatch(ValueError):
+    """A downloaded file does not have the checksum that the hub lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,7 @@ class Download:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DownloadPlan:
     model: str
     sources: tuple[tuple[Source, str], ...]  # with the commit that each one's revision is now
     downloads: tuple[Download, ...]
@@ -110,27 +109,28 @@ class Hub:
 
     endpoint: str | None = None
 
-    def plan(self, model: str, models_dir: Path, revisions: Mapping[str, str] | None = None) -> Plan:
+    def plan(self, model: str, models_dir: Path, revisions: Mapping[str, str] | None = None) -> DownloadPlan:
         """The files that a preset needs, and nothing else. Downloads an index of shards at most.
 
         `revisions` overrides a repository's. ValueError with a sentence: no such preset, not there, offline.
         """
         if model in BUNDLED:
             raise ValueError(f"{model} comes inside the package: there is nothing to fetch")
-        if model not in RELEASED:
-            raise ValueError(f"There is no model {model!r} to fetch: give one of {', '.join(RELEASED)}")
+        if model not in PRESETS:
+            raise ValueError(f"There is no model {model!r} to fetch: give one of {', '.join(PRESETS)}")
         sources: list[tuple[Source, str]] = []
         downloads: list[Download] = []
-        for pinned in RELEASED[model].sources:
+        _, preset = PRESETS[model]
+        for pinned in preset.sources:
             revision = (revisions or {}).get(pinned.repository, pinned.revision)
             source = replace(pinned, revision=revision)
-            with _in_sentences(source):
+            with _readable_errors(source):
                 commit = str(self._api().model_info(source.repository, revision=revision).sha)
                 downloads += self._downloads(source, commit, models_dir / source.into)
             sources.append((source, commit))
-        return Plan(model, tuple(sources), tuple(downloads))
+        return DownloadPlan(model, tuple(sources), tuple(downloads))
 
-    def fetch(self, plan: Plan, say: Callable[[str], None]) -> None:
+    def fetch(self, plan: DownloadPlan, say: Callable[[str], None]) -> None:
         """Download what is missing, where it was interrupted if it was, and check every file.
 
         ValueError with a sentence: no room, offline, or a file that is not the hub's. A file under its own
@@ -142,38 +142,38 @@ class Hub:
             with FileLock(folder / ".fetch.lock", timeout=0):
                 for download in plan.downloads:
                     if not (download.is_ready and download.is_checksum_of(download.path)):
-                        with _in_sentences(sources[download.repository]):
+                        with _readable_errors(sources[download.repository]):
                             self._download(download)
                     say(f"{download.path}: {in_bytes(download.num_bytes)}, checksum right")
         except Timeout as error:
             raise ValueError(f"Another `atelier fetch` is at work in {folder}") from error
 
-    def _download(self, each: Download) -> None:
-        """By way of a partial file: the library's own download starts over when it was interrupted."""
-        each.path.parent.mkdir(parents=True, exist_ok=True)
-        with each.partial.open("ab") as stream:
+    def _download(self, file: Download) -> None:
+        """To a partial file, which is resumed: the library's own download starts over when interrupted."""
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        with file.partial.open("ab") as stream:
             http_get(
-                hf_hub_url(each.repository, each.name, revision=each.commit, endpoint=self.endpoint),
+                hf_hub_url(file.repository, file.name, revision=file.commit, endpoint=self.endpoint),
                 stream,
                 resume_size=stream.tell(),
                 headers=_headers(),
-                expected_size=each.num_bytes,
-                displayed_filename=each.name,
+                expected_size=file.num_bytes,
+                displayed_filename=file.name,
             )
-        if not each.is_checksum_of(each.partial):
-            each.partial.unlink()
-            raise Damaged(
-                f"{each.name} came without the checksum that {each.repository} gives, so it was removed: "
+        if not file.is_checksum_of(file.partial):
+            file.partial.unlink()
+            raise ChecksumMismatch(
+                f"{file.name} came without the checksum that {file.repository} gives, so it was removed: "
                 "fetch again. If that repeats, something between here and the hub changes files."
             )
-        each.partial.replace(each.path)
+        file.partial.replace(file.path)
 
     def _api(self) -> HfApi:
         return HfApi(endpoint=self.endpoint)
 
     def _downloads(self, source: Source, commit: str, folder: Path) -> Iterator[Download]:
         tree = self._api().list_repo_tree(source.repository, recursive=True, revision=commit)
-        files = {each.path: each for each in tree if isinstance(each, RepoFile)}
+        files = {file.path: file for file in tree if isinstance(file, RepoFile)}
         wanted = list(source.files)
         for weights in source.weights:
             wanted += self._weight_files(source, commit, weights, files)
@@ -199,14 +199,8 @@ class Hub:
             index = hf_hub_download(
                 source.repository, prefix + name, revision=commit, local_dir=folder, endpoint=self.endpoint
             )
-            shards = shards_of(Path(index).read_bytes(), is_text_encoder if source.encoder_only else None)
+            shards = shards_of(Path(index).read_bytes(), source.holds)
         return [prefix + name, *(prefix + shard for shard in shards)]
-
-
-def chosen_revisions(*, infinity: str | None, flan_t5: str | None) -> dict[str, str]:
-    """Revisions by repository, of those that are not left to the presets."""
-    chosen = {INFINITY.repository: infinity, FLAN.repository: flan_t5}
-    return {repository: revision for repository, revision in chosen.items() if revision is not None}
 
 
 def _headers() -> dict[str, str]:
@@ -215,7 +209,7 @@ def _headers() -> dict[str, str]:
     return {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
 
 
-def _require_room(plan: Plan) -> Path:
+def _require_room(plan: DownloadPlan) -> Path:
     """The folder of the plan's first file, made."""
     folder = plan.downloads[0].folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -229,7 +223,7 @@ def _require_room(plan: Plan) -> Path:
 
 
 @contextmanager
-def _in_sentences(source: Source) -> Iterator[None]:
+def _readable_errors(source: Source) -> Iterator[None]:
     """The library's errors as sentences about the repository that was asked for."""
     try:
         yield

@@ -1,11 +1,10 @@
-"""Weights into modules, strictly: every difference is an error that names it."""
+"""Weight files, and weights into modules: every difference from the model is an error that names it."""
 
 from __future__ import annotations
 
 import json
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,24 +13,69 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 _MAX_NAMED = 4  # differences spelled out in an error; the rest are counted
+# What to read where a folder has several: names as the transformers library gives them, then any single file.
+_INDICES = (
+    "model.safetensors.index.json",
+    ".safetensors.index.json",
+    "pytorch_model.bin.index.json",
+    ".bin.index.json",
+)
+_SINGLE = ("model.safetensors", ".safetensors", "pytorch_model.bin", ".bin", ".pth")
 Shape = tuple[int, ...]
 OnProgress = Callable[[str, int, int], None]  # what is read, bytes of it so far, bytes in all
 
 
-class Misfit(ValueError):
-    """A weight file whose names or shapes are not those of the model; the sentence says which."""
+def no_progress(name: str, num_done: int, num_bytes: int) -> None:
+    """An OnProgress that does nothing."""
+
+
+class WeightsMismatch(ValueError):
+    """Names or shapes in a weight file are not those of the model; the sentence says which."""
 
 
 @dataclass(frozen=True, slots=True)
 class Naming:
     """Between the names in a released file and ours; each function renames a mapping's keys."""
 
-    ours: Callable[[Mapping[str, str]], dict[str, str]]  # drops what is there for nothing, such as constants
+    ours: Callable[[Mapping[str, str]], dict[str, str]]  # drops constants
     released: Callable[[Mapping[str, str]], dict[str, str]]
 
 
-def no_progress(name: str, num_done: int, num_bytes: int) -> None:
-    """The OnProgress of nobody."""
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor in a file, unread."""
+
+    shape: Shape
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One file of weights, closed."""
+
+    path: Path
+    nests: tuple[str, ...]
+    stored: Mapping[str, Stored]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The weights in a file, or in a folder of shards."""
+
+    path: Path
+    shards: tuple[Shard, ...]
+
+    @property
+    def stored(self) -> dict[str, Stored]:
+        return {name: tensor for shard in self.shards for name, tensor in shard.stored.items()}
+
+    def tensors(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+        """The named tensors, mapped from their files, with no more than one shard open at a time."""
+        wanted = set(names)
+        for shard in self.shards:
+            if wanted.intersection(shard.stored):
+                tensors = _read(shard.path, shard.nests)
+                yield from ((name, tensors[name]) for name in shard.stored if name in wanted)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -43,11 +87,52 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return dict(weights.tensors(list(weights.stored)))
 
 
+def open_weights(
+    path: Path, *, nests: tuple[str, ...] = (), holds: Callable[[str], bool] | None = None
+) -> Weights:
+    """List the tensors of a `.safetensors`, `.pth` or `.bin` file, or a folder of shards with their index.
+
+    `nests` names entries under which a `.pth` file may keep its tensors; the first that exists is taken.
+    Of a folder, only shards with a tensor for which `holds` is true are read and need to exist.
+    ValueError with a sentence that names the file: it is missing, damaged or of another kind.
+    """
+    files = _shards(path, holds) if path.is_dir() else [path]
+    shards = []
+    for file in files:
+        stored = {name: Stored(tuple(x.shape), x.dtype) for name, x in _read(file, nests).items()}
+        shards.append(Shard(file, nests, stored))
+    return Weights(path, tuple(shards))
+
+
+def shards_of(index: bytes, holds: Callable[[str], bool] | None = None) -> list[str]:
+    """The file names in a shard index, in order; ValueError when it is none."""
+    try:
+        places: dict[str, str] = json.loads(index)["weight_map"]
+        return sorted({file for name, file in places.items() if holds is None or holds(name)})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError("is not an index of shards: it has no weight_map") from error
+
+
+def choose_weights(names: Sequence[str]) -> tuple[str, bool] | None:
+    """Of the names in a folder, the weights to read and whether they are an index; None: no weights."""
+    for endings, is_index in ((_INDICES, True), (_SINGLE, False)):
+        for ending in endings:
+            found = [ending] if ending in names else [name for name in names if name.endswith(ending)]
+            if len(found) == 1:
+                return found[0], is_index
+    return None
+
+
+def shapes_of(module: nn.Module) -> dict[str, Shape]:
+    """Of the parameters, by name."""
+    return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+
+
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
     """Copy tensors into a module's parameters, converting dtypes; names and shapes must match exactly."""
     wanted = dict(module.named_parameters())
     _refuse_differences(
-        {name: tuple(each.shape) for name, each in wanted.items()},
+        shapes_of(module),
         {name: tuple(tensor.shape) for name, tensor in tensors.items()},
         f"{source} does not fit the configuration",
     )
@@ -59,16 +144,17 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) 
 def load_weights(
     module: nn.Module, weights: Weights, naming: Naming, *, model: str, on_progress: OnProgress = no_progress
 ) -> int:
-    """Bring weights into a module's parameters, shard by shard, straight to their device and dtype.
+    """Load weights into a module's parameters, shard by shard, directly to their device and dtype.
 
-    On the CPU what is stored in the dtype that is wanted stays where it is: the parameter is the file,
-    mapped, and its pages are read when they are first used. Returns how many bytes those are. `model` says
-    in an error what the file was read for. Misfit before anything is copied.
+    On the CPU a tensor stored in the parameter's dtype is not copied: the parameter is the mapped file, whose
+    pages are read when they are first used. Returns how many bytes those are. `model` says in an error what
+    the file was read for. WeightsMismatch before anything is copied.
     """
     parameters = dict(module.named_parameters())
-    shapes = {name: tuple(each.shape) for name, each in parameters.items()}
-    own_names = {stored: own for own, stored in match(shapes, weights, naming, model=model).items()}
-    num_bytes, num_done = sum(each.nbytes for each in parameters.values()), 0
+    own_names = {
+        stored: own for own, stored in match(shapes_of(module), weights, naming, model=model).items()
+    }
+    num_bytes, num_done = sum(parameter.nbytes for parameter in parameters.values()), 0
     num_mapped = 0
     with torch.no_grad():
         for name, tensor in weights.tensors(list(own_names)):
@@ -89,7 +175,7 @@ def _is_what_is_wanted(stored: Tensor, parameter: Tensor) -> bool:
 
 
 def match(shapes: Mapping[str, Shape], weights: Weights, naming: Naming, *, model: str) -> dict[str, str]:
-    """For each of our names the file's. Misfit unless the file holds exactly what `shapes` asks for."""
+    """Our names to the file's. WeightsMismatch unless the file holds exactly `shapes`."""
     stored = weights.stored
     name_in_file = naming.ours({name: name for name in stored})
     as_released = {own: released for released, own in naming.released({own: own for own in shapes}).items()}
@@ -115,7 +201,7 @@ def _refuse_differences(wanted: Mapping[str, Shape], held: Mapping[str, Shape], 
         ),
     ]
     if differences:
-        raise Misfit(f"{finding}: {'; '.join(differences)}")
+        raise WeightsMismatch(f"{finding}: {'; '.join(differences)}")
 
 
 def _written(shape: Shape) -> str:
@@ -123,96 +209,13 @@ def _written(shape: Shape) -> str:
 
 
 def _listed(kind: str, names: Iterable[str]) -> list[str]:
-    every = sorted(names)
-    more = f" and {len(every) - _MAX_NAMED} more" if len(every) > _MAX_NAMED else ""
-    return [f"{len(every)} tensors {kind}: {', '.join(every[:_MAX_NAMED])}{more}"] if every else []
-
-
-# What to read where a folder has several: names as the transformers library gives them, then any single file.
-_INDICES = (
-    "model.safetensors.index.json",
-    ".safetensors.index.json",
-    "pytorch_model.bin.index.json",
-    ".bin.index.json",
-)
-_SINGLE = ("model.safetensors", ".safetensors", "pytorch_model.bin", ".bin", ".pth")
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A tensor in a file, unread."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One file of weights, closed."""
-
-    path: Path
-    nests: tuple[str, ...]
-    stored: Mapping[str, Stored]
-
-    def tensors(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        """The named tensors, mapped from the file for as long as anybody has them."""
-        with _opened(self.path, self.nests) as read:
-            for name in names:
-                yield name, read(name)
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """The weights in a file, or in a folder of shards."""
-
-    path: Path
-    shards: tuple[Shard, ...]
-
-    @property
-    def stored(self) -> dict[str, Stored]:
-        return {name: each for shard in self.shards for name, each in shard.stored.items()}
-
-    def tensors(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        """The named tensors, shard after shard: no more than one shard is open at a time."""
-        wanted = set(names)
-        for shard in self.shards:
-            yield from shard.tensors([name for name in shard.stored if name in wanted])
-
-
-def open_weights(
-    path: Path, *, nests: tuple[str, ...] = (), holds: Callable[[str], bool] | None = None
-) -> Weights:
-    """Look at a `.safetensors`, `.pth` or `.bin` file, or a folder of shards with their index.
-
-    `nests` names entries under which a `.pth` file may keep its tensors; the first that is there is taken.
-    Of a folder, only shards with a tensor for which `holds` is true are looked at and need to be there.
-    ValueError with a sentence that names the file: it is missing, damaged or of another kind.
-    """
-    files = _shards(path, holds) if path.is_dir() else [path]
-    return Weights(path, tuple(_look(file, nests) for file in files))
-
-
-def shards_of(index: bytes, holds: Callable[[str], bool] | None = None) -> list[str]:
-    """The file names in a shard index, in order; ValueError when it is none."""
-    try:
-        places: dict[str, str] = json.loads(index)["weight_map"]
-        return sorted({file for name, file in places.items() if holds is None or holds(name)})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError("is not an index of shards: it has no weight_map") from error
-
-
-def choose_weights(names: Sequence[str]) -> tuple[str, bool] | None:
-    """Of the names in a folder, the weights to read and whether they are an index; None: no weights."""
-    for endings, is_index in ((_INDICES, True), (_SINGLE, False)):
-        for ending in endings:
-            found = [ending] if ending in names else [name for name in names if name.endswith(ending)]
-            if len(found) == 1:
-                return found[0], is_index
-    return None
+    found = sorted(names)
+    more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
+    return [f"{len(found)} tensors {kind}: {', '.join(found[:_MAX_NAMED])}{more}"] if found else []
 
 
 def _shards(folder: Path, holds: Callable[[str], bool] | None) -> list[Path]:
-    chosen = choose_weights([each.name for each in folder.iterdir()])
+    chosen = choose_weights([file.name for file in folder.iterdir()])
     if chosen is None:
         raise ValueError(
             f"{folder} holds no weights that can be told: it needs an index of shards "
@@ -231,25 +234,7 @@ def _shards(folder: Path, holds: Callable[[str], bool] | None) -> list[Path]:
     return files
 
 
-def _look(path: Path, nests: tuple[str, ...]) -> Shard:
-    with _opened(path, nests) as read:
-        held = {name: read(name) for name in read.names}
-        return Shard(
-            path, nests, {name: Stored(tuple(each.shape), each.dtype) for name, each in held.items()}
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    names: tuple[str, ...]
-    read: Callable[[str], Tensor]
-
-    def __call__(self, name: str) -> Tensor:
-        return self.read(name)
-
-
-@contextmanager
-def _opened(path: Path, nests: tuple[str, ...]) -> Iterator[_Reader]:
+def _read(path: Path, nests: tuple[str, ...]) -> dict[str, Tensor]:
     """A file's tensors by name, mapped on the CPU for as long as they live; writing leaves the file alone."""
     if not path.is_file():
         raise ValueError(f"{path} is missing")
@@ -257,18 +242,13 @@ def _opened(path: Path, nests: tuple[str, ...]) -> Iterator[_Reader]:
         start = stream.read(16)
     if start.startswith(b"version https://"):
         raise ValueError(f"{path} is the pointer that Git LFS leaves in the place of a file, not the weights")
-    if path.suffix == ".safetensors":
-        try:
-            handle = safe_open(path, framework="pt").__enter__()
-        except (SafetensorError, OSError) as error:
-            raise _unreadable(path, error) from error
-        try:
-            yield _Reader(tuple(handle.keys()), handle.get_tensor)
-        finally:
-            handle.__exit__(None, None, None)
-    else:
-        tensors = _unpickled(path, nests, is_zip=start.startswith(b"PK"))
-        yield _Reader(tuple(tensors), tensors.__getitem__)
+    if path.suffix != ".safetensors":
+        return _unpickled(path, nests, is_zip=start.startswith(b"PK"))
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
 
 
 def _unpickled(path: Path, nests: tuple[str, ...], *, is_zip: bool) -> dict[str, Tensor]:

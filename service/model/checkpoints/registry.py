@@ -1,15 +1,18 @@
-"""Models by name."""
+"""Models by name, and loading them."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from service.model.checkpoints.family import Checkpoint, Family, Preset
 from service.model.checkpoints.loader import OnProgress, no_progress
 from service.model.checkpoints.memory_budget import (
     require_room,
@@ -17,55 +20,70 @@ from service.model.checkpoints.memory_budget import (
     shortage_of_weights,
 )
 from service.model.checkpoints.options import DEFAULT_OPTIONS, LoadOptions, choose_sizes
+from service.model.device.linear import row_tile
 from service.model.device.memory import free_bytes
-from service.model.device.precision import Precision, choose
+from service.model.device.precision import Precision, choose, forbid_tf32
 from service.model.engine.generator import Generator
-from service.model.infinity.config import InfinityConfig
-from service.model.infinity.model_folder import read_config, read_infinity
-from service.model.infinity.presets import RELEASED
+from service.model.infinity.model_folder import FAMILY as INFINITY
 
+# The kinds of backbone, by what config.json says as `family`; a folder that says nothing is an Infinity's.
+FAMILIES: dict[str, Family[Any]] = {"infinity": INFINITY}
+PRESETS: dict[str, tuple[Family[Any], Preset[Any]]] = {
+    name: (family, preset) for family in FAMILIES.values() for name, preset in family.presets.items()
+}
 BUNDLED = {"nano": Path(__file__).parents[1] / "nano" / "weights"}
-
-
-@dataclass(frozen=True, slots=True)
-class ModelLocation:
-    """A model that was asked for: its configuration, and the folder its files are named in."""
-
-    config: InfinityConfig
-    folder: Path
 
 
 def names() -> tuple[str, ...]:
     """The models that are known by name: those in the package, and those that `atelier fetch` brings."""
-    return (*BUNDLED, *RELEASED)
+    return (*BUNDLED, *PRESETS)
 
 
-def own_folder(name: str, models_dir: Path) -> Path:
+def converted_folder(name: str, models_dir: Path) -> Path:
     """Where a released model is looked for first: converted. ValueError for any other model."""
-    if name not in RELEASED:
-        raise ValueError(f"{name} is none of {', '.join(RELEASED)}: name the folder to write with --out")
+    if name not in PRESETS:
+        raise ValueError(f"{name} is none of {', '.join(PRESETS)}: name the folder to write with --out")
     return models_dir / name
 
 
-def find(name_or_path: str, models_dir: Path) -> ModelLocation:
+def find(name_or_path: str, models_dir: Path, *, needs_files: bool = True) -> Checkpoint:
     """The model of a name, or of a folder with config.json. ValueError with a sentence when there is none.
 
     A folder of that name in the models folder, such as `atelier convert` writes, comes before a preset's
-    released files.
+    released files. With `needs_files` ValueError when some of those are missing.
     """
     folder = BUNDLED.get(name_or_path, Path(name_or_path))
-    if name_or_path in RELEASED:
-        folder = own_folder(name_or_path, models_dir)
-        if not (folder / "config.json").is_file():
-            config = RELEASED[name_or_path].config
-            _require_files(config, models_dir)
-            return ModelLocation(config, models_dir)
+    if name_or_path in PRESETS:
+        folder = converted_folder(name_or_path, models_dir)
+        if not needs_files or not (folder / "config.json").is_file():
+            family, preset = PRESETS[name_or_path]
+            checkpoint = family.checkpoint(preset.config, models_dir)
+            if needs_files:
+                _require_files(checkpoint)
+            return checkpoint
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"There is no model {name_or_path!r}: give one of {', '.join(names())}, "
             "or the path of a folder that holds config.json."
         )
-    return ModelLocation(read_config(folder / "config.json"), folder)
+    return open_folder(folder)
+
+
+def open_folder(folder: Path) -> Checkpoint:
+    """The model of a folder's config.json. ValueError names the file and the field."""
+    file = folder / "config.json"
+    try:
+        settings = json.loads(file.read_bytes())
+        if not isinstance(settings, Mapping):
+            raise ValueError("must be an object")
+        name = settings.get("family", "infinity")
+        if name not in FAMILIES:
+            raise ValueError(f"family: must be one of {', '.join(FAMILIES)}, not {name!r}")
+        family = FAMILIES[name]
+        config = family.read_config({key: settings[key] for key in settings if key != "family"})
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return family.checkpoint(config, folder)
 
 
 def load(
@@ -82,29 +100,38 @@ def load(
     model, its files do not fit, there is no such device, the choices make no sense on it, or there is no
     memory left in which to draw.
     """
-    place, on = find(name_or_path, models_dir), device_of(device)
+    checkpoint, on = find(name_or_path, models_dir), device_of(device)
     precision = precision_of(on, choices)
-    sizes = choose_sizes(list(place.config.schedules()), choices.sizes, model=place.config.name)
+    sizes = choose_sizes(list(checkpoint.schedules), choices.sizes, model=checkpoint.name)
     if choices.compile:
         require_compiler()
+    if on.type == "cuda":
+        forbid_tf32()
     free = free_bytes(on)
-    require_room_for_weights(place.config, precision, on, free)
+    require_room_for_weights(checkpoint, precision, on, free)
     try:
-        infinity = read_infinity(
-            place.config,
-            place.folder,
+        backbone = checkpoint.load(
             on,
             precision=precision,
             decoding=choices.decoding,
+            compile=choices.compile,
             on_progress=on_progress,
         )
     except torch.OutOfMemoryError as error:  # others share a GPU, and take what was free
-        raise ValueError(shortage_of_weights(place.config, precision, on, free)) from error
-    if choices.compile:
-        infinity.compile()
-    generator = Generator(infinity, sizes)
-    require_room(infinity, generator.sizes, generator.fit)
+        raise ValueError(shortage_of_weights(checkpoint, precision, on, free)) from error
+    generator = Generator(backbone, sizes)
+    require_room(checkpoint, backbone, precision, generator.sizes, generator.limits)
     return generator
+
+
+def row_tile_of(generator: Generator) -> int | None:
+    """The rows to which batches are padded, where that makes an image the same bytes alone and in any batch.
+
+    None where this is not promised: on a GPU, compiled, or on a CPU on which no tile holds.
+    """
+    is_exact = generator.backbone.device.type == "cpu" and not generator.backbone.is_compiled
+    tile = row_tile()
+    return tile.num_rows if is_exact and tile.holds else None
 
 
 def precision_of(device: torch.device, choices: LoadOptions) -> Precision:
@@ -117,13 +144,13 @@ def precision_of(device: torch.device, choices: LoadOptions) -> Precision:
     )
 
 
-def _require_files(config: InfinityConfig, models_dir: Path) -> None:
-    files = config.files
-    for name in (files.transformer, files.tokenizer, files.text_encoder):
-        if not (models_dir / name).exists():
+def _require_files(checkpoint: Checkpoint) -> None:
+    for file in checkpoint.files:
+        if not file.exists():
             raise ValueError(
-                f"The model {config.name} needs {models_dir / name}, which is missing: `atelier fetch "
-                f"{config.name}` downloads it, or name the folder that holds {name} as ATELIER_MODELS_DIR."
+                f"The model {checkpoint.name} needs {file}, which is missing: `atelier fetch "
+                f"{checkpoint.name}` downloads it, or name the folder that holds {file.name} as "
+                "ATELIER_MODELS_DIR."
             )
 
 
@@ -140,7 +167,7 @@ def require_compiler() -> None:
 def device_of(name: str) -> torch.device:
     """The device of a name; `auto` is the GPU where there is one. ValueError when it is not here."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.model.backbone import AnyBackbone
-from service.model.device.memory import fit
+from service.model.device.memory import batch_limits
 from service.model.device.timer import DeviceTimer
 from service.model.device.transfer import DecodedImages
 from service.model.engine.blending import PathStyle, blend_styles
@@ -89,7 +89,7 @@ class Generator:
         self.max_prompt_tokens = backbone.max_text_tokens
         self.resident_bytes = backbone.resident_bytes
         self.precision = backbone.precision
-        self.fit = fit(backbone)
+        self.limits = batch_limits(backbone)
         self._texts = TextCache(backbone.encode_texts)
 
     def num_steps(self, size: Size, shortcuts: Shortcuts = EXACT) -> int:
@@ -106,7 +106,7 @@ class Generator:
 
     def max_images(self, size: Size) -> int:
         """How many stylised images one batch may hold, from the memory that the resident weights left."""
-        return max(1, self.fit.num_images[size])
+        return max(1, self.limits.max_images[size])
 
     def warm_up(self, on_warm: Callable[[Size, float], None] = lambda size, seconds: None) -> None:
         """Draw one stylised image of every enabled size; where code is compiled, each kind of batch once.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from pydantic import TypeAdapter, ValidationError
-
+from service.model.checkpoints.config_file import read_dataclass
 from service.model.engine.quality import ALL_EXACT, Qualities, Shortcuts
 from service.model.infinity import schedules as scales
 from service.model.schedule import Schedule, Size
@@ -102,11 +102,12 @@ class InfinityConfig:
     @classmethod
     def from_json(cls, text: str | bytes) -> InfinityConfig:
         """Read a `config.json`; ValueError names the field that is missing, unknown or wrong."""
-        try:
-            config = TypeAdapter(cls).validate_json(text, extra="forbid")
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        return cls.from_settings(json.loads(text))
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, object]) -> InfinityConfig:
+        """The same from JSON that is parsed already."""
+        config = read_dataclass(cls, settings)
         if (config.budget is None) == (not config.grids):
             raise ValueError('give either budget (such as "1M") or grids, and not both')
         if config.budget is not None and config.budget not in scales.BUDGETS:

@@ -1,8 +1,8 @@
 """What a batch takes beside the weights, in bytes: arithmetic on a configuration, no model is needed.
 
 Of stylised images, each of two paths and two guidance halves: four rows, of which the content path's two keep
-keys (Structural Attention Correction spares the others theirs). Everything is what the largest batch of that
-many images can take: texts of full length, partial images asked for. tests/test_footprint.py measures it.
+keys (Structural Attention Correction spares the others theirs). All are upper bounds for so many images:
+texts of full length, partial images requested. tests/model/infinity/test_memory.py measures them.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def footprint(
     def decoding(scale: Scale) -> int:
         grid = scale.times(config.patch)
         together = num_at_once(grid)
-        each = workspace_bytes(config.tokenizer, grid, dtype, in_strips=together == 0)
-        return each * max(1, min(together, num_images))
+        image = workspace_bytes(config.tokenizer, grid, dtype, in_strips=together == 0)
+        return image * max(1, min(together, num_images))
 
     return Footprint(
         cache=dtype.itemsize * cached_numbers(config, schedule, num_images),

@@ -1,14 +1,13 @@
-"""The released Infinity checkpoints, as data: what they are, where they come from, what their files hold."""
+"""The released Infinity checkpoints, as data: their configurations and where their files come from.
+
+Each names files of the models folder, laid out like upstream's `weights`.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import torch
-
-from service.model.checkpoints.loader import Naming, Shape, Weights
-from service.model.device.precision import FULL, Precision, TextEncoderDevice
+from service.model.checkpoints.family import Preset, Source
 from service.model.infinity.config import (
     FilesConfig,
     InfinityConfig,
@@ -16,51 +15,12 @@ from service.model.infinity.config import (
     TokenizerConfig,
     TransformerConfig,
 )
-from service.model.infinity.tokenizer import Tokenizer
-from service.model.infinity.transformer import Transformer
-from service.model.infinity.weight_names import TOKENIZER_NAMING, transformer_naming
+from service.model.infinity.weight_names import is_text_encoder
 
-# Parameters of flan-t5-xl's encoder, words' table included.
-_TEXT_PARAMETERS = 1_223_527_424
+# Parameters of flan-t5-xl's encoder, its word embeddings included.
+NUM_TEXT_PARAMETERS = 1_223_527_424
 # Of them, those that an fp16 encoder keeps in fp32: the second matrix of each feed-forward.
-_TEXT_KEPT_FP32 = 24 * 2048 * 5120
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Files of a repository on the hub, and the place in the models folder that they have."""
-
-    repository: str
-    revision: str  # a commit, or a branch where none is known
-    into: str  # a folder of the models folder, "" for itself
-    files: tuple[str, ...] = ()
-    weights: tuple[str, ...] = ()  # folders of weights, "" for the repository itself
-    encoder_only: bool = False  # leave out the shards that hold nothing of the text encoder
-
-
-@dataclass(frozen=True, slots=True)
-class Released:
-    """One preset. Its config names files of the models folder, laid out like upstream's `weights`."""
-
-    config: InfinityConfig
-    sources: tuple[Source, ...]
-
-    def num_parameters(self) -> dict[str, int]:
-        """By part: transformer, tokenizer, text encoder."""
-        transformer, tokenizer = expected_shapes(self.config)
-        return {
-            "transformer": _count(transformer),
-            "tokenizer": _count(tokenizer),
-            "text encoder": _TEXT_PARAMETERS,
-        }
-
-    def resident_bytes(self, precision: Precision = FULL) -> int:
-        """Memory of the weights on the transformer's device, between batches."""
-        held = held_bytes(self.config, precision.blocks)
-        if precision.text_place is not TextEncoderDevice.BESIDE:
-            return held
-        halves = _TEXT_PARAMETERS - (_TEXT_KEPT_FP32 if precision.text is torch.float16 else 0)
-        return held + precision.text.itemsize * halves + 4 * (_TEXT_PARAMETERS - halves)
+NUM_TEXT_PARAMETERS_IN_FP32 = 24 * 2048 * 5120
 
 
 INFINITY = Source("FoundationVision/Infinity", "main", into="")
@@ -71,7 +31,7 @@ FLAN = Source(
     into="flan-t5-xl",
     files=("config.json", "tokenizer.json"),
     weights=("",),
-    encoder_only=True,
+    holds=is_text_encoder,
 )
 
 
@@ -98,8 +58,8 @@ _EIGHT = InfinityConfig(
     patch=2,
     files=FilesConfig(transformer="infinity_8b_weights", tokenizer=_PATCHIFIED, text_encoder=FLAN.into),
 )
-_EVERY = (
-    Released(
+_PRESETS: tuple[Preset[InfinityConfig], ...] = (
+    Preset(
         InfinityConfig(
             name="infinity-2b",
             transformer=TransformerConfig(
@@ -116,8 +76,8 @@ _EVERY = (
         ),
         _infinity("infinity_2b_reg.pth", "infinity_vae_d32reg.pth"),
     ),
-    Released(_EIGHT, _infinity(_PATCHIFIED, weights=("infinity_8b_weights",))),
-    Released(
+    Preset(_EIGHT, _infinity(_PATCHIFIED, weights=("infinity_8b_weights",))),
+    Preset(
         replace(
             _EIGHT,
             name="infinity-8b-512",
@@ -126,7 +86,7 @@ _EVERY = (
         ),
         _infinity(_PATCHIFIED, weights=("infinity_8b_512x512_weights",)),
     ),
-    Released(
+    Preset(
         InfinityConfig(
             name="infinity-125m",
             transformer=TransformerConfig(
@@ -145,49 +105,10 @@ _EVERY = (
         _infinity("infinity_125M_256x256.pth", "infinity_vae_d16.pth"),
     ),
 )
-RELEASED: dict[str, Released] = {each.config.name: each for each in _EVERY}
+RELEASED = {preset.config.name: preset for preset in _PRESETS}
 
 
-def expected_shapes(config: InfinityConfig) -> tuple[dict[str, Shape], dict[str, Shape]]:
-    """Our names and shapes of the transformer and of the image tokenizer; takes no memory."""
-    transformer, tokenizer = (
-        {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
-        for module in _modules(config)
-    )
-    return transformer, tokenizer
-
-
-def held_bytes(config: InfinityConfig, blocks: torch.dtype) -> int:
-    """Memory of the transformer and the image tokenizer, with blocks and image decoder in this dtype."""
-    transformer, tokenizer = _modules(config)
-    transformer.hold_blocks_in(blocks)
-    tokenizer.hold_decoder_in(blocks)
-    return sum(parameter.nbytes for part in (transformer, tokenizer) for parameter in part.parameters())
-
-
-def _modules(config: InfinityConfig) -> tuple[Transformer, Tokenizer]:
-    with torch.device("meta"):
-        return Transformer(config.transformer, config.bits_per_token), Tokenizer(config.tokenizer)
-
-
-def recognise(weights: Weights) -> str:
-    """A sentence on which released file this may be, by its names and shapes; empty if it is none of them."""
-    if any(name.startswith("encoder.block.") for name in weights.stored):
-        return " It looks like a T5 text encoder."
-    found = []
-    for name, released in RELEASED.items():
-        transformer, tokenizer = expected_shapes(released.config)
-        if _shapes(weights, transformer_naming(released.config.transformer.blocks_per_chunk)) == transformer:
-            found.append(f"the transformer of {name}")
-        if _shapes(weights, TOKENIZER_NAMING) == tokenizer:
-            found.append(f"the image tokenizer of {name}")
-    return f" It looks like {' or '.join(found)}." if found else ""
-
-
-def _shapes(weights: Weights, naming: Naming) -> dict[str, Shape]:
-    stored = weights.stored
-    return {own: stored[name].shape for own, name in naming.ours({name: name for name in stored}).items()}
-
-
-def _count(shapes: dict[str, Shape]) -> int:
-    return sum(math.prod(shape) for shape in shapes.values())
+def chosen_revisions(*, infinity: str | None, flan_t5: str | None) -> dict[str, str]:
+    """The revision to fetch of each repository whose default is overridden."""
+    chosen = {INFINITY.repository: infinity, FLAN.repository: flan_t5}
+    return {repository: revision for repository, revision in chosen.items() if revision is not None}

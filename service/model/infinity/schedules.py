@@ -55,8 +55,8 @@ def schedule(ratio: float, budget: str) -> Schedule:
 
 def schedules(budget: str) -> dict[Size, Schedule]:
     """All fifteen schedules of a budget, the square one first."""
-    every = [schedule(ratio, budget) for ratio in (1.0, *(ratio for ratio in RATIOS if ratio != 1.0))]
-    return {each.size: each for each in every}
+    found = [schedule(ratio, budget) for ratio in (1.0, *(ratio for ratio in RATIOS if ratio != 1.0))]
+    return {one.size: one for one in found}
 
 
 def custom_schedule(grids: list[list[int]], stride: int) -> Schedule:

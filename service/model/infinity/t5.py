@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from service.model.checkpoints.loader import OnProgress, load_weights, no_progress, open_weights
-from service.model.device.linear import Linear
+from service.model.device.linear import Linear, linear_weights
 from service.model.device.precision import TextEncoderDevice
 from service.model.device.transfer import send
 from service.model.engine.types import Text
@@ -33,8 +33,8 @@ class _Tokens:
 class TextEncoder:
     """Prompts to the last hidden state of T5's encoder, without padding (golden README, 1.2).
 
-    `device` is where the texts are wanted, by default where the encoder is. An encoder that is on the CPU and
-    `is_fetched` reads there: its weights are copied for each batch of prompts, and the copies given back.
+    `device` is where the texts are needed, by default where the encoder is. An encoder on the CPU that
+    `is_fetched` computes on `device`: its weights are copied there for each batch of prompts, then freed.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class TextEncoder:
         words.no_padding()
         self._words = words
         self._encoder = encoder.eval()
+        self.weights_on_cpu = linear_weights(encoder) if self._reads_on.type == "cpu" else []
         for module in encoder.modules():
             if type(module) is nn.Linear:
                 # The same weights, on arithmetic that rounds a prompt alike alone and beside others.
@@ -113,7 +114,7 @@ class TextEncoder:
     def num_bytes(self) -> int:
         """Memory of the weights on the transformer's device, between batches."""
         here = (parameter for parameter in self._encoder.parameters() if parameter.device == self._device)
-        return sum(each.nbytes for each in here)
+        return sum(parameter.nbytes for parameter in here)
 
     def encode(self, prompt: str, max_tokens: int) -> Text:
         return self.encode_all([prompt], max_tokens)[0]

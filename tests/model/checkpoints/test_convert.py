@@ -14,9 +14,8 @@ from service.cli.main import cli
 from service.model.checkpoints import registry as presets
 from service.model.checkpoints.convert import convert, read_precision, write_safetensors
 from service.model.checkpoints.loader import Stored, open_weights
-from service.model.checkpoints.registry import ModelLocation
 from service.model.infinity.backbone import Infinity
-from service.model.infinity.model_folder import read_infinity
+from service.model.infinity.model_folder import InfinityCheckpoint
 from service.model.schedule import Size
 from tests.support.released_files import FLAN_TINY, shrunk, write_released
 
@@ -24,10 +23,12 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module", params=["infinity-2b", "infinity-8b"])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelLocation:
+def checkpoint(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> InfinityCheckpoint:
     folder = tmp_path_factory.mktemp("released")
     write_released(folder, shrunk(request.param), FLAN_TINY)
-    return ModelLocation(shrunk(request.param), folder)
+    return InfinityCheckpoint(shrunk(request.param), folder)
 
 
 def weights(infinity: Infinity) -> dict[str, torch.Tensor]:
@@ -40,10 +41,10 @@ def weights(infinity: Infinity) -> dict[str, torch.Tensor]:
     }
 
 
-def test_a_conversion_as_stored_is_the_same_model(place: ModelLocation, tmp_path: Path) -> None:
+def test_a_conversion_as_stored_is_the_same_model(checkpoint: InfinityCheckpoint, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
-    convert(place, tmp_path / "out", None, lambda *each: seen.append(each))
-    before = read_infinity(place.config, place.folder, CPU)
+    convert(checkpoint, tmp_path / "out", None, lambda *each: seen.append(each))
+    before = checkpoint.load(CPU)
     after = presets.load(str(tmp_path / "out")).backbone
     assert isinstance(after, Infinity)
     ours, theirs = weights(after), weights(before)
@@ -61,9 +62,9 @@ def test_a_conversion_as_stored_is_the_same_model(place: ModelLocation, tmp_path
 
 
 def test_a_conversion_to_half_precision_leaves_the_image_tokenizer_as_it_is(
-    place: ModelLocation, tmp_path: Path
+    checkpoint: InfinityCheckpoint, tmp_path: Path
 ) -> None:
-    convert(place, tmp_path / "out", torch.bfloat16)
+    convert(checkpoint, tmp_path / "out", torch.bfloat16)
     stored = {file.name: load_file(file) for file in tmp_path.glob("out/**/*.safetensors")}
     dtypes = {name: {tensor.dtype for tensor in tensors.values()} for name, tensors in stored.items()}
     assert dtypes == {
@@ -71,32 +72,29 @@ def test_a_conversion_to_half_precision_leaves_the_image_tokenizer_as_it_is(
         "model.safetensors": {torch.bfloat16},
         "tokenizer.safetensors": {torch.float32},
     }
-    original = open_weights(place.folder / place.config.files.transformer)
+    original = open_weights(checkpoint.folder / checkpoint.config.files.transformer)
     written = stored["transformer.safetensors"]
     for name, tensor in original.tensors(["head.weight", "word_embed.weight"]):
         assert torch.equal(written[name], tensor if name == "head.weight" else tensor.bfloat16())
-    assert (
-        presets.load(str(tmp_path / "out")).fingerprint
-        == read_infinity(place.config, place.folder, CPU).fingerprint
-    )
+    assert presets.load(str(tmp_path / "out")).fingerprint == checkpoint.load(CPU).fingerprint
 
 
-def test_what_is_there_already_is_not_written_over(place: ModelLocation, tmp_path: Path) -> None:
+def test_what_is_there_already_is_not_written_over(checkpoint: InfinityCheckpoint, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is there already: remove it, or choose another folder"):
-        convert(place, tmp_path)
+        convert(checkpoint, tmp_path)
 
 
 def test_a_conversion_that_was_interrupted_leaves_no_model_and_can_be_repeated(
-    place: ModelLocation, tmp_path: Path
+    checkpoint: InfinityCheckpoint, tmp_path: Path
 ) -> None:
     def interrupted(name: str, num_done: int, num_bytes: int) -> None:
         if name == "tokenizer.safetensors":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        convert(place, tmp_path / "out", on_progress=interrupted)
+        convert(checkpoint, tmp_path / "out", on_progress=interrupted)
     assert not (tmp_path / "out").exists()
-    convert(place, tmp_path / "out")
+    convert(checkpoint, tmp_path / "out")
     assert [each.name for each in tmp_path.iterdir()] == ["out"]
 
 
@@ -104,17 +102,17 @@ def test_a_converted_preset_comes_before_its_released_files(tmp_path: Path) -> N
     config = shrunk("infinity-2b")
     write_released(tmp_path, config, FLAN_TINY)
     assert presets.find("infinity-2b", tmp_path).folder == tmp_path
-    convert(ModelLocation(config, tmp_path), tmp_path / "infinity-2b", torch.bfloat16)
+    convert(InfinityCheckpoint(config, tmp_path), tmp_path / "infinity-2b", torch.bfloat16)
     assert presets.load("infinity-2b", models_dir=tmp_path).num_steps(Size(256, 256)) == 7
 
 
-def test_the_command_rewrites_a_folder_of_ones_own(place: ModelLocation, tmp_path: Path) -> None:
+def test_the_command_rewrites_a_folder_of_ones_own(checkpoint: InfinityCheckpoint, tmp_path: Path) -> None:
     """One whose config.json names released files."""
     mine = tmp_path / "mine"
     mine.mkdir()
-    for each in place.folder.iterdir():
+    for each in checkpoint.folder.iterdir():
         (mine / each.name).symlink_to(each)
-    (mine / "config.json").write_text(place.config.to_json())
+    (mine / "config.json").write_text(checkpoint.config.to_json())
     run, out = CliRunner().invoke, tmp_path / "out"
     assert run(cli, ["convert", str(mine)]).stderr.endswith("name the folder to write with --out\n")
     written = run(cli, ["convert", str(mine), "--out", str(out), "--dtype", "stored"])
@@ -128,9 +126,9 @@ def test_the_command_rewrites_a_folder_of_ones_own(place: ModelLocation, tmp_pat
     )
 
 
-def test_files_that_do_not_fit_are_not_converted(place: ModelLocation, tmp_path: Path) -> None:
+def test_files_that_do_not_fit_are_not_converted(checkpoint: InfinityCheckpoint, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"infinity_125M_256x256\.pth is missing"):
-        convert(ModelLocation(shrunk("infinity-125m"), place.folder), tmp_path / "out")
+        convert(InfinityCheckpoint(shrunk("infinity-125m"), checkpoint.folder), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from service.model.checkpoints.loader import Naming, load_into, load_weights, open_weights
+from service.model.checkpoints.loader import Naming, load_into, load_weights, open_weights, shapes_of
 from service.model.device.memory import free_bytes
-from service.model.infinity.presets import RELEASED, expected_shapes
+from service.model.infinity.model_folder import empty_networks
+from service.model.infinity.presets import RELEASED
 from service.model.infinity.weight_names import tokenizer_from_official, transformer_from_official
 from tests.support.released_files import released_tokenizer, released_transformer
 
@@ -36,7 +37,7 @@ def test_a_preset_expects_exactly_the_official_names_and_shapes(name: str) -> No
 @pytest.mark.parametrize("name", RELEASED)
 def test_every_name_of_a_released_file_is_one_of_ours(name: str) -> None:
     config = RELEASED[name].config
-    transformer, tokenizer = expected_shapes(config)
+    transformer, tokenizer = map(shapes_of, empty_networks(config))
     stored = released_transformer(config)
     assert transformer_from_official(stored, config.transformer.blocks_per_chunk) == transformer
     assert tokenizer_from_official(released_tokenizer(config)) == tokenizer

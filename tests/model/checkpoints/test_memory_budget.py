@@ -10,13 +10,13 @@ import torch
 from typer.testing import CliRunner
 
 from service.cli.main import cli
-from service.model.checkpoints.memory_budget import needs_of, require_room, require_room_for_weights
+from service.model.checkpoints.memory_budget import memory_needs, require_room, require_room_for_weights
 from service.model.checkpoints.options import LoadOptions
-from service.model.checkpoints.registry import load, names
-from service.model.device.memory import MOST_IMAGES, Fit, fit, fitted, free_bytes
-from service.model.device.precision import Precision
+from service.model.checkpoints.registry import find, load, names
+from service.model.device.memory import MAX_IMAGES, BatchLimits, batch_limits, free_bytes
+from service.model.device.precision import FULL, Precision
 from service.model.infinity.config import TransformerConfig
-from service.model.infinity.model_folder import write_infinity
+from service.model.infinity.model_folder import InfinityCheckpoint, write_infinity
 from service.model.infinity.presets import RELEASED
 from service.model.infinity.schedules import schedule
 from service.model.schedule import Size
@@ -24,26 +24,27 @@ from tests.support.process import ROOT
 from tests.support.tiny import tiny_config, tiny_infinity
 
 INFINITY = tiny_infinity(tiny_config(budget="0.25M", grids=()))
+CHECKPOINT = InfinityCheckpoint(INFINITY.config, Path())
 SIZE = Size(512, 512) if Size(512, 512) in INFINITY.schedules else next(iter(INFINITY.schedules))
 
 
 def test_what_fits_now_is_what_the_free_memory_holds() -> None:
-    found = fit(INFINITY)
+    found = batch_limits(INFINITY)
     assert found.num_bytes < free_bytes(INFINITY.device)
-    assert found.num_images == fitted(INFINITY, found.num_bytes).num_images
+    assert found.max_images == batch_limits(INFINITY, found.num_bytes).max_images
 
 
 def test_a_batch_is_as_large_as_the_memory_and_no_larger() -> None:
     three = INFINITY.batch_bytes(INFINITY.schedules[SIZE], 3)
-    assert fitted(INFINITY, three).num_images[SIZE] == 3
-    assert fitted(INFINITY, three - 1).num_images[SIZE] == 2
-    assert fitted(INFINITY, 0).num_images[SIZE] == 0
-    assert fitted(INFINITY, 2**50).num_images[SIZE] == MOST_IMAGES
+    assert batch_limits(INFINITY, three).max_images[SIZE] == 3
+    assert batch_limits(INFINITY, three - 1).max_images[SIZE] == 2
+    assert batch_limits(INFINITY, 0).max_images[SIZE] == 0
+    assert batch_limits(INFINITY, 2**50).max_images[SIZE] == MAX_IMAGES
 
 
 def test_weights_that_do_not_fit_are_refused_before_any_is_read(tmp_path: Path) -> None:
     enormous = replace(RELEASED["infinity-8b"].config, transformer=TransformerConfig(
-        depth=400, width=35_840, num_heads=280, text_channels=2048))  # fmt: skip
+        depth=4, width=358_400, num_heads=2_800, text_channels=2048))  # fmt: skip
     (tmp_path / "config.json").write_text(enormous.to_json())  # and no weights beside it
     sentence = r"^infinity-8b does not fit: .* take \d{4,}\.\d+ GB, and .* are free on the CPU"
     with pytest.raises(ValueError, match=sentence):
@@ -63,19 +64,19 @@ def test_weights_that_do_not_fit_are_refused_before_any_is_read(tmp_path: Path) 
     ],
 )
 def test_a_shortage_says_what_would_be_enough(precision: Precision, free: float, helps: str) -> None:
-    config, gpu = RELEASED["infinity-2b"].config, torch.device("cuda")
+    checkpoint, gpu = InfinityCheckpoint(RELEASED["infinity-2b"].config, Path()), torch.device("cuda")
     with pytest.raises(ValueError, match=r"does not fit: .* free on the CUDA\. What would help") as error:
-        require_room_for_weights(config, precision, gpu, int(free))
+        require_room_for_weights(checkpoint, precision, gpu, int(free))
     assert helps in str(error.value)
     assert ("PRECISION=bf16" in str(error.value)) == (free == 9e9)
-    require_room_for_weights(config, precision, gpu, int(20e9))
+    require_room_for_weights(checkpoint, precision, gpu, int(20e9))
 
 
 def test_a_start_without_room_for_one_image_says_the_numbers() -> None:
     need = INFINITY.batch_bytes(INFINITY.schedules[SIZE], 1)
-    require_room(INFINITY, [SIZE], fitted(INFINITY, need))
+    require_room(CHECKPOINT, INFINITY, FULL, [SIZE], batch_limits(INFINITY, need))
     with pytest.raises(ValueError, match=r"tiny has no room to draw") as raised:
-        require_room(INFINITY, [SIZE], fitted(INFINITY, 40 * 10**6))
+        require_room(CHECKPOINT, INFINITY, FULL, [SIZE], batch_limits(INFINITY, 40 * 10**6))
     sentence = str(raised.value)
     assert (
         f"one stylised image of {SIZE} takes {need / 10**6:.2f} MB beside the weights, which take "
@@ -88,7 +89,7 @@ def test_a_start_without_room_for_one_image_says_the_numbers() -> None:
 def test_only_what_would_be_enough_is_said_to_help() -> None:
     def remedies(num_bytes: int) -> str:
         with pytest.raises(ValueError, match="What would help") as raised:
-            require_room(INFINITY, [SIZE], Fit(num_bytes, {SIZE: 0}))
+            require_room(CHECKPOINT, INFINITY, FULL, [SIZE], BatchLimits(num_bytes, {SIZE: 0}))
         return str(raised.value).partition("What would help: ")[2]
 
     one = INFINITY.batch_bytes(INFINITY.schedules[SIZE], 1)
@@ -98,7 +99,7 @@ def test_only_what_would_be_enough_is_said_to_help() -> None:
 
 def test_a_size_that_is_not_enabled_needs_no_room() -> None:
     other = next(size for size in INFINITY.schedules if size != SIZE)
-    require_room(INFINITY, [SIZE], Fit(10**9, {SIZE: 1, other: 0}))
+    require_room(CHECKPOINT, INFINITY, FULL, [SIZE], BatchLimits(10**9, {SIZE: 1, other: 0}))
 
 
 def test_the_readme_has_the_table_that_the_command_prints() -> None:
@@ -120,8 +121,8 @@ def test_one_model_is_told_at_every_size(tmp_path: Path) -> None:
 
 def test_half_precision_and_a_text_encoder_elsewhere_leave_more_room() -> None:
     def of_2b(**choices: str) -> tuple[int, int]:
-        found = needs_of(None, LoadOptions(**choices), Path())  # type: ignore[arg-type]
-        (need,) = (each for each in found if each.name == "infinity-2b")
+        checkpoint = find("infinity-2b", Path(), needs_files=False)
+        need = memory_needs(checkpoint, LoadOptions(**choices))[0]  # type: ignore[arg-type]
         return need.weights, need.batches[0]
 
     full, half, elsewhere = of_2b(precision="fp32"), of_2b(), of_2b(text_device="cpu")

@@ -17,12 +17,12 @@ from transformers import T5Config, T5EncoderModel
 from service.model.checkpoints import registry as presets
 from service.model.checkpoints.loader import open_weights
 from service.model.checkpoints.memory_budget import in_bytes
-from service.model.device.precision import Precision
+from service.model.device.precision import FULL, Precision
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec
 from service.model.infinity.config import FilesConfig, InfinityConfig
-from service.model.infinity.model_folder import open_parts, read_infinity
-from service.model.infinity.presets import RELEASED
+from service.model.infinity.model_folder import InfinityCheckpoint
+from service.model.infinity.presets import NUM_TEXT_PARAMETERS, RELEASED
 from service.model.infinity.t5 import TextEncoder
 from service.model.infinity.transformer import Block
 from service.model.infinity.weight_names import is_text_encoder
@@ -31,8 +31,10 @@ from tests.support.process import ROOT
 from tests.support.released_files import (
     FLAN_TINY,
     FLAN_XL,
+    num_parameters,
     released_tokenizer,
     shrunk,
+    weight_bytes,
     write_released,
     write_shards,
 )
@@ -70,15 +72,15 @@ def replace_file(path: Path) -> Path:
      ("infinity-125m", (0.125, 0.110))],
 )  # fmt: skip
 def test_a_preset_has_the_size_it_is_named_for(name: str, billions: tuple[float, float]) -> None:
-    counts = RELEASED[name].num_parameters()
+    counts = num_parameters(name)
     assert (round(counts["transformer"] / 1e9, 3), round(counts["tokenizer"] / 1e9, 3)) == billions
-    assert RELEASED[name].resident_bytes() == 4 * sum(counts.values())
+    assert weight_bytes(name, FULL) == 4 * (sum(counts.values()) + NUM_TEXT_PARAMETERS)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_readme_says_what_a_preset_takes(name: str) -> None:
-    released = RELEASED[name]
-    size, sampling = next(iter(released.config.schedules())), released.config.sampling
+    config = RELEASED[name].config
+    size, sampling = next(iter(config.schedules())), config.sampling
     (row,) = (
         line
         for line in (ROOT / "README.md").read_text().splitlines()
@@ -86,8 +88,8 @@ def test_the_readme_says_what_a_preset_takes(name: str) -> None:
     )
     assert row.split(" | ")[1:] == [
         f"{size.width} x {size.height}",
-        in_bytes(released.resident_bytes()),
-        in_bytes(released.resident_bytes(ON_GPU)),
+        in_bytes(weight_bytes(name, FULL)),
+        in_bytes(weight_bytes(name, ON_GPU)),
         f"{sampling.guidance:g}, {sampling.temperature:g} |",
     ]
 
@@ -96,7 +98,7 @@ def test_the_text_encoder_is_counted_right() -> None:
     with torch.device("meta"):
         encoder = T5EncoderModel(T5Config(**FLAN_XL))
     counted = sum(math.prod(parameter.shape) for parameter in encoder.parameters())
-    assert {each.num_parameters()["text encoder"] for each in RELEASED.values()} == {counted}
+    assert counted == NUM_TEXT_PARAMETERS
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,7 @@ def test_a_presets_configuration_as_a_config_json_is_the_same_again(name: str) -
 def test_released_files_become_a_model_that_draws(written: Path, name: str) -> None:
     seen: list[tuple[str, int, int]] = []
     config = shrunk(name)
-    infinity = read_infinity(config, written, CPU, on_progress=lambda *each: seen.append(each))
+    infinity = InfinityCheckpoint(config, written).load(CPU, on_progress=lambda *each: seen.append(each))
     size = Size(256, 256)
     (drawing,) = Generator(infinity).generate([ImageSpec("a red star", 1, size)])
     assert drawing.image.shape == (256, 256, 3)
@@ -141,7 +143,7 @@ def test_released_files_become_a_model_that_draws(written: Path, name: str) -> N
 
 def test_half_precision_is_where_the_reference_has_it(written: Path) -> None:
     config, stored = shrunk("infinity-2b"), torch.load(written / "infinity_2b_reg.pth")
-    half = read_infinity(config, written, CPU, precision=Precision(torch.bfloat16, torch.bfloat16))
+    half = InfinityCheckpoint(config, written).load(CPU, precision=Precision(torch.bfloat16, torch.bfloat16))
     block, full = half.transformer.blocks[0], torch.float32
     assert isinstance(block, Block)
     assert torch.equal(
@@ -153,7 +155,7 @@ def test_half_precision_is_where_the_reference_has_it(written: Path) -> None:
     assert {block.modulation.dtype, block.text_norm.weight.dtype, half.transformer.start.dtype} == {full}
     assert half.tokenizer.decoder.dtype == torch.bfloat16
     assert half.precision == "bf16"
-    whole = read_infinity(config, written, CPU)
+    whole = InfinityCheckpoint(config, written).load(CPU)
     assert half.fingerprint == whole.fingerprint
     assert half.resident_bytes < 0.7 * whole.resident_bytes
 
@@ -179,7 +181,9 @@ def test_the_image_tokenizer_of_another_preset_is_recognised(models_dir: Path) -
     }
     torch.save({"vae": tensors}, tokenizer)
     with pytest.raises(ValueError, match="of another shape") as raised:
-        open_parts(replace(shrunk("infinity-8b"), tokenizer=config.tokenizer), models_dir)
+        InfinityCheckpoint(
+            replace(shrunk("infinity-8b"), tokenizer=config.tokenizer), models_dir
+        ).open_parts()
     sentence = str(raised.value)
     assert f"{tokenizer} does not fit infinity-8b's image tokenizer: " in sentence
     assert "decoder.conv_in.conv.weight is 512x32x3x3, not 512x14x3x3" in sentence
@@ -209,7 +213,7 @@ def test_swapped_files_are_named(models_dir: Path, file: str, other: str, model:
         rf"{swapped.name} does not fit infinity-2b's {model}: \d+ tensors missing: .* unexpected: .*{looks}"
     )
     with pytest.raises(ValueError, match=sentence):
-        open_parts(config, models_dir)
+        InfinityCheckpoint(config, models_dir).open_parts()
 
 
 @pytest.mark.parametrize(
@@ -236,7 +240,7 @@ def test_a_tensor_that_is_missing_unexpected_or_of_another_shape_is_named_as_in_
             tensors[name] = torch.zeros(shape)
     torch.save(tensors, replace_file(file))
     with pytest.raises(ValueError, match=f"{file.name} does not fit infinity-2b's transformer: {sentence}"):
-        open_parts(shrunk("infinity-2b"), models_dir)
+        InfinityCheckpoint(shrunk("infinity-2b"), models_dir).open_parts()
 
 
 @pytest.mark.parametrize("file", ["infinity_2b_reg.pth", "infinity_vae_d32reg.pth"])
@@ -244,7 +248,7 @@ def test_a_download_that_was_cut_short_is_named(models_dir: Path, file: str) -> 
     whole = (models_dir / file).read_bytes()
     replace_file(models_dir / file).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=rf"{file} cannot be read as a weight file: .* cut short"):
-        open_parts(shrunk("infinity-2b"), models_dir)
+        InfinityCheckpoint(shrunk("infinity-2b"), models_dir).open_parts()
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
@@ -262,7 +266,7 @@ def test_the_text_encoder_needs_all_its_own_tensors_and_none_of_the_decoders(
     write_shards(folder, tensors, num_shards=2, suffix=suffix)
     with torch.inference_mode():
         ours, theirs = (
-            TextEncoder.from_folder(each, CPU).encode("a star", 64).features for each in (folder, original)
+            TextEncoder.from_folder(each, CPU).encode("a star", 64).conditioning for each in (folder, original)
         )
     assert torch.equal(ours, theirs)
     del tensors["encoder.final_layer_norm.weight"]
@@ -283,15 +287,14 @@ def test_a_text_encoder_of_another_width_is_refused(models_dir: Path) -> None:
     with pytest.raises(
         ValueError, match=rf"encoder in {flan} gives 128 channels, and the transformer reads 256"
     ):
-        read_infinity(wide, models_dir, CPU)
+        InfinityCheckpoint(wide, models_dir).load(CPU)
 
 
 READ = """
 import resource, sys, threading, torch
 from pathlib import Path
 from torch import nn
-from service.model.checkpoint import Naming, load_weights
-from service.model.weight_files import open_weights
+from service.model.checkpoints.loader import Naming, load_weights, open_weights
 
 def now():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -25,19 +25,19 @@ from PIL import Image
 
 from service.model.checkpoints.convert import convert
 from service.model.checkpoints.loader import open_weights
-from service.model.checkpoints.registry import ModelLocation
 from service.model.device.precision import Precision
 from service.model.engine.generator import Generator
 from service.model.engine.types import Drawing, ImageSpec, Styling, WeightedStyle
 from service.model.infinity.backbone import Infinity
 from service.model.infinity.config import FilesConfig, InfinityConfig
-from service.model.infinity.model_folder import read_infinity
+from service.model.infinity.model_folder import InfinityCheckpoint
 from service.model.infinity.presets import RELEASED
 from service.model.schedule import Size
 from tests.model.checkpoints.test_loader import official
 from tests.support.peak_memory import peak_bytes, resident_bytes
 from tests.support.pictures import gradient, saved
 from tests.support.process import ROOT, serve
+from tests.support.released_files import weight_bytes
 
 pytestmark = [pytest.mark.large, pytest.mark.timeout(3600)]
 
@@ -80,7 +80,7 @@ def test_infinity_2b_is_read_and_draws_plain_images_and_in_a_style(models_dir: P
     began = time.perf_counter()
     peak = peak_bytes(lambda: read.append(half(CONFIG, models_dir)))
     say(f"read in {time.perf_counter() - began:.1f} s, peak {gb(peak)}, weights {gb(read[0].resident_bytes)}")
-    assert read[0].resident_bytes == RELEASED["infinity-2b"].resident_bytes(HALF)
+    assert read[0].resident_bytes == weight_bytes("infinity-2b", HALF)
     shard = max(each.stat().st_size for each in models_dir.rglob("*") if each.is_file())
     assert peak < read[0].resident_bytes + shard + 0.5e9
 
@@ -136,7 +136,7 @@ def test_the_service_draws_with_it(models_dir: Path, tmp_path: Path) -> None:
 def test_a_converted_model_is_the_same_model_and_is_read_sooner(models_dir: Path, tmp_path: Path) -> None:
     """Both from the page cache: the second reading of each counts."""
     out = tmp_path / "converted"
-    place = ModelLocation(CONFIG, models_dir)
+    place = InfinityCheckpoint(CONFIG, models_dir)
     peak = peak_bytes(lambda: timed("conversion", lambda: convert(place, out, torch.bfloat16)))
     say(f"conversion: peak {gb(peak)}, {gb(sum(each.stat().st_size for each in out.rglob('*.safetensors')))}")
     seconds, fingerprints = [], set()
@@ -158,7 +158,7 @@ def test_a_converted_model_is_the_same_model_and_is_read_sooner(models_dir: Path
 
 
 def half(config: InfinityConfig, folder: Path) -> Infinity:
-    return read_infinity(config, folder, CPU, precision=HALF)
+    return InfinityCheckpoint(config, folder).load(CPU, precision=HALF)
 
 
 def _files(config: InfinityConfig) -> list[tuple[str, str]]:

@@ -12,13 +12,12 @@ from service.model.checkpoints.loader import open_weights
 from service.model.engine.types import Path as ImagePath
 from service.model.engine.types import Text
 from service.model.infinity.backbone import Infinity
-from service.model.infinity.model_folder import open_parts
+from service.model.infinity.model_folder import InfinityCheckpoint
 from service.model.infinity.presets import RELEASED
-from service.model.infinity.tokenizer import Tokenizer
-from service.model.infinity.transformer import Transformer
 from service.model.schedule import Size
 from tests.model.checkpoints.test_loader import official
 from tests.support.released_files import (
+    num_parameters,
     released_tokenizer,
     released_transformer,
     write_sparse_pth,
@@ -61,14 +60,12 @@ def test_eight_billion_weights_are_read_and_every_step_has_its_shape(name: str, 
     grids = (((1, 1), (2, 2), (4, 4), (64, 64)),)
     config = replace(RELEASED[name].config, budget=None, grids=grids)
     seen: list[tuple[int, int]] = []
-    parts = open_parts(config, models_dir)
+    parts = InfinityCheckpoint(config, models_dir).open_parts()
     parts.transformer.make_resident(META, lambda _, *num_bytes: seen.append(num_bytes))
     parts.tokenizer.make_resident(META, lambda *_: None)
-    num_bytes = 4 * RELEASED[name].num_parameters()["transformer"]
+    num_bytes = 4 * num_parameters(name)["transformer"]
     assert seen[-1] == (num_bytes, num_bytes)
     transformer, tokenizer = parts.transformer.module, parts.tokenizer.module
-    assert isinstance(transformer, Transformer)
-    assert isinstance(tokenizer, Tokenizer)
     infinity = Infinity(config, transformer, tokenizer, None, fingerprint="0" * 16)
     if name == "infinity-8b-512":
         return

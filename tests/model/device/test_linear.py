@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.model.device.linear import linear
+from service.model.device.linear import choose_row_tile, linear, row_tile, use_row_tile
 from service.model.infinity import schedules as scales
 from service.model.infinity.attention import attend
 from service.model.infinity.rope import rotate, rotations
@@ -34,6 +36,7 @@ def test_a_row_rounds_the_same_whoever_is_beside_it(
         torch.randn(shape[1], generator=generator),
     )
     x = torch.randn(130, shape[0], generator=generator)
+    assert use_row_tile([weight]).holds
     with torch.set_grad_enabled(learns):  # the faster kernel has no gradient
         whole = linear(x, weight, bias, gelu=gelu)
         part = linear(x[offset : offset + rows], weight, bias, gelu=gelu)
@@ -102,3 +105,42 @@ def test_rotations_keep_lengths_and_depend_on_distance_alone_along_an_axis(ratio
     assert torch.allclose(turned.norm(dim=-1), x.norm(dim=-1), atol=1e-4)
     first = turned[:, :, 0] - x[:, :, 0]
     assert np.abs(first.numpy()).max() == 0  # the first token of every grid sits at the origin
+
+
+def same_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return (x[:, None] * weight).sum(-1)
+
+
+@pytest.mark.parametrize(
+    ("fails_at", "tile"),
+    [
+        (lambda num_rows: False, 8),
+        (lambda num_rows: num_rows == 8, 16),  # MKL on an Intel Xeon with AVX-512
+        (lambda num_rows: num_rows % 64 != 0, 64),
+        (lambda num_rows: True, None),  # a sum that is split by the number of rows
+    ],
+    ids=["8 holds", "only 16 holds", "only 64 holds", "none holds"],
+)
+def test_the_row_tile_is_the_smallest_that_holds_on_this_cpu(
+    fails_at: Callable[[int], bool], tile: int | None
+) -> None:
+    def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return same_rows(x, weight) + (len(x) * 1e-3 if fails_at(len(x)) else 0)
+
+    weights = [torch.ones(6, 24), torch.ones(4, 8, dtype=torch.bfloat16), torch.ones(6, 24)]
+    assert choose_row_tile(weights, product) == tile
+
+
+def test_one_matrix_for_which_no_tile_holds_is_enough_for_none() -> None:
+    def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return same_rows(x, weight) + (len(x) * 1e-3 if weight.shape[1] == 512 else 0)
+
+    assert choose_row_tile([torch.ones(4, 64), torch.ones(4, 512)], product) is None
+
+
+def test_the_tile_in_use_holds_and_only_grows() -> None:
+    before = row_tile()
+    after = use_row_tile([torch.randn(48, 64)])
+    assert after == row_tile()
+    assert after.holds
+    assert not before.holds or after.num_rows >= before.num_rows

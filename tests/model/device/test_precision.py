@@ -15,7 +15,7 @@ from service.evaluation.recording import Recording, layer_outputs
 from service.evaluation.verify_half import MIN_FORCED, HalfReport, verify_half
 from service.model.checkpoints import registry as presets
 from service.model.checkpoints.options import LoadOptions
-from service.model.device.precision import Precision, TextEncoderDevice, choose
+from service.model.device.precision import Precision, TextEncoderDevice, choose, forbid_tf32
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Path, Text
 from service.model.infinity.backbone import Infinity
@@ -164,3 +164,9 @@ def test_settings_and_flags_reach_the_choices(monkeypatch: pytest.MonkeyPatch) -
     settings = read_settings(precision="bf16", text_precision="bf16", decoding="strips", sizes="all")
     assert settings.choices == LoadOptions("bf16", "bf16", "cpu", "all", "strips")
     assert read_settings().choices == LoadOptions(text_device="cpu", sizes="1024x1024")
+
+
+def test_fp32_convolutions_are_not_rounded_to_tf32() -> None:
+    with torch.backends.cudnn.flags(allow_tf32=True):
+        forbid_tf32()
+        assert not torch.backends.cudnn.allow_tf32

@@ -24,9 +24,9 @@ def folder(tmp_path: Path) -> Path:
 def test_a_prompt_becomes_one_vector_a_token_and_the_end(folder: Path) -> None:
     encoder = TextEncoder.from_folder(folder, torch.device("cpu"))
     text = encoder.encode("a red glorp", 64)
-    assert text.features.shape == (4, 128)
+    assert text.conditioning.shape == (4, 128)
     assert (text.num_known, text.num_unknown) == (2, 1)
-    assert torch.equal(text.features, encoder.encode("A  red, glorp!", 64).features)
+    assert torch.equal(text.conditioning, encoder.encode("A  red, glorp!", 64).conditioning)
 
 
 @torch.inference_mode()
@@ -41,15 +41,15 @@ def test_words_that_name_nothing_are_not_counted_as_known(folder: Path) -> None:
 def test_a_long_prompt_is_cut_and_keeps_its_end_mark(folder: Path) -> None:
     encoder = TextEncoder.from_folder(folder, torch.device("cpu"))
     cut = encoder.encode("red " * 500, 10)
-    assert cut.features.shape == (10, 128)
+    assert cut.conditioning.shape == (10, 128)
     whole = encoder.encode("red " * 9, 64)
-    assert torch.equal(cut.features, whole.features)
+    assert torch.equal(cut.conditioning, whole.conditioning)
     assert (cut.is_cut, whole.is_cut) == (True, False)
 
 
 @torch.inference_mode()
 def test_an_empty_prompt_is_its_end_mark_alone(folder: Path) -> None:
-    assert TextEncoder.from_folder(folder, torch.device("cpu")).encode("", 64).features.shape == (1, 128)
+    assert TextEncoder.from_folder(folder, torch.device("cpu")).encode("", 64).conditioning.shape == (1, 128)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "config.json"])
@@ -78,7 +78,7 @@ def test_an_encoder_away_from_the_transformer_reads_the_same(folder: Path, place
         beside.encode_all(["a red star", "neon"], 64),
         strict=True,
     ):
-        assert torch.equal(ours.features, theirs.features)
+        assert torch.equal(ours.conditioning, theirs.conditioning)
 
 
 @torch.inference_mode()
@@ -86,18 +86,18 @@ def test_an_encoder_that_is_fetched_reads_with_copies_and_keeps_none(folder: Pat
     # The device without memory stands for a GPU: what is computed there has a shape alone.
     meta = torch.device("meta")
     encoder = TextEncoder.from_folder(folder, meta, place=TextEncoderDevice.FETCHED)
-    assert encoder.encode("a red star", 64).features.device == meta
+    assert encoder.encode("a red star", 64).conditioning.device == meta
     assert encoder.num_bytes == 0
     on_cpu = TextEncoder.from_folder(folder, meta, place=TextEncoderDevice.CPU)
-    assert on_cpu.encode("a red star", 64).features.shape == (4, 128)
+    assert on_cpu.encode("a red star", 64).conditioning.shape == (4, 128)
     assert TextEncoder.from_folder(folder, torch.device("cpu")).num_bytes > 100_000
 
 
 @torch.inference_mode()
 def test_texts_are_fp32_whatever_the_encoder_computes_in(folder: Path) -> None:
     cpu = torch.device("cpu")
-    full = TextEncoder.from_folder(folder, cpu).encode("a red star", 64).features
+    full = TextEncoder.from_folder(folder, cpu).encode("a red star", 64).conditioning
     for dtype, most in ((torch.bfloat16, 0.03), (torch.float16, 0.004)):
-        half = TextEncoder.from_folder(folder, cpu, dtype).encode("a red star", 64).features
+        half = TextEncoder.from_folder(folder, cpu, dtype).encode("a red star", 64).conditioning
         assert half.dtype == torch.float32
         assert 0 < torch.dist(half, full) / full.norm() < most
