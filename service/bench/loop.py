@@ -1,7 +1,7 @@
-"""`bench loop`: whether what the event loop does meanwhile delays the model thread.
+"""`bench loop`: whether the event loop delays the model thread.
 
 The gap is the time on the model thread from the end of one step to the beginning of the next: all that can
-hold up the launch of a step. It is measured with nothing else going on, and while uploads are decoded, images
+delay the launch of a step. It is measured without other traffic, and while uploads are decoded, images
 encoded and requests answered.
 """
 
@@ -12,14 +12,79 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import httpx2
 
+from service.bench.load import drawing, drawn, new_style, picture_file, upload
 from service.bench.report import Findings, Row, Table, Value
-from service.bench.requests import drawing, drawn, new_style, picture_file, upload
-from service.bench.samples import Samples, percentile
-from service.bench.steps import BatchSteps
+from service.bench.subject import Subject
+from service.bench.timing import Samples, percentile
+from service.model.engine.generator import Generator, PendingBatch, never
+from service.model.engine.types import Drawing, ImageSpec
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSteps:
+    """One batch. `gap_seconds` lie between the end of a step and the beginning of the next.
+
+    `blocked_share` is the part of its time in which the model thread neither ran nor waited for a core: it
+    waited for a lock, such as Python's own, or for threads of its own. None where the system does not tell.
+    """
+
+    seeds: tuple[int, ...]
+    transformer_seconds: float
+    step_seconds: tuple[float, ...]
+    gap_seconds: tuple[float, ...]
+    blocked_share: float | None = None
+
+
+class TimedGenerator(Generator):
+    """The real one, which remembers the times of its steps, and draws few sizes, the subject's own first."""
+
+    def __init__(self, subject: Subject, num_sizes: int) -> None:
+        super().__init__(subject.backbone)
+        others = [size for size in self.sizes if size != subject.size]
+        self.sizes = (subject.size, *others)[:num_sizes]
+        self.default_size = subject.size
+        self.batches: list[BatchSteps] = []
+
+    def draw(self, specs: Sequence[ImageSpec], cancelled: Callable[[], bool] = never) -> PendingBatch:
+        began, on_core = time.perf_counter(), _seconds_at_a_core()
+        drawn = super().draw(specs, cancelled)
+        blocked_share = None
+        if on_core is not None:
+            spent = time.perf_counter() - began
+            blocked_share = 1 - ((_seconds_at_a_core() or 0.0) - on_core) / spent
+
+        def drawings() -> list[Drawing]:
+            every = drawn.drawings()
+            self.batches.append(_steps(specs, every[0], blocked_share))
+            return every
+
+        return replace(drawn, drawings=drawings)
+
+
+def _seconds_at_a_core() -> float | None:
+    """How long this thread has run or waited for a core so far; None on systems other than Linux."""
+    try:
+        ran, waited, _ = Path("/proc/thread-self/schedstat").read_text().split()
+    except OSError:
+        return None
+    return (int(ran) + int(waited)) / 1e9
+
+
+def _steps(specs: Sequence[ImageSpec], drawing: Drawing, blocked_share: float | None) -> BatchSteps:
+    timings = drawing.timings
+    return BatchSteps(
+        seeds=tuple(spec.seed for spec in specs),
+        transformer_seconds=timings.transformer_seconds,
+        step_seconds=timings.step_seconds,
+        gap_seconds=timings.gap_seconds,
+        blocked_share=blocked_share,
+    )
+
 
 NUM_PICTURES = 3
 # A lively service, and yet time left on a second core: what shares a core with the model slows it anyway, and

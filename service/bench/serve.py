@@ -8,11 +8,9 @@ from dataclasses import dataclass
 
 import httpx2
 
-from service.bench.arrivals import arrivals
-from service.bench.load import Answer, offer
+from service.bench.load import Answer, arrivals, drawing, drawn, new_style, num_batches, offer
 from service.bench.report import Findings, Row, Table, Value
-from service.bench.requests import drawing, drawn, new_style, num_batches
-from service.bench.samples import percentile
+from service.bench.timing import percentile
 
 # Of what the server would do if it drew one image after the other. Batches let it do more.
 LOADS = (0.5, 0.8, 1.2)

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 
 import httpx2
 
-from service.bench.load import Answer
+from service.bench.load import Answer, drawing, drawn, picture_file, upload
 from service.bench.report import Findings, Row, Table
-from service.bench.requests import drawing, drawn, picture_file, upload
-from service.bench.samples import Samples
+from service.bench.timing import Samples
 
 
 @dataclass(frozen=True, slots=True)

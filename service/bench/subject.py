@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class SubjectOptions:
     """Which model to measure, and how it is held; `size` None is the model's own default."""
 
     model: str
@@ -83,30 +83,30 @@ class Subject:
         return ImageSpec(prompt, self.seed + number, self.size, styling=styling)
 
 
-def load_subject(wanted: Wanted, on_progress: OnProgress = no_progress) -> Subject:
+def load_subject(options: SubjectOptions, on_progress: OnProgress = no_progress) -> Subject:
     """Make the model resident. ValueError with a sentence when there is no such model, device or size."""
-    if wanted.is_random:
-        device = presets.device_of(wanted.device)
-        precision = presets.precision_of(device, wanted.choices)
-        shape = shape_of(wanted.model)
-        if wanted.choices.compile:
+    if options.is_random:
+        device = presets.device_of(options.device)
+        precision = presets.precision_of(device, options.choices)
+        shape = shape_of(options.model)
+        if options.choices.compile:
             presets.require_compiler()
-        backbone = random_infinity(shape, wanted.seed, device, precision, wanted.choices.decoding)
-        if wanted.choices.compile:
+        backbone = random_infinity(shape, options.seed, device, precision, options.choices.decoding)
+        if options.choices.compile:
             backbone.compile()
     else:
         loaded = presets.load(
-            wanted.model,
-            wanted.device,
-            models_dir=Path(wanted.models_dir),
-            choices=wanted.choices,
+            options.model,
+            options.device,
+            models_dir=Path(options.models_dir),
+            choices=options.choices,
             on_progress=on_progress,
         )
         assert isinstance(loaded.backbone, Infinity)
         backbone = loaded.backbone
-    size = next(iter(backbone.schedules)) if wanted.size is None else Size.parse(wanted.size)
-    weights = "random" if wanted.is_random else backbone.fingerprint
-    return Subject(_sized(backbone, size), size, wanted.seed, weights)
+    size = next(iter(backbone.schedules)) if options.size is None else Size.parse(options.size)
+    weights = "random" if options.is_random else backbone.fingerprint
+    return Subject(_sized(backbone, size), size, options.seed, weights)
 
 
 def _sized(backbone: Infinity, size: Size) -> Infinity:

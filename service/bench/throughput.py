@@ -7,16 +7,47 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from service.bench.bounds import bounds
 from service.bench.report import Findings, Row, Table, Value
-from service.bench.samples import Samples, ratio
 from service.bench.subject import Subject
-from service.bench.timing import interleaved
-from service.evaluation.counting import count
-from service.evaluation.hardware import forget_peak, peak_bytes
-from service.evaluation.peaks import Peaks
+from service.bench.timing import Samples, interleaved, ratio
+from service.evaluation.flops import Count, count
+from service.evaluation.hardware import Peaks, forget_peak, peak_bytes
 from service.model.engine.types import ImageSpec, Timings
 from service.model.schedule import Size
+
+# A step that reaches half of a peak is bound by it; one that reaches neither waits for something else:
+# launches, Python, kernels far from the peak.
+REACHED = 0.5
+
+
+def bound_of(count: Count, seconds: float, peaks: Peaks) -> str:
+    """`operations`, `memory` or `overhead`: what the time of one step went into."""
+    operations = count.flops / peaks.flops_per_second / seconds
+    memory = count.bytes / peaks.bytes_per_second / seconds
+    if max(operations, memory) < REACHED:
+        return "overhead"
+    return "operations" if operations >= memory else "memory"
+
+
+def bounds(counts: Sequence[Count], seconds: Sequence[float], peaks: Peaks) -> dict[str, Value]:
+    """For a row of a report: what most of the steps' time is bound by, and the rates over all of them.
+
+    Memory's share passes 1 where caches keep what was counted as traffic.
+    """
+    time_of = dict.fromkeys(("operations", "memory", "overhead"), 0.0)
+    for counted, second in zip(counts, seconds, strict=True):
+        time_of[bound_of(counted, second, peaks)] += second
+    total = sum(seconds)
+    flops, num_bytes = sum(each.flops for each in counts), sum(each.bytes for each in counts)
+    return {
+        "bound_by": max(time_of, key=time_of.__getitem__),
+        "of_its_time_share": max(time_of.values()) / total,
+        "counted_flops": flops,
+        "counted_bytes": num_bytes,
+        "peak_flops_share": flops / total / peaks.flops_per_second,
+        "peak_copy_share": num_bytes / total / peaks.bytes_per_second,
+    }
+
 
 NUMBERS = (1, 2, 4, 8)
 

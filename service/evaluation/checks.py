@@ -1,4 +1,4 @@
-"""One comparison with a reference number, its tolerance, and reading what a golden set stores."""
+"""A comparison with a reference number and its tolerance; reading the weights of a golden set."""
 
 from __future__ import annotations
 

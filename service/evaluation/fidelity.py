@@ -15,7 +15,7 @@ from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec
 from service.model.infinity.backbone import Infinity
 from service.training.captions import full_caption
-from service.training.outside import outside_picture
+from service.training.outside_pictures import outside_picture
 from service.training.scene import MEDIA, OBJECTS, Scene
 from service.training.sheets import reconstructed
 

@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.evaluation.counting import count
+from service.evaluation.flops import count
 from service.evaluation.intervals import Estimate, bootstrapped
 from service.evaluation.judge import Judge
-from service.evaluation.pairs import Pair
-from service.evaluation.stylisation import Score, draw_all, score
+from service.evaluation.stylisation import Pair, Score, draw_all, score
 from service.model.engine.generator import Generator
 from service.model.engine.quality import EXACT, Quality, Shortcuts
 from service.model.engine.types import ImageSpec, Styling, WeightedStyle

@@ -17,12 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from service.evaluation.judge import ATTRIBUTES, WEIGHTS, Judge
-from service.training.compute import Compute, fastest
 from service.training.corpus import make_renders
 from service.training.muon import muon_and_adam
 from service.training.scene import Scene
 from service.training.sheets import as_images
-from service.training.trainer import Run
+from service.training.trainer import Compute, Run, fastest
 
 _SEED, _HELD_OUT_SEED = 8128, 8129
 _BATCH = 64

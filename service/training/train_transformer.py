@@ -24,13 +24,12 @@ from service.model.infinity.transformer import Block, TextAttention, Transformer
 from service.model.nano.words import untrained_encoder, write_vocabulary
 from service.model.style.resize import pool, resize
 from service.training.captions import caption
-from service.training.compute import Compute
 from service.training.corpus import Pictures
 from service.training.muon import muon_and_adam
 from service.training.recipe import CONFIG, GRIDS, SCHEDULE, Recipe
 from service.training.scene import Scene
 from service.training.sheets import as_images, save_samples
-from service.training.trainer import Run
+from service.training.trainer import Compute, Run
 
 _UNKNOWN_WORDS = 0.15  # share of captions with words the vocabulary lacks, so that such words do no harm
 

@@ -12,11 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.bench.arrivals import arrivals
-from service.bench.load import Answer, offer, stages_of
-from service.bench.loop import Phases, Traffic, loop_findings
-from service.bench.requests import drawing
-from service.bench.steps import BatchSteps, WatchedGenerator
+from service.bench.load import Answer, arrivals, drawing, offer, stages_of
+from service.bench.loop import BatchSteps, Phases, TimedGenerator, Traffic, loop_findings
 from service.bench.subject import Subject
 from service.model.schedule import Size
 from tests.support.busy_server import busy
@@ -109,11 +106,11 @@ def test_stages_are_read_in_seconds() -> None:
     assert stages_of(httpx2.Headers()) == {}
 
 
-def test_a_watched_model_remembers_its_steps_and_the_gaps_between_them() -> None:
+def test_a_timed_model_keeps_its_steps_and_the_gaps_between_them() -> None:
     subject = Subject(tiny_infinity(), Size(96, 64), 5, "random")
-    generator = WatchedGenerator(subject, num_sizes=1)
+    generator = TimedGenerator(subject, num_sizes=1)
     assert (generator.sizes, generator.default_size) == ((Size(96, 64),), Size(96, 64))
-    assert WatchedGenerator(subject, num_sizes=2).sizes == (Size(96, 64), Size(64, 64))
+    assert TimedGenerator(subject, num_sizes=2).sizes == (Size(96, 64), Size(64, 64))
     generator.generate([subject.spec(0, style=0), subject.spec(1)])
     (batch,) = generator.batches
     assert batch.seeds == (5, 6)

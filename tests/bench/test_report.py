@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from service import __version__
-from service.bench.comparison import compare, require_comparable
-from service.bench.rendering import format_value, render, render_table
 from service.bench.report import Row, Table, read_report
-from service.bench.samples import Samples, percentile, ratio
-from service.bench.timing import interleaved
+from service.bench.tables import compare, format_value, render, render_table, require_comparable
+from service.bench.timing import Samples, interleaved, percentile, ratio
 from service.cli.main import cli
 from tests.support.bench_reports import report
 from tests.support.process import write_tiny_model

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from service.bench.report import Report
-from service.bench.running import Asked, run
-from service.bench.server import Plan, running
-from service.bench.subject import Wanted
+from service.bench.runner import BenchOptions, run
+from service.bench.server import ServerOptions, running
+from service.bench.subject import SubjectOptions
 from tests.support.process import write_tiny_model
 
 
@@ -21,9 +21,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measured(kind: str, folder: Path, **changes: object) -> Report:
-    asked = {
+    options = {
         "kind": kind,
-        "wanted": Wanted(model=str(folder), device="cpu", seed=5),
+        "subject": SubjectOptions(model=str(folder), device="cpu", seed=5),
         "threads": 1,
         "num_repeats": 2,
         "num_warm_up": 0,
@@ -31,7 +31,7 @@ def measured(kind: str, folder: Path, **changes: object) -> Report:
         "rates": (),
         "seconds": 0.5,
     }
-    return run(Asked(**(asked | changes)))  # type: ignore[arg-type]
+    return run(BenchOptions(**(options | changes)))  # type: ignore[arg-type]
 
 
 def test_a_load_counts_every_request_it_offered(folder: Path) -> None:
@@ -74,9 +74,9 @@ def test_the_loop_is_measured_idle_and_busy(folder: Path) -> None:
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
-    plan = Plan({"model": str(tmp_path), "device": "cpu"}, 1, str(tmp_path / "server"))
+    options = ServerOptions({"model": str(tmp_path), "device": "cpu"}, 1, str(tmp_path / "server"))
     with (
         pytest.raises(ValueError, match=r"The server did not start: There is no model .* config\.json"),
-        running(plan),
+        running(options),
     ):
         pass

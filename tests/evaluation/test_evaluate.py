@@ -16,17 +16,23 @@ from service.evaluation.analyses import largest, swapped_prompts
 from service.evaluation.evaluate import BASE, Evaluation, ablations, evaluate
 from service.evaluation.intervals import bootstrapped, share
 from service.evaluation.judge import ATTRIBUTES, Judge, load_judge, visible
-from service.evaluation.pairs import held_out_pairs, held_out_scenes
-from service.evaluation.palettes import palette_distances
 from service.evaluation.results import save_results
-from service.evaluation.stylisation import VANISHED_BELOW, Configuration, draw, harmonic
+from service.evaluation.stylisation import (
+    VANISHED_BELOW,
+    Configuration,
+    draw,
+    harmonic,
+    held_out_pairs,
+    held_out_scenes,
+    palette_distances,
+)
 from service.evaluation.train_judge import accuracies, train_judge
 from service.model.checkpoints import registry as presets
 from service.model.engine.generator import Generator
 from service.model.engine.quality import EXACT, Quality
 from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
-from service.training.compute import Compute
 from service.training.scene import MEDIA, Scene
+from service.training.trainer import Compute
 from tests.support.tiny import tiny_generator
 
 

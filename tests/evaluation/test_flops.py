@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from service.evaluation.counting import count
-from service.evaluation.flops import Batch, floor
+from service.evaluation.flops import Batch, count, floor
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
 from service.model.infinity.config import TokenizerConfig, TransformerConfig

@@ -17,14 +17,13 @@ from service.model.checkpoints import registry as presets
 from service.model.engine.types import ImageSpec, Styling, WeightedStyle
 from service.model.nano.words import write_vocabulary
 from service.training.captions import VOCABULARY
-from service.training.compute import Compute, fastest
 from service.training.corpus import make_corpus
 from service.training.muon import Muon, orthogonalise
-from service.training.outside import outside_picture
+from service.training.outside_pictures import outside_picture
 from service.training.recipe import Recipe
 from service.training.train import train
 from service.training.train_transformer import corrected_scales
-from service.training.trainer import Run
+from service.training.trainer import Compute, Run, fastest
 
 SHORT = Recipe(
     num_images=24, num_outside=8, tokenizer_batch=4, outside_share=0.25, tokenizer_steps=3, decoder_steps=2,

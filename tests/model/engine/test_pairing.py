@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.evaluation.plain import draw
 from service.evaluation.recording import Recording
+from service.evaluation.two_run import draw
 from service.model.engine.generator import Generator
 from service.model.engine.plan import plan_of, texts_of
 from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from service.evaluation.evaluate import SHAPE_STEP
 from service.evaluation.fidelity import evaluate_fidelity
 from service.evaluation.judge import load_judge
-from service.evaluation.pairs import held_out_pairs, held_out_scenes
-from service.evaluation.stylisation import Configuration, evaluate_styles
+from service.evaluation.stylisation import Configuration, evaluate_styles, held_out_pairs, held_out_scenes
 from service.model.checkpoints import registry as presets
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
