@@ -91,7 +91,7 @@ def _ratios(
     ]
     if plainly:
         engine = Samples(tuple(timing.text_seconds + timing.transformer_seconds for timing in timings))
-        drawn = Samples(tuple(each.draw_seconds for each in plainly))
+        drawn = Samples(tuple(drawing.draw_seconds for drawing in plainly))
         rows.insert(0, Row("plain two-run form, to the engine", ratio(measured[TWO_RUNS], stylised)))
         rows.insert(1, Row("the same, without the decoder", ratio(drawn, engine)))
     return Table("times as long", tuple(rows))

@@ -59,9 +59,9 @@ class TimedGenerator(Generator):
             blocked_share = 1 - ((_seconds_at_a_core() or 0.0) - on_core) / spent
 
         def drawings() -> list[Drawing]:
-            every = drawn.drawings()
-            self.batches.append(_steps(specs, every[0], blocked_share))
-            return every
+            found = drawn.drawings()
+            self.batches.append(_steps(specs, found[0], blocked_share))
+            return found
 
         return replace(drawn, drawings=drawings)
 
@@ -185,7 +185,7 @@ def loop_findings(phases: Phases, batches: Sequence[BatchSteps]) -> Findings:
     idle = [of_seed[seed] for seed in phases.idle if seed in of_seed]
     busy = [of_seed[seed] for seed in phases.busy if seed in of_seed]
     gaps = [Row("idle", _of_gaps(idle)), Row("busy", _of_gaps(busy))]
-    quiet, loud = (Samples(tuple(batch.transformer_seconds for batch in each)) for each in (idle, busy))
+    quiet, loud = (Samples(tuple(batch.transformer_seconds for batch in phase)) for phase in (idle, busy))
     rows = [
         Row("idle", quiet.values() | {"median_ratio": 1.0, "blocked_share": _blocked(idle)}),
         Row(

@@ -84,7 +84,7 @@ def format_value(name: str, value: Value) -> str:
 
 
 def _scaled(value: float) -> str:
-    unit, prefix = next((each for each in _PREFIXES if abs(value) >= each[0]), _PREFIXES[-1])
+    unit, prefix = next((scale for scale in _PREFIXES if abs(value) >= scale[0]), _PREFIXES[-1])
     return f"{value / unit:.3g} {prefix}".rstrip()
 
 

@@ -38,7 +38,7 @@ def bounds(counts: Sequence[Count], seconds: Sequence[float], peaks: Peaks) -> d
     for counted, second in zip(counts, seconds, strict=True):
         time_of[bound_of(counted, second, peaks)] += second
     total = sum(seconds)
-    flops, num_bytes = sum(each.flops for each in counts), sum(each.bytes for each in counts)
+    flops, num_bytes = sum(counted.flops for counted in counts), sum(counted.bytes for counted in counts)
     return {
         "bound_by": max(time_of, key=time_of.__getitem__),
         "of_its_time_share": max(time_of.values()) / total,
@@ -141,24 +141,25 @@ def _chosen(
         (batch, batch.n * alone if batch.growth is BATCH else (batch.n + 1) / 2 * alone) for batch in batches
     ]
     # One image is measured whatever it takes: all others are told in its terms.
-    chosen = [each for each, seconds in expected if each.n == 1 or seconds <= within.most_seconds]
-    return chosen, [each for each in expected if each[0] not in chosen]
+    chosen = [batch for batch, seconds in expected if batch.n == 1 or seconds <= within.most_seconds]
+    return chosen, [(batch, seconds) for batch, seconds in expected if batch not in chosen]
 
 
 def _measured(subject: Subject, batches: Sequence[_Batch], within: Bounded, peaks: Peaks) -> Table:
     measured = interleaved(
-        {each.name: each for each in batches},
+        {batch.name: batch for batch in batches},
         num_repeats=within.num_repeats,
         num_warm_up=within.num_warm_up,
         cpu_clock=time.process_time if subject.is_on_cpu else None,
     )
     one = count(subject.generator, BATCH.specs(subject, 0, 1))
-    two = {each.name: count(subject.generator, each.specs(subject, 0, 2)) for each in (BATCH, STYLES)}
+    two = {growth.name: count(subject.generator, growth.specs(subject, 0, 2)) for growth in (BATCH, STYLES)}
     alone = measured[batches[0].name]
     rows = []
     for batch in batches:
         timings = batch.timings[within.num_warm_up :]
-        steps = [statistics.median(each) for each in zip(*(one.step_seconds for one in timings), strict=True)]
+        by_step = zip(*(timing.step_seconds for timing in timings), strict=True)
+        steps = [statistics.median(seconds) for seconds in by_step]
         values = _values(measured[batch.name], alone, batch.n)
         values |= bounds(one.extended(two[batch.growth.name], batch.n - 1).steps, steps, peaks)
         rows.append(Row(batch.name, values | {"peak_bytes": batch.peak_bytes}))

@@ -106,7 +106,7 @@ def _drawn(
     for step in range(1, num_steps + 1):
         # The keys and values of the steps before stay: only what this step reads of a prompt changes.
         cache.active = other.active if step == swap_step else own
-        drawn = torch.stack([backbone.noise(each, schedule, step) for each in noise])
+        drawn = torch.stack([backbone.noise(random, schedule, step) for random in noise])
         codes = backbone.sample(backbone.predict(cache, step, feature), drawn, schedule, step)
         feature = backbone.accumulate(feature, codes, schedule, step)
         if exchange is not None and step == key_step:

@@ -52,8 +52,8 @@ class Counts:
         Within a percent: work grows linearly with jobs of one kind, but for rows padded to whole tiles.
         """
         pairs = zip((*self.steps, self.decode), (*second.steps, second.decode), strict=True)
-        every = [one.plus(two.plus(one, -1), num_more) for one, two in pairs]
-        return Counts(tuple(every[:-1]), every[-1])
+        extended = [one.plus(two.plus(one, -1), num_more) for one, two in pairs]
+        return Counts(tuple(extended[:-1]), extended[-1])
 
 
 class Traffic(TorchDispatchMode):
@@ -68,14 +68,14 @@ class Traffic(TorchDispatchMode):
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         read = _tensors((args, kwargs))
-        owned = {each.untyped_storage().data_ptr() for each in read}
+        owned = {tensor.untyped_storage().data_ptr() for tensor in read}
         if func._schema.is_mutable:
             written = []  # what it writes is among its arguments
         else:
             written = [tensor for tensor in _tensors(out) if tensor.untyped_storage().data_ptr() not in owned]
             if not written or "empty" in func._schema.name:
                 return out
-        self.num_bytes += sum(_num_bytes(each) for each in (*read, *written))
+        self.num_bytes += sum(_num_bytes(tensor) for tensor in (*read, *written))
         return out
 
 

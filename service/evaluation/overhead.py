@@ -63,11 +63,11 @@ def read_overhead(server_timing: str) -> Overhead:
     )
 
 
-def measure(url: str, wishes: dict[str, Any], *, repeats: int) -> list[Overhead]:
+def measure(url: str, body: dict[str, Any], *, repeats: int) -> list[Overhead]:
     """One client, one request after the other, each with a seed of its own."""
     with httpx.Client(base_url=url, timeout=PATIENCE_SECONDS) as client:
         answers = [
-            client.post("/v1/images/generations", json=wishes | {"seed": seed}).raise_for_status()
+            client.post("/v1/images/generations", json=body | {"seed": seed}).raise_for_status()
             for seed in range(WARM_UP + repeats)
         ]
     return [read_overhead(answer.headers["Server-Timing"]) for answer in answers[WARM_UP:]]
@@ -83,7 +83,7 @@ def report(measured: Sequence[Overhead]) -> str:
         ("  encoding the image", "encode"),
         ("  HTTP", "http"),
     ):
-        values = [getattr(each, name) for each in measured]
+        values = [getattr(overhead, name) for overhead in measured]
         lines.append(f"{title:24} {np.percentile(values, 50):8.2f} {np.percentile(values, 95):8.2f}")
     return "\n".join(lines)
 
@@ -119,16 +119,16 @@ def main() -> None:
     parser.add_argument("--output-format", default="png", choices=["png", "jpeg", "webp"])
     parser.add_argument("--repeats", type=int, default=200)
     arguments = parser.parse_args()
-    wishes = {"prompt": arguments.prompt, "output_format": arguments.output_format}
+    body = {"prompt": arguments.prompt, "output_format": arguments.output_format}
     if arguments.style is not None:
-        wishes["style"] = arguments.style
+        body["style"] = arguments.style
     if arguments.url is not None:
-        measured = measure(arguments.url, wishes, repeats=arguments.repeats)
+        measured = measure(arguments.url, body, repeats=arguments.repeats)
     else:
         with started(arguments.model) as url:
-            measured = measure(url, wishes, repeats=arguments.repeats)
+            measured = measure(url, body, repeats=arguments.repeats)
     print(f"atelier {__version__}; {describe(torch.device('cpu'))}; one client, {WARM_UP} to warm up")
-    print(f"{arguments.repeats} images, seeds from {WARM_UP}, {wishes}\n")
+    print(f"{arguments.repeats} images, seeds from {WARM_UP}, {body}\n")
     print(report(measured))
 
 

@@ -38,7 +38,7 @@ BENCH_512 = InfinityConfig(
     budget="0.25M",
 )
 
-SHAPES = {each.name: each for each in (BENCH_512, *(released.config for released in RELEASED.values()))}
+SHAPES = {config.name: config for config in (BENCH_512, *(released.config for released in RELEASED.values()))}
 
 
 def shape_of(name_or_path: str) -> InfinityConfig:

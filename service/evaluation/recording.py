@@ -123,9 +123,9 @@ class Recording:
         drawn = [index for index, path in enumerate(self._paths) if path.drawn]
         if step < len(schedule.scales) or len(drawn) == len(self._paths):
             return values
-        every = values.new_zeros(len(self._paths), *values.shape[1:])
-        every[drawn] = values
-        return every
+        by_path = values.new_zeros(len(self._paths), *values.shape[1:])
+        by_path[drawn] = values
+        return by_path
 
     def encode_image(self, image: NDArray[np.uint8], schedule: Schedule, num_steps: int) -> NDArray[np.uint8]:
         return self.infinity.encode_image(image, schedule, num_steps)

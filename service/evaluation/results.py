@@ -55,8 +55,8 @@ def report(found: Evaluation, *, model: str, about: str) -> str:
         + _table(
             ["pictures", "PSNR"],
             [
-                [name, f"{each.value:.2f} ({each.low:.2f} - {each.high:.2f})"]
-                for name, each in fidelity.psnr.items()
+                [name, f"{estimate.value:.2f} ({estimate.low:.2f} - {estimate.high:.2f})"]
+                for name, estimate in fidelity.psnr.items()
             ],
         ),
         "## Prompts\n\nFrom captions that name all four attributes: how many are drawn as asked.\n\n"
@@ -109,8 +109,8 @@ def _scores(scores: Mapping[Configuration, Score], *, brief: bool) -> str:
     return _table(
         ["method", "key step", *_COLUMNS.values()],
         [
-            [str(each), "" if each == BASE else str(each.key_step), *_cells(score, brief=brief)]
-            for each, score in sorted(scores.items(), key=lambda item: item[0].key_step or 0)
+            [str(used), "" if used == BASE else str(used.key_step), *_cells(score, brief=brief)]
+            for used, score in sorted(scores.items(), key=lambda entry: entry[0].key_step or 0)
         ],
     )
 
@@ -165,18 +165,18 @@ def save_results(found: Evaluation, generator: Generator, folder: Path) -> str:
 
 def _numbers(found: Evaluation) -> dict[str, Any]:
     fidelity = {
-        table: {name: asdict(each) for name, each in getattr(found.fidelity, table).items()}
+        table: {name: asdict(estimate) for name, estimate in getattr(found.fidelity, table).items()}
         for table in ("psnr", "renders", "reconstructions", "prompts", "by_object", "by_medium")
     }
     styles = {
         table: [
             {
-                "method": each.method,
-                "key_step": each.key_step,
-                "alpha": each.alpha,
+                "method": configuration.method,
+                "key_step": configuration.key_step,
+                "alpha": configuration.alpha,
                 **{name: asdict(estimate) for name, estimate in score.estimates().items()},
             }
-            for each, score in getattr(found, table).items()
+            for configuration, score in getattr(found, table).items()
         ]
         for table in ("headline", "ablation", "alphas")
     }

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.evaluation.intervals import Estimate, bootstrapped, share
+from service.evaluation.intervals import Estimate, bootstrapped, estimated_mean, share
 from service.evaluation.judge import Judge, Verdict, visible
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
@@ -93,7 +93,7 @@ class Score:
             "background": share(self.background),
             "medium": share(self.medium),
             "colour": share(self.colour),
-            "style": bootstrapped(columns[:, 1:], lambda each: float(each.mean())),
+            "style": estimated_mean(columns[:, 1:]),
             "harmonic": bootstrapped(columns, harmonic),
             "vanished": share(self.vanished),
         }
@@ -111,8 +111,9 @@ def draw(
     """Pictures [pairs, 64, 64, 3] of every configuration. A pair's content path is shared where it can be."""
     chosen = list(configurations)
     pictures: dict[Configuration, NDArray[np.uint8]] = {}
-    for key_step in sorted({each.key_step or generator.key_step for each in chosen}):
-        alike = [each for each in chosen if (each.key_step or generator.key_step) == key_step]
+    key_steps = [configuration.key_step or generator.key_step for configuration in chosen]
+    for key_step in sorted(set(key_steps)):
+        alike = [used for used, step in zip(chosen, key_steps, strict=True) if step == key_step]
         specs = [spec for pair in pairs for spec in _specs(generator, pair, alike, key_step)]
         drawn = draw_all(generator, specs)
         for index, configuration in enumerate(alike):
@@ -123,12 +124,12 @@ def draw(
 def draw_all(generator: Generator, specs: Sequence[ImageSpec]) -> NDArray[np.uint8]:
     """[specs, 64, 64, 3], drawn in batches as large as the memory allows."""
     size = generator.max_images(generator.default_size)
-    return np.stack([each.image for batch in chunks(specs, size) for each in generator.generate(batch)])
+    return np.stack([drawing.image for batch in chunks(specs, size) for drawing in generator.generate(batch)])
 
 
-def chunks(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def chunks(values: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
 
 
 def score(verdict: Verdict, pictures: NDArray[np.uint8], pairs: Sequence[Pair]) -> Score:
@@ -147,7 +148,7 @@ def evaluate_styles(
     generator: Generator, judge: Judge, pairs: Sequence[Pair], configurations: Iterable[Configuration]
 ) -> dict[Configuration, Score]:
     drawn = draw(generator, pairs, configurations)
-    return {each: score(judge.judge(pictures), pictures, pairs) for each, pictures in drawn.items()}
+    return {used: score(judge.judge(pictures), pictures, pairs) for used, pictures in drawn.items()}
 
 
 def _specs(
@@ -202,8 +203,8 @@ def evaluate_palettes(generator: Generator, num_pictures: int, seed: int) -> Pal
     ]
     before, after = (palette_distances(draw_all(generator, specs), pictures) for specs in (plain, styled))
     return Palettes(
-        bootstrapped(before, lambda each: float(each.mean())),
-        bootstrapped(after, lambda each: float(each.mean())),
+        estimated_mean(before),
+        estimated_mean(after),
         share(after < before),
     )
 
@@ -216,8 +217,8 @@ def palette_distances(pictures: NDArray[np.uint8], others: NDArray[np.uint8]) ->
     directions = np.random.default_rng(0).standard_normal((3, _NUM_DIRECTIONS))
     directions /= np.linalg.norm(directions, axis=0)
 
-    def slices(each: NDArray[np.uint8]) -> NDArray[np.float64]:
-        return np.sort(each.reshape(len(each), -1, 3) @ directions, axis=1)
+    def slices(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+        return np.sort(pixels.reshape(len(pixels), -1, 3) @ directions, axis=1)
 
     distances: NDArray[np.float64] = np.abs(slices(pictures) - slices(others)).mean((1, 2))
     return distances

@@ -58,7 +58,7 @@ def train_judge(folder: Path, out: Path, num_steps: int, num_images: int, comput
         weight_decay=1e-2,
         precision=compute.precision,
     )
-    run = Run("judge", folder, judge, optimisers, decay=0.99, every=100)
+    run = Run("judge", folder, judge, optimisers, decay=0.99, checkpoint_every=100)
     targets = {name: labels_of(scenes, name) for name in ATTRIBUTES}
     while run.step < num_steps:
         rng = np.random.default_rng([_SEED, run.step])
@@ -74,7 +74,7 @@ def train_judge(folder: Path, out: Path, num_steps: int, num_images: int, comput
         run.descend(torch.stack(list(losses.values())).sum(), num_steps, 0.4, seen)
     run.load_average()
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: each.half().contiguous().cpu() for name, each in judge.state_dict().items()}, out)
+    save_file({name: tensor.half().contiguous().cpu() for name, tensor in judge.state_dict().items()}, out)
 
 
 def accuracies(folder: Path, weights: Path, num_images: int) -> dict[str, float]:

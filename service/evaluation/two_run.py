@@ -55,8 +55,8 @@ def draw(model: Infinity, spec: ImageSpec) -> Trace:
 
 def _run(model: Infinity, spec: ImageSpec, content: Trace | None) -> Trace:
     schedule = model.schedules[spec.size]
-    asked = model.guidance if spec.guidance is None else spec.guidance
-    guidance = asked if isinstance(asked, tuple) else (asked,) * len(schedule.scales)
+    weight = model.guidance if spec.guidance is None else spec.guidance
+    guidance = weight if isinstance(weight, tuple) else (weight,) * len(schedule.scales)
     guidance = spec.shortcuts.guided(guidance)
     halves = [_Half(model, schedule, text) for text in _texts(model, spec)]
     generator, trace = torch.Generator().manual_seed(spec.seed), Trace()
@@ -174,7 +174,7 @@ class _Half:
             v = v + attention.v_bias.view(1, attention.num_heads, 1, -1).to(v.dtype)
             q = F.normalize(q.float(), dim=-1) * attention.logit_scale.clamp(max=4.605170186).exp()
             k = F.normalize(k.float(), dim=-1)
-            q, k = (rotate(each, rotation).to(v.dtype) for each in (q, k))
+            q, k = (rotate(values, rotation).to(v.dtype) for values in (q, k))
             if corrects:
                 assert content is not None
                 q, k = content.queries_keys[step * 2 + half, layer]

@@ -60,17 +60,17 @@ def agreements(full: Iterable[Run], other: Iterable[Run]) -> Iterator[Agreement]
 
 def report(found: Sequence[Agreement]) -> str:
     """A line a step, over all runs, and one for the whole."""
-    every = [step for each in found for step in each.steps]
+    steps = [step for agreement in found for step in agreement.steps]
     lines = [f"{'step':>5} {'bits':>8}  {'agree, forced':>13}  {'agree, free':>11}  largest logit difference"]
-    for number in sorted({each.step for each in every}):
-        lines.append(f"{number:5} {_line([each for each in every if each.step == number])}")
-    return "\n".join([*lines, f"{'all':>5} {_line(every)}"])
+    for number in sorted({step.step for step in steps}):
+        lines.append(f"{number:5} {_line([step for step in steps if step.step == number])}")
+    return "\n".join([*lines, f"{'all':>5} {_line(steps)}"])
 
 
 def overall(found: Sequence[Agreement]) -> float:
     """The share of all bits that agree, forced."""
-    every = [step for each in found for step in each.steps]
-    return _mean(every, [each.forced for each in every])
+    steps = [step for agreement in found for step in agreement.steps]
+    return _mean(steps, [step.forced for step in steps])
 
 
 def _step(step: int, reference: Recording, forced: Recording, free: Recording) -> StepAgreement:
@@ -133,7 +133,8 @@ def verify_half(folder: Path) -> HalfReport:
         expected = read_tensors(folder / "tensors.safetensors")
         if not (folder / "transformer.safetensors").is_file():
             return HalfReport((), _decoded(folder, config, expected))
-        full, half = (TransformerSet(folder, config, expected, each) for each in (Precision(), HALF))
+        full = TransformerSet(folder, config, expected, Precision())
+        half = TransformerSet(folder, config, expected, HALF)
         return HalfReport(tuple(agreements(full.runs(), half.runs())), {})
     except FileNotFoundError as error:
         raise ValueError(f"{folder} is not laid out like a golden set: {error}") from error

@@ -69,12 +69,13 @@ class Run:
         modules: nn.Module,
         optimisers: Sequence[Optimizer],
         decay: float,
-        every: int,
+        checkpoint_every: int,
     ) -> None:
         self.name, self.file, self.log = name, folder / f"{name}.pt", folder / "log.txt"
-        self.modules, self.optimisers, self.every = modules, optimisers, every
+        self.modules, self.optimisers = modules, optimisers
+        self.checkpoint_every = checkpoint_every
         self.average = Average(dict(modules.named_parameters()), decay)
-        self.rates = [[group["lr"] for group in each.param_groups] for each in optimisers]
+        self.rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
         self.step, self.started = 0, time.monotonic()
         if self.file.exists():
             state: dict[str, Any] = torch.load(
@@ -100,7 +101,7 @@ class Run:
         self.average.update(dict(self.modules.named_parameters()), self.step)
         if self.step % 10 == 0:
             self._write(losses)
-        if self.step % self.every == 0 or self.step == num_steps:
+        if self.step % self.checkpoint_every == 0 or self.step == num_steps:
             self.save()
 
     def save(self) -> None:

@@ -123,8 +123,8 @@ def test_counts_of_many_jobs_follow_from_those_of_one_and_two(subject: Subject) 
     one, two, five = (
         count(subject.generator, [subject.spec(0, style=style) for style in range(n)]) for n in (1, 2, 5)
     )
-    for told, counted in zip(one.extended(two, 4).steps, five.steps, strict=True):
-        assert told.flops == pytest.approx(counted.flops, rel=0.05)
+    for estimated, counted in zip(one.extended(two, 4).steps, five.steps, strict=True):
+        assert estimated.flops == pytest.approx(counted.flops, rel=0.05)
     assert one.extended(two, 4).decode.flops == five.decode.flops
 
 

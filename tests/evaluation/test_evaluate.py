@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from service.evaluation.analyses import largest, swapped_prompts
 from service.evaluation.evaluate import BASE, Evaluation, ablations, evaluate
-from service.evaluation.intervals import bootstrapped, share
+from service.evaluation.intervals import estimated_mean, share
 from service.evaluation.judge import ATTRIBUTES, Judge, load_judge, visible
 from service.evaluation.results import save_results
 from service.evaluation.stylisation import (
@@ -169,7 +169,7 @@ def test_more_samples_give_a_narrower_interval() -> None:
     few, many = share(np.arange(20) % 4 > 0), share(np.arange(2000) % 4 > 0)
     assert many.high - many.low < (few.high - few.low) / 5
     values = np.random.default_rng(0).normal(3, 1, 400)
-    estimate = bootstrapped(values, lambda each: float(each.mean()))
+    estimate = estimated_mean(values)
     assert estimate.low < 3 < estimate.high
     assert estimate.high - estimate.low == pytest.approx(2 * 1.96 / 20, rel=0.2)
 

@@ -21,5 +21,5 @@ def test_what_is_not_of_the_model_is_outside_and_falls_into_three_parts() -> Non
 def test_a_running_server_is_measured_image_by_image(server: Running) -> None:
     measured = measure(server.url, {"prompt": "a star"}, repeats=3)
     assert len(measured) == 3
-    assert all(0 < each.outside < each.total for each in measured)
+    assert all(0 < overhead.outside < overhead.total for overhead in measured)
     assert "outside the model" in report(measured)

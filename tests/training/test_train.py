@@ -15,8 +15,7 @@ from torch import nn
 
 from service.model.checkpoints import registry as presets
 from service.model.engine.types import ImageSpec, Styling, WeightedStyle
-from service.model.nano.words import write_vocabulary
-from service.training.captions import VOCABULARY
+from service.model.nano.words import VOCABULARY, write_vocabulary
 from service.training.corpus import make_corpus
 from service.training.muon import Muon, orthogonalise
 from service.training.outside_pictures import outside_picture
@@ -63,7 +62,8 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> Non
     def finish(folder: Path, *, keep_halfway: Path | None = None) -> nn.Linear:
         torch.manual_seed(0)
         module = nn.Linear(3, 2)
-        run = Run("linear", folder, module, [torch.optim.AdamW(module.parameters(), 0.1)], 0.9, every=2)
+        optimisers = [torch.optim.AdamW(module.parameters(), 0.1)]
+        run = Run("linear", folder, module, optimisers, 0.9, checkpoint_every=2)
         while run.step < 6:
             run.descend(module(torch.full((1, 3), float(run.step))).square().sum(), 6, 0.5, {})
             if run.step == 2 and keep_halfway is not None:
@@ -128,7 +128,8 @@ def test_half_a_corpus_is_made_good(tmp_path: Path) -> None:
 
 def test_the_average_can_be_looked_at_without_losing_the_weights(tmp_path: Path) -> None:
     module = nn.Linear(2, 2)
-    run = Run("linear", tmp_path, module, [torch.optim.SGD(module.parameters(), 0.1)], 0.9, every=9)
+    optimisers = [torch.optim.SGD(module.parameters(), 0.1)]
+    run = Run("linear", tmp_path, module, optimisers, 0.9, checkpoint_every=9)
     for _ in range(3):
         run.descend(module(torch.ones(1, 2)).square().sum(), 9, 0.5, {})
     own = module.weight.detach().clone()

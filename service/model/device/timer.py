@@ -1,22 +1,26 @@
-"""How long work takes where it is done: a GPU's host launches it far ahead."""
+"""Durations on the device that does the work: on a GPU the host launches work long before it runs."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 
 
 class DeviceTimer:
-    """What lies between each `start` and its `stop`: of a GPU by its own clock, without waiting for it."""
+    """Times what lies between each `start` and its `stop`: by a GPU's own clock without waiting for it,
+    elsewhere by the host's `clock`, in seconds.
+    """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
         self._device = device
+        self._clock = clock
         self._host: list[float] = []
         self._events: list[torch.cuda.Event] = []
 
     def start(self) -> None:
-        self._host.append(time.perf_counter())
+        self._host.append(self._clock())
         if self._device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True, blocking=True)
             event.record(torch.cuda.current_stream(self._device))
@@ -25,7 +29,7 @@ class DeviceTimer:
     stop = start
 
     def seconds(self) -> tuple[float, ...]:
-        """Of every lap; waits until the device has done the last one."""
+        """Of each pair of `start` and `stop`; waits until the device has reached the last `stop`."""
         if not self._events:
             return tuple(stop - start for start, stop in zip(self._host[::2], self._host[1::2], strict=True))
         with torch.cuda.device(self._device):

@@ -85,19 +85,19 @@ def _reconstruction_error(generator: Generator, bits: NDArray[np.uint8], picture
 
 def test_colours_and_backgrounds_are_drawn_as_asked() -> None:
     generator = nano()
-    asked = scenes(2, SOLID)
+    captioned = scenes(2, SOLID)
     drawings = generator.generate(
-        [ImageSpec(full_caption(scene), seed, generator.default_size) for seed, scene in enumerate(asked)]
+        [ImageSpec(full_caption(scene), seed, generator.default_size) for seed, scene in enumerate(captioned)]
     )
     middles = [nearest(drawing.image[26:38, 26:38].mean((0, 1))) for drawing in drawings]
     borders = [nearest(border(drawing.image)) for drawing in drawings]
-    assert np.mean([got == scene.colour for got, scene in zip(middles, asked, strict=True)]) >= 0.9
-    assert np.mean([got == scene.background for got, scene in zip(borders, asked, strict=True)]) >= 0.9
+    assert np.mean([got == scene.colour for got, scene in zip(middles, captioned, strict=True)]) >= 0.9
+    assert np.mean([got == scene.background for got, scene in zip(borders, captioned, strict=True)]) >= 0.9
 
 
 def test_captions_are_drawn_as_the_judge_reads_them() -> None:
-    asked, renders = held_out_scenes(50, 96)
-    found = evaluate_fidelity(nano(), load_judge(), asked, renders, 50)
+    captioned, renders = held_out_scenes(50, 96)
+    found = evaluate_fidelity(nano(), load_judge(), captioned, renders, 50)
     assert found.psnr["renders"].value > 27
     assert found.reconstructions["all four"].value > 0.95
     assert found.prompts["all four"].value > 0.9
