@@ -35,13 +35,13 @@ _TIMING = re.compile(r"(\w+);dur=([\d.]+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One request. Times are in seconds since the load began; `stages` are the server's own seconds."""
+class TimedRequest:
+    """One request and its response. Times are seconds since the load began; `stages` are the server's."""
 
     due: float
     sent: float
     ended: float
-    status: int  # 0: no answer came
+    status: int  # 0: no response came
     stages: dict[str, float]
 
     @property
@@ -57,28 +57,28 @@ class Answer:
 Send = Callable[[int], Awaitable[httpx2.Response]]
 
 
-async def offer(due: Sequence[float], send: Send) -> list[Answer]:
-    """Send request `number` at `due[number]`, all of them, and wait for every answer."""
+async def offer(due: Sequence[float], send: Send) -> list[TimedRequest]:
+    """Send request `number` at `due[number]`, all of them, and wait for every response."""
     began = time.perf_counter()
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_one(began, at, number, send)) for number, at in enumerate(due)]
+        tasks = [group.create_task(_timed(began, at, number, send)) for number, at in enumerate(due)]
     return [task.result() for task in tasks]
 
 
-async def ask(send: Send, number: int) -> Answer:
+async def send_now(send: Send, number: int) -> TimedRequest:
     """One request, due now."""
-    return await _one(time.perf_counter(), 0.0, number, send)
+    return await _timed(time.perf_counter(), 0.0, number, send)
 
 
-async def _one(began: float, due: float, number: int, send: Send) -> Answer:
+async def _timed(began: float, due: float, number: int, send: Send) -> TimedRequest:
     await asyncio.sleep(began + due - time.perf_counter())
     sent = time.perf_counter() - began
     try:
         response = await send(number)
     except httpx2.TransportError:
-        return Answer(due, sent, time.perf_counter() - began, 0, {})
+        return TimedRequest(due, sent, time.perf_counter() - began, 0, {})
     ended = time.perf_counter() - began
-    return Answer(due, sent, ended, response.status_code, stages_of(response.headers))
+    return TimedRequest(due, sent, ended, response.status_code, stages_of(response.headers))
 
 
 def stages_of(headers: httpx2.Headers) -> dict[str, float]:
@@ -91,17 +91,17 @@ _SAMPLE = re.compile(r'^atelier_batch_size_(sum|count)\{queue="generate"\} (\S+)
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """What a server says of its model: the first size is its default."""
+class ServedModel:
+    """The model that a server serves: the first size is its default."""
 
     fingerprint: str
     precision: str
     sizes: tuple[str, ...]
 
 
-async def served(client: httpx2.AsyncClient) -> Served:
+async def read_model(client: httpx2.AsyncClient) -> ServedModel:
     (model,) = (await client.get("/v1/models")).json()["data"]
-    return Served(model["fingerprint"], model["precision"], tuple(model["sizes"]))
+    return ServedModel(model["fingerprint"], model["precision"], tuple(model["sizes"]))
 
 
 def picture_file(seed: int, width: int = 1024, height: int = 768) -> bytes:
@@ -119,13 +119,13 @@ async def upload(client: httpx2.AsyncClient, picture: bytes) -> httpx2.Response:
 
 async def new_style(client: httpx2.AsyncClient, seed: int) -> str:
     """The ID of a style that nothing else uses."""
-    answer = await upload(client, picture_file(seed))
-    answer.raise_for_status()
-    found: str = answer.json()["id"]
+    response = await upload(client, picture_file(seed))
+    response.raise_for_status()
+    found: str = response.json()["id"]
     return found
 
 
-def drawing(client: httpx2.AsyncClient, *, style: str, size: str, seed: int) -> Send:
+def image_requests(client: httpx2.AsyncClient, *, style: str, size: str, seed: int) -> Send:
     """Requests for stylised images: another prompt and another seed, from `seed` on, for each number."""
 
     async def send(number: int) -> httpx2.Response:
@@ -140,12 +140,12 @@ def drawing(client: httpx2.AsyncClient, *, style: str, size: str, seed: int) -> 
     return send
 
 
-async def drawn(send: Send, number: int) -> Answer:
-    """One answered image. ValueError when it was refused."""
-    answer = await ask(send, number)
-    if answer.status != 200:
-        raise ValueError(f"The server answered {answer.status} to a lone request for an image.")
-    return answer
+async def draw_one(send: Send, number: int) -> TimedRequest:
+    """Request `number`, alone. ValueError unless the response is an image."""
+    request = await send_now(send, number)
+    if request.status != 200:
+        raise ValueError(f"The server answered {request.status} to a single request for an image.")
+    return request
 
 
 async def num_batches(client: httpx2.AsyncClient) -> tuple[float, float]:

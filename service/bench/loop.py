@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx2
 
-from service.bench.load import drawing, drawn, new_style, picture_file, upload
+from service.bench.load import draw_one, image_requests, new_style, picture_file, upload
 from service.bench.report import Findings, Row, Table, Value
 from service.bench.subject import Subject
 from service.bench.timing import Samples, percentile
@@ -30,7 +30,7 @@ class BatchSteps:
     """One batch. `gap_seconds` lie between the end of a step and the beginning of the next.
 
     `blocked_share` is the part of its time in which the model thread neither ran nor waited for a core: it
-    waited for a lock, such as Python's own, or for threads of its own. None where the system does not tell.
+    waited for a lock, such as Python's own, or for threads of its own. None on systems that do not report it.
     """
 
     seeds: tuple[int, ...]
@@ -41,7 +41,7 @@ class BatchSteps:
 
 
 class TimedGenerator(Generator):
-    """The real one, which remembers the times of its steps, and draws few sizes, the subject's own first."""
+    """Keeps the times of its steps; draws `num_sizes` sizes, the subject's own first."""
 
     def __init__(self, subject: Subject, num_sizes: int) -> None:
         super().__init__(subject.backbone)
@@ -87,8 +87,8 @@ def _steps(specs: Sequence[ImageSpec], drawing: Drawing, blocked_share: float | 
 
 
 NUM_PICTURES = 3
-# A lively service, and yet time left on a second core: what shares a core with the model slows it anyway, and
-# would hide what the event loop does to it.
+# Much traffic, but less than a second core can take: work that shares a core with the model slows it anyway,
+# and would hide the effect of the event loop.
 UPLOAD_SECONDS = 0.5
 LIST_SECONDS = 0.1
 SCRAPE_SECONDS = 1.0
@@ -97,7 +97,7 @@ _BUSY_SEEDS = 1_000_000
 
 @dataclass
 class Traffic:
-    """What the busy server did beside drawing."""
+    """What the busy server did besides drawing."""
 
     num_uploads: int = 0
     num_lists: int = 0
@@ -106,7 +106,7 @@ class Traffic:
 
 @dataclass
 class Phases:
-    """The first seed of the images drawn in each phase, and what went on in the busy ones."""
+    """The first seed of the images drawn in each phase, and the traffic of the busy ones."""
 
     seed: int
     idle: list[int] = field(default_factory=list)
@@ -117,7 +117,7 @@ class Phases:
 async def alternate(
     client: httpx2.AsyncClient, size: str, *, seed: int, num_phases: int, num_images: int
 ) -> Phases:
-    """Draw images one after the other, in phases that are in turn idle and busy otherwise."""
+    """Draw images one after the other, in phases with and without other traffic in turn."""
     style = await new_style(client, seed)
     pictures = [picture_file(seed + number, 2048, 1024) for number in range(NUM_PICTURES)]
     for picture in pictures:  # from now on they are known: decoded and compared, not read by the model
@@ -140,9 +140,9 @@ async def alternate(
 
 
 async def _draw(client: httpx2.AsyncClient, style: str, size: str, first: int, num: int) -> None:
-    send = drawing(client, style=style, size=size, seed=first)
+    send = image_requests(client, style=style, size=size, seed=first)
     for number in range(num):
-        await drawn(send, number)
+        await draw_one(send, number)
 
 
 @asynccontextmanager
@@ -162,7 +162,7 @@ async def _traffic(
         traffic.num_scrapes += 1
 
     kinds = (uploading, UPLOAD_SECONDS), (listing, LIST_SECONDS), (scraping, SCRAPE_SECONDS)
-    tasks = [asyncio.create_task(_every(seconds, send)) for send, seconds in kinds]
+    tasks = [asyncio.create_task(_repeat(seconds, send)) for send, seconds in kinds]
     try:
         yield
     finally:
@@ -171,8 +171,8 @@ async def _traffic(
         await asyncio.wait(tasks)
 
 
-async def _every(seconds: float, send: Callable[[], Awaitable[None]]) -> None:
-    """One after the other, so far apart as the answers allow."""
+async def _repeat(seconds: float, send: Callable[[], Awaitable[None]]) -> None:
+    """One after the other, `seconds` apart or as far as the responses allow."""
     while True:
         began = time.perf_counter()
         await send()
@@ -180,7 +180,7 @@ async def _every(seconds: float, send: Callable[[], Awaitable[None]]) -> None:
 
 
 def loop_findings(phases: Phases, batches: Sequence[BatchSteps]) -> Findings:
-    """Batches of one image, told apart by their seeds."""
+    """Compares batches of one image; their seeds say which phase they are of."""
     of_seed = {batch.seeds[0]: batch for batch in batches if len(batch.seeds) == 1}
     idle = [of_seed[seed] for seed in phases.idle if seed in of_seed]
     busy = [of_seed[seed] for seed in phases.busy if seed in of_seed]

@@ -19,7 +19,7 @@ DECISIVE = ("hardware", "num_cores", "device", "num_threads", "model", "weights"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """`others_load`: how many processes wanted a core beforehand, 0 on a quiet machine."""
+    """`others_load`: the load average before the measurement, 0 on a quiet machine."""
 
     atelier: str
     torch: str

@@ -13,7 +13,7 @@ import httpx2
 from pydantic import TypeAdapter
 
 from service.bench import flops, latency, loop, serve, style, throughput
-from service.bench.load import Served, served
+from service.bench.load import ServedModel, read_model
 from service.bench.loop import BatchSteps
 from service.bench.report import Findings, Report, conditions
 from service.bench.server import ServerOptions, running
@@ -89,38 +89,41 @@ def _run_on_server(options: BenchOptions) -> Report:
     return _report(options, options.subject.model, weights, about.precision, about.sizes[0], findings)
 
 
-def _serve(options: BenchOptions, folder: Path) -> tuple[Served, Findings]:
+def _serve(options: BenchOptions, folder: Path) -> tuple[ServedModel, Findings]:
     offered = serve.Offered(
-        rates=options.rates, seconds=options.seconds, seed=options.subject.seed, num_lone=options.num_repeats
+        rates=options.rates,
+        seconds=options.seconds,
+        seed=options.subject.seed,
+        num_single=options.num_repeats,
     )
 
-    async def measure(client: httpx2.AsyncClient) -> tuple[Served, Findings]:
-        about = await served(client)
+    async def measure(client: httpx2.AsyncClient) -> tuple[ServedModel, Findings]:
+        about = await read_model(client)
         return about, await serve.measure_serve(client, about.sizes[0], offered)
 
     return _with_server(_server_options(options, folder), measure)
 
 
-def _style(options: BenchOptions, folder: Path) -> tuple[Served, Findings]:
+def _style(options: BenchOptions, folder: Path) -> tuple[ServedModel, Findings]:
     seed = options.subject.seed
     server_options = _server_options(options, folder, num_sizes=2)
     uploads = _with_server(
         server_options, lambda client: style.upload_styles(client, seed=seed, num=options.num_repeats)
     )
 
-    async def measure(client: httpx2.AsyncClient) -> tuple[Served, style.Uses]:
-        about = await served(client)
+    async def measure(client: httpx2.AsyncClient) -> tuple[ServedModel, style.Uses]:
+        about = await read_model(client)
         return about, await style.use_styles(client, uploads.style_ids, about.sizes, seed=seed)
 
     about, uses = _with_server(server_options, measure)  # the same store, and nothing in memory
     return about, style.style_findings(uploads, uses)
 
 
-def _loop(options: BenchOptions, folder: Path) -> tuple[Served, Findings]:
+def _loop(options: BenchOptions, folder: Path) -> tuple[ServedModel, Findings]:
     steps_file = folder / "steps.json"
 
-    async def measure(client: httpx2.AsyncClient) -> tuple[Served, loop.Phases]:
-        about = await served(client)
+    async def measure(client: httpx2.AsyncClient) -> tuple[ServedModel, loop.Phases]:
+        about = await read_model(client)
         return about, await loop.alternate(
             client, about.sizes[0], seed=options.subject.seed, num_phases=options.num_repeats, num_images=5
         )

@@ -1,4 +1,4 @@
-"""Subject: the model that is measured, at one size, and the work it is given."""
+"""Subject: the model that is measured, at one size, and the work that it does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubjectOptions:
-    """Which model to measure, and how it is held; `size` None is the model's own default."""
+    """Which model to measure and how to load it; `size` None is the model's default."""
 
     model: str
     is_random: bool = False
@@ -39,7 +39,7 @@ class SubjectOptions:
 
 @dataclass(frozen=True)
 class Subject:
-    """A resident model at one size. Everything it is asked to draw follows from the seed."""
+    """A resident model at one size. All its work follows from the seed."""
 
     backbone: Infinity
     size: Size
@@ -77,7 +77,7 @@ class Subject:
         return tuple(self.generator.extract_style(self.picture(number), self.size) for number in range(8))
 
     def spec(self, number: int, style: int | None = None) -> ImageSpec:
-        """Image `number`, whose prompt no other number has: the text of none is known from another."""
+        """Image `number`, with a prompt of its own, so that no text is cached from another."""
         styling = None if style is None else Styling((WeightedStyle(self.styles[style]),))
         prompt = f"a red star on a blue background {number}"
         return ImageSpec(prompt, self.seed + number, self.size, styling=styling)

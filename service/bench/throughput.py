@@ -140,7 +140,7 @@ def _chosen(
     expected = [
         (batch, batch.n * alone if batch.growth is BATCH else (batch.n + 1) / 2 * alone) for batch in batches
     ]
-    # One image is measured whatever it takes: all others are told in its terms.
+    # One image is measured whatever it takes: all others are ratios to it.
     chosen = [batch for batch, seconds in expected if batch.n == 1 or seconds <= within.most_seconds]
     return chosen, [(batch, seconds) for batch, seconds in expected if batch not in chosen]
 

@@ -13,7 +13,7 @@ from service.bench.report import Value
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """The value that `share` of them do not exceed; None of too few: p95 wants 20, p99 wants 100."""
+    """The value that `share` of them do not exceed; None of too few: p95 needs 20, p99 needs 100."""
     is_enough = len(values) * (100 - round(100 * share)) >= 100
     return float(np.quantile(values, share)) if is_enough else None
 
@@ -26,7 +26,7 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Seconds of each repetition that counts; the processor's, of all threads, where they mean much."""
+    """Seconds of each repetition that counts; CPU seconds, of all threads, where they are measured."""
 
     wall: tuple[float, ...]
     cpu: tuple[float, ...] = ()
@@ -77,7 +77,7 @@ def interleaved(
     clock: Callable[[], float] = time.perf_counter,
     cpu_clock: Callable[[], float] | None = time.process_time,
 ) -> dict[str, Samples]:
-    """Each repetition does every work once, beginning with another one each time; the first do not count.
+    """Each repetition does every work once, in rotating order; the first `num_warm_up` do not count.
 
     `cpu_clock` None: processor time says nothing, as where a GPU does the work.
     """

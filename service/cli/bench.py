@@ -57,7 +57,7 @@ def bench(
     decoding: Decoding = None,
     size: Annotated[
         str | None,
-        typer.Option(help="Of the images; the model's own, for throughput all budgets, by default."),
+        typer.Option(help="Of the images; by default the model's own, and for throughput all budgets."),
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions that count.")] = 10,
     warm_up: Annotated[int, typer.Option(min=0, help="Repetitions before them that do not.")] = 2,
@@ -116,7 +116,7 @@ def bench(
         seconds=seconds,
     )
     try:
-        earlier = None if compare is None else read_report(compare)  # a mistake here is told before the work
+        earlier = None if compare is None else read_report(compare)  # fails before the measurement
         with bars() as on_progress:
             report = run(options, on_progress)
         typer.echo(render(report))

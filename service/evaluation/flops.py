@@ -91,12 +91,12 @@ def count(generator: Generator, specs: Sequence[ImageSpec]) -> Counts:
     seen: list[Count] = []
     with operations() as flops, Traffic() as traffic:
 
-        def look() -> bool:
+        def snapshot() -> bool:
             seen.append(Count(flops.get_total_flops(), traffic.num_bytes))
             return True
 
-        generator.generate(specs, look)
-        look()
+        generator.generate(specs, snapshot)
+        snapshot()
     parts = [seen[0], *(later.plus(earlier, -1) for earlier, later in pairwise(seen))]
     return Counts(tuple(parts[:-1]), parts[-1])
 
@@ -136,7 +136,7 @@ class Batch:
     num_content: int = 1  # content paths
     num_corrected: int = 1  # generation paths that follow them
     num_uncorrected: int = 0  # generation paths with attention of their own
-    num_content_drawn: int = 0  # content paths whose own image is asked for
+    num_content_drawn: int = 0  # content paths whose own image is requested
     num_halves: int = 2  # guidance halves of each path; 1 without guidance
     num_text_tokens: int = 9  # of each prompt
     num_texts: int = 2  # different ones, the empty prompt of the unconditional half among them
@@ -217,7 +217,7 @@ def _step(
     own = batch.num_content + (batch.num_uncorrected if forked else 0)
     following = batch.num_corrected if forked else 0
     product = 2 * tokens * width * halves  # operations for each output channel, of one path
-    # All that the last layer of the last step owes to a content path that nobody asked for: its weights.
+    # A content path whose image is not requested needs only its attention weights in the last layer.
     bare = batch.num_content - batch.num_content_drawn if last else 0
     full = own * depth - bare  # layers that own rows go through in full
     layers = full + following * depth

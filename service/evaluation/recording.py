@@ -1,4 +1,4 @@
-"""A backbone that remembers what passed through it, so that the real Generator can be checked."""
+"""A backbone that records what passes through it, so that the real Generator can be checked."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Recording:
         return after
 
     def _by_path(self, values: Tensor, schedule: Schedule, step: int) -> Tensor:
-        """The last step leaves drawn paths alone: each at its path's place again, zeros for the others."""
+        """After the last step only drawn paths are left: each at its path's index, zeros at the others."""
         drawn = [index for index, path in enumerate(self._paths) if path.drawn]
         if step < len(schedule.scales) or len(drawn) == len(self._paths):
             return values

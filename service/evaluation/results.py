@@ -39,7 +39,7 @@ _PALETTES = """Gradients, textures, landscapes and collages as style images: how
 drawn is from theirs, in levels of 0 to 255 (sliced Wasserstein distance)."""
 
 
-_SHORTCUTS = """What may be left out when it is asked for, against the exact image of the same pair and seed.
+_SHORTCUTS = """The shortcuts of `quality`, against the exact image of the same pair and seed.
 Operations and CPU time, of one stylised image with its decoding: in % of the exact one's. Kept to vanished:
 in the first row as above, in the others the difference in points. Bits and pixels: how many are the same."""
 

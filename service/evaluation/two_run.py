@@ -32,7 +32,7 @@ from service.model.style.resize import resize
 
 @dataclass
 class Trace:
-    """What one run leaves: its bits, its last feature, and each step's and layer's queries and keys."""
+    """What one run produced: its bits, its last feature, and each step's and layer's queries and keys."""
 
     bits: list[Tensor] = field(default_factory=list)
     feature: Tensor = field(default_factory=lambda: torch.zeros(0))

@@ -121,7 +121,7 @@ class Run:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The average in place of the weights, for a look at what would be shipped now."""
+        """The average in place of the weights, to see what would be shipped now."""
         own = {name: parameter.detach().clone() for name, parameter in self.modules.named_parameters()}
         self.load_average()
         try:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.bench.load import Answer, arrivals, drawing, offer, stages_of
+from service.bench.load import TimedRequest, arrivals, image_requests, offer, stages_of
 from service.bench.loop import BatchSteps, Phases, TimedGenerator, Traffic, loop_findings
 from service.bench.subject import Subject
 from service.model.schedule import Size
@@ -51,10 +51,10 @@ def test_a_load_needs_a_rate_and_a_duration(rate: float, seconds: float) -> None
 def test_every_request_is_sent_while_none_has_been_answered(tmp_path: Path) -> None:
     with busy(tmp_path, max_queued=4) as (server, generator), ThreadPoolExecutor(1) as threads:
 
-        async def load() -> list[Answer]:
+        async def load() -> list[TimedRequest]:
             async with httpx2.AsyncClient(base_url=server.url, timeout=60) as client:
                 style = "sty_none"
-                send = drawing(client, style=style, size="64x64", seed=1)
+                send = image_requests(client, style=style, size="64x64", seed=1)
                 plain = unstyled(client)
                 return [*await offer([0.0, 0.0, 0.001, 0.002], plain), *await offer([0.0], send)]
 
@@ -96,7 +96,7 @@ async def test_a_server_that_is_not_there_is_an_answer_without_a_status() -> Non
 
 
 def test_latency_counts_from_the_arrival_and_not_from_the_sending() -> None:
-    answer = Answer(due=1.0, sent=3.0, ended=4.0, status=200, stages={})
+    answer = TimedRequest(due=1.0, sent=3.0, ended=4.0, status=200, stages={})
     assert (answer.latency, answer.lateness) == (3.0, 2.0)
 
 

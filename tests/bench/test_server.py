@@ -57,7 +57,11 @@ def test_a_style_is_timed_from_upload_to_use_hot_stored_and_lost(folder: Path) -
     uploads, features = report.tables
     assert [row.name for row in uploads.rows] == ["a new picture", "one that was sent before"]
     assert [row.values["num_samples"] for row in uploads.rows] == [2, 2]
-    assert [row.name for row in features.rows] == ["in memory", "in the store", "lost, read from the picture"]
+    assert [row.name for row in features.rows] == [
+        "in memory",
+        "in the store",
+        "lost, read from the picture",
+    ]
     assert [row.values["num_samples"] for row in features.rows] == [2, 2, 2]
     assert len(report.conditions.weights) == 16
 

@@ -1,6 +1,6 @@
-"""What the service adds to the model's time, for one client, as the service's own headers tell it.
+"""The time that the service adds to the model's, for one client, from the service's own Server-Timing.
 
-    python -m service.evaluation.overhead --url http://127.0.0.1:8000
+    python -m service.bench.overhead --url http://127.0.0.1:8000
 
 Without a URL a server is started for it, in a process of its own and on an empty data folder.
 """
@@ -8,19 +8,18 @@ Without a URL a server is started for it, in a process of its own and on an empt
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import torch
 
 from service import __version__
+from service.bench.load import stages_of
+from service.bench.server import ServerOptions, running
 from service.evaluation.hardware import describe
 
 # Stages of Server-Timing in which the model works; all other time is the service's.
@@ -31,7 +30,7 @@ PATIENCE_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """Milliseconds of one answer: from the arrival of its request's head to its own head."""
+    """Seconds of one response: from the arrival of its request's head to its own head."""
 
     total: float
     model: float
@@ -49,28 +48,25 @@ class Overhead:
         return self.outside - self.queue - self.encode
 
 
-def read_overhead(server_timing: str) -> Overhead:
-    """From the header `Server-Timing` of a generation: `stage;dur=milliseconds, ...`, `total` among them."""
-    milliseconds = {
-        name: float(duration)
-        for name, duration in (part.split(";dur=") for part in server_timing.split(", "))
-    }
+def read_overhead(headers: httpx2.Headers) -> Overhead:
+    """From the Server-Timing of a response with images."""
+    seconds = stages_of(headers)
     return Overhead(
-        total=milliseconds["total"],
-        model=sum(milliseconds.get(stage, 0.0) for stage in MODEL_STAGES),
-        queue=milliseconds["queue"],
-        encode=milliseconds["encode"],
+        total=seconds["total"],
+        model=sum(seconds.get(stage, 0.0) for stage in MODEL_STAGES),
+        queue=seconds["queue"],
+        encode=seconds["encode"],
     )
 
 
 def measure(url: str, body: dict[str, Any], *, repeats: int) -> list[Overhead]:
     """One client, one request after the other, each with a seed of its own."""
-    with httpx.Client(base_url=url, timeout=PATIENCE_SECONDS) as client:
-        answers = [
+    with httpx2.Client(base_url=url, timeout=PATIENCE_SECONDS) as client:
+        responses = [
             client.post("/v1/images/generations", json=body | {"seed": seed}).raise_for_status()
             for seed in range(WARM_UP + repeats)
         ]
-    return [read_overhead(answer.headers["Server-Timing"]) for answer in answers[WARM_UP:]]
+    return [read_overhead(response.headers) for response in responses[WARM_UP:]]
 
 
 def report(measured: Sequence[Overhead]) -> str:
@@ -83,35 +79,13 @@ def report(measured: Sequence[Overhead]) -> str:
         ("  encoding the image", "encode"),
         ("  HTTP", "http"),
     ):
-        values = [getattr(overhead, name) for overhead in measured]
+        values = [1000 * getattr(overhead, name) for overhead in measured]
         lines.append(f"{title:24} {np.percentile(values, 50):8.2f} {np.percentile(values, 95):8.2f}")
     return "\n".join(lines)
 
 
-@contextmanager
-def started(model: str) -> Iterator[str]:
-    """The URL of a server of this installation, which ends afterwards."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen(  # noqa: S603  # this interpreter
-            [sys.executable, "-m", "service", "serve", "--port", "0", "--data-dir", folder, "--model", model],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        ) as server,
-    ):
-        try:
-            assert server.stdout is not None
-            first = next((line for line in server.stdout if "http://" in line), None)
-            if first is None:
-                raise SystemExit("The server did not start; `atelier serve` says why.")
-            yield next(word for word in first.split() if word.startswith("http://"))
-        finally:
-            server.terminate()
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m service.evaluation.overhead", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m service.bench.overhead", description=__doc__)
     parser.add_argument("--url", help="of a server that has nothing else to do; one is started by default")
     parser.add_argument("--model", default="nano", help="of the server that is started")
     parser.add_argument("--prompt", default="a red star")
@@ -125,8 +99,10 @@ def main() -> None:
     if arguments.url is not None:
         measured = measure(arguments.url, body, repeats=arguments.repeats)
     else:
-        with started(arguments.model) as url:
-            measured = measure(url, body, repeats=arguments.repeats)
+        with tempfile.TemporaryDirectory(prefix="atelier-bench-") as folder:
+            options = ServerOptions({"model": arguments.model}, None, folder)
+            with running(options) as server:
+                measured = measure(server.url, body, repeats=arguments.repeats)
     print(f"atelier {__version__}; {describe(torch.device('cpu'))}; one client, {WARM_UP} to warm up")
     print(f"{arguments.repeats} images, seeds from {WARM_UP}, {body}\n")
     print(report(measured))
