@@ -23,6 +23,7 @@ from service.bench.subject import Subject
 from service.bench.timing import Samples, percentile
 from service.model.engine.generator import Generator, PendingBatch, never
 from service.model.engine.types import Drawing, ImageSpec
+from service.model.schedule import Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,16 @@ class BatchSteps:
 class TimedGenerator(Generator):
     """Keeps the times of its steps; draws `num_sizes` sizes, the subject's own first."""
 
-    def __init__(self, subject: Subject, num_sizes: int) -> None:
+    def __init__(self, subject: Subject, num_sizes: int, max_batch: int | None = None) -> None:
         super().__init__(subject.backbone)
+        self._max_batch = max_batch
         others = [size for size in self.sizes if size != subject.size]
         self.sizes = (subject.size, *others)[:num_sizes]
         self.default_size = subject.size
         self.batches: list[BatchSteps] = []
+
+    def max_images(self, size: Size) -> int:
+        return self._max_batch or super().max_images(size)
 
     def draw(self, specs: Sequence[ImageSpec], cancelled: Callable[[], bool] = never) -> PendingBatch:
         began, on_core = time.perf_counter(), _seconds_at_a_core()
@@ -180,7 +185,7 @@ async def _repeat(seconds: float, send: Callable[[], Awaitable[None]]) -> None:
 
 
 def loop_findings(phases: Phases, batches: Sequence[BatchSteps]) -> Findings:
-    """Compares batches of one image; their seeds say which phase they are of."""
+    """Of batches of one image; their seeds say which phase they are of."""
     of_seed = {batch.seeds[0]: batch for batch in batches if len(batch.seeds) == 1}
     idle = [of_seed[seed] for seed in phases.idle if seed in of_seed]
     busy = [of_seed[seed] for seed in phases.busy if seed in of_seed]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from service.evaluation.analyses import largest, swapped_prompts
 from service.evaluation.evaluate import BASE, Evaluation, ablations, evaluate
 from service.evaluation.intervals import estimated_mean, share
-from service.evaluation.judge import ATTRIBUTES, Judge, load_judge, visible
+from service.evaluation.judge import ATTRIBUTES, Judge, visible
 from service.evaluation.results import save_results
 from service.evaluation.stylisation import (
     VANISHED_BELOW,
@@ -27,30 +27,30 @@ from service.evaluation.stylisation import (
     palette_distances,
 )
 from service.evaluation.train_judge import accuracies, train_judge
-from service.model.checkpoints import registry as presets
 from service.model.engine.generator import Generator
 from service.model.engine.quality import EXACT, Quality
 from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
 from service.training.scene import MEDIA, Scene
 from service.training.trainer import Compute
+from tests.support.nano import nano, nano_judge
 from tests.support.tiny import tiny_generator
 
 
-@pytest.fixture(scope="module")
-def nano() -> Generator:
-    return presets.load("nano")
+@pytest.fixture(name="nano")
+def fixture_nano() -> Generator:
+    return nano()
+
+
+@pytest.fixture(name="judge")
+def fixture_judge() -> Judge:
+    return nano_judge()
 
 
 @pytest.fixture(scope="module")
-def judge() -> Judge:
-    return load_judge()
-
-
-@pytest.fixture(scope="module")
-def found(nano: Generator, judge: Judge) -> Evaluation:
-    said: list[str] = []
-    result = evaluate(nano, judge, seeds=(1, 2), num_pairs=6, say=said.append)
-    assert len(said) >= 3
+def found() -> Evaluation:
+    stages: list[str] = []
+    result = evaluate(nano(), nano_judge(), seeds=(1, 2), num_pairs=6, say=stages.append)
+    assert len(stages) >= 3
     return result
 
 

@@ -117,10 +117,12 @@ def test_pictures_from_outside_are_decided_by_their_seed_and_differ() -> None:
     assert len(pictures) == 60
 
 
-def test_half_a_corpus_is_made_good(tmp_path: Path) -> None:
-    whole = make_corpus(tmp_path, 5, 20, 10)
-    (tmp_path / "outside.npy").unlink()
-    again = make_corpus(tmp_path, 5, 20, 10)
+def test_half_a_corpus_is_completed(model_folder: Path, tmp_path: Path) -> None:
+    run, sizes = model_folder.parent / "run", (SHORT.seed, SHORT.num_images, SHORT.num_outside)
+    whole = make_corpus(run, *sizes)
+    for name in ("renders.npy", "scenes.json"):
+        shutil.copy(run / name, tmp_path)
+    again = make_corpus(tmp_path, *sizes)
     assert np.array_equal(whole.outside, again.outside)
     assert np.array_equal(whole.renders, again.renders)
     assert whole.scenes == again.scenes
@@ -139,8 +141,11 @@ def test_the_average_can_be_looked_at_without_losing_the_weights(tmp_path: Path)
     assert torch.equal(module.weight, own)
 
 
-def test_bf16_is_taken_only_where_it_is_faster_and_still_learns(tmp_path: Path) -> None:
+def test_bf16_is_taken_only_where_it_is_faster_and_still_learns(model_folder: Path, tmp_path: Path) -> None:
     assert fastest("cpu").precision in (torch.float32, torch.bfloat16)
+    (tmp_path / "run").mkdir()
+    for name in ("renders.npy", "scenes.json", "outside.npy"):
+        shutil.copy(model_folder.parent / "run" / name, tmp_path / "run")
     train(tmp_path / "run", tmp_path / "model", SHORT, Compute(torch.device("cpu"), torch.bfloat16))
     assert presets.load(str(tmp_path / "model")).name == "nano"
 

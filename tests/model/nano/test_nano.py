@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict
-from functools import cache
 
 import numpy as np
 import pytest
@@ -17,23 +16,17 @@ from numpy.typing import NDArray
 
 from service.evaluation.evaluate import SHAPE_STEP
 from service.evaluation.fidelity import evaluate_fidelity
-from service.evaluation.judge import load_judge
 from service.evaluation.stylisation import Configuration, evaluate_styles, held_out_pairs, held_out_scenes
-from service.model.checkpoints import registry as presets
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
 from service.training.captions import full_caption
 from service.training.recipe import WEIGHTS, Recipe
 from service.training.renderer import render
 from service.training.scene import MEDIA, OBJECTS, PALETTE, Scene, allowed_pairs
+from tests.support.nano import nano, nano_judge
 
 SOLID = ("circle", "square", "heart")  # objects whose middle shows their colour
 NUM_PAIRS = 24
-
-
-@cache
-def nano() -> Generator:
-    return presets.load("nano")
 
 
 def scenes(seed: int, objects: tuple[str, ...]) -> list[Scene]:
@@ -97,7 +90,7 @@ def test_colours_and_backgrounds_are_drawn_as_asked() -> None:
 
 def test_captions_are_drawn_as_the_judge_reads_them() -> None:
     captioned, renders = held_out_scenes(50, 96)
-    found = evaluate_fidelity(nano(), load_judge(), captioned, renders, 50)
+    found = evaluate_fidelity(nano(), nano_judge(), captioned, renders, 50)
     assert found.psnr["renders"].value > 27
     assert found.reconstructions["all four"].value > 0.95
     assert found.prompts["all four"].value > 0.9
@@ -106,7 +99,7 @@ def test_captions_are_drawn_as_the_judge_reads_them() -> None:
 def test_a_style_is_carried_and_the_object_kept() -> None:
     generator = nano()
     configured = Configuration(Method.PFB_SAC, generator.key_step, generator.alpha)
-    (score,) = evaluate_styles(generator, load_judge(), held_out_pairs(50, 64), [configured]).values()
+    (score,) = evaluate_styles(generator, nano_judge(), held_out_pairs(50, 64), [configured]).values()
     assert score.kept.mean() > 0.8
     assert score.leaked.mean() < 0.05
     assert score.background.mean() > 0.88
@@ -117,7 +110,7 @@ def test_a_style_is_carried_and_the_object_kept() -> None:
 def test_where_the_feature_holds_shape_replacing_it_leaks_and_the_method_does_not() -> None:
     step, alpha = SHAPE_STEP, nano().alpha
     replaced, blended = Configuration(Method.REP, step), Configuration(Method.PFB_SAC, step, alpha)
-    scores = evaluate_styles(nano(), load_judge(), held_out_pairs(51, 48), [replaced, blended])
+    scores = evaluate_styles(nano(), nano_judge(), held_out_pairs(51, 48), [replaced, blended])
     assert scores[replaced].leaked.mean() > scores[blended].leaked.mean()
     assert scores[replaced].kept.mean() < scores[blended].kept.mean() - 0.1
 
