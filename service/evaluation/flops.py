@@ -87,13 +87,13 @@ def operations() -> FlopCounterMode:
 def count(generator: Generator, specs: Sequence[ImageSpec]) -> Counts:
     """Count while a batch is drawn. Texts are encoded beforehand and do not count."""
     with suppress(Cancelled):
-        generator.generate(specs, lambda: False)
+        generator.generate(specs, lambda: True)
     seen: list[Count] = []
     with operations() as flops, Traffic() as traffic:
 
         def snapshot() -> bool:
             seen.append(Count(flops.get_total_flops(), traffic.num_bytes))
-            return True
+            return False
 
         generator.generate(specs, snapshot)
         snapshot()
