@@ -11,6 +11,7 @@ from typing import Any
 
 from service import __version__
 from service.evaluation.evaluate import BASE, Evaluation
+from service.evaluation.fidelity import Fidelity
 from service.evaluation.hardware import describe
 from service.evaluation.intervals import Estimate
 from service.evaluation.judge import ATTRIBUTES
@@ -46,11 +47,22 @@ in the first row as above, in the others the difference in points. Bits and pixe
 
 def report(found: Evaluation, *, model: str, about: str) -> str:
     """Every table, with what the columns mean."""
-    fidelity, palettes = found.fidelity, found.palettes
-    sections = [
+    head = (
         f"# {model}\n\n{about}\n"
         f"Seeds {', '.join(map(str, found.seeds))}, {found.num_pairs} pairs and captions each. "
-        "Shares in %, intervals of 95 % in brackets. The judge is a classifier trained on renders.",
+        "Shares in %, intervals of 95 % in brackets. The judge is a classifier trained on renders."
+    )
+    sections = [
+        head,
+        *_fidelity_sections(found.fidelity),
+        *_style_sections(found),
+        *_analysis_sections(found),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _fidelity_sections(fidelity: Fidelity) -> list[str]:
+    return [
         "## Image tokenizer\n\nPSNR in dB over held-out pictures.\n\n"
         + _table(
             ["pictures", "PSNR"],
@@ -72,10 +84,21 @@ def report(found: Evaluation, *, model: str, about: str) -> str:
         + _table(["object", *fidelity.by_object], [_named("", fidelity.by_object, brief=True)])
         + "\n\n"
         + _table(["medium", *fidelity.by_medium], [_named("", fidelity.by_medium, brief=True)]),
+    ]
+
+
+def _style_sections(found: Evaluation) -> list[str]:
+    return [
         f"## Style\n\n{_STYLE}\n\n" + _scores(found.headline, brief=False),
         f"## Ablation\n\nOn {_size(found.ablation)} pairs of the first seed.\n\n"
         + _scores(found.ablation, brief=True),
         "## Alpha\n\n" + _scores(found.alphas, brief=True),
+    ]
+
+
+def _analysis_sections(found: Evaluation) -> list[str]:
+    palettes = found.palettes
+    return [
         "## Another prompt at one step\n\nHow often an attribute is still the prompt's, and how often the "
         "other prompt's.\n\n"
         + _table(
@@ -102,7 +125,6 @@ def report(found: Evaluation, *, model: str, about: str) -> str:
         f"## Shortcuts\n\n{_SHORTCUTS}\n\nOn {_size(found.ablation)} pairs of the first seed.\n\n"
         + _table(*shortcuts_table(found.trials)),
     ]
-    return "\n\n".join(sections) + "\n"
 
 
 def _scores(scores: Mapping[Configuration, Score], *, brief: bool) -> str:
