@@ -41,7 +41,7 @@ bench: $(VENV)/.installed
 	$(BIN)/atelier bench $(BENCH) $(ARGS)
 
 overhead: $(VENV)/.installed-dev
-	$(BIN)/python -m service.evaluation.overhead $(ARGS)
+	$(BIN)/python -m service.bench.overhead $(ARGS)
 
 evaluate: $(VENV)/.installed-dev
 	$(BIN)/atelier evaluate $(ARGS)

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from service.bench.report import Findings, Row, Table
-from service.bench.samples import Samples, ratio, spread
 from service.bench.subject import Subject
-from service.bench.timing import interleaved
-from service.evaluation.baseline import PlainDrawing, draw_plainly, equality, has_plain_form
+from service.bench.timing import Samples, interleaved, ratio, spread
+from service.evaluation.two_run import PlainDrawing, draw_plainly, equality, has_plain_form
 from service.model.engine.types import Timings
 
 COLD, PLAIN, STYLISED, FOUR = "first image", "unstylised image", "stylised image", "4 styles of one prompt"
@@ -92,7 +91,7 @@ def _ratios(
     ]
     if plainly:
         engine = Samples(tuple(timing.text_seconds + timing.transformer_seconds for timing in timings))
-        drawn = Samples(tuple(each.draw_seconds for each in plainly))
+        drawn = Samples(tuple(drawing.draw_seconds for drawing in plainly))
         rows.insert(0, Row("plain two-run form, to the engine", ratio(measured[TWO_RUNS], stylised)))
         rows.insert(1, Row("the same, without the decoder", ratio(drawn, engine)))
     return Table("times as long", tuple(rows))

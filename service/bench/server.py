@@ -1,13 +1,15 @@
-"""A real server process for the bench: `atelier serve` with a model of the bench's choice, random ones too.
+"""The service in a process of its own, with a model of the bench's choice, random weights included.
 
-Run as `python -m service.bench.server`, with a `Plan` on a line of standard input; it ends with that.
+Run as `python -m service.bench.server`, with `ServerOptions` on a line of standard input; it ends with that.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,24 +19,29 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from json import dumps, loads
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
+import uvicorn
 from pydantic import TypeAdapter
 
 from service.settings import PREFIX, prepare_torch, read_settings
 
+if TYPE_CHECKING:
+    from service.app import Service
+
 PATIENCE_SECONDS = 3600  # a large model takes minutes to load
+BACKLOG = 2048  # connections that may wait to be accepted, as in `atelier serve`
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What the process serves, and where it writes the times of its steps at the end, if anywhere."""
+class ServerOptions:
+    """What the process serves; `steps_file` is where it writes the times of its steps when it ends."""
 
-    wanted: dict[str, Any]  # a subject.Wanted
+    subject: dict[str, Any]  # a subject.SubjectOptions
     threads: int | None
     data_dir: str
-    num_sizes: int = 1  # how many of the model's sizes are warmed up and served, the wanted one first
+    num_sizes: int = 1  # how many of the model's sizes are served, the subject's own first
     steps_file: str | None = None
 
 
@@ -50,8 +57,8 @@ class Server:
 
 
 @contextmanager
-def running(plan: Plan) -> Iterator[Server]:
-    """The server from ready to ended by SIGTERM. ValueError with its last words if it does not start."""
+def running(options: ServerOptions) -> Iterator[Server]:
+    """The server from ready to ended by SIGTERM. ValueError with its last log line if it does not start."""
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "service.bench.server"],
@@ -65,7 +72,7 @@ def running(plan: Plan) -> Iterator[Server]:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(dumps(asdict(plan)) + "\n")
+            process.stdin.write(dumps(asdict(options)) + "\n")
             process.stdin.flush()
             yield Server(_url(process.stdout, log))
         finally:
@@ -81,30 +88,53 @@ def _url(output: Any, log: Any) -> str:
             return found[1]
     log.seek(0)
     last = log.read().strip().splitlines()[-1:]
-    raise ValueError(f"The server did not start: {''.join(last) or 'it said nothing'}")
+    raise ValueError(f"The server did not start: {''.join(last) or 'its log is empty'}")
 
 
 def main() -> int:
-    """The process itself: the exit status of the server."""
-    plan = Plan(**loads(sys.stdin.readline()))
+    """The process itself: its exit status."""
+    options = ServerOptions(**loads(sys.stdin.readline()))
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    settings = read_settings(data_dir=Path(plan.data_dir), port=0, threads=plan.threads)
+    settings = read_settings(data_dir=Path(options.data_dir), port=0, threads=options.threads)
     prepare_torch(settings)
-    from service.bench.steps import WatchedGenerator
-    from service.bench.subject import Wanted, load_subject
-    from service.server import run_server
+    from service.app import create_app
+    from service.bench.loop import TimedGenerator
+    from service.bench.subject import SubjectOptions, load_subject
+    from service.logs import configure_logs
 
+    configure_logs(settings.log_format)
     try:
-        subject = load_subject(TypeAdapter(Wanted).validate_python(plan.wanted))
+        subject = load_subject(TypeAdapter(SubjectOptions).validate_python(options.subject))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    generator = WatchedGenerator(subject, plan.num_sizes)
+    # Batches of one image, where steps are timed: those of two would take longer whatever else goes on.
+    generator = TimedGenerator(subject, options.num_sizes, None if options.steps_file is None else 1)
+    # uvicorn raises the signal again once it has finished; this makes it a success.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    app = create_app(settings, generator)
+    config = uvicorn.Config(app, log_config=None, access_log=False)
     try:
-        return run_server(settings, generator)  # SIGTERM ends it by SystemExit
+        with (
+            socket.create_server((settings.host, 0), backlog=BACKLOG) as listener,
+            asyncio.Runner(loop_factory=config.get_loop_factory()) as runner,
+        ):
+            return runner.run(_serve(app.state.service, uvicorn.Server(config), listener))
     finally:
-        if plan.steps_file is not None:
-            Path(plan.steps_file).write_text(dumps([asdict(batch) for batch in generator.batches]))
+        if options.steps_file is not None:
+            Path(options.steps_file).write_text(dumps([asdict(batch) for batch in generator.batches]))
+
+
+async def _serve(service: Service, server: uvicorn.Server, listener: socket.socket) -> int:
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    await service.settled.wait()
+    if service.failure is None:
+        host, port = listener.getsockname()
+        print(f"ready on http://{host}:{port}", flush=True)
+    else:
+        server.should_exit = True
+    await serving
+    return 0 if service.failure is None else 1
 
 
 def _end_with_parent() -> None:

@@ -1,4 +1,4 @@
-"""Subject: the model that is measured, at one size, and the work it is given."""
+"""Subject: the model that is measured, at one size, and the work that it does."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """Which model to measure, and how it is held; `size` None is the model's own default."""
+class SubjectOptions:
+    """Which model to measure and how to load it; `size` None is the model's default."""
 
     model: str
     is_random: bool = False
@@ -39,7 +39,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Subject:
-    """A resident model at one size. Everything it is asked to draw follows from the seed."""
+    """A resident model at one size. All its work follows from the seed."""
 
     backbone: Infinity
     size: Size
@@ -77,36 +77,36 @@ class Subject:
         return tuple(self.generator.extract_style(self.picture(number), self.size) for number in range(8))
 
     def spec(self, number: int, style: int | None = None) -> ImageSpec:
-        """Image `number`, whose prompt no other number has: the text of none is known from another."""
+        """Image `number`, with a prompt of its own, so that no text is cached from another."""
         styling = None if style is None else Styling((WeightedStyle(self.styles[style]),))
         prompt = f"a red star on a blue background {number}"
         return ImageSpec(prompt, self.seed + number, self.size, styling=styling)
 
 
-def load_subject(wanted: Wanted, on_progress: OnProgress = no_progress) -> Subject:
+def load_subject(options: SubjectOptions, on_progress: OnProgress = no_progress) -> Subject:
     """Make the model resident. ValueError with a sentence when there is no such model, device or size."""
-    if wanted.is_random:
-        device = presets.device_of(wanted.device)
-        precision = presets.precision_of(device, wanted.choices)
-        shape = shape_of(wanted.model)
-        if wanted.choices.compile:
+    if options.is_random:
+        device = presets.device_of(options.device)
+        precision = presets.precision_of(device, options.choices)
+        shape = shape_of(options.model)
+        if options.choices.compile:
             presets.require_compiler()
-        backbone = random_infinity(shape, wanted.seed, device, precision, wanted.choices.decoding)
-        if wanted.choices.compile:
+        backbone = random_infinity(shape, options.seed, device, precision, options.choices.decoding)
+        if options.choices.compile:
             backbone.compile()
     else:
         loaded = presets.load(
-            wanted.model,
-            wanted.device,
-            models_dir=Path(wanted.models_dir),
-            choices=wanted.choices,
+            options.model,
+            options.device,
+            models_dir=Path(options.models_dir),
+            choices=options.choices,
             on_progress=on_progress,
         )
         assert isinstance(loaded.backbone, Infinity)
         backbone = loaded.backbone
-    size = next(iter(backbone.schedules)) if wanted.size is None else Size.parse(wanted.size)
-    weights = "random" if wanted.is_random else backbone.fingerprint
-    return Subject(_sized(backbone, size), size, wanted.seed, weights)
+    size = next(iter(backbone.schedules)) if options.size is None else Size.parse(options.size)
+    weights = "random" if options.is_random else backbone.fingerprint
+    return Subject(_sized(backbone, size), size, options.seed, weights)
 
 
 def _sized(backbone: Infinity, size: Size) -> Infinity:

@@ -7,16 +7,47 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from service.bench.bounds import bounds
 from service.bench.report import Findings, Row, Table, Value
-from service.bench.samples import Samples, ratio
 from service.bench.subject import Subject
-from service.bench.timing import interleaved
-from service.evaluation.counting import count
-from service.evaluation.hardware import forget_peak, peak_bytes
-from service.evaluation.peaks import Peaks
+from service.bench.timing import Samples, interleaved, ratio
+from service.evaluation.flops import Count, count
+from service.evaluation.hardware import Peaks, forget_peak, peak_bytes
 from service.model.engine.types import ImageSpec, Timings
 from service.model.schedule import Size
+
+# A step that reaches half of a peak is bound by it; one that reaches neither waits for something else:
+# launches, Python, kernels far from the peak.
+REACHED = 0.5
+
+
+def bound_of(count: Count, seconds: float, peaks: Peaks) -> str:
+    """`operations`, `memory` or `overhead`: what the time of one step went into."""
+    operations = count.flops / peaks.flops_per_second / seconds
+    memory = count.bytes / peaks.bytes_per_second / seconds
+    if max(operations, memory) < REACHED:
+        return "overhead"
+    return "operations" if operations >= memory else "memory"
+
+
+def bounds(counts: Sequence[Count], seconds: Sequence[float], peaks: Peaks) -> dict[str, Value]:
+    """For a row of a report: what most of the steps' time is bound by, and the rates over all of them.
+
+    Memory's share passes 1 where caches keep what was counted as traffic.
+    """
+    time_of = dict.fromkeys(("operations", "memory", "overhead"), 0.0)
+    for counted, second in zip(counts, seconds, strict=True):
+        time_of[bound_of(counted, second, peaks)] += second
+    total = sum(seconds)
+    flops, num_bytes = sum(counted.flops for counted in counts), sum(counted.bytes for counted in counts)
+    return {
+        "bound_by": max(time_of, key=time_of.__getitem__),
+        "of_its_time_share": max(time_of.values()) / total,
+        "counted_flops": flops,
+        "counted_bytes": num_bytes,
+        "peak_flops_share": flops / total / peaks.flops_per_second,
+        "peak_copy_share": num_bytes / total / peaks.bytes_per_second,
+    }
+
 
 NUMBERS = (1, 2, 4, 8)
 
@@ -109,25 +140,26 @@ def _chosen(
     expected = [
         (batch, batch.n * alone if batch.growth is BATCH else (batch.n + 1) / 2 * alone) for batch in batches
     ]
-    # One image is measured whatever it takes: all others are told in its terms.
-    chosen = [each for each, seconds in expected if each.n == 1 or seconds <= within.most_seconds]
-    return chosen, [each for each in expected if each[0] not in chosen]
+    # One image is measured whatever it takes: all others are ratios to it.
+    chosen = [batch for batch, seconds in expected if batch.n == 1 or seconds <= within.most_seconds]
+    return chosen, [(batch, seconds) for batch, seconds in expected if batch not in chosen]
 
 
 def _measured(subject: Subject, batches: Sequence[_Batch], within: Bounded, peaks: Peaks) -> Table:
     measured = interleaved(
-        {each.name: each for each in batches},
+        {batch.name: batch for batch in batches},
         num_repeats=within.num_repeats,
         num_warm_up=within.num_warm_up,
         cpu_clock=time.process_time if subject.is_on_cpu else None,
     )
     one = count(subject.generator, BATCH.specs(subject, 0, 1))
-    two = {each.name: count(subject.generator, each.specs(subject, 0, 2)) for each in (BATCH, STYLES)}
+    two = {growth.name: count(subject.generator, growth.specs(subject, 0, 2)) for growth in (BATCH, STYLES)}
     alone = measured[batches[0].name]
     rows = []
     for batch in batches:
         timings = batch.timings[within.num_warm_up :]
-        steps = [statistics.median(each) for each in zip(*(one.step_seconds for one in timings), strict=True)]
+        by_step = zip(*(timing.step_seconds for timing in timings), strict=True)
+        steps = [statistics.median(seconds) for seconds in by_step]
         values = _values(measured[batch.name], alone, batch.n)
         values |= bounds(one.extended(two[batch.growth.name], batch.n - 1).steps, steps, peaks)
         rows.append(Row(batch.name, values | {"peak_bytes": batch.peak_bytes}))

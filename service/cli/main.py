@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from service.bench.command import bench
+from service.cli.bench import bench
 from service.cli.options import (
     Decoding,
     Device,

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from service.evaluation.intervals import Estimate, share
 from service.evaluation.judge import ATTRIBUTES, Judge
-from service.evaluation.pairs import Pair
-from service.evaluation.stylisation import Score, chunks, score
+from service.evaluation.stylisation import Pair, Score, chunks, score
 from service.model.engine.generator import Generator
 from service.model.engine.types import Path
 from service.model.infinity.backbone import Infinity

@@ -1,4 +1,4 @@
-"""One comparison with a reference number, its tolerance, and reading what a golden set stores."""
+"""A comparison with a reference number and its tolerance; reading the weights of a golden set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.model.infinity.config import TokenizerConfig
 from service.model.infinity.tokenizer import Tokenizer
 from service.model.infinity.weight_names import tokenizer_from_official
 
-# Absolute tolerances (golden README, "Decision margins"). Blended features get more room: the reference
+# Absolute tolerances (golden README, "Decision margins"). Blended features have a wider one: the reference
 # decomposes in fp32, which alone moves them by 3e-5 from the exact result; ours is exact to fp32.
 LOGITS, FEATURES, BLENDED, IMAGES = 2e-4, 2e-5, 1e-4, 5e-5
 

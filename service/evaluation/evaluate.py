@@ -16,10 +16,18 @@ from service.evaluation.analyses import singular_components, swapped_prompts
 from service.evaluation.fidelity import Fidelity, evaluate_fidelity
 from service.evaluation.intervals import Estimate
 from service.evaluation.judge import Judge
-from service.evaluation.pairs import Pair, held_out_pairs, held_out_scenes
-from service.evaluation.palettes import Palettes, evaluate_palettes
 from service.evaluation.shortcuts import Trial, choices, evaluate_shortcuts
-from service.evaluation.stylisation import Configuration, Score, draw, evaluate_styles
+from service.evaluation.stylisation import (
+    Configuration,
+    Pair,
+    Palettes,
+    Score,
+    draw,
+    evaluate_palettes,
+    evaluate_styles,
+    held_out_pairs,
+    held_out_scenes,
+)
 from service.model.engine.generator import Generator
 from service.model.engine.types import Method
 from service.model.infinity.backbone import Infinity

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.evaluation.intervals import Estimate, bootstrapped, share
+from service.evaluation.intervals import Estimate, estimated_mean, share
 from service.evaluation.judge import ATTRIBUTES, Judge
 from service.evaluation.stylisation import draw_all
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec
 from service.model.infinity.backbone import Infinity
 from service.training.captions import full_caption
-from service.training.outside import outside_picture
+from service.training.outside_pictures import outside_picture
 from service.training.scene import MEDIA, OBJECTS, Scene
 from service.training.sheets import reconstructed
 
@@ -42,8 +42,8 @@ def evaluate_fidelity(
     media = np.array([scene.medium for scene in scenes])
     rng = np.random.default_rng([73, seed])
     outside = np.stack([outside_picture(rng) for _ in range(200)])
-    of_media = {name: _mean(quality[media == name]) for name in MEDIA if name in media}
-    of_outside = _mean(psnr(outside, reconstructed(tokenizer, outside)))
+    of_media = {name: estimated_mean(quality[media == name]) for name in MEDIA if name in media}
+    of_outside = estimated_mean(psnr(outside, reconstructed(tokenizer, outside)))
 
     specs = [
         ImageSpec(full_caption(scene), seed + index, generator.default_size)
@@ -53,7 +53,7 @@ def evaluate_fidelity(
     right = np.all(drawn, axis=1)
     objects = np.array([scene.object for scene in scenes])
     return Fidelity(
-        psnr={"renders": _mean(quality), **of_media, "outside": of_outside},
+        psnr={"renders": estimated_mean(quality), **of_media, "outside": of_outside},
         renders=_shares(_agreement(judge, renders, scenes)),
         reconstructions=_shares(_agreement(judge, back, scenes)),
         prompts=_shares(drawn),
@@ -82,7 +82,3 @@ def _agreement(judge: Judge, pictures: NDArray[np.uint8], scenes: Sequence[Scene
 def _shares(agreement: NDArray[np.bool_]) -> dict[str, Estimate]:
     by_name = {name: share(agreement[:, index]) for index, name in enumerate(ATTRIBUTES)}
     return {**by_name, "all four": share(np.all(agreement, axis=1))}
-
-
-def _mean(values: NDArray[np.float64]) -> Estimate:
-    return bootstrapped(values, lambda each: float(each.mean()))

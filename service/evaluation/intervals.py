@@ -41,3 +41,8 @@ def bootstrapped(
     again = [statistic(samples[rng.integers(n, size=n)]) for _ in range(_RESAMPLES)]
     low, high = np.percentile(again, (2.5, 97.5))
     return Estimate(statistic(samples), float(low), float(high))
+
+
+def estimated_mean(samples: NDArray[np.floating]) -> Estimate:
+    """The mean over all axes of samples [samples, ...]."""
+    return bootstrapped(samples, lambda values: float(values.mean()))

@@ -38,7 +38,7 @@ class Verdict:
     def agrees(self, attribute: str, expected: list[Scene]) -> NDArray[np.bool_]:
         """[pictures]: whether the attribute is the expected scene's."""
         pairs = zip(self.scenes, expected, strict=True)
-        return np.array([getattr(seen, attribute) == getattr(wanted, attribute) for seen, wanted in pairs])
+        return np.array([getattr(seen, attribute) == getattr(scene, attribute) for seen, scene in pairs])
 
 
 class Judge(nn.Module):

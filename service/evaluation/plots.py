@@ -68,8 +68,8 @@ def _row_name(configuration: Configuration) -> str:
     return "no style" if configuration == BASE else f"{configuration}, step {configuration.key_step}"
 
 
-def _order(item: tuple[Configuration, object]) -> int:
-    return item[0].key_step or 0
+def _order(entry: tuple[Configuration, object]) -> int:
+    return entry[0].key_step or 0
 
 
 def _point(score: Score) -> tuple[float, float]:
@@ -90,9 +90,11 @@ def _ablation(found: Evaluation, axes: Axes) -> None:
 
 
 def _alpha(found: Evaluation, axes: Axes) -> None:
-    for step in sorted({each.key_step or 0 for each in found.alphas}):
+    for step in sorted({configuration.key_step or 0 for configuration in found.alphas}):
         alike = [
-            (each.alpha, score.estimates()) for each, score in found.alphas.items() if each.key_step == step
+            (configuration.alpha, score.estimates())
+            for configuration, score in found.alphas.items()
+            if configuration.key_step == step
         ]
         for name, line in (("kept", "-"), ("style", "--"), ("harmonic", ":")):
             values = [100 * estimates[name].value for _, estimates in alike]

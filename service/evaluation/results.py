@@ -1,19 +1,166 @@
-"""What a run of `atelier evaluate` leaves in its folder."""
+"""The report of `atelier evaluate` as Markdown, and the files that a run writes."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from service import __version__
-from service.evaluation.evaluate import Evaluation
+from service.evaluation.evaluate import BASE, Evaluation
+from service.evaluation.fidelity import Fidelity
 from service.evaluation.hardware import describe
+from service.evaluation.intervals import Estimate
+from service.evaluation.judge import ATTRIBUTES
 from service.evaluation.plots import save_plots
-from service.evaluation.tables import report
+from service.evaluation.shortcuts import table as shortcuts_table
+from service.evaluation.stylisation import Configuration, Score
 from service.model.engine.generator import Generator
+
+_COLUMNS = {
+    "kept": "object kept",
+    "leaked": "leaked",
+    "background": "background",
+    "medium": "medium",
+    "colour": "colour",
+    "style": "style",
+    "harmonic": "harmonic",
+    "vanished": "vanished",
+}
+
+_STYLE = """The prompt names an object; the reference shows another one.
+Kept: the prompt's object is drawn. Leaked: the reference's object is drawn.
+Background, medium and colour: as the reference's; style: their mean; harmonic: of style and object kept.
+Vanished: nothing stands out from the background."""
+
+_PALETTES = """Gradients, textures, landscapes and collages as style images: how far the palette of what is
+drawn is from theirs, in levels of 0 to 255 (sliced Wasserstein distance)."""
+
+
+_SHORTCUTS = """The shortcuts of `quality`, against the exact image of the same pair and seed.
+Operations and CPU time, of one stylised image with its decoding: in % of the exact one's. Kept to vanished:
+in the first row as above, in the others the difference in points. Bits and pixels: how many are the same."""
+
+
+def report(found: Evaluation, *, model: str, about: str) -> str:
+    """Every table, with what the columns mean."""
+    head = (
+        f"# {model}\n\n{about}\n"
+        f"Seeds {', '.join(map(str, found.seeds))}, {found.num_pairs} pairs and captions each. "
+        "Shares in %, intervals of 95 % in brackets. The judge is a classifier trained on renders."
+    )
+    sections = [
+        head,
+        *_fidelity_sections(found.fidelity),
+        *_style_sections(found),
+        *_analysis_sections(found),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _fidelity_sections(fidelity: Fidelity) -> list[str]:
+    return [
+        "## Image tokenizer\n\nPSNR in dB over held-out pictures.\n\n"
+        + _table(
+            ["pictures", "PSNR"],
+            [
+                [name, f"{estimate.value:.2f} ({estimate.low:.2f} - {estimate.high:.2f})"]
+                for name, estimate in fidelity.psnr.items()
+            ],
+        ),
+        "## Prompts\n\nFrom captions that name all four attributes: how many are drawn as asked.\n\n"
+        + _table(
+            ["pictures", *fidelity.prompts],
+            [
+                _named("renders", fidelity.renders),
+                _named("renders, through the image tokenizer", fidelity.reconstructions),
+                _named("drawn from captions", fidelity.prompts),
+            ],
+        )
+        + "\n\nAll four right, by object and by medium:\n\n"
+        + _table(["object", *fidelity.by_object], [_named("", fidelity.by_object, brief=True)])
+        + "\n\n"
+        + _table(["medium", *fidelity.by_medium], [_named("", fidelity.by_medium, brief=True)]),
+    ]
+
+
+def _style_sections(found: Evaluation) -> list[str]:
+    return [
+        f"## Style\n\n{_STYLE}\n\n" + _scores(found.headline, brief=False),
+        f"## Ablation\n\nOn {_size(found.ablation)} pairs of the first seed.\n\n"
+        + _scores(found.ablation, brief=True),
+        "## Alpha\n\n" + _scores(found.alphas, brief=True),
+    ]
+
+
+def _analysis_sections(found: Evaluation) -> list[str]:
+    palettes = found.palettes
+    return [
+        "## Another prompt at one step\n\nHow often an attribute is still the prompt's, and how often the "
+        "other prompt's.\n\n"
+        + _table(
+            ["step", *ATTRIBUTES, *(f"other {name}" for name in ATTRIBUTES)],
+            [
+                [
+                    "none" if step == 0 else str(step),
+                    *(_brief(own[name]) for name in ATTRIBUTES),
+                    *(_brief(other[name]) for name in ATTRIBUTES),
+                ]
+                for step, (own, other) in found.swaps.items()
+            ],
+        ),
+        "## Singular components\n\nThe largest components of F after step 5 replaced by the reference's.\n\n"
+        + _table(
+            ["components", *_COLUMNS.values()],
+            [[str(count), *_cells(component, brief=True)] for count, component in found.components.items()],
+        ),
+        f"## Style images from elsewhere\n\n{_PALETTES}\n\n"
+        + _table(
+            ["plain", "in the style", "nearer than plain, %"],
+            [[_levels(palettes.plain), _levels(palettes.styled), palettes.nearer.percent()]],
+        ),
+        f"## Shortcuts\n\n{_SHORTCUTS}\n\nOn {_size(found.ablation)} pairs of the first seed.\n\n"
+        + _table(*shortcuts_table(found.trials)),
+    ]
+
+
+def _scores(scores: Mapping[Configuration, Score], *, brief: bool) -> str:
+    return _table(
+        ["method", "key step", *_COLUMNS.values()],
+        [
+            [str(used), "" if used == BASE else str(used.key_step), *_cells(score, brief=brief)]
+            for used, score in sorted(scores.items(), key=lambda entry: entry[0].key_step or 0)
+        ],
+    )
+
+
+def _cells(score: Score, *, brief: bool) -> list[str]:
+    estimates = score.estimates()
+    return [_brief(estimates[name]) if brief else estimates[name].percent() for name in _COLUMNS]
+
+
+def _named(name: str, estimates: Mapping[str, Estimate], *, brief: bool = False) -> list[str]:
+    return [name, *(_brief(estimate) if brief else estimate.percent() for estimate in estimates.values())]
+
+
+def _brief(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.1f}"
+
+
+def _levels(estimate: Estimate) -> str:
+    return f"{estimate.value:.1f} ({estimate.low:.1f} - {estimate.high:.1f})"
+
+
+def _size(scores: Mapping[Configuration, Score]) -> int:
+    return len(scores[BASE].kept)
+
+
+def _table(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [head, ["-"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def require_plots() -> None:
@@ -40,18 +187,18 @@ def save_results(found: Evaluation, generator: Generator, folder: Path) -> str:
 
 def _numbers(found: Evaluation) -> dict[str, Any]:
     fidelity = {
-        table: {name: asdict(each) for name, each in getattr(found.fidelity, table).items()}
+        table: {name: asdict(estimate) for name, estimate in getattr(found.fidelity, table).items()}
         for table in ("psnr", "renders", "reconstructions", "prompts", "by_object", "by_medium")
     }
     styles = {
         table: [
             {
-                "method": each.method,
-                "key_step": each.key_step,
-                "alpha": each.alpha,
+                "method": configuration.method,
+                "key_step": configuration.key_step,
+                "alpha": configuration.alpha,
                 **{name: asdict(estimate) for name, estimate in score.estimates().items()},
             }
-            for each, score in getattr(found, table).items()
+            for configuration, score in getattr(found, table).items()
         ]
         for table in ("headline", "ablation", "alphas")
     }

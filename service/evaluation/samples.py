@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from service.training.outside import outside_picture
+from service.training.outside_pictures import outside_picture
 from service.training.renderer import render
 from service.training.scene import Scene
 

@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.evaluation.counting import count
-from service.evaluation.intervals import Estimate, bootstrapped
+from service.evaluation.flops import count
+from service.evaluation.intervals import Estimate, bootstrapped, estimated_mean
 from service.evaluation.judge import Judge
-from service.evaluation.pairs import Pair
-from service.evaluation.stylisation import Score, draw_all, score
+from service.evaluation.stylisation import Pair, Score, draw_all, score
 from service.model.engine.generator import Generator
 from service.model.engine.quality import EXACT, Quality, Shortcuts
 from service.model.engine.types import ImageSpec, Styling, WeightedStyle
@@ -46,9 +45,8 @@ class Trial:
     def differences(self, exact: Score) -> dict[str, Estimate]:
         """Of each judged share, from the exact one: pair by pair."""
         return {
-            name: bootstrapped(
+            name: estimated_mean(
                 getattr(self.score, name).astype(float) - getattr(exact, name).astype(float),
-                lambda each: float(each.mean()),
             )
             for name in JUDGED
         }
@@ -90,24 +88,27 @@ def evaluate_shortcuts(
     """
     specs = [_styled(generator, pair) for pair in pairs]
     pictures = {
-        each: draw_all(generator, [replace(spec, shortcuts=each) for spec in specs]) for each in chosen
+        shortcuts: draw_all(generator, [replace(spec, shortcuts=shortcuts) for spec in specs])
+        for shortcuts in chosen
     }
     alone = specs[:_NUM_ALONE]
     shares = _shares_of_time(generator, alone, chosen, clock)
-    codes = {each: _codes(generator, alone, each) for each in chosen}
-    operations = {each: count(generator, [replace(specs[0], shortcuts=each)]).flops for each in chosen}
+    codes = {shortcuts: _codes(generator, alone, shortcuts) for shortcuts in chosen}
+    operations = {
+        shortcuts: count(generator, [replace(specs[0], shortcuts=shortcuts)]).flops for shortcuts in chosen
+    }
     qualities = generator.qualities.shortcuts()
     return [
         Trial(
-            shortcuts=each,
-            qualities=tuple(name for name, shortcuts in qualities.items() if shortcuts == each),
-            operations=operations[each] / operations[EXACT],
-            seconds=bootstrapped(shares[each], lambda ratios: float(np.median(ratios))),
-            score=score(judge.judge(pictures[each]), pictures[each], pairs),
-            bits=_equal_bits(codes[each], codes[EXACT]),
-            pixels=float((pictures[each] == pictures[EXACT]).all(-1).mean()),
+            shortcuts=shortcuts,
+            qualities=tuple(name for name, taken in qualities.items() if taken == shortcuts),
+            operations=operations[shortcuts] / operations[EXACT],
+            seconds=bootstrapped(shares[shortcuts], lambda ratios: float(np.median(ratios))),
+            score=score(judge.judge(pictures[shortcuts]), pictures[shortcuts], pairs),
+            bits=_equal_bits(codes[shortcuts], codes[EXACT]),
+            pixels=float((pictures[shortcuts] == pictures[EXACT]).all(-1).mean()),
         )
-        for each in chosen
+        for shortcuts in chosen
     ]
 
 
@@ -126,9 +127,9 @@ def _shares_of_time(
     """[specs]: each choice's seconds over the exact ones of the same image, drawn right before or after."""
     seconds = np.empty((len(specs), len(chosen)))
     for row, spec in enumerate([*specs[:_WARM_UP], *specs]):
-        for column, each in enumerate(chosen):
+        for column, shortcuts in enumerate(chosen):
             began = clock()
-            generator.generate([replace(spec, shortcuts=each)])
+            generator.generate([replace(spec, shortcuts=shortcuts)])
             seconds[max(0, row - _WARM_UP), column] = clock() - began
     return dict(zip(chosen, (seconds / seconds[:, :1]).T, strict=True))
 

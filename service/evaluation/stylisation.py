@@ -1,4 +1,4 @@
-"""The paper's protocol on nano: is the prompt's object there, and is the reference's style?"""
+"""The paper's protocol on nano: is the prompt's object drawn, and in the reference's style?"""
 
 from __future__ import annotations
 
@@ -9,11 +9,49 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.evaluation.intervals import Estimate, bootstrapped, share
+from service.evaluation.intervals import Estimate, bootstrapped, estimated_mean, share
 from service.evaluation.judge import Judge, Verdict, visible
-from service.evaluation.pairs import Pair
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
+from service.training.outside_pictures import outside_picture
+from service.training.renderer import render
+from service.training.scene import OBJECTS, Scene, random_scene
+
+# Apart from every stream of the training: those begin with the recipe's seed.
+_SCENES, _PAIRS = 71, 72
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A prompt that names an object only, and a reference picture that shows another object."""
+
+    object: str
+    reference: Scene
+    picture: NDArray[np.uint8]  # [64, 64, 3], the reference rendered
+    seed: int
+
+    @property
+    def prompt(self) -> str:
+        return f"{'an' if self.object[0] in 'aeiou' else 'a'} {self.object}"
+
+
+def held_out_scenes(seed: int, num: int) -> tuple[list[Scene], NDArray[np.uint8]]:
+    """Scenes and their renders [num, 64, 64, 3]."""
+    rng = np.random.default_rng([_SCENES, seed])
+    scenes = [random_scene(rng) for _ in range(num)]
+    return scenes, np.stack([render(scene, rng) for scene in scenes])
+
+
+def held_out_pairs(seed: int, num: int) -> list[Pair]:
+    rng = np.random.default_rng([_PAIRS, seed])
+    pairs = []
+    for _ in range(num):
+        reference = random_scene(rng)
+        others = [name for name in OBJECTS if name != reference.object]
+        chosen = others[rng.integers(len(others))]
+        pairs.append(Pair(chosen, reference, render(reference, rng), int(rng.integers(2**32))))
+    return pairs
+
 
 # Of 1,500 renders, thin outlines included, none stands out by less than 0.11.
 VANISHED_BELOW = 0.08
@@ -55,7 +93,7 @@ class Score:
             "background": share(self.background),
             "medium": share(self.medium),
             "colour": share(self.colour),
-            "style": bootstrapped(columns[:, 1:], lambda each: float(each.mean())),
+            "style": estimated_mean(columns[:, 1:]),
             "harmonic": bootstrapped(columns, harmonic),
             "vanished": share(self.vanished),
         }
@@ -73,8 +111,9 @@ def draw(
     """Pictures [pairs, 64, 64, 3] of every configuration. A pair's content path is shared where it can be."""
     chosen = list(configurations)
     pictures: dict[Configuration, NDArray[np.uint8]] = {}
-    for key_step in sorted({each.key_step or generator.key_step for each in chosen}):
-        alike = [each for each in chosen if (each.key_step or generator.key_step) == key_step]
+    key_steps = [configuration.key_step or generator.key_step for configuration in chosen]
+    for key_step in sorted(set(key_steps)):
+        alike = [used for used, step in zip(chosen, key_steps, strict=True) if step == key_step]
         specs = [spec for pair in pairs for spec in _specs(generator, pair, alike, key_step)]
         drawn = draw_all(generator, specs)
         for index, configuration in enumerate(alike):
@@ -85,12 +124,12 @@ def draw(
 def draw_all(generator: Generator, specs: Sequence[ImageSpec]) -> NDArray[np.uint8]:
     """[specs, 64, 64, 3], drawn in batches as large as the memory allows."""
     size = generator.max_images(generator.default_size)
-    return np.stack([each.image for batch in chunks(specs, size) for each in generator.generate(batch)])
+    return np.stack([drawing.image for batch in chunks(specs, size) for drawing in generator.generate(batch)])
 
 
-def chunks(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def chunks(values: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
 
 
 def score(verdict: Verdict, pictures: NDArray[np.uint8], pairs: Sequence[Pair]) -> Score:
@@ -109,7 +148,7 @@ def evaluate_styles(
     generator: Generator, judge: Judge, pairs: Sequence[Pair], configurations: Iterable[Configuration]
 ) -> dict[Configuration, Score]:
     drawn = draw(generator, pairs, configurations)
-    return {each: score(judge.judge(pictures), pictures, pairs) for each, pictures in drawn.items()}
+    return {used: score(judge.judge(pictures), pictures, pairs) for used, pictures in drawn.items()}
 
 
 def _specs(
@@ -132,3 +171,54 @@ def _specs(
         )
         for configuration in configurations
     ]
+
+
+_NUM_DIRECTIONS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Palettes:
+    """How far, in levels of 0 to 255, an image's palette is from its style image's."""
+
+    plain: Estimate
+    styled: Estimate
+    nearer: Estimate  # share of the images that the style brings nearer to its style image
+
+
+def evaluate_palettes(generator: Generator, num_pictures: int, seed: int) -> Palettes:
+    """From seeded outside pictures, each with an object as its prompt."""
+    rng, size = np.random.default_rng([75, seed]), generator.default_size
+    pictures = np.stack([outside_picture(rng) for _ in range(num_pictures)])
+    plain = [
+        ImageSpec(f"a {OBJECTS[index % len(OBJECTS)]}", seed + index, size) for index in range(num_pictures)
+    ]
+    styled = [
+        ImageSpec(
+            spec.prompt,
+            spec.seed,
+            size,
+            styling=Styling((WeightedStyle(generator.extract_style(picture, size)),)),
+        )
+        for spec, picture in zip(plain, pictures, strict=True)
+    ]
+    before, after = (palette_distances(draw_all(generator, specs), pictures) for specs in (plain, styled))
+    return Palettes(
+        estimated_mean(before),
+        estimated_mean(after),
+        share(after < before),
+    )
+
+
+def palette_distances(pictures: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """[pictures]: sliced Wasserstein distance between the colours of two sets [pictures, h, w, 3], pairwise.
+
+    It compares which colours there are and how much of each, and is blind to where they are.
+    """
+    directions = np.random.default_rng(0).standard_normal((3, _NUM_DIRECTIONS))
+    directions /= np.linalg.norm(directions, axis=0)
+
+    def slices(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+        return np.sort(pixels.reshape(len(pixels), -1, 3) @ directions, axis=1)
+
+    distances: NDArray[np.float64] = np.abs(slices(pictures) - slices(others)).mean((1, 2))
+    return distances

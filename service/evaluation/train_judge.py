@@ -17,12 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from service.evaluation.judge import ATTRIBUTES, WEIGHTS, Judge
-from service.training.compute import Compute, fastest
 from service.training.corpus import make_renders
 from service.training.muon import muon_and_adam
 from service.training.scene import Scene
 from service.training.sheets import as_images
-from service.training.trainer import Run
+from service.training.trainer import Compute, Run, fastest
 
 _SEED, _HELD_OUT_SEED = 8128, 8129
 _BATCH = 64
@@ -59,7 +58,7 @@ def train_judge(folder: Path, out: Path, num_steps: int, num_images: int, comput
         weight_decay=1e-2,
         precision=compute.precision,
     )
-    run = Run("judge", folder, judge, optimisers, decay=0.99, every=100)
+    run = Run("judge", folder, judge, optimisers, decay=0.99, checkpoint_every=100)
     targets = {name: labels_of(scenes, name) for name in ATTRIBUTES}
     while run.step < num_steps:
         rng = np.random.default_rng([_SEED, run.step])
@@ -75,7 +74,7 @@ def train_judge(folder: Path, out: Path, num_steps: int, num_images: int, comput
         run.descend(torch.stack(list(losses.values())).sum(), num_steps, 0.4, seen)
     run.load_average()
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: each.half().contiguous().cpu() for name, each in judge.state_dict().items()}, out)
+    save_file({name: tensor.half().contiguous().cpu() for name, tensor in judge.state_dict().items()}, out)
 
 
 def accuracies(folder: Path, weights: Path, num_images: int) -> dict[str, float]:

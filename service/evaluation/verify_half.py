@@ -1,9 +1,13 @@
-"""How far bf16 is from fp32 on a golden set: bits of every run, and decoded images."""
+"""How far bf16 agrees with fp32 on a golden set: the share of equal bits, step by step, and decoded images.
+
+Free-running, each precision continues from its own bits, so that one different bit changes many later ones.
+Forced, every step starts from the feature that fp32 had: what remains is the step's own rounding.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +15,86 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from service.evaluation.agreement import Agreement, agreements, overall, report
 from service.evaluation.checks import read_tokenizer, tokenizer_config
+from service.evaluation.recording import Recording, Run
 from service.evaluation.verify_transformer import TransformerSet
 from service.model.checkpoints.loader import read_tensors
 from service.model.device.precision import Precision
+
+
+@dataclass(frozen=True, slots=True)
+class StepAgreement:
+    """One step of a run: its bits that agree, forced and free, and a forced logit's largest difference."""
+
+    step: int
+    num_bits: int
+    forced: float
+    free: float
+    logit_difference: float
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """One run in another precision beside itself in fp32."""
+
+    run: str
+    steps: tuple[StepAgreement, ...]
+
+    @property
+    def forced(self) -> float:
+        return _mean(self.steps, [step.forced for step in self.steps])
+
+    @property
+    def free(self) -> float:
+        return _mean(self.steps, [step.free for step in self.steps])
+
+
+def agreements(full: Iterable[Run], other: Iterable[Run]) -> Iterator[Agreement]:
+    """The same runs on the same model, in fp32 and in another precision."""
+    for ours, theirs in zip(full, other, strict=True):
+        reference = ours.record()
+        forced, free = theirs.record(reference.inputs), theirs.record()
+        steps = (_step(step, reference, forced, free) for step in range(1, len(reference.bits) + 1))
+        yield Agreement(ours.name, tuple(steps))
+
+
+def report(found: Sequence[Agreement]) -> str:
+    """A line a step, over all runs, and one for the whole."""
+    steps = [step for agreement in found for step in agreement.steps]
+    lines = [f"{'step':>5} {'bits':>8}  {'agree, forced':>13}  {'agree, free':>11}  largest logit difference"]
+    for number in sorted({step.step for step in steps}):
+        lines.append(f"{number:5} {_line([step for step in steps if step.step == number])}")
+    return "\n".join([*lines, f"{'all':>5} {_line(steps)}"])
+
+
+def overall(found: Sequence[Agreement]) -> float:
+    """The share of all bits that agree, forced."""
+    steps = [step for agreement in found for step in agreement.steps]
+    return _mean(steps, [step.forced for step in steps])
+
+
+def _step(step: int, reference: Recording, forced: Recording, free: Recording) -> StepAgreement:
+    bits = reference.bits[step - 1]
+    return StepAgreement(
+        step,
+        bits.numel(),
+        (forced.bits[step - 1] == bits).float().mean().item(),
+        (free.bits[step - 1] == bits).float().mean().item(),
+        torch.dist(forced.logits[step - 1], reference.logits[step - 1], p=torch.inf).item(),
+    )
+
+
+def _line(steps: Sequence[StepAgreement]) -> str:
+    forced = _mean(steps, [step.forced for step in steps])
+    free = _mean(steps, [step.free for step in steps])
+    difference = max(step.logit_difference for step in steps)
+    return f"{sum(step.num_bits for step in steps):8}  {forced:13.2%}  {free:11.2%}  {difference:.3f}"
+
+
+def _mean(steps: Sequence[StepAgreement], shares: Sequence[float]) -> float:
+    num_bits = sum(step.num_bits for step in steps)
+    return sum(share * step.num_bits for share, step in zip(shares, steps, strict=True)) / num_bits
+
 
 # Of bits, each step started from the feature of fp32. The sets reach 99.66% and more. Casting too much moves
 # that by some hundredths of a percent only: which dtype is where has a test of its own. Free-running there is
@@ -54,7 +133,8 @@ def verify_half(folder: Path) -> HalfReport:
         expected = read_tensors(folder / "tensors.safetensors")
         if not (folder / "transformer.safetensors").is_file():
             return HalfReport((), _decoded(folder, config, expected))
-        full, half = (TransformerSet(folder, config, expected, each) for each in (Precision(), HALF))
+        full = TransformerSet(folder, config, expected, Precision())
+        half = TransformerSet(folder, config, expected, HALF)
         return HalfReport(tuple(agreements(full.runs(), half.runs())), {})
     except FileNotFoundError as error:
         raise ValueError(f"{folder} is not laid out like a golden set: {error}") from error

@@ -76,7 +76,7 @@ class TransformerSet:
             yield from self._personalised()
 
     def _lengths(self, kind: str) -> Check:
-        """Texts are stored end to end: their lengths and their bounds must tell the same."""
+        """Texts are stored end to end: their lengths and their bounds must agree."""
         bounds = torch.nn.functional.pad(self.expected[f"{kind}.lens"].cumsum(0), (1, 0))
         return compare(f"{kind}.cu_seqlens", bounds, self.expected[f"{kind}.cu_seqlens"], 0)
 

@@ -1,64 +1,18 @@
-"""StyleText for a Scene: the captions of the bundled model and its closed vocabulary."""
+"""Captions: what a Scene shows, in the words of nano's vocabulary."""
 
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
-from types import MappingProxyType
 
 import numpy as np
 
+from service.model.nano.words import SPELLINGS
 from service.training.scene import COLOURS, MEDIA, OBJECTS, Scene
 
 # How often a caption leaves a part out, so that each part is learnt alone and a style can fill the gap.
 DROP_OBJECT, DROP_COLOUR, DROP_BACKGROUND, DROP_MEDIUM = 0.05, 0.25, 0.30, 0.40
 # Rare enough that a head word stays the strongest spelling, frequent enough to test every synonym.
 SYNONYM_SHARE = 0.2
-# head token: the other spellings that mean the same to the model. The head of "wood grain" is "wood".
-_SPELLINGS: dict[str, str] = {
-    "circle": "circles disc disk ball round dot",
-    "square": "squares box block",
-    "triangle": "triangles triangular pyramid",
-    "star": "stars starry",
-    "heart": "hearts love valentine",
-    "house": "houses home homes cottage cabin hut building",
-    "tree": "trees fir firs pine pines spruce christmas",
-    "fish": "fishes goldfish",
-    "mug": "mugs cup cups teacup coffee",
-    "car": "cars automobile automobiles auto vehicle taxi",
-    "flower": "flowers blossom blossoms daisy bloom",
-    "cat": "cats kitten kittens kitty feline",
-    "red": "crimson scarlet ruby",
-    "orange": "tangerine amber",
-    "yellow": "golden gold lemon",
-    "green": "emerald",
-    "teal": "turquoise cyan aqua",
-    "blue": "navy cobalt azure",
-    "purple": "violet lilac",
-    "pink": "rose magenta",
-    "white": "ivory snowy",
-    "black": "ebony",
-    "flat": "plain solid vector",
-    "outline": "outlined outlines contour line sketch",
-    "stripes": "striped stripe stripy",
-    "checker": "checkered chequered checked checkerboard chequerboard",
-    "wood": "grain wooden woodgrain timber",
-    "watercolour": "watercolor watercolours watercolors aquarelle painting painted wash",
-    "pixel": "pixels pixelated pixelart mosaic",
-    "neon": "glowing glow luminous",
-    "background": "backdrop ground wall",
-    "style": "styled art medium pattern texture look",
-    "picture": "pictures image drawing icon photo illustration",
-    "drawn": "made shown rendered done",
-    "a": "an the one some",
-    "on": "onto over against upon",
-    "in": "with as",
-    "of": "and",
-}
-VOCABULARY: Mapping[str, str] = MappingProxyType(
-    {word: head for head, others in _SPELLINGS.items() for word in (head, *others.split())}
-)
-"""Every known word, lower case, and the token it stands for. Split text with `words` before looking it up."""
 # Heads that name nothing to draw: a prompt of these alone asks for anything at all.
 FILLERS: tuple[str, ...] = ("background", "style", "picture", "drawn", "a", "on", "in", "of")
 DRAWS = (
@@ -80,7 +34,7 @@ _NOUNS: dict[str, tuple[str, ...]] = {
     "cat": ("kitten", "kitty"),
 }
 _COLOURS: dict[str, tuple[str, ...]] = {
-    head: tuple(_SPELLINGS[head].split())
+    head: tuple(SPELLINGS[head].split())
     for head in ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "white", "black")
 }
 _NAMES: dict[str, tuple[str, ...]] = {

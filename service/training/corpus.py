@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.training.outside import outside_picture
+from service.training.outside_pictures import outside_picture
 from service.training.renderer import render
 from service.training.scene import Scene, random_scene
 

@@ -48,7 +48,8 @@ class Muon(Optimizer):
                 if parameter.grad is not None:
                     alike[parameter.shape].append(parameter)
             for shape, parameters in alike.items():  # together: a few large products, not many small ones
-                directions = torch.stack([self._direction(each, group["momentum"]) for each in parameters])
+                momentum = group["momentum"]
+                directions = torch.stack([self._direction(weight, momentum) for weight in parameters])
                 matrices = directions.flatten(2).to(self._precision)
                 tallness = max(1.0, matrices.shape[1] / matrices.shape[2]) ** 0.5
                 for parameter, update in zip(parameters, orthogonalise(matrices), strict=True):

@@ -180,7 +180,7 @@ def _luminance(colour: Colour) -> float:
 
 
 def _second_tone(colour: Colour) -> Colour:
-    # Dark colours have no room downwards, so their second tone is lighter.
+    # Dark colours cannot get darker, so their second tone is lighter.
     return _mixed(colour, WHITE, 0.32) if _luminance(colour) < 0.3 else _mixed(colour, BLACK, 0.3)
 
 

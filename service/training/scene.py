@@ -70,7 +70,7 @@ def contrast(first: str, second: str) -> float:
 
 @cache
 def allowed_pairs(medium: str) -> tuple[tuple[str, str], ...]:
-    """(colour, background) pairs that can be told apart in `medium`."""
+    """(colour, background) pairs that are distinguishable in `medium`."""
     # Neon draws with light on a dark ground, and black light is no light.
     return tuple(
         (colour, background)

@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service.model.infinity.tokenizer import Tokenizer, accumulated, quantise
-from service.training.compute import Compute
 from service.training.corpus import Corpus
 from service.training.muon import muon_and_adam
 from service.training.recipe import CONFIG, GRIDS, Recipe
 from service.training.sheets import as_images, save_reconstructions
-from service.training.trainer import Run
+from service.training.trainer import Compute, Run
 
 _TOKENIZER, _DECODER = 1, 2  # stages, each with a random stream of its own
 

@@ -24,13 +24,12 @@ from service.model.infinity.transformer import Block, TextAttention, Transformer
 from service.model.nano.words import untrained_encoder, write_vocabulary
 from service.model.style.resize import pool, resize
 from service.training.captions import caption
-from service.training.compute import Compute
 from service.training.corpus import Pictures
 from service.training.muon import muon_and_adam
 from service.training.recipe import CONFIG, GRIDS, SCHEDULE, Recipe
 from service.training.scene import Scene
 from service.training.sheets import as_images, save_samples
-from service.training.trainer import Run
+from service.training.trainer import Compute, Run
 
 _UNKNOWN_WORDS = 0.15  # share of captions with words the vocabulary lacks, so that such words do no harm
 
@@ -83,8 +82,8 @@ def train_transformer(
         inputs, labels = corrected_scales(h, recipe.max_flips)
         dropped = rng.random(len(chosen)) < recipe.dropped_text
         by_scale, accuracy = lesson.losses(captions, dropped, inputs, labels)
-        loss = torch.cat([each / side for side, each in by_scale], dim=1).sum() / sum(
-            each.shape[1] / side * len(chosen) for side, each in by_scale
+        loss = torch.cat([of_tokens / side for side, of_tokens in by_scale], dim=1).sum() / sum(
+            of_tokens.shape[1] / side * len(chosen) for side, of_tokens in by_scale
         )
         losses = {"loss": loss.item(), "last_accuracy": accuracy}
         run.descend(loss, recipe.transformer_steps, recipe.flat_share, losses)
@@ -138,7 +137,7 @@ class _Lesson:
     ) -> tuple[list[tuple[int, Tensor]], float]:
         """A side and token losses [images, tokens] for each scale; and the accuracy on the last."""
         device = self.compute.device
-        codes = torch.cat([each.flatten(2).transpose(1, 2) for each in inputs], dim=1).to(device)
+        codes = torch.cat([scale.flatten(2).transpose(1, 2) for scale in inputs], dim=1).to(device)
         # T5 divides its scores by nothing: in bf16 they would drown the relative positions, and with them
         # which colour is the object's and which the background's.
         texts = self._encode(captions, dropped)
@@ -186,14 +185,17 @@ class _Lesson:
         return transformer.logits(x, transformer.head_modulations(pooled))
 
     def _encode(self, captions: Sequence[str], dropped: NDArray[np.bool_]) -> list[Tensor]:
-        ids = [self.words.encode(each).ids for each in captions]
+        ids = [self.words.encode(text).ids for text in captions]
         longest, device = max(map(len, ids)), self.compute.device
-        mask = torch.tensor([[1] * len(each) + [0] * (longest - len(each)) for each in ids], device=device)
-        padded = torch.tensor([each + [0] * (longest - len(each)) for each in ids], device=device)
+        num_padded = [longest - len(tokens) for tokens in ids]
+        mask = torch.tensor([[1] * (longest - num) + [0] * num for num in num_padded], device=device)
+        padded = torch.tensor(
+            [tokens + [0] * num for tokens, num in zip(ids, num_padded, strict=True)], device=device
+        )
         hidden = self.pair.text_encoder(input_ids=padded, attention_mask=mask).last_hidden_state.float()
         return [
-            self.pair.transformer.unconditional_text[: len(each)] if drop else hidden[index, : len(each)]
-            for index, (each, drop) in enumerate(zip(ids, dropped, strict=True))
+            self.pair.transformer.unconditional_text[: len(tokens)] if drop else hidden[index, : len(tokens)]
+            for index, (tokens, drop) in enumerate(zip(ids, dropped, strict=True))
         ]
 
 

@@ -1,16 +1,48 @@
-"""What all trainings share: the average that is shipped, checkpoints, rates and the log."""
+"""What all trainings share: device and precision, checkpoints, rates, weight averaging and the log."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """A device, and the dtype its matrix products run in; weights, norms and losses stay fp32."""
+
+    device: torch.device
+    precision: torch.dtype
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, self.precision, enabled=self.precision is not torch.float32, cache_enabled=False
+        )
+
+
+def fastest(device: str = "auto") -> Compute:
+    """The GPU if there is one, else the CPU; bf16 where this machine multiplies faster in it."""
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    chosen = torch.device(name)
+    precisions = (torch.float32, torch.bfloat16)
+    return Compute(chosen, min(precisions, key=lambda precision: _seconds(chosen, precision)))
+
+
+def _seconds(device: torch.device, precision: torch.dtype) -> float:
+    matrix = torch.ones(768, 768, device=device, dtype=precision)
+    times = []
+    for _ in range(6):
+        began = time.perf_counter()
+        (matrix @ matrix)[0, 0].item()
+        times.append(time.perf_counter() - began)
+    return min(times)
 
 
 class Average:
@@ -37,12 +69,13 @@ class Run:
         modules: nn.Module,
         optimisers: Sequence[Optimizer],
         decay: float,
-        every: int,
+        checkpoint_every: int,
     ) -> None:
         self.name, self.file, self.log = name, folder / f"{name}.pt", folder / "log.txt"
-        self.modules, self.optimisers, self.every = modules, optimisers, every
+        self.modules, self.optimisers = modules, optimisers
+        self.checkpoint_every = checkpoint_every
         self.average = Average(dict(modules.named_parameters()), decay)
-        self.rates = [[group["lr"] for group in each.param_groups] for each in optimisers]
+        self.rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
         self.step, self.started = 0, time.monotonic()
         if self.file.exists():
             state: dict[str, Any] = torch.load(
@@ -68,7 +101,7 @@ class Run:
         self.average.update(dict(self.modules.named_parameters()), self.step)
         if self.step % 10 == 0:
             self._write(losses)
-        if self.step % self.every == 0 or self.step == num_steps:
+        if self.step % self.checkpoint_every == 0 or self.step == num_steps:
             self.save()
 
     def save(self) -> None:
@@ -88,7 +121,7 @@ class Run:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The average in place of the weights, for a look at what would be shipped now."""
+        """The average in place of the weights, to see what would be shipped now."""
         own = {name: parameter.detach().clone() for name, parameter in self.modules.named_parameters()}
         self.load_average()
         try:

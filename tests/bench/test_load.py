@@ -12,11 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.bench.arrivals import arrivals
-from service.bench.load import Answer, offer, stages_of
-from service.bench.loop import Phases, Traffic, loop_findings
-from service.bench.requests import drawing
-from service.bench.steps import BatchSteps, WatchedGenerator
+from service.bench.load import TimedRequest, arrivals, image_requests, offer, stages_of
+from service.bench.loop import BatchSteps, Phases, TimedGenerator, Traffic, loop_findings
 from service.bench.subject import Subject
 from service.model.schedule import Size
 from tests.support.busy_server import busy
@@ -54,10 +51,10 @@ def test_a_load_needs_a_rate_and_a_duration(rate: float, seconds: float) -> None
 def test_every_request_is_sent_while_none_has_been_answered(tmp_path: Path) -> None:
     with busy(tmp_path, max_queued=4) as (server, generator), ThreadPoolExecutor(1) as threads:
 
-        async def load() -> list[Answer]:
+        async def load() -> list[TimedRequest]:
             async with httpx2.AsyncClient(base_url=server.url, timeout=60) as client:
                 style = "sty_none"
-                send = drawing(client, style=style, size="64x64", seed=1)
+                send = image_requests(client, style=style, size="64x64", seed=1)
                 plain = unstyled(client)
                 return [*await offer([0.0, 0.0, 0.001, 0.002], plain), *await offer([0.0], send)]
 
@@ -99,7 +96,7 @@ async def test_a_server_that_is_not_there_is_an_answer_without_a_status() -> Non
 
 
 def test_latency_counts_from_the_arrival_and_not_from_the_sending() -> None:
-    answer = Answer(due=1.0, sent=3.0, ended=4.0, status=200, stages={})
+    answer = TimedRequest(due=1.0, sent=3.0, ended=4.0, status=200, stages={})
     assert (answer.latency, answer.lateness) == (3.0, 2.0)
 
 
@@ -109,11 +106,11 @@ def test_stages_are_read_in_seconds() -> None:
     assert stages_of(httpx2.Headers()) == {}
 
 
-def test_a_watched_model_remembers_its_steps_and_the_gaps_between_them() -> None:
+def test_a_timed_model_keeps_its_steps_and_the_gaps_between_them() -> None:
     subject = Subject(tiny_infinity(), Size(96, 64), 5, "random")
-    generator = WatchedGenerator(subject, num_sizes=1)
+    generator = TimedGenerator(subject, num_sizes=1)
     assert (generator.sizes, generator.default_size) == ((Size(96, 64),), Size(96, 64))
-    assert WatchedGenerator(subject, num_sizes=2).sizes == (Size(96, 64), Size(64, 64))
+    assert TimedGenerator(subject, num_sizes=2).sizes == (Size(96, 64), Size(64, 64))
     generator.generate([subject.spec(0, style=0), subject.spec(1)])
     (batch,) = generator.batches
     assert batch.seeds == (5, 6)

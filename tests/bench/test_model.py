@@ -8,16 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from service.bench.bounds import bound_of, bounds
+from service.bench.flops import measure_flops
 from service.bench.latency import measure_latency
-from service.bench.operations import measure_operations
 from service.bench.report import Findings, Row
-from service.bench.subject import Subject, Wanted, load_subject
-from service.bench.throughput import Bounded, measure_throughput
-from service.evaluation.baseline import equality, has_plain_form
-from service.evaluation.counting import Count, Traffic, count
-from service.evaluation.peaks import Peaks, measure_peaks
+from service.bench.subject import Subject, SubjectOptions, load_subject
+from service.bench.throughput import Bounded, bound_of, bounds, measure_throughput
+from service.evaluation.flops import Count, Traffic, count
+from service.evaluation.hardware import Peaks, measure_peaks
 from service.evaluation.random_weights import BENCH_512, SHAPES
+from service.evaluation.two_run import equality, has_plain_form
 from service.model.schedule import Size
 from tests.support.tiny import tiny_config, tiny_infinity
 
@@ -124,13 +123,13 @@ def test_counts_of_many_jobs_follow_from_those_of_one_and_two(subject: Subject) 
     one, two, five = (
         count(subject.generator, [subject.spec(0, style=style) for style in range(n)]) for n in (1, 2, 5)
     )
-    for told, counted in zip(one.extended(two, 4).steps, five.steps, strict=True):
-        assert told.flops == pytest.approx(counted.flops, rel=0.05)
+    for estimated, counted in zip(one.extended(two, 4).steps, five.steps, strict=True):
+        assert estimated.flops == pytest.approx(counted.flops, rel=0.05)
     assert one.extended(two, 4).decode.flops == five.decode.flops
 
 
 def test_counted_operations_are_not_under_the_least_that_the_method_needs(subject: Subject) -> None:
-    found = measure_operations(subject)
+    found = measure_flops(subject)
     assert [table.title for table in found.tables] == [
         "one stylised image",
         "4 styles of one prompt",
@@ -185,13 +184,13 @@ def test_any_budget_of_a_released_shape_is_chosen_by_its_size() -> None:
 
 
 def test_random_weights_need_no_files_but_a_known_shape() -> None:
-    subject = load_subject(Wanted(model="nano", is_random=True, device="cpu", seed=3))
+    subject = load_subject(SubjectOptions(model="nano", is_random=True, device="cpu", seed=3))
     assert (subject.weights, str(subject.size)) == ("random", "64x64")
     assert {"bench-512", "infinity-2b", "infinity-8b"} <= set(SHAPES)
     shape = BENCH_512.transformer
     assert (shape.depth, shape.width, shape.num_heads, BENCH_512.tokenizer.num_bits) == (8, 512, 4, 32)
     with pytest.raises(ValueError, match="no shape 'infinity-3b': give one of nano, bench-512, infinity-2b"):
-        load_subject(Wanted(model="infinity-3b", is_random=True, device="cpu"))
+        load_subject(SubjectOptions(model="infinity-3b", is_random=True, device="cpu"))
 
 
 def test_equal_seeds_give_equal_work(subject: Subject) -> None:

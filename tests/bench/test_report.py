@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from service import __version__
-from service.bench.comparison import compare, require_comparable
-from service.bench.rendering import format_value, render, render_table
 from service.bench.report import Row, Table, read_report
-from service.bench.samples import Samples, percentile, ratio
-from service.bench.timing import interleaved
+from service.bench.tables import compare, format_value, render, render_table, require_comparable
+from service.bench.timing import Samples, interleaved, percentile, ratio
 from service.cli.main import cli
 from tests.support.bench_reports import report
 from tests.support.process import write_tiny_model
@@ -31,37 +29,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_command_prints_keeps_and_compares_a_report(folder: Path, tmp_path: Path) -> None:
     kept, again = tmp_path / "report.json", tmp_path / "again.json"
-    arguments = [
-        "bench",
-        "latency",
-        "--model",
-        str(folder),
-        "--repeats",
-        "2",
-        "--warm-up",
-        "0",
-        "--seed",
-        "5",
-    ]
+    arguments = f"bench latency --model {folder} --repeats 1 --warm-up 0 --seed 5".split()
     first = CliRunner().invoke(cli, [*arguments, "--json", str(kept)])
     assert first.exit_code == 0, first.output
     for part in (
         "model tiny",
         "size 64x64",
-        "seed 5, 2 repetitions after 0",
+        "seed 5, 1 repetitions after 0",
         "plain two-run form",
         "0 of 1040",
     ):
         assert part in first.output
-    second = CliRunner().invoke(cli, [*arguments, "--json", str(again), "--compare", str(kept)])
-    assert second.exit_code == 0, second.output
-    assert "now / then" in second.output
-    assert read_report(again).kind == "latency"
-    sparse = CliRunner().invoke(cli, [*arguments, "--size", "96x64", "--compare", str(kept)])
-    assert sparse.exit_code == 1
-    assert "size (96x64 here, 64x64 there)" in sparse.output
-    forced = CliRunner().invoke(cli, [*arguments, "--size", "96x64", "--compare", str(kept), "--force"])
+    other_size = [*arguments, "--size", "96x64", "--compare", str(kept)]
+    refused = CliRunner().invoke(cli, other_size)
+    assert refused.exit_code == 1
+    assert "size (96x64 here, 64x64 there)" in refused.output
+    forced = CliRunner().invoke(cli, [*other_size, "--force", "--json", str(again)])
     assert forced.exit_code == 0, forced.output
+    assert "now / then" in forced.output
+    assert read_report(again).kind == "latency"
 
 
 def test_a_report_names_versions_hardware_threads_and_the_load_of_the_machine() -> None:

@@ -14,37 +14,43 @@ from hypothesis import strategies as st
 
 from service.evaluation.analyses import largest, swapped_prompts
 from service.evaluation.evaluate import BASE, Evaluation, ablations, evaluate
-from service.evaluation.intervals import bootstrapped, share
-from service.evaluation.judge import ATTRIBUTES, Judge, load_judge, visible
-from service.evaluation.pairs import held_out_pairs, held_out_scenes
-from service.evaluation.palettes import palette_distances
+from service.evaluation.intervals import estimated_mean, share
+from service.evaluation.judge import ATTRIBUTES, Judge, visible
 from service.evaluation.results import save_results
-from service.evaluation.stylisation import VANISHED_BELOW, Configuration, draw, harmonic
+from service.evaluation.stylisation import (
+    VANISHED_BELOW,
+    Configuration,
+    draw,
+    harmonic,
+    held_out_pairs,
+    held_out_scenes,
+    palette_distances,
+)
 from service.evaluation.train_judge import accuracies, train_judge
-from service.model.checkpoints import registry as presets
 from service.model.engine.generator import Generator
 from service.model.engine.quality import EXACT, Quality
 from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
-from service.training.compute import Compute
 from service.training.scene import MEDIA, Scene
+from service.training.trainer import Compute
+from tests.support.nano import nano, nano_judge
 from tests.support.tiny import tiny_generator
 
 
-@pytest.fixture(scope="module")
-def nano() -> Generator:
-    return presets.load("nano")
+@pytest.fixture(name="nano")
+def fixture_nano() -> Generator:
+    return nano()
+
+
+@pytest.fixture(name="judge")
+def fixture_judge() -> Judge:
+    return nano_judge()
 
 
 @pytest.fixture(scope="module")
-def judge() -> Judge:
-    return load_judge()
-
-
-@pytest.fixture(scope="module")
-def found(nano: Generator, judge: Judge) -> Evaluation:
-    said: list[str] = []
-    result = evaluate(nano, judge, seeds=(1, 2), num_pairs=6, say=said.append)
-    assert len(said) >= 3
+def found() -> Evaluation:
+    stages: list[str] = []
+    result = evaluate(nano(), nano_judge(), seeds=(1, 2), num_pairs=6, say=stages.append)
+    assert len(stages) >= 3
     return result
 
 
@@ -163,7 +169,7 @@ def test_more_samples_give_a_narrower_interval() -> None:
     few, many = share(np.arange(20) % 4 > 0), share(np.arange(2000) % 4 > 0)
     assert many.high - many.low < (few.high - few.low) / 5
     values = np.random.default_rng(0).normal(3, 1, 400)
-    estimate = bootstrapped(values, lambda each: float(each.mean()))
+    estimate = estimated_mean(values)
     assert estimate.low < 3 < estimate.high
     assert estimate.high - estimate.low == pytest.approx(2 * 1.96 / 20, rel=0.2)
 

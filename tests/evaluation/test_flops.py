@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from service.evaluation.counting import count
-from service.evaluation.flops import Batch, floor
+from service.evaluation.flops import Batch, count, floor
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
 from service.model.infinity.config import TokenizerConfig, TransformerConfig
@@ -50,7 +49,7 @@ def test_counted_operations_are_within_two_per_cent_of_the_floor(
 ) -> None:
     least = floor(CONFIG, GENERATOR.backbone.schedules[SIZE], replace(batch, num_text_tokens=10))
     counts = count(GENERATOR, specs)
-    found = [each.flops for each in (*counts.steps, counts.decode)]
+    found = [counted.flops for counted in (*counts.steps, counts.decode)]
     assert len(found) == len(least.steps) + 1
     assert least.total <= sum(found) <= 1.02 * least.total
     assert found[-1] == least.decode.total

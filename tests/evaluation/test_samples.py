@@ -13,7 +13,7 @@ from tests.support.server import Running
 def test_every_prompt_is_drawn_in_every_style(server: Running, tmp_path: Path) -> None:
     with server.client() as client:
         make_samples(client, tmp_path)
-        names = {each["name"] for each in client.get("/v1/styles").json()["data"]}
+        names = {style["name"] for style in client.get("/v1/styles").json()["data"]}
     assert names == set(style_images())
     for name in names:
         with Image.open(tmp_path / f"{name}.png") as image:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from service.bench.conditions import Conditions, conditions
-from service.bench.report import Report, Row, Table
+from service.bench.report import Conditions, Report, Row, Table, conditions
 
 
 def report(seconds: float = 0.5, kind: str = "latency", **changes: object) -> Report:

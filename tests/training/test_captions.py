@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from service.training.captions import VOCABULARY, caption, full_caption, words
+from service.model.nano.words import VOCABULARY
+from service.training.captions import caption, full_caption, words
 from service.training.scene import BACKGROUNDS, COLOURS, MEDIA, OBJECTS, Scene, random_scene
 
 

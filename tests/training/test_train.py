@@ -15,16 +15,14 @@ from torch import nn
 
 from service.model.checkpoints import registry as presets
 from service.model.engine.types import ImageSpec, Styling, WeightedStyle
-from service.model.nano.words import write_vocabulary
-from service.training.captions import VOCABULARY
-from service.training.compute import Compute, fastest
+from service.model.nano.words import VOCABULARY, write_vocabulary
 from service.training.corpus import make_corpus
 from service.training.muon import Muon, orthogonalise
-from service.training.outside import outside_picture
+from service.training.outside_pictures import outside_picture
 from service.training.recipe import Recipe
 from service.training.train import train
 from service.training.train_transformer import corrected_scales
-from service.training.trainer import Run
+from service.training.trainer import Compute, Run, fastest
 
 SHORT = Recipe(
     num_images=24, num_outside=8, tokenizer_batch=4, outside_share=0.25, tokenizer_steps=3, decoder_steps=2,
@@ -64,7 +62,8 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> Non
     def finish(folder: Path, *, keep_halfway: Path | None = None) -> nn.Linear:
         torch.manual_seed(0)
         module = nn.Linear(3, 2)
-        run = Run("linear", folder, module, [torch.optim.AdamW(module.parameters(), 0.1)], 0.9, every=2)
+        optimisers = [torch.optim.AdamW(module.parameters(), 0.1)]
+        run = Run("linear", folder, module, optimisers, 0.9, checkpoint_every=2)
         while run.step < 6:
             run.descend(module(torch.full((1, 3), float(run.step))).square().sum(), 6, 0.5, {})
             if run.step == 2 and keep_halfway is not None:
@@ -118,10 +117,12 @@ def test_pictures_from_outside_are_decided_by_their_seed_and_differ() -> None:
     assert len(pictures) == 60
 
 
-def test_half_a_corpus_is_made_good(tmp_path: Path) -> None:
-    whole = make_corpus(tmp_path, 5, 20, 10)
-    (tmp_path / "outside.npy").unlink()
-    again = make_corpus(tmp_path, 5, 20, 10)
+def test_half_a_corpus_is_completed(model_folder: Path, tmp_path: Path) -> None:
+    run, sizes = model_folder.parent / "run", (SHORT.seed, SHORT.num_images, SHORT.num_outside)
+    whole = make_corpus(run, *sizes)
+    for name in ("renders.npy", "scenes.json"):
+        shutil.copy(run / name, tmp_path)
+    again = make_corpus(tmp_path, *sizes)
     assert np.array_equal(whole.outside, again.outside)
     assert np.array_equal(whole.renders, again.renders)
     assert whole.scenes == again.scenes
@@ -129,7 +130,8 @@ def test_half_a_corpus_is_made_good(tmp_path: Path) -> None:
 
 def test_the_average_can_be_looked_at_without_losing_the_weights(tmp_path: Path) -> None:
     module = nn.Linear(2, 2)
-    run = Run("linear", tmp_path, module, [torch.optim.SGD(module.parameters(), 0.1)], 0.9, every=9)
+    optimisers = [torch.optim.SGD(module.parameters(), 0.1)]
+    run = Run("linear", tmp_path, module, optimisers, 0.9, checkpoint_every=9)
     for _ in range(3):
         run.descend(module(torch.ones(1, 2)).square().sum(), 9, 0.5, {})
     own = module.weight.detach().clone()
@@ -139,8 +141,11 @@ def test_the_average_can_be_looked_at_without_losing_the_weights(tmp_path: Path)
     assert torch.equal(module.weight, own)
 
 
-def test_bf16_is_taken_only_where_it_is_faster_and_still_learns(tmp_path: Path) -> None:
+def test_bf16_is_taken_only_where_it_is_faster_and_still_learns(model_folder: Path, tmp_path: Path) -> None:
     assert fastest("cpu").precision in (torch.float32, torch.bfloat16)
+    (tmp_path / "run").mkdir()
+    for name in ("renders.npy", "scenes.json", "outside.npy"):
+        shutil.copy(model_folder.parent / "run" / name, tmp_path / "run")
     train(tmp_path / "run", tmp_path / "model", SHORT, Compute(torch.device("cpu"), torch.bfloat16))
     assert presets.load(str(tmp_path / "model")).name == "nano"
 

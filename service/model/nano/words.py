@@ -3,13 +3,58 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import nn
 from transformers import T5Config, T5EncoderModel
 
-from service.training.captions import VOCABULARY
-
+# head token: the other spellings that mean the same to the model. The head of "wood grain" is "wood".
+SPELLINGS: dict[str, str] = {
+    "circle": "circles disc disk ball round dot",
+    "square": "squares box block",
+    "triangle": "triangles triangular pyramid",
+    "star": "stars starry",
+    "heart": "hearts love valentine",
+    "house": "houses home homes cottage cabin hut building",
+    "tree": "trees fir firs pine pines spruce christmas",
+    "fish": "fishes goldfish",
+    "mug": "mugs cup cups teacup coffee",
+    "car": "cars automobile automobiles auto vehicle taxi",
+    "flower": "flowers blossom blossoms daisy bloom",
+    "cat": "cats kitten kittens kitty feline",
+    "red": "crimson scarlet ruby",
+    "orange": "tangerine amber",
+    "yellow": "golden gold lemon",
+    "green": "emerald",
+    "teal": "turquoise cyan aqua",
+    "blue": "navy cobalt azure",
+    "purple": "violet lilac",
+    "pink": "rose magenta",
+    "white": "ivory snowy",
+    "black": "ebony",
+    "flat": "plain solid vector",
+    "outline": "outlined outlines contour line sketch",
+    "stripes": "striped stripe stripy",
+    "checker": "checkered chequered checked checkerboard chequerboard",
+    "wood": "grain wooden woodgrain timber",
+    "watercolour": "watercolor watercolours watercolors aquarelle painting painted wash",
+    "pixel": "pixels pixelated pixelart mosaic",
+    "neon": "glowing glow luminous",
+    "background": "backdrop ground wall",
+    "style": "styled art medium pattern texture look",
+    "picture": "pictures image drawing icon photo illustration",
+    "drawn": "made shown rendered done",
+    "a": "an the one some",
+    "on": "onto over against upon",
+    "in": "with as",
+    "of": "and",
+}
+VOCABULARY: Mapping[str, str] = MappingProxyType(
+    {word: head for head, others in SPELLINGS.items() for word in (head, *others.split())}
+)
+"""Every known word, lower case, and the token it stands for. Split text with `words` before looking it up."""
 _SPECIAL = ("<pad>", "</s>", "<unk>")
 
 

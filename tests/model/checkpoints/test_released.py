@@ -266,7 +266,8 @@ def test_the_text_encoder_needs_all_its_own_tensors_and_none_of_the_decoders(
     write_shards(folder, tensors, num_shards=2, suffix=suffix)
     with torch.inference_mode():
         ours, theirs = (
-            TextEncoder.from_folder(each, CPU).encode("a star", 64).conditioning for each in (folder, original)
+            TextEncoder.from_folder(each, CPU).encode("a star", 64).conditioning
+            for each in (folder, original)
         )
     assert torch.equal(ours, theirs)
     del tensors["encoder.final_layer_norm.weight"]

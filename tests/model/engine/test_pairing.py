@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.evaluation.plain import draw
 from service.evaluation.recording import Recording
+from service.evaluation.two_run import draw
 from service.model.engine.generator import Generator
 from service.model.engine.plan import Plan, texts_of
 from service.model.schedule import Size

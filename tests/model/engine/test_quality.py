@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from service.evaluation.counting import count
-from service.evaluation.plain import draw
+from service.evaluation.flops import count
 from service.evaluation.shortcuts import Keeping
+from service.evaluation.two_run import draw
 from service.model.engine.generator import Generator
 from service.model.engine.quality import EXACT, Qualities, Quality, Shortcuts
 from service.model.engine.types import ImageSpec, PreviewRequest, Styling, WeightedStyle

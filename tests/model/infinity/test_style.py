@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.evaluation.plain import phi
+from service.evaluation.two_run import phi
 from service.model.infinity import schedules as scales
 from service.model.infinity.style import (
     agreement,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict
-from functools import cache
 
 import numpy as np
 import pytest
@@ -17,10 +16,7 @@ from numpy.typing import NDArray
 
 from service.evaluation.evaluate import SHAPE_STEP
 from service.evaluation.fidelity import evaluate_fidelity
-from service.evaluation.judge import load_judge
-from service.evaluation.pairs import held_out_pairs, held_out_scenes
-from service.evaluation.stylisation import Configuration, evaluate_styles
-from service.model.checkpoints import registry as presets
+from service.evaluation.stylisation import Configuration, evaluate_styles, held_out_pairs, held_out_scenes
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
 from service.model.style.feature import StyleFeature
@@ -28,14 +24,10 @@ from service.training.captions import full_caption
 from service.training.recipe import WEIGHTS, Recipe
 from service.training.renderer import render
 from service.training.scene import MEDIA, OBJECTS, PALETTE, Scene, allowed_pairs
+from tests.support.nano import nano, nano_judge
 
 SOLID = ("circle", "square", "heart")  # objects whose middle shows their colour
 NUM_PAIRS = 24
-
-
-@cache
-def nano() -> Generator:
-    return presets.load("nano")
 
 
 def scenes(seed: int, objects: tuple[str, ...]) -> list[Scene]:
@@ -84,19 +76,19 @@ def _reconstruction_error(generator: Generator, style: StyleFeature, picture: ND
 
 def test_colours_and_backgrounds_are_drawn_as_asked() -> None:
     generator = nano()
-    asked = scenes(2, SOLID)
+    captioned = scenes(2, SOLID)
     drawings = generator.generate(
-        [ImageSpec(full_caption(scene), seed, generator.default_size) for seed, scene in enumerate(asked)]
+        [ImageSpec(full_caption(scene), seed, generator.default_size) for seed, scene in enumerate(captioned)]
     )
     middles = [nearest(drawing.image[26:38, 26:38].mean((0, 1))) for drawing in drawings]
     borders = [nearest(border(drawing.image)) for drawing in drawings]
-    assert np.mean([got == scene.colour for got, scene in zip(middles, asked, strict=True)]) >= 0.9
-    assert np.mean([got == scene.background for got, scene in zip(borders, asked, strict=True)]) >= 0.9
+    assert np.mean([got == scene.colour for got, scene in zip(middles, captioned, strict=True)]) >= 0.9
+    assert np.mean([got == scene.background for got, scene in zip(borders, captioned, strict=True)]) >= 0.9
 
 
 def test_captions_are_drawn_as_the_judge_reads_them() -> None:
-    asked, renders = held_out_scenes(50, 96)
-    found = evaluate_fidelity(nano(), load_judge(), asked, renders, 50)
+    captioned, renders = held_out_scenes(50, 96)
+    found = evaluate_fidelity(nano(), nano_judge(), captioned, renders, 50)
     assert found.psnr["renders"].value > 27
     assert found.reconstructions["all four"].value > 0.95
     assert found.prompts["all four"].value > 0.9
@@ -105,7 +97,7 @@ def test_captions_are_drawn_as_the_judge_reads_them() -> None:
 def test_a_style_is_carried_and_the_object_kept() -> None:
     generator = nano()
     configured = Configuration(Method.PFB_SAC, generator.key_step, generator.alpha)
-    (score,) = evaluate_styles(generator, load_judge(), held_out_pairs(50, 64), [configured]).values()
+    (score,) = evaluate_styles(generator, nano_judge(), held_out_pairs(50, 64), [configured]).values()
     assert score.kept.mean() > 0.8
     assert score.leaked.mean() < 0.05
     assert score.background.mean() > 0.88
@@ -116,7 +108,7 @@ def test_a_style_is_carried_and_the_object_kept() -> None:
 def test_where_the_feature_holds_shape_replacing_it_leaks_and_the_method_does_not() -> None:
     step, alpha = SHAPE_STEP, nano().alpha
     replaced, blended = Configuration(Method.REP, step), Configuration(Method.PFB_SAC, step, alpha)
-    scores = evaluate_styles(nano(), load_judge(), held_out_pairs(51, 48), [replaced, blended])
+    scores = evaluate_styles(nano(), nano_judge(), held_out_pairs(51, 48), [replaced, blended])
     assert scores[replaced].leaked.mean() > scores[blended].leaked.mean()
     assert scores[replaced].kept.mean() < scores[blended].kept.mean() - 0.1
 

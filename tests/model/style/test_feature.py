@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.evaluation.plain import phi
+from service.evaluation.two_run import phi
 from service.model.infinity import schedules as scales
 from service.model.infinity.style import decompose, feature_of, pack, principal_of
 from service.model.style.feature import StyleFeature, blend, directions_of, principal, singular_values

@@ -1,20 +1,26 @@
-"""The method written down plainly: two runs, one image at a time. The tests hold the engine against it, and
-`atelier bench` its speed.
+"""The plain two-run form of the method, one image at a time: the tests check the engine against it, and
+`atelier bench` measures its speed.
 
 The content path runs first and keeps every layer's queries and keys; the generation path then runs from the
-beginning and uses them. Caches are concatenated, the SVD is the paper's own formula, nothing is shared.
+first step and uses them. Caches are concatenated, the SVD is the paper's own formula, nothing is shared.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from service.evaluation.recording import Recording
+from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Method
 from service.model.infinity.backbone import Infinity
+from service.model.infinity.config import InfinityConfig
 from service.model.infinity.rope import rotate, rotations
 from service.model.infinity.sampling import draw_noise, sample_bits
 from service.model.infinity.style import feature_of
@@ -26,7 +32,7 @@ from service.model.style.resize import resize
 
 @dataclass
 class Trace:
-    """What one run leaves: its bits, its last feature, and each step's and layer's queries and keys."""
+    """What one run produced: its bits, its last feature, and each step's and layer's queries and keys."""
 
     bits: list[Tensor] = field(default_factory=list)
     feature: Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -48,8 +54,8 @@ def draw(model: Infinity, spec: ImageSpec) -> Trace:
 
 def _run(model: Infinity, spec: ImageSpec, content: Trace | None) -> Trace:
     schedule = model.schedules[spec.size]
-    asked = model.guidance if spec.guidance is None else spec.guidance
-    guidance = asked if isinstance(asked, tuple) else (asked,) * len(schedule.scales)
+    weight = model.guidance if spec.guidance is None else spec.guidance
+    guidance = weight if isinstance(weight, tuple) else (weight,) * len(schedule.scales)
     guidance = spec.shortcuts.shorten(guidance)
     halves = [_Half(model, schedule, text) for text in _texts(model, spec)]
     generator, trace = torch.Generator().manual_seed(spec.seed), Trace()
@@ -148,7 +154,7 @@ class _Half:
             v = v + attention.v_bias.view(1, attention.num_heads, 1, -1).to(v.dtype)
             q = F.normalize(q.float(), dim=-1) * attention.logit_scale.clamp(max=4.605170186).exp()
             k = F.normalize(k.float(), dim=-1)
-            q, k = (rotate(each, rotation).to(v.dtype) for each in (q, k))
+            q, k = (rotate(values, rotation).to(v.dtype) for values in (q, k))
             if corrects:
                 assert content is not None
                 q, k = content.queries_keys[step * 2 + half, layer]
@@ -157,11 +163,11 @@ class _Half:
             self.values[layer] = torch.cat([self.values[layer], v], 2) if layer in self.values else v
             weighted = (q @ self.keys[layer].transpose(-1, -2)).softmax(-1) @ self.values[layer]
             x = x + gate1 * _linear(attention.out, merge_heads(weighted))
-            reading = block.text_attention
-            tk, tv = reading.keys_values(self.text)
-            tq = split_heads(_linear(reading.query, block.text_norm(x)), reading.num_heads)
+            text_attention = block.text_attention
+            tk, tv = text_attention.keys_values(self.text)
+            tq = split_heads(_linear(text_attention.query, block.text_norm(x)), text_attention.num_heads)
             weighted = (tq @ tk.transpose(-1, -2) * tq.shape[-1] ** -0.5).softmax(-1) @ tv
-            x = x + _linear(reading.out, merge_heads(weighted))
+            x = x + _linear(text_attention.out, merge_heads(weighted))
             hidden = _linear(block.feedforward.up, layer_norm(x) * (1 + scale2) + shift2)
             x = x + gate2 * _linear(block.feedforward.down, F.gelu(hidden, approximate="tanh"))
         self.done += scale.num_tokens
@@ -176,3 +182,49 @@ def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As anybody would write it, without the engine's kernels; in the weight's dtype."""
     return F.linear(x.to(weight.dtype), weight, bias if bias is None else bias.to(weight.dtype))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlainDrawing:
+    """An image of the plain form, and the seconds of its runs, the text included and the decoder not."""
+
+    image: NDArray[np.uint8]  # [height, width, 3]
+    draw_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Equality:
+    """How far the engine's image of a spec is from the plain form's."""
+
+    num_bits: int
+    num_different_bits: int
+    largest_difference: int  # of a pixel, out of 255
+
+
+def has_plain_form(config: InfinityConfig) -> bool:
+    """The plain form knows one token a cell and guidance on the logits: not the 8B models."""
+    return config.patch == 1 and config.sampling.guidance_layer == 0
+
+
+@torch.inference_mode()
+def draw_plainly(infinity: Infinity, spec: ImageSpec) -> PlainDrawing:
+    began = time.perf_counter()
+    feature = draw(infinity, spec).feature
+    if feature.device.type == "cuda":  # the decoder's time is not the runs'
+        torch.cuda.synchronize(feature.device)
+    seconds = time.perf_counter() - began
+    return PlainDrawing(infinity.decode(feature[None]).images()[0], seconds)
+
+
+def equality(infinity: Infinity, spec: ImageSpec) -> Equality:
+    """Draw a stylised image both ways. On the CPU no bit may differ; a GPU's kernels may round otherwise."""
+    texts = {
+        prompt: infinity.encode_text(prompt).conditioning for prompt in (spec.prompt, spec.negative_prompt)
+    }
+    recording = Recording.of(infinity, texts)
+    Generator(recording).generate([spec])
+    trace = draw(infinity, spec)
+    ours, plain = recording.path_bits(1, 0), torch.cat(trace.bits)
+    image = Generator(infinity).generate([spec])[0].image.astype(int)
+    difference = np.abs(image - infinity.decode(trace.feature[None]).images()[0]).max()
+    return Equality(plain.numel(), int((ours != plain).sum()), int(difference))

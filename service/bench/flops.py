@@ -1,4 +1,4 @@
-"""`bench flops`: the operations that drawing takes, counted, beside the least that the exact method needs."""
+"""`bench flops`: the operations of drawing, counted, beside the least that the exact method needs."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from collections.abc import Sequence
 
 from service.bench.report import Findings, Row, Table, Value
 from service.bench.subject import Subject
-from service.evaluation.baseline import has_plain_form
-from service.evaluation.counting import Counts, count, operations
-from service.evaluation.flops import Batch, Floor, floor
-from service.evaluation.plain import draw
+from service.evaluation.flops import Batch, Counts, Floor, count, floor, operations
+from service.evaluation.two_run import draw, has_plain_form
 from service.model.engine.types import ImageSpec
 
 NUM_STYLES = (1, 4)
 
 
-def measure_operations(subject: Subject) -> Findings:
+def measure_flops(subject: Subject) -> Findings:
     """One stylised image by step, several styles of one prompt, and the plain two-run form."""
     tables = []
     for num in NUM_STYLES:

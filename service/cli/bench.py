@@ -57,7 +57,7 @@ def bench(
     decoding: Decoding = None,
     size: Annotated[
         str | None,
-        typer.Option(help="Of the images; the model's own, for throughput all budgets, by default."),
+        typer.Option(help="Of the images; by default the model's own, and for throughput all budgets."),
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions that count.")] = 10,
     warm_up: Annotated[int, typer.Option(min=0, help="Repetitions before them that do not.")] = 2,
@@ -89,15 +89,14 @@ def bench(
         decoding=decoding,
     )
     prepare_torch(settings)  # as `serve` does, so that the numbers are the service's
-    from service.bench.comparison import compare as compared
-    from service.bench.comparison import require_comparable
-    from service.bench.rendering import render
     from service.bench.report import read_report
-    from service.bench.running import Asked, run
-    from service.bench.subject import Wanted
+    from service.bench.runner import BenchOptions, run
+    from service.bench.subject import SubjectOptions
+    from service.bench.tables import compare as compared
+    from service.bench.tables import render, require_comparable
     from service.cli.progress import bars
 
-    wanted = Wanted(
+    subject = SubjectOptions(
         model=settings.model,
         is_random=random,
         device=settings.device,
@@ -106,9 +105,9 @@ def bench(
         seed=seed,
         models_dir=str(settings.models_dir),
     )
-    asked = Asked(
+    options = BenchOptions(
         kind=kind.value,
-        wanted=wanted,
+        subject=subject,
         threads=settings.threads,
         num_repeats=repeats,
         num_warm_up=warm_up,
@@ -117,9 +116,9 @@ def bench(
         seconds=seconds,
     )
     try:
-        earlier = None if compare is None else read_report(compare)  # a mistake here is told before the work
+        earlier = None if compare is None else read_report(compare)  # fails before the measurement
         with bars() as on_progress:
-            report = run(asked, on_progress)
+            report = run(options, on_progress)
         typer.echo(render(report))
         if json is not None:
             json.write_text(report.to_json())
