@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +9,12 @@ import httpx
 import pytest
 
 from service.settings import Settings
+from tests.support.generations import generate, images_of, stages_of
 from tests.support.server import serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import is_image, picture, upload
 
 SIZE = (64, 64)
-
-
-def generate(client: httpx.Client, accept: str = "*/*", **fields: object) -> httpx.Response:
-    body = {"prompt": "a star"} | fields
-    return client.post("/v1/images/generations", json=body, headers={"Accept": accept})
-
-
-def images_of(response: httpx.Response) -> list[bytes]:
-    assert response.status_code == 200, response.text
-    return [base64.b64decode(image["b64_json"]) for image in response.json()["data"]]
 
 
 def test_a_prompt_alone_gives_one_png_and_its_seed(client: httpx.Client) -> None:
@@ -137,19 +127,6 @@ def test_a_batch_is_counted_by_stage_and_step_once(tmp_path: Path) -> None:
         "atelier_images_total 3.0",
     ):
         assert once in lines
-
-
-def stages_of(response: httpx.Response) -> tuple[dict[str, float], dict[str, float], float]:
-    """The milliseconds of each stage, of each step, and of all of it."""
-    parts = {
-        name: float(milliseconds)
-        for name, milliseconds in (
-            part.split(";dur=") for part in response.headers["Server-Timing"].split(", ")
-        )
-    }
-    total = parts.pop("total")
-    steps = {name: parts.pop(name) for name in list(parts) if name.startswith("step")}
-    return parts, steps, total
 
 
 def test_the_stages_of_server_timing_explain_the_time_of_the_request(client: httpx.Client) -> None:

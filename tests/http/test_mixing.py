@@ -9,8 +9,7 @@ import httpx
 import openai
 import pytest
 
-from tests.http.test_images import generate, images_of
-from tests.http.test_streaming import events_of
+from tests.support.generations import events_of, generate, images_of
 from tests.support.server import Running
 from tests.support.uploads import picture, upload
 

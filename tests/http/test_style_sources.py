@@ -11,8 +11,8 @@ import pytest
 
 from service.settings import Settings
 from service.storage.embedded_valkey.server import EmbeddedServer
-from tests.http.test_images import generate, images_of
 from tests.support.busy_server import metric
+from tests.support.generations import generate, images_of
 from tests.support.server import serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import is_image, picture, upload, upload_several

@@ -10,9 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.http.test_images import generate, images_of
-from tests.http.test_streaming import COMPLETED, events_of
-from tests.support.busy_server import GENERATIONS, busy, metric, post, wait_until_queued
+from tests.support.busy_server import busy, metric, post, wait_until_queued
+from tests.support.generations import COMPLETED, GENERATIONS, events_of, generate, images_of
 from tests.support.uploads import picture, upload
 
 SHARED = "atelier_content_paths_shared_total"

@@ -8,9 +8,8 @@ import httpx
 import pytest
 
 from service.settings import Settings
-from tests.http.test_images import generate, images_of
-from tests.http.test_streaming import events_of, file_of
 from tests.support.api_keys import Key, lines
+from tests.support.generations import events_of, file_of, generate, images_of
 from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import picture, upload

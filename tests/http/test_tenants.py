@@ -14,12 +14,12 @@ from service.errors import StyleNotFound
 from service.settings import Settings
 from service.styles.record import is_style_id, style_id_of
 from tests.support.api_keys import Key, lines
+from tests.support.generations import GENERATIONS
 from tests.support.server import Running, serving
 from tests.support.styles import LARGE, SMALL, Replica, feature_of, picture_of
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import picture, upload
 
-GENERATIONS = "/v1/images/generations"
 ACME, BETA, BETA_TOO, OLD = Key("acme"), Key("beta"), Key("beta-2", tenant="beta"), Key("old", tenant="")
 
 

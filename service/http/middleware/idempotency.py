@@ -23,10 +23,10 @@ from service.errors import (
     ServiceError,
 )
 from service.http.content_negotiation import MULTIPART
-from service.http.dependencies import Parts, Readiness
+from service.http.dependencies import Readiness, ReadyService
 from service.http.error_handlers import error_response
 from service.http.middleware.auth import caller_of
-from service.http.middleware.telemetry import RequestTrace
+from service.stage_timer import RequestTrace
 
 PATHS = ("/v1/images/generations", "/v1/styles")
 REPLAYED = (b"idempotent-replayed", b"true")
@@ -64,37 +64,39 @@ class Idempotency:
         self.readiness = readiness
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        parts = self.readiness.parts
+        service = self.readiness.service
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in PATHS:
             key = Headers(scope=scope).get(HEADER)
-            if parts is not None and key is not None:  # else the route says that the service is not ready
-                await self._answer(parts, key, scope, receive, send)
+            if service is not None and key is not None:  # else the route says that the service is not ready
+                await self._answer(service, key, scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
-    async def _answer(self, parts: Parts, key: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(
+        self, service: ReadyService, key: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         try:
             if not _KEY.fullmatch(key):
                 raise InvalidRequest(
                     f"{HEADER} must be 1 to {MAX_KEY_CHARS} characters of ASCII without blanks.", param=HEADER
                 )
-            account: RequestTrace = scope["state"]["account"]
-            with account.stage("upload"):
+            trace: RequestTrace = scope["state"]["trace"]
+            with trace.stage("upload"):
                 body = await _read(receive)
-            claiming = parts.answers.claim(
+            claiming = service.idempotency.claim(
                 scope=[caller_of(scope).tenant, scope["path"], key], fingerprint=_fingerprint(scope, body)
             )
             async with AsyncExitStack() as stack:
-                with account.stage("store"):
+                with trace.stage("store"):
                     claim = await stack.enter_async_context(claiming)
                 if claim.answer is not None:
-                    account.fields["replayed"] = True
+                    trace.fields["replayed"] = True
                     await _replay(claim.answer, send)
                 else:
                     await self.app(scope, _given_back(body, receive), recording(claim, send))
         except ServiceError as error:  # the app's own are answered within it
             if isinstance(error, IdempotencyKeyInUse | IdempotencyKeyReused):
-                parts.metrics.refusals.labels(reason=error.code).inc()
+                service.metrics.refusals.labels(reason=error.code).inc()
             await error_response(error)(scope, receive, send)
 
 

@@ -118,7 +118,7 @@ FAILURES = {
     ),
     "queue_full": Failure(
         "Too much work is waiting; `Retry-After` is an estimate of when it will be done.",
-        "The queue has no 4 free of its 64 places; try again in 9 seconds.",
+        "Free places in the queue: 2 of 64. The request needs 4; try again in 9 seconds.",
     ),
     "internal_error": Failure(
         "Something failed that nobody foresaw.",

@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
+from service.application.extract_style import CodeSource
+from service.application.generation_request import MAX_SEED
 from service.http.schemas.base import Incoming
-from service.http.schemas.images import MAX_SEED
+from service.styles.extractor import StyleText
 from service.styles.style_code import MAX_CODE_CHARS
 
 MAX_NAME_CHARS = 200
@@ -70,6 +72,9 @@ class StyleOfWords(Incoming):
         default=None, description=METADATA_DESCRIPTION
     )
 
+    def source(self) -> StyleText:
+        return StyleText(self.text, self.seed)
+
 
 class StyleOfCode(Incoming):
     """The style of a style code, kept here under an ID."""
@@ -83,6 +88,9 @@ class StyleOfCode(Incoming):
     metadata: Annotated[Metadata | None, BeforeValidator(_checked_metadata)] = Field(
         default=None, description=METADATA_DESCRIPTION
     )
+
+    def source(self) -> CodeSource:
+        return CodeSource(self.code)
 
 
 class StyleChange(Incoming):
