@@ -170,7 +170,7 @@ class Service:
             # The embedded store has this one replica, whose own counts are exact and cost no write to disk.
             rate_limiter=RateLimiter(None if settings.redis_url is None else redis, metrics=metrics),
             idempotency=IdempotencyStore(redis, metrics=metrics, seconds=settings.idempotency_seconds),
-            is_alive=lambda: generation.alive and extraction.alive,
+            batchers=(generation, extraction),
             loaded_at=int(time.time()),
         )
 

@@ -1,4 +1,4 @@
-"""The errors a client can see, and the one table that gives each its HTTP status.
+"""The errors that a client can see, and their HTTP statuses.
 
 ServiceError
  +- InvalidRequest        400  a field is missing, unknown or out of range; `param` names it
@@ -10,11 +10,11 @@ ServiceError
  +- IdempotencyKeyInUse   409  the request of this Idempotency-Key is still running
  +- PayloadTooLarge       413
  +- UnsupportedMediaType  415
- +- InvalidImage          422  the upload is not a picture we can read
+ +- InvalidImage          422  the upload is not a readable picture
  +- IdempotencyKeyReused  422  another request came with this Idempotency-Key before
- +- RateLimitExceeded     429  `retry_after_seconds` is when there is room for this request
+ +- RateLimitExceeded     429  `retry_after_seconds` until there is room for this request
  +- QueueFull             429  `retry_after_seconds` is the work already accepted
- +- ClientDisconnected            499  nobody is left to read it; it exists for the log and the metrics
+ +- ClientDisconnected    499  never read by a client; for the log and the metrics
  +- NotReady              503  warming up or draining
  +- StoreUnavailable      503  Redis cannot be reached, or the disk refuses an upload
  +- DeadlineExceeded      504
@@ -33,7 +33,7 @@ class ServiceError(Exception):
     code = "internal_error"
     status = 500
     type = "server_error"
-    more_codes: ClassVar[tuple[str, ...]] = ()  # of the same status, for what a client may want to tell apart
+    more_codes: ClassVar[tuple[str, ...]] = ()  # of the same status, for clients that tell causes apart
 
     def __init__(
         self,
@@ -47,7 +47,9 @@ class ServiceError(Exception):
         self.message = message
         self.param = param
         self.code = code or type(self).code
-        assert self.code in (type(self).code, *type(self).more_codes), f"{self.code} is a code of nothing"
+        assert self.code in (type(self).code, *type(self).more_codes), (
+            f"{self.code} is not a code of {type(self).__name__}"
+        )
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -140,6 +142,6 @@ class StyleDamaged(ServiceError):
 
 
 def kinds_of_codes() -> dict[str, type[ServiceError]]:
-    """Every code a client can see, with the kind of error it comes with."""
+    """Every code that a client can see, with its class of error."""
     kinds: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
     return {code: kind for kind in kinds for code in (kind.code, *kind.more_codes)}

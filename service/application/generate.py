@@ -102,7 +102,8 @@ class Images:
         """
         planned = await self._plan(request, caller, trace)
         began = trace.clock()
-        jobs = self.submit(request, [image.spec for image in planned])
+        specs = [image.spec for image in planned]
+        jobs = self.batcher.submit(specs, deadline=request.deadline, priority=request.priority)
         try:
             drawings = await asyncio.gather(*(job.future for job in jobs))
         finally:
@@ -117,10 +118,6 @@ class Images:
     async def stream(self, request: GenerationRequest, caller: Caller, trace: RequestTrace) -> ImageStream:
         """The same images as they are drawn. Refusals are raised here, failures of jobs by the stream."""
         return ImageStream(self, request, await self._plan(request, caller, trace), trace)
-
-    def submit(self, request: GenerationRequest, specs: Sequence[ImageSpec]) -> list[ImageJob]:
-        """One job a spec, all or none."""
-        return self.batcher.submit(specs, deadline=request.deadline, priority=request.priority)
 
     async def encode(self, request: GenerationRequest, image: NDArray[np.uint8]) -> bytes:
         """The image [height, width, 3] as a file; a large one is encoded off the event loop."""
@@ -196,7 +193,11 @@ class ImageStream:
         # The index of an image with a preview of it, or with None once its job has ended.
         self._news: asyncio.Queue[tuple[int, Preview | None]] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
-        self._jobs = images.submit(request, [self._with_previews(image) for image in planned])
+        self._jobs = images.batcher.submit(
+            [self._with_previews(image) for image in planned],
+            deadline=request.deadline,
+            priority=request.priority,
+        )
         for index, job in enumerate(self._jobs):
             job.future.add_done_callback(partial(self._on_end, index))
 
@@ -252,7 +253,7 @@ def record_timings(trace: RequestTrace, jobs: Sequence[ImageJob], waited_seconds
     The stages are those of the batch that began last. The rest was waiting: in the queue, for other batches
     of the same request, and for the event loop to notice the end.
     """
-    last = max(jobs, key=lambda job: job.started_at or 0.0)
+    last = max(jobs, key=attrgetter("started_at"))
     timings = last.future.result().timings
     of_batch = {
         "text": timings.text_seconds,

@@ -39,8 +39,8 @@ NEWEST_WEIGHT = 0.25
 class Job(Generic[In, Out]):
     """One accepted unit of work. Times are in seconds of the batcher's clock.
 
-    `future` gets the output or a ServiceError; cancelling it says that the client disconnected. The queue is
-    sorted by `rank`. `started_at` and `num_jobs_in_batch` are set when its batch reaches the model.
+    `future` gets the output or a ServiceError; cancelling it says that the client disconnected. The job with
+    the lowest `rank` is next. `started_at` and `num_jobs_in_batch` are set when its batch reaches the model.
     """
 
     input: In
@@ -49,13 +49,10 @@ class Job(Generic[In, Out]):
     queued_at: float
     future: asyncio.Future[Out]
     priority: Priority = Priority.NORMAL
-    rank: float = field(init=False)
+    rank: float = 0.0
     started_at: float | None = None
     num_jobs_in_batch: int = 0
     deadline_timer: asyncio.TimerHandle | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        self.rank = self.priority.rank(self.queued_at)
 
 
 def form_batch(queue: Sequence[Job[In, Out]], max_jobs: Callable[[Hashable], int]) -> list[Job[In, Out]]:
@@ -147,8 +144,9 @@ class Batcher(Generic[In, Out]):
         """
         self._admit(len(inputs), priority)
         now, loop = self._clock(), asyncio.get_running_loop()
+        rank = priority.rank(now)
         jobs = [
-            Job(job_input, self._group(job_input), deadline, now, loop.create_future(), priority)
+            Job(job_input, self._group(job_input), deadline, now, loop.create_future(), priority, rank)
             for job_input in inputs
         ]
         for job in jobs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import itemgetter
 
 from fastapi import Request
 from starlette.datastructures import Headers
@@ -82,7 +83,7 @@ def _ranked(accept: str) -> list[str]:
         weight = next((_weight(parameter[2:]) for parameter in parameters if parameter.startswith("q=")), 1.0)
         if name and weight > 0:
             weighted.append((weight, name))
-    return [name for _, name in sorted(weighted, key=lambda pair: -pair[0])]
+    return [name for _, name in sorted(weighted, key=itemgetter(0), reverse=True)]
 
 
 def _weight(text: str) -> float:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
@@ -13,6 +12,7 @@ from service.access.rate_limiter import RateLimiter
 from service.application.caller import Caller
 from service.application.extract_style import Styles
 from service.application.generate import Images
+from service.batching.batcher import Batcher
 from service.errors import NotReady
 from service.metrics import Metrics
 from service.settings import Settings
@@ -32,8 +32,13 @@ class ReadyService:
     styles: Styles
     rate_limiter: RateLimiter
     idempotency: IdempotencyStore
-    is_alive: Callable[[], bool]  # False for good once a batcher or the model thread has died
+    batchers: tuple[Batcher[Any, Any], ...]
     loaded_at: int  # when the model was loaded, in seconds since 1970
+
+    @property
+    def is_alive(self) -> bool:
+        """False for good once a batcher or the model thread has died."""
+        return all(batcher.alive for batcher in self.batchers)
 
 
 @dataclass(slots=True)
@@ -46,7 +51,7 @@ class Readiness:
 
     @property
     def is_ready(self) -> bool:
-        return self.service is not None and self.service.is_alive()
+        return self.service is not None and self.service.is_alive
 
     def open(self, service: ReadyService) -> None:
         """Ready, unless it was closed while the model was loading."""
@@ -61,7 +66,7 @@ class Readiness:
         """NotReady unless the service is ready and alive."""
         if self.service is None:
             raise NotReady(self.reason, retry_after_seconds=RETRY_SECONDS)
-        if not self.service.is_alive():
+        if not self.service.is_alive:
             raise NotReady("The model has died; restart the service.", retry_after_seconds=RETRY_SECONDS)
         return self.service
 

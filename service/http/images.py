@@ -29,7 +29,6 @@ from service.http.schemas.images import (
     WeightedChoice,
 )
 from service.http.sse import EventStream
-from service.model.engine.types import Drawing
 
 router = APIRouter(tags=["images"])
 
@@ -92,7 +91,7 @@ def _json(images: Sequence[FinishedImage], body: GenerationBody, model: str) -> 
         size=str(first.spec.size),
         output_format=first.output_format.value,
         quality=first.quality.value,
-        usage=_usage([image.drawing for image in images]),
+        usage=Usage.of([image.drawing for image in images]),
         warnings=sorted({warning for image in images for warning in image.drawing.warnings}) or None,
         **({} if body.styles_each else _style_fields(first, body)),
     )
@@ -126,7 +125,7 @@ def _event(update: ImageUpdate, *, body: GenerationBody, model: str) -> PartialI
         step=num_steps,
         num_steps=num_steps,
         model=model,
-        usage=_usage([update.drawing]),
+        usage=Usage.of([update.drawing]),
         warnings=list(update.drawing.warnings) or None,
     )
 
@@ -143,10 +142,3 @@ def _style_fields(planned: PlannedImage, body: GenerationBody) -> dict[str, Any]
         "strength": style.strength,
         "alpha": style.alpha,
     }
-
-
-def _usage(drawings: Sequence[Drawing]) -> Usage:
-    return Usage.of(
-        num_text_tokens=sum(drawing.num_text_tokens for drawing in drawings),
-        num_image_tokens=sum(drawing.num_image_tokens for drawing in drawings),
-    )

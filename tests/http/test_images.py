@@ -143,3 +143,10 @@ def test_a_response_that_needed_no_model_says_its_time_alone(client: httpx.Clien
     stages, steps, total = stages_of(client.get("/v1/models"))
     assert (stages, steps) == ({}, {})
     assert total > 0
+
+
+def test_tokens_of_all_images_are_counted(client: httpx.Client) -> None:
+    one, three = generate(client).json()["usage"], generate(client, n=3).json()["usage"]
+    for name in ("input_tokens", "output_tokens", "total_tokens"):
+        assert three[name] == 3 * one[name]
+    assert one["output_tokens"] == 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -19,6 +20,7 @@ from service.errors import InvalidRequest
 from service.http.schemas.base import Incoming
 from service.media.images import OutputFormat
 from service.model.engine.quality import Quality
+from service.model.engine.types import Drawing
 from service.styles.style_code import MAX_CODE_CHARS
 
 MAX_MIXED_STYLES = 10
@@ -64,7 +66,7 @@ Alpha = Annotated[
 
 
 class StyleChoice(Incoming):
-    """A style and how much of it."""
+    """A style and how strongly it is applied."""
 
     id: StyleReference
     strength: Strength = 1.0
@@ -270,12 +272,14 @@ class Usage(BaseModel):
     total_tokens: int = Field(description="Both together.")
 
     @classmethod
-    def of(cls, *, num_text_tokens: int, num_image_tokens: int) -> Usage:
+    def of(cls, drawings: Sequence[Drawing]) -> Usage:
+        num_text = sum(drawing.num_text_tokens for drawing in drawings)
+        num_image = sum(drawing.num_image_tokens for drawing in drawings)
         return cls(
-            input_tokens=num_text_tokens,
-            input_tokens_details=UsageDetails(text_tokens=num_text_tokens),
-            output_tokens=num_image_tokens,
-            total_tokens=num_text_tokens + num_image_tokens,
+            input_tokens=num_text,
+            input_tokens_details=UsageDetails(text_tokens=num_text),
+            output_tokens=num_image,
+            total_tokens=num_text + num_image,
         )
 
 
@@ -302,7 +306,7 @@ class GenerationResponse(BaseModel):
 
 
 class ImageEvent(BaseModel):
-    """What both events say of an image."""
+    """The fields of both events."""
 
     b64_json: str = Field(description="The image file, in base64.")
     created_at: int = Field(description="Seconds since 1970.")
