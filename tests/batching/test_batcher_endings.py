@@ -187,7 +187,7 @@ async def test_a_failing_batch_fails_each_job_with_its_own_error_and_the_next_on
 
     async with serving(batcher_setup(fail_on_a)) as batcher:
         errors = await failures(batcher.submit(["a1", "a2"]))
-        assert [type(each) for each in errors] == [GenerationFailed, GenerationFailed]
+        assert [type(error) for error in errors] == [GenerationFailed, GenerationFailed]
         assert errors[0] is not errors[1]
         assert str(error) not in str(errors[0])
         assert await results(batcher.submit(["b"])) == ["b"]
@@ -348,7 +348,7 @@ async def test_when_the_model_thread_dies_the_queue_is_told_and_the_batcher_is_n
         await model.next_batch()
         queued = batcher.submit(["a2"])
         model.let_go()
-        assert [type(each) for each in await failures([*running, *queued])] == [GenerationFailed, NotReady]
+        assert [type(error) for error in await failures([*running, *queued])] == [GenerationFailed, NotReady]
         assert not batcher.alive
         with pytest.raises(NotReady):
             batcher.submit(["a3"])
@@ -359,12 +359,12 @@ async def test_when_the_model_thread_was_shut_down_jobs_are_told_and_the_batcher
     setup = batcher_setup(GatedModel())
     async with serving(setup) as batcher:
         setup.thread.shutdown()
-        assert [type(each) for each in await failures(batcher.submit(["a1", "b1"]))] == [NotReady, NotReady]
+        assert [type(error) for error in await failures(batcher.submit(["a1", "b1"]))] == [NotReady, NotReady]
         assert not batcher.alive
 
 
 async def test_when_the_loop_itself_breaks_jobs_are_told_and_the_batcher_is_not_alive() -> None:
     setup = batcher_setup(GatedModel(), max_jobs="many")  # type: ignore[arg-type]
     async with serving(setup) as batcher:
-        assert [type(each) for each in await failures(batcher.submit(["a1"]))] == [NotReady]
+        assert [type(error) for error in await failures(batcher.submit(["a1"]))] == [NotReady]
         assert not batcher.alive

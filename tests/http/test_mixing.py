@@ -139,5 +139,5 @@ def test_a_stream_in_one_style_or_none_says_nothing_of_mixtures(client: httpx.Cl
     (plain,) = events_of(client, seed=1)
     assert event["style"] == styled
     assert "style" not in plain
-    for each in (event, plain):
-        assert not {"styles", "strength", "alpha"} & each.keys()
+    for answer in (event, plain):
+        assert not {"styles", "strength", "alpha"} & answer.keys()

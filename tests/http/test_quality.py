@@ -128,7 +128,7 @@ def test_images_of_different_quality_meet_in_no_batch_and_change_nothing(tmp_pat
             asked += [pool.submit(post, running, body) for body in bodies[1:]]
             wait_until_queued(client, len(bodies) - 1)
             generator.open()
-            together = [images_of(each.result()) for each in asked]
+            together = [images_of(future.result()) for future in asked]
     assert together == alone
     keys = [{spec.batch_key for spec in batch} for batch in generator.batches]
     assert all(len(key) == 1 for key in keys)

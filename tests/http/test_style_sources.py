@@ -41,7 +41,7 @@ def test_several_pictures_make_one_style_whatever_their_order(client: httpx.Clie
     one = upload(client, pictures[0]).json()
     assert one["id"] != style["id"]
     assert one["agreement"] is None
-    drawn = [images_of(generate(client, style=each["id"], seed=1)) for each in (style, one)]
+    drawn = [images_of(generate(client, style=source["id"], seed=1)) for source in (style, one)]
     assert drawn[0] != drawn[1]
 
 

@@ -146,7 +146,7 @@ def test_anothers_style_is_answered_as_one_that_never_was(acme: httpx.Client, be
             beta.post(GENERATIONS, json={"prompt": "a star", "style": id}),
             beta.get("/v1/styles", params={"after": id}),
         ]
-        return [(each.status_code, each.text.replace(id, "ID")) for each in asked]
+        return [(answer.status_code, answer.text.replace(id, "ID")) for answer in asked]
 
     assert answers(style) == answers(never)
     assert [status for status, _ in answers(style)] == [404, 404, 404, 404, 400]

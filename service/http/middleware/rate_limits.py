@@ -5,9 +5,9 @@ from __future__ import annotations
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.application.caller import Caller
 from service.errors import RateLimitExceeded
 from service.http.error_handlers import error_response
-from service.http.middleware.auth import caller_of
 
 
 class RateLimits:
@@ -17,9 +17,10 @@ class RateLimits:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not (caller := caller_of(scope)).rates:
+        if scope["type"] != "http" or not scope["state"]["caller"].rates:
             await self.app(scope, receive, send)
             return
+        caller: Caller = scope["state"]["caller"]
 
         async def send_with_limits(message: Message) -> None:
             if message["type"] == "http.response.start":

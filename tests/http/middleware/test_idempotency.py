@@ -222,6 +222,6 @@ def test_the_document_names_the_header_on_both(client: httpx.Client) -> None:
         (path, method)
         for path, methods in paths.items()
         for method, operation in methods.items()
-        if any(each["name"] == "Idempotency-Key" for each in operation.get("parameters", ()))
+        if any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", ()))
     ]
     assert described == [(GENERATIONS, "post"), ("/v1/styles", "post")]

@@ -94,7 +94,7 @@ def test_uploads_beyond_the_bound_are_refused_with_the_time_to_wait_and_none_is_
                 waiting = [threads.submit(upload, client, picture(seed)) for seed in (60, 61)]
                 wait_for_metric(client, UPLOADS, 2)
                 refused = upload(client, picture(62))
-            assert [each.result().status_code for each in waiting] == [201, 201]
+            assert [future.result().status_code for future in waiting] == [201, 201]
         assert refused.status_code == 429
         assert refused.json()["error"]["code"] == "queue_full"
         assert int(refused.headers["Retry-After"]) >= 1
@@ -188,6 +188,6 @@ def test_low_priority_over_http_waits_for_those_who_came_later(tmp_path: Path) -
             wait_until_queued(client, 2)
             refused = client.post(GENERATIONS, json={"prompt": "a star", "priority": "high"})
         generator.open()
-        assert [each.result().status_code for each in (running, low, normal)] == [200] * 3
+        assert [future.result().status_code for future in (running, low, normal)] == [200] * 3
         assert [batch[0].prompt for batch in generator.batches[-3:]] == ["a star", "a cat", "a mug"]
     assert "'normal' or 'low'" in refused.json()["error"]["message"]
