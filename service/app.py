@@ -39,9 +39,10 @@ from service.model.checkpoints import registry
 from service.model.engine.generator import Generator
 from service.model.schedule import Size
 from service.settings import Settings
+from service.storage.client import connect
 from service.storage.embedded_valkey.binary import EmbeddedServerError
 from service.storage.embedded_valkey.server import EmbeddedServer
-from service.styles.store import StyleStore, connect
+from service.styles.store import StyleStore
 
 # Decoding takes up to 17 bytes a pixel of the upload, so this also bounds memory.
 NUM_DECODING_THREADS = 2
@@ -55,23 +56,19 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class Progress(Protocol):
-    """Shows how far the start has come; the module service/cli/progress.py is one."""
+    """Shows how far the start has come: here not at all; the module service/cli/progress.py does."""
 
     def bars(self) -> AbstractContextManager[Callable[[str, int, int], None]]:
         """Yields `on_progress(name, bytes so far, bytes in all)`."""
-
-    def counter(self, num: int, what: str) -> AbstractContextManager[Callable[[], None]]:
-        """Yields `count()`, to be called once for each of `num` steps."""
-
-
-class Silent:
-    """The Progress that shows nothing."""
-
-    def bars(self) -> AbstractContextManager[Callable[[str, int, int], None]]:
         return nullcontext(lambda name, num_done, num_bytes: None)
 
     def counter(self, num: int, what: str) -> AbstractContextManager[Callable[[], None]]:
+        """Yields `count()`, to be called once for each of `num` steps."""
         return nullcontext(lambda: None)
+
+
+class Silent(Progress):
+    """Shows nothing."""
 
 
 SILENT = Silent()

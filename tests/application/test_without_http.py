@@ -24,8 +24,9 @@ from service.batching.model_thread import ModelThread
 from service.metrics import Metrics
 from service.settings import Settings
 from service.stage_timer import RequestTrace
+from service.storage.client import connect
 from service.storage.embedded_valkey.server import EmbeddedServer
-from service.styles.store import StyleStore, connect
+from service.styles.store import StyleStore
 from tests.support.tiny import tiny_generator
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from service.storage.client import connect
 from service.storage.embedded_valkey.binary import find_binary
 from service.storage.embedded_valkey.disk_space import LOOK_SECONDS
 from service.storage.embedded_valkey.server import EmbeddedServer
-from service.styles.store import connect
 from tests.support.full_disk import largest_file
 from tests.support.generations import draw, error_of
 from tests.support.server import ready_server
