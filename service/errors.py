@@ -1,26 +1,4 @@
-"""The errors a client can see, and the one table that gives each its HTTP status.
-
-ServiceError
- +- InvalidRequest        400  a field is missing, unknown or out of range; `param` names it
- +- InvalidApiKey         401
- +- StyleNotFound         404
- +- ModelNotFound         404  the model asked for is not the one that is served
- +- RouteNotFound         404  no such path
- +- MethodNotAllowed      405  the path is there, the method is not
- +- IdempotencyKeyInUse   409  the request of this Idempotency-Key is still running
- +- PayloadTooLarge       413
- +- UnsupportedMediaType  415
- +- InvalidImage          422  the upload is not a picture we can read
- +- IdempotencyKeyReused  422  another request came with this Idempotency-Key before
- +- RateLimitExceeded     429  `retry_after_seconds` is when there is room for this request
- +- QueueFull             429  `retry_after_seconds` is the work already accepted
- +- ClientDisconnected            499  nobody is left to read it; it exists for the log and the metrics
- +- NotReady              503  warming up or draining
- +- StoreUnavailable      503  Redis cannot be reached, or the disk refuses an upload
- +- DeadlineExceeded      504
- +- StyleDamaged          500  what the store keeps of a style cannot be read
- +- GenerationFailed      500  the model failed; the log has the trace
-"""
+"""The errors that a client can see, with their HTTP statuses and codes."""
 
 from __future__ import annotations
 
@@ -33,7 +11,7 @@ class ServiceError(Exception):
     code = "internal_error"
     status = 500
     type = "server_error"
-    more_codes: ClassVar[tuple[str, ...]] = ()  # of the same status, for what a client may want to tell apart
+    more_codes: ClassVar[tuple[str, ...]] = ()  # of the same status, for clients that tell causes apart
 
     def __init__(
         self,
@@ -47,11 +25,13 @@ class ServiceError(Exception):
         self.message = message
         self.param = param
         self.code = code or type(self).code
-        assert self.code in (type(self).code, *type(self).more_codes), f"{self.code} is a code of nothing"
+        assert self.code in (type(self).code, *type(self).more_codes), (
+            f"{self.code} is not a code of {type(self).__name__}"
+        )
         self.retry_after_seconds = retry_after_seconds
 
 
-class InvalidRequest(ServiceError):
+class InvalidRequest(ServiceError):  # `param` names the field
     code, status, type = "invalid_value", 400, "invalid_request_error"
     more_codes = (
         "conflicting_parameters",
@@ -75,7 +55,7 @@ class StyleNotFound(ServiceError):
     more_codes = ("style_image_not_found",)
 
 
-class ModelNotFound(ServiceError):
+class ModelNotFound(ServiceError):  # the model asked for is not the one that is served
     code, status, type = "model_not_found", 404, "invalid_request_error"
 
 
@@ -83,11 +63,11 @@ class RouteNotFound(ServiceError):
     code, status, type = "not_found", 404, "invalid_request_error"
 
 
-class MethodNotAllowed(ServiceError):
+class MethodNotAllowed(ServiceError):  # the path exists, the method does not
     code, status, type = "method_not_allowed", 405, "invalid_request_error"
 
 
-class IdempotencyKeyInUse(ServiceError):
+class IdempotencyKeyInUse(ServiceError):  # the first request with this key is still running
     code, status, type = "idempotency_key_in_use", 409, "invalid_request_error"
 
 
@@ -99,31 +79,31 @@ class UnsupportedMediaType(ServiceError):
     code, status, type = "unsupported_media_type", 415, "invalid_request_error"
 
 
-class InvalidImage(ServiceError):
+class InvalidImage(ServiceError):  # the upload is not a readable picture
     code, status, type = "invalid_image", 422, "invalid_request_error"
 
 
-class IdempotencyKeyReused(ServiceError):
+class IdempotencyKeyReused(ServiceError):  # another request came with this key before
     code, status, type = "idempotency_key_reused", 422, "invalid_request_error"
 
 
-class RateLimitExceeded(ServiceError):
+class RateLimitExceeded(ServiceError):  # `retry_after_seconds` until there is room for this request
     code, status, type = "rate_limit_exceeded", 429, "rate_limit_error"
 
 
-class ClientDisconnected(ServiceError):
+class ClientDisconnected(ServiceError):  # never read by a client; for the log and the metrics
     code, status, type = "client_closed_request", 499, "invalid_request_error"
 
 
-class QueueFull(ServiceError):
+class QueueFull(ServiceError):  # `retry_after_seconds` until the work already accepted is done
     code, status, type = "queue_full", 429, "rate_limit_error"
 
 
-class NotReady(ServiceError):
+class NotReady(ServiceError):  # warming up or draining
     code, status, type = "not_ready", 503, "server_error"
 
 
-class StoreUnavailable(ServiceError):
+class StoreUnavailable(ServiceError):  # Redis cannot be reached, or the disk refuses an upload
     code, status, type = "store_unavailable", 503, "server_error"
 
 
@@ -131,15 +111,15 @@ class DeadlineExceeded(ServiceError):
     code, status, type = "deadline_exceeded", 504, "server_error"
 
 
-class GenerationFailed(ServiceError):
+class GenerationFailed(ServiceError):  # the model failed; the log has the trace
     code, status, type = "generation_failed", 500, "server_error"
 
 
-class StyleDamaged(ServiceError):
+class StyleDamaged(ServiceError):  # the stored style cannot be read
     code, status, type = "style_damaged", 500, "server_error"
 
 
 def kinds_of_codes() -> dict[str, type[ServiceError]]:
-    """Every code a client can see, with the kind of error it comes with."""
+    """Every code that a client can see, with its class of error."""
     kinds: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
     return {code: kind for kind in kinds for code in (kind.code, *kind.more_codes)}

@@ -1,4 +1,4 @@
-"""Every Prometheus object of the service, once, with its labels and buckets."""
+"""Every Prometheus metric of the service, with its labels and buckets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 
-# From a nano image on a laptop to a queue of large ones; dense between .2 and 1 s, where a 2B image falls.
+# From one nano image on a laptop to a queue of large ones; dense between .2 and 1 s, where a 2B image falls.
 # fmt: off
 LATENCY_BUCKETS = (
     .01, .025, .05, .1, .2, .3, .4, .5, .6, .7, .8, .9, 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7.5, 10, 15, 30, 60,
@@ -25,7 +25,8 @@ SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 QUEUES = ("generate", "extract")
 REFUSALS = ("invalid_api_key", "rate_limit_exceeded", "idempotency_key_in_use", "idempotency_key_reused")
-DOORS = (*QUEUES, "upload")  # uploads wait for a place, and reach the model by the queue "extract"
+# Uploads wait for a slot to be decoded, then for the model in the queue "extract".
+ADMISSIONS = (*QUEUES, "upload")
 STAGES_OF_REQUESTS = ("upload", "picture", "store")
 STAGES = ("text", "style", "transformer", "decode", "encode", "extract", "decompose", *STAGES_OF_REQUESTS)
 REJECTIONS = ("queue_full", "not_ready", "deadline_exceeded")
@@ -34,7 +35,7 @@ FEATURE_RESULTS = ("hit", "miss", "rebuilt")
 
 
 class Metrics:
-    """One registry and everything in it. Instances share nothing: each app (and each test) has its own.
+    """One registry and its metrics. Instances share nothing: each app, and each test, has its own.
 
     Labels come from small closed sets only: the tuples above, route templates, status codes and step
     numbers; never a style ID, a key or a prompt. Counters over a closed set start at 0, so that the first
@@ -71,7 +72,9 @@ class Metrics:
             "requests_running", "Requests being answered now, this scrape included."
         )
         self.refusals = counter(
-            "refusals", "Requests refused for who sent them, how often, or how often already.", "reason"
+            "refusals",
+            "Requests refused for their API key, its rate limits or their Idempotency-Key.",
+            "reason",
         )
         self.first_preview_seconds = latency(
             "first_preview_seconds", "From a request's first byte to its first partial image."
@@ -79,10 +82,10 @@ class Metrics:
         self.images = counter("images", "Images drawn and handed to a response.")
 
         self.queue_depth = gauge(
-            "queue_depth", "Jobs waiting for the model, those gone left out; uploads being read.", "queue"
+            "queue_depth", "Jobs waiting for the model, without cancelled ones; uploads being read.", "queue"
         )
         self.queued_work_seconds = gauge(
-            "queued_work_seconds", "Time that what is waiting will take, estimated.", "queue"
+            "queued_work_seconds", "Estimated time that the waiting work will take.", "queue"
         )
         self.queue_wait_seconds = latency(
             "queue_wait_seconds", "From a job's admission to its batch reaching the model.", "queue"
@@ -90,10 +93,10 @@ class Metrics:
         self.batch_size = size("batch_size", "Jobs that ran together.", "queue")
         self.batch_rows = size("batch_rows", "Rows of a generation batch: job x path x guidance half.")
         self.rejections = counter(
-            "rejections", "Jobs refused at the door, or expired before their result.", "queue", "reason"
+            "rejections", "Jobs refused on admission, or expired before their result.", "queue", "reason"
         )
         self.cancellations = counter(
-            "cancellations", "Jobs whose client went away, by how far the job had come.", "queue", "when"
+            "cancellations", "Jobs whose client disconnected, by the state of the job.", "queue", "when"
         )
         self.out_of_memory_splits = counter(
             "out_of_memory_splits", "Batches that did not fit and were run again in two halves.", "queue"
@@ -112,9 +115,7 @@ class Metrics:
             "content_paths_shared", "Content paths saved because jobs of a batch shared one."
         )
 
-        self.style_features = counter(
-            "style_features", "Lookups of a style feature, by how they ended.", "result"
-        )
+        self.style_features = counter("style_features", "Lookups of a style feature, by result.", "result")
         self.store_errors = counter("store_errors", "Operations of the style store that failed.")
 
         self.ready = gauge("ready", "1 while the service accepts jobs, else 0.")
@@ -123,12 +124,12 @@ class Metrics:
             "build", "Version of the service and the model it runs.", namespace="atelier", registry=registry
         )
 
-        self._begin_at_zero()
+        self._start_at_zero()
 
-    def _begin_at_zero(self) -> None:
+    def _start_at_zero(self) -> None:
         for reason in REFUSALS:
             self.refusals.labels(reason=reason)
-        for queue, reason in product(DOORS, REJECTIONS):
+        for queue, reason in product(ADMISSIONS, REJECTIONS):
             self.rejections.labels(queue=queue, reason=reason)
         for queue, when in product(QUEUES, CANCELLATIONS):
             self.cancellations.labels(queue=queue, when=when)

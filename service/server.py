@@ -1,4 +1,4 @@
-"""One server process: listen, say when it is ready, end well."""
+"""run_server: one server process, which drains before it ends."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from collections.abc import Callable
 
 import uvicorn
 
-from service.app import CannotStart, Service, create_app
+from service.app import SILENT, CannotStart, Progress, Service, create_app
 from service.logs import configure_logs
 from service.model.engine.generator import Generator
 from service.settings import Settings
 
 # Connections that may wait to be accepted: bursts are refused by us, with a reason, not by the kernel.
 BACKLOG = 2048
+# How soon a second signal, which asks to end at once, is noticed while draining.
+SIGNAL_POLL_SECONDS = 0.1
 START = """\
 Atelier is ready on {url} with the model {model}. Try:
 
@@ -29,7 +31,7 @@ Atelier is ready on {url} with the model {model}. Try:
 KEY = ' -H "Authorization: Bearer $API_KEY"'
 
 
-def run_server(settings: Settings, generator: Generator | None = None) -> int:
+def run_server(settings: Settings, generator: Generator | None = None, *, progress: Progress = SILENT) -> int:
     """Serve until a signal ends it, and print how to use the service once it is ready.
 
     Without a generator the model of the settings is loaded. Returns the exit status: 0, or 1 when the service
@@ -40,7 +42,7 @@ def run_server(settings: Settings, generator: Generator | None = None) -> int:
         signal.signal(ending, lambda *_: sys.exit(0))
     configure_logs(settings.log_format)
     try:
-        app = create_app(settings, generator)
+        app = create_app(settings, generator, progress=progress)
     except CannotStart as error:
         print(error, file=sys.stderr)
         return 1
@@ -73,9 +75,9 @@ async def _serve(server: uvicorn.Server, listener: socket.socket, service: Servi
     await asyncio.wait({serving, settled}, return_when=asyncio.FIRST_COMPLETED)
     if service.failure is not None:
         server.should_exit = True
-    elif service.readiness.parts is not None:
+    elif (ready := service.readiness.service) is not None:
         key = KEY if len(service.keyring.now) else ""
-        print(START.format(url=url, model=service.readiness.parts.generator.name, key=key), flush=True)
+        print(START.format(url=url, model=ready.images.generator.name, key=key), flush=True)
     await serving
     settled.cancel()
     return 0 if service.failure is None else 1
@@ -92,15 +94,11 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-# How soon a second signal, which asks to end at once, is noticed.
-LOOK_SECONDS = 0.1
-
-
 class DrainingServer(uvicorn.Server):
-    """uvicorn stops listening at the signal; probes and balancers would see a service that has vanished.
+    """uvicorn stops listening at the signal; probes and load balancers could not tell that from a crash.
 
-    This one goes on answering until the requests that it had accepted have ended, or `drain_seconds` are
-    over: `/readyz` and new work get a 503 that says why. Then it ends as uvicorn does.
+    This one keeps listening until the requests that it had accepted have ended, or `drain_seconds` are over:
+    `/readyz` and new work get a 503 that says why. Then it ends as uvicorn does.
     """
 
     def __init__(self, config: uvicorn.Config, *, close: Callable[[], None], drain_seconds: float) -> None:
@@ -112,5 +110,5 @@ class DrainingServer(uvicorn.Server):
         self.close()
         accepted, until = set(self.server_state.tasks), time.monotonic() + self.drain_seconds
         while accepted and not self.force_exit and time.monotonic() < until:
-            _, accepted = await asyncio.wait(accepted, timeout=LOOK_SECONDS)
+            _, accepted = await asyncio.wait(accepted, timeout=SIGNAL_POLL_SECONDS)
         await super().shutdown(sockets)

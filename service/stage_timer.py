@@ -1,4 +1,4 @@
-"""StageTimer: where the time of one piece of work went."""
+"""Where the time of a piece of work went: StageTimer, and RequestTrace, which is one of a whole request."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Span:
+    """One stretch of a stage, in seconds of the timer's clock."""
+
     stage: str
     began: float
     ended: float
@@ -19,8 +21,8 @@ class Span:
 class StageTimer:
     """Spans of time by the name of their stage, in seconds of `clock`.
 
-    Stages follow one another, so that they add up to the time the work took. Spans and not sums, because work
-    may be shared: who came in the middle of it waited for the rest alone.
+    Stages follow one another, so they add up to the time that the work took. Spans are kept, not sums, since
+    work may be shared: a request that joins it halfway waited for the second half alone.
     """
 
     clock: Callable[[], float] = time.perf_counter
@@ -28,7 +30,7 @@ class StageTimer:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """The sum of each stage, in the order in which they came."""
+        """The sum of each stage, in order of first appearance."""
         sums: dict[str, float] = {}
         for span in self.spans:
             sums[span.stage] = sums.get(span.stage, 0.0) + span.ended - span.began
@@ -36,7 +38,7 @@ class StageTimer:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """What happens inside is of this stage."""
+        """Counts the time spent inside as this stage, also when it fails."""
         began = self.clock()
         try:
             yield
@@ -44,16 +46,37 @@ class StageTimer:
             self.spans.append(Span(name, began, self.clock()))
 
     def waited(self, seconds: float, *, then: Mapping[str, float]) -> None:
-        """So long was waited until now for a model whose work took `then`, by stage; the rest is "queue"."""
+        """Counts a wait that ends now: `then` are the model's seconds by stage, the rest is "queue"."""
         at = self.clock() - max(seconds, sum(then.values()))
         for name, its_seconds in {"queue": max(0.0, seconds - sum(then.values())), **then}.items():
             self.spans.append(Span(name, at, at + its_seconds))
             at += its_seconds
 
     def take(self, other: StageTimer, *, since: float) -> None:
-        """Take over what `other`, of the same clock, has spent since that time."""
+        """Copies what `other`, of the same clock, has spent since that time."""
         self.spans += [
             Span(span.stage, max(span.began, since), span.ended)
             for span in other.spans
             if span.ended >= since
         ]
+
+
+@dataclass(slots=True)
+class RequestTrace(StageTimer):
+    """The stages of one request, with its steps and the fields of its log line.
+
+    The stages add up to the request's duration except for the time spent on HTTP itself. The steps are parts
+    of the stage "transformer".
+    """
+
+    step_seconds: tuple[float, ...] = ()
+    fields: dict[str, object] = field(default_factory=dict)
+    began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Since the request arrived."""
+        return self.clock() - self.began

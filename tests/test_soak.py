@@ -187,7 +187,7 @@ async def nothing_is_left_of_what_is_gone(valkey: EmbeddedValkey, promises: Prom
     async with Redis.from_url(valkey.url) as redis:
         ids: list[Any] = await redis.zrange("atelier:index", 0, -1)
         keys = [key.decode() async for key in redis.scan_iter("atelier:*", count=1000)]
-    listed = {each.decode() for each in ids}
+    listed = {style_id.decode() for style_id in ids}
     records = {key.split(":")[2] for key in keys if key.startswith("atelier:style:")}
     parts = {key.split(":")[2] for key in keys if re.match("atelier:(picture|features?):", key)}
     assert records == listed

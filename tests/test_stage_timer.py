@@ -1,4 +1,4 @@
-"""StageTimer add up to the time that the work took, for who waited for all of it and for who came late."""
+"""Stages add up to the time that the work took, for requests that waited for all or for a part of it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from service.stage_timer import StageTimer
 from service.storage.embedded_valkey.server import EmbeddedValkey
 from service.styles.record import style_id_of
 from service.styles.store import StyleStore
-from tests.http.test_images import stages_of
 from tests.support.batcher import Clock
 from tests.support.busy_server import metric
+from tests.support.generations import stages_of
 from tests.support.server import serving
 from tests.support.styles import Extractor, picture_of
 from tests.support.tiny import tiny_generator
@@ -173,10 +173,10 @@ async def test_the_stages_of_an_upload_explain_all_of_its_time(tmp_path: Path) -
 
     async with app.router.lifespan_context(app), in_process(app) as client:
         await app.state.service.settled.wait()
-        parts = app.state.readiness.parts
-        threads_busy = [parts.decoding.submit(go_on.wait) for _ in range(NUM_DECODING_THREADS)]
+        styles = app.state.readiness.require().styles
+        threads_busy = [styles.decoding.submit(go_on.wait) for _ in range(NUM_DECODING_THREADS)]
         uploading = asyncio.create_task(client.post("/v1/styles", content=slowly(), headers=headers))
-        while not parts.uploads.num_taken:
+        while not styles.uploads.num_taken:
             await turns()
         clock.now += 7.0
         go_on.set()

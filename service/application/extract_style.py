@@ -1,49 +1,122 @@
-"""Extraction: the model as the style store sees it, which reads styles on the model thread."""
+"""Styles: creates styles from pictures, text or a style code, and gives access to those of one tenant."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.application.caller import Caller
+from service.application.upload_limiter import UploadLimiter
 from service.batching.batcher import Batcher
-from service.media.images import Picture
+from service.batching.model_thread import ModelThread
+from service.errors import InvalidRequest
+from service.media.images import Picture, read_picture
 from service.metrics import Metrics
 from service.model.engine.generator import Generator
 from service.model.schedule import Size
 from service.model.style.feature import StyleFeature
 from service.model.style.tokens import StyleTokens
-from service.stage_timer import StageTimer
+from service.settings import Settings
+from service.stage_timer import RequestTrace, StageTimer
 from service.styles.extractor import StyleText
+from service.styles.record import Style
+from service.styles.store import StyleStore
+
+# Kubernetes gives a probe one second by default.
+PROBE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class PixelsToRead:
-    """A style image to take the feature of, for images of one size."""
+class PictureSource:
+    """Uploaded files, whose mean becomes the style; read where they are decoded."""
 
-    pixels: NDArray[np.uint8]  # [height, width, 3]
-    size: Size
-
-    def read(self, generator: Generator) -> StyleTokens:
-        return generator.read_tokens(self.pixels, self.size)
+    files: tuple[BinaryIO, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class WordsToRead:
-    """Text to imagine a style from."""
+class CodeSource:
+    """A style code of the model that is served."""
 
-    words: StyleText
+    code: str
+
+
+StyleSource = PictureSource | StyleText | CodeSource
+
+
+@dataclass(frozen=True, slots=True)
+class Styles:
+    """The styles of one tenant; what happens to styles that exist is asked of `store`."""
+
+    store: StyleStore
+    model: str
+    fingerprint: str  # of the model
+    uploads: UploadLimiter
+    decoding: Executor
+    settings: Settings
+
+    def of(self, caller: Caller) -> Styles:
+        """The same with the styles of the caller's tenant."""
+        return replace(self, store=self.store.of(caller.tenant))
+
+    async def create(
+        self,
+        source: StyleSource,
+        trace: RequestTrace,
+        *,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> tuple[Style, bool]:
+        """The style and whether it is new. QueueFull when too many uploads wait; InvalidImage,
+        PayloadTooLarge or UnsupportedMediaType for a file; InvalidRequest for a text that is too long or a
+        code that is damaged or of another model.
+        """
+        store = self.store
+        if isinstance(source, PictureSource):
+            with self.uploads.slot():
+                # One after the other: decoding takes memory, and other uploads need a thread, too.
+                with trace.stage("picture"):
+                    pictures = [await self._read(file) for file in source.files]
+                return await store.create(*pictures, name=name, metadata=metadata, stages=trace)
+        if isinstance(source, CodeSource):
+            return await store.create_from_code(source.code, name=name, metadata=metadata, stages=trace)
+        bound = self.settings.max_prompt_chars
+        if len(source.text) > bound:
+            raise InvalidRequest(
+                f"text has {len(source.text)} characters; it may have {bound}.", param="text"
+            )
+        text = StyleText(source.text.strip(), source.seed)
+        return await store.create_from_text(text, name=name, metadata=metadata, stages=trace)
+
+    async def store_answers(self) -> bool:
+        """Whether the store answers soon enough for a readiness probe."""
+        try:
+            return await asyncio.wait_for(self.store.ping(), PROBE_SECONDS)
+        except TimeoutError:
+            return False
+
+    async def _read(self, file: BinaryIO) -> Picture:
+        def read() -> Picture:  # here, not before: uploads that wait for a thread stay in their spool files
+            return read_picture(
+                file.read(),
+                max_bytes=self.settings.max_upload_bytes,
+                max_pixels=self.settings.max_upload_pixels,
+            )
+
+        return await asyncio.get_running_loop().run_in_executor(self.decoding, read)
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractionInput:
+    """A picture [height, width, 3] or a text to read a style from, for images of one size."""
+
+    source: NDArray[np.uint8] | StyleText
     size: Size
-
-    def read(self, generator: Generator) -> StyleTokens:
-        return generator.tokens_of_text(self.words.text, self.words.seed)
-
-
-ToRead = PixelsToRead | WordsToRead
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,40 +127,21 @@ class Extracted:
     stage_seconds: Mapping[str, float]
 
 
-def extracting_on(
-    generator: Generator, metrics: Metrics, clock: Callable[[], float]
-) -> Callable[[Sequence[ToRead], Callable[[], bool]], Sequence[Extracted]]:
-    """What the extraction batcher runs on the model thread."""
-
-    def extract(each: ToRead) -> Extracted:
-        stages = StageTimer(clock)
-        with stages.stage("extract"):
-            bits = each.read(generator)
-        with stages.stage("decompose"):
-            feature = generator.decompose(bits, each.size)
-        for stage, seconds in stages.seconds.items():
-            metrics.stage_duration_seconds.labels(stage=stage).observe(seconds)
-        return Extracted(feature, stages.seconds)
-
-    return lambda inputs, cancelled: [extract(each) for each in inputs]
-
-
 class Extraction:
-    """A StyleExtractor (styles/reader.py). Pictures are unpacked in the `decoding` pool."""
+    """The StyleExtractor of the style store. Stored pictures are unpacked in the `decoding` pool."""
 
-    def __init__(self, generator: Generator, batcher: Batcher[ToRead, Extracted], decoding: Executor) -> None:
+    def __init__(
+        self, generator: Generator, batcher: Batcher[ExtractionInput, Extracted], decoding: Executor
+    ) -> None:
         self._generator = generator
         self._batcher = batcher
         self._decoding = decoding
         self.name = generator.name
         self.fingerprint = generator.fingerprint
         self.style_size = generator.style_size
-
-    def schedule_name(self, size: Size) -> str:
-        return self._generator.schedule_name(size)
-
-    def restore(self, bits: StyleTokens, size: Size) -> StyleFeature:
-        return self._generator.restore_style(bits, size)
+        self.schedule_name = generator.schedule_name
+        self.restore = generator.restore_style
+        self.agreement = generator.backbone.style_agreement
 
     def combine(self, features: Sequence[StyleFeature], size: Size) -> StyleFeature:
         tokens = self._generator.combine_tokens([feature.tokens for feature in features], size)
@@ -96,19 +150,52 @@ class Extraction:
     def check_tokens(self, tokens: StyleTokens) -> None:
         self._generator.combine_tokens([tokens], self.style_size)
 
-    def agreement(self, feature: StyleFeature) -> float | None:
-        return self._generator.backbone.style_agreement(feature)
-
     async def extract(self, picture: Picture, size: Size, stages: StageTimer) -> StyleFeature:
         with stages.stage("picture"):
             pixels = await asyncio.get_running_loop().run_in_executor(self._decoding, picture.pixels)
-        return await self._extracted(PixelsToRead(pixels, size), stages)
+        return await self._extracted(ExtractionInput(pixels, size), stages)
 
-    async def extract_text(self, words: StyleText, stages: StageTimer) -> StyleFeature:
-        return await self._extracted(WordsToRead(words, self.style_size), stages)
+    async def extract_text(self, text: StyleText, stages: StageTimer) -> StyleFeature:
+        return await self._extracted(ExtractionInput(text, self.style_size), stages)
 
-    async def _extracted(self, each: ToRead, stages: StageTimer) -> StyleFeature:
+    async def _extracted(self, job_input: ExtractionInput, stages: StageTimer) -> StyleFeature:
         began = stages.clock()
-        extracted = await self._batcher.submit([each])[0].future
+        extracted = await self._batcher.submit([job_input])[0].future
         stages.waited(stages.clock() - began, then=extracted.stage_seconds)
         return extracted.feature
+
+
+def extraction_batcher(
+    generator: Generator,
+    executor: ModelThread,
+    settings: Settings,
+    metrics: Metrics,
+    clock: Callable[[], float],
+) -> Batcher[ExtractionInput, Extracted]:
+    """The queue of styles to read. One at a time: together they are not faster, and images would wait."""
+
+    def extract(job_input: ExtractionInput) -> Extracted:
+        source, size, stages = job_input.source, job_input.size, StageTimer(clock)
+        with stages.stage("extract"):
+            if isinstance(source, StyleText):
+                tokens = generator.tokens_of_text(source.text, source.seed)
+            else:
+                tokens = generator.read_tokens(source, size)
+        with stages.stage("decompose"):
+            feature = generator.decompose(tokens, size)
+        for stage, seconds in stages.seconds.items():
+            metrics.stage_duration_seconds.labels(stage=stage).observe(seconds)
+        return Extracted(feature, stages.seconds)
+
+    def run(inputs: Sequence[ExtractionInput], cancelled: Callable[[], bool]) -> list[Extracted]:
+        return [extract(job_input) for job_input in inputs]
+
+    return Batcher(
+        run,
+        name="extract",
+        group=lambda job_input: job_input.size,
+        max_jobs=lambda _: 1,
+        max_queued=settings.max_queued,
+        executor=executor,
+        metrics=metrics,
+    )

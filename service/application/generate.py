@@ -1,87 +1,308 @@
-"""Order: what a request wants of the queue, and how its images leave as files."""
+"""Images: draws what a request asks for, as finished files or as a stream of previews and files."""
 
 from __future__ import annotations
 
-from base64 import b64encode
-from collections.abc import Sequence
-from dataclasses import dataclass
+import asyncio
+import secrets
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.application.stylings import StyleAnswered
-from service.batching.batcher import Job
-from service.batching.priority import Priority
-from service.http.dependencies import Parts
-from service.http.middleware.telemetry import RequestTrace
-from service.http.schemas.images import Usage, UsageDetails
+from service.application.caller import Caller
+from service.application.generation_request import MAX_SEED, GenerationRequest, StyleMix, check_request
+from service.batching.batcher import Batcher, Job
+from service.batching.model_thread import ModelThread, PendingOutputs
 from service.media.images import OutputFormat, encode_image
+from service.metrics import Metrics
+from service.model.engine.generator import Generator, PendingBatch
 from service.model.engine.quality import Quality
-from service.model.engine.types import Drawing, ImageSpec
+from service.model.engine.types import (
+    BatchKey,
+    Drawing,
+    ImageSpec,
+    Preview,
+    PreviewRequest,
+    Styling,
+    WeightedStyle,
+)
+from service.model.schedule import Size
+from service.settings import Settings
+from service.stage_timer import RequestTrace
+from service.styles.store import StyleStore
 
-# 64 x 64 pixels: to hand them to a thread and back takes longer than to encode them.
+# 64 x 64 pixels: handing them to a thread and back takes longer than encoding them.
 MAX_INLINE_BYTES = 3 * 64 * 64
 ImageJob = Job[ImageSpec, Drawing]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """The images of one request, and the one form in which all of them are answered."""
+class PlannedImage:
+    """One image of a request, with everything that was left open decided."""
 
-    specs: tuple[ImageSpec, ...]
-    styled: tuple[StyleAnswered, ...]  # one a spec
-    output: OutputFormat
-    compression: int | None
-    deadline: float | None
-    priority: Priority
-
-    def submit(self, parts: Parts, specs: Sequence[ImageSpec]) -> list[ImageJob]:
-        """One job a spec, all or none; refusals as from the batcher."""
-        return parts.generation.submit(specs, deadline=self.deadline, priority=self.priority)
-
-    def quality(self, parts: Parts) -> Quality:
-        """What is taken for the request's images, of which all have the same."""
-        return parts.generator.qualities.name_of(self.specs[0].shortcuts)
-
-    async def encode(self, parts: Parts, image: NDArray[np.uint8]) -> bytes:
-        """The image as a file; a large one is encoded away from the event loop."""
-        if image.nbytes <= MAX_INLINE_BYTES:
-            return self._encode(parts, image)
-        return await parts.off_loop(parts.encoding, self._encode, parts, image)
-
-    def _encode(self, parts: Parts, image: NDArray[np.uint8]) -> bytes:
-        with parts.metrics.stage_duration_seconds.labels(stage="encode").time():
-            return encode_image(image, self.output, compression=self.compression)
+    index: int  # in the request: seed by seed, style by style within
+    spec: ImageSpec
+    quality: Quality
+    output_format: OutputFormat
+    style: StyleMix | None  # resolved
 
 
-def in_base64(file: bytes) -> str:
-    return b64encode(file).decode()
+@dataclass(frozen=True, slots=True)
+class FinishedImage:
+    planned: PlannedImage
+    file: bytes
+    drawing: Drawing
 
 
-def explain(jobs: Sequence[ImageJob], waited_seconds: float, account: RequestTrace) -> None:
-    """Where the time between submitting these finished jobs and the last one's end went.
+@dataclass(frozen=True, slots=True)
+class PreviewImage:
+    planned: PlannedImage
+    file: bytes
+    index: int  # among the previews of its image
+    preview: Preview
 
-    The stages are those of the batch that began last. All the rest was waiting: in the queue, for other
-    batches of the same request, and for the event loop to notice the end.
+
+ImageUpdate = PreviewImage | FinishedImage
+
+
+class Images:
+    """Draws images on the model thread.
+
+    Any method that takes a request raises InvalidRequest or ModelNotFound for what the model or the settings
+    do not allow, RateLimitExceeded, QueueFull, NotReady, and whatever the style store raises.
     """
-    last = max(jobs, key=lambda job: job.started_at or 0.0)
+
+    def __init__(
+        self,
+        generator: Generator,
+        batcher: Batcher[ImageSpec, Drawing],
+        store: StyleStore,
+        *,
+        encoding: Executor,
+        settings: Settings,
+        metrics: Metrics,
+    ) -> None:
+        self.generator = generator
+        self.batcher = batcher
+        self.metrics = metrics
+        self._store = store
+        self._encoding = encoding
+        self._settings = settings
+
+    async def generate(
+        self, request: GenerationRequest, caller: Caller, trace: RequestTrace
+    ) -> list[FinishedImage]:
+        """The images, in the order of `PlannedImage.index`. GenerationFailed or DeadlineExceeded for all of
+        them when one fails or is late; cancelling the call cancels its jobs.
+        """
+        planned = await self._plan(request, caller, trace)
+        began = trace.clock()
+        specs = [image.spec for image in planned]
+        jobs = self.batcher.submit(specs, deadline=request.deadline, priority=request.priority)
+        try:
+            drawings = await asyncio.gather(*(job.future for job in jobs))
+        finally:
+            for job in jobs:
+                job.future.cancel()
+        record_timings(trace, jobs, trace.clock() - began)
+        with trace.stage("encode"):
+            files = await asyncio.gather(*(self.encode(request, drawing.image) for drawing in drawings))
+        self.metrics.images.inc(len(files))
+        return list(map(FinishedImage, planned, files, drawings))
+
+    async def stream(self, request: GenerationRequest, caller: Caller, trace: RequestTrace) -> ImageStream:
+        """The same images as they are drawn. Refusals are raised here, failures of jobs by the stream."""
+        return ImageStream(self, request, await self._plan(request, caller, trace), trace)
+
+    async def encode(self, request: GenerationRequest, image: NDArray[np.uint8]) -> bytes:
+        """The image [height, width, 3] as a file; a large one is encoded off the event loop."""
+
+        def encode() -> bytes:
+            with self.metrics.stage_duration_seconds.labels(stage="encode").time():
+                return encode_image(image, request.output_format, compression=request.output_compression)
+
+        if image.nbytes <= MAX_INLINE_BYTES:
+            return encode()
+        return await asyncio.get_running_loop().run_in_executor(self._encoding, encode)
+
+    async def _plan(
+        self, request: GenerationRequest, caller: Caller, trace: RequestTrace
+    ) -> list[PlannedImage]:
+        size = check_request(request, self.generator, self._settings.max_prompt_chars)
+        alpha = self.generator.alpha
+        styles = [None if style is None else style.resolved(alpha) for style in request.styles]
+        await caller.take("images", request.total_images)
+        if self._settings.log_prompts:
+            trace.fields["prompt"] = request.prompt
+        stylings = [await self._styling_of(style, size, caller, trace) for style in styles]
+        first_seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
+        shortcuts = self.generator.qualities.shortcuts()[request.quality]
+        quality = self.generator.qualities.name_of(shortcuts)
+        planned: list[PlannedImage] = []
+        # Images of one seed side by side: a batch that cannot hold all then holds those which share a
+        # content path.
+        for number in range(request.num_images):
+            for style, styling in zip(styles, stylings, strict=True):
+                spec = ImageSpec(
+                    prompt=request.prompt,
+                    seed=(first_seed + number) % (MAX_SEED + 1),
+                    size=size,
+                    negative_prompt=request.negative_prompt,
+                    guidance=request.guidance,
+                    styling=styling,
+                    shortcuts=shortcuts,
+                )
+                planned.append(PlannedImage(len(planned), spec, quality, request.output_format, style))
+        return planned
+
+    async def _styling_of(
+        self, style: StyleMix | None, size: Size, caller: Caller, trace: RequestTrace
+    ) -> Styling | None:
+        """The styling, its features looked up now: a style deleted later is drawn all the same."""
+        if style is None:
+            return None
+        store = self._store.of(caller.tenant)
+        with trace.stage("style"), self.metrics.stage_duration_seconds.labels(stage="style").time():
+            features = [await store.feature(term.id, size, param=term.param) for term in style.terms]
+        weights = [term.weight for term in style.terms]
+        return Styling(
+            tuple(map(WeightedStyle, features, weights)), strength=style.strength, alpha=style.alpha
+        )
+
+
+class ImageStream:
+    """The images of one request as they are drawn: previews of each, then its file.
+
+    The jobs are submitted at once, so that QueueFull and NotReady are raised here. `close` cancels those that
+    have not finished and must be called.
+    """
+
+    def __init__(
+        self, images: Images, request: GenerationRequest, planned: Sequence[PlannedImage], trace: RequestTrace
+    ) -> None:
+        self._images = images
+        self._request = request
+        self._planned = planned
+        self._trace = trace
+        self._began = self._ended = trace.clock()
+        # The index of an image with a preview of it, or with None once its job has ended.
+        self._news: asyncio.Queue[tuple[int, Preview | None]] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._jobs = images.batcher.submit(
+            [self._with_previews(image) for image in planned],
+            deadline=request.deadline,
+            priority=request.priority,
+        )
+        for index, job in enumerate(self._jobs):
+            job.future.add_done_callback(partial(self._on_end, index))
+
+    def close(self) -> None:
+        for job in self._jobs:
+            job.future.cancel()
+
+    async def updates(self) -> AsyncGenerator[ImageUpdate]:
+        """Ends after the last file, or with the ServiceError of the first job that fails."""
+        num_left, shown = len(self._jobs), defaultdict[int, list[int]](list)
+        while num_left:
+            index, preview = await self._news.get()
+            if preview is None:
+                num_left -= 1
+                yield await self._finished(index, is_last=num_left == 0)
+            # A batch that ran out of memory is drawn again in halves: the same steps come a second time.
+            elif preview.step not in (steps := shown[index]):
+                yield await self._preview(index, len(steps), preview)
+                steps.append(preview.step)
+        self._images.metrics.images.inc(len(self._jobs))
+
+    def _with_previews(self, image: PlannedImage) -> ImageSpec:
+        spec = image.spec
+        steps = self._images.generator.preview_steps(spec.size, self._request.num_previews, spec.shortcuts)
+
+        def show(preview: Preview) -> None:  # on the model thread
+            self._loop.call_soon_threadsafe(self._news.put_nowait, (image.index, preview))
+
+        return replace(spec, previews=PreviewRequest(steps, show)) if steps else spec
+
+    def _on_end(self, index: int, _: asyncio.Future[Drawing]) -> None:
+        self._ended = self._trace.clock()
+        self._news.put_nowait((index, None))
+
+    async def _preview(self, index: int, preview_index: int, preview: Preview) -> PreviewImage:
+        file = await self._images.encode(self._request, preview.image)
+        if preview_index == 0:
+            self._images.metrics.first_preview_seconds.observe(self._trace.elapsed_seconds)
+        return PreviewImage(self._planned[index], file, preview_index, preview)
+
+    async def _finished(self, index: int, *, is_last: bool) -> FinishedImage:
+        drawing = self._jobs[index].future.result()
+        if is_last:
+            record_timings(self._trace, self._jobs, self._ended - self._began)
+        with self._trace.stage("encode"):
+            file = await self._images.encode(self._request, drawing.image)
+        return FinishedImage(self._planned[index], file, drawing)
+
+
+def record_timings(trace: RequestTrace, jobs: Sequence[ImageJob], waited_seconds: float) -> None:
+    """Records where the time between submitting these finished jobs and the end of the last one went.
+
+    The stages are those of the batch that began last. The rest was waiting: in the queue, for other batches
+    of the same request, and for the event loop to notice the end.
+    """
+    last = max(jobs, key=attrgetter("started_at"))
     timings = last.future.result().timings
     of_batch = {
         "text": timings.text_seconds,
         "transformer": timings.transformer_seconds,
         "decode": timings.decode_seconds,
     }
-    account.stages.waited(waited_seconds, then=of_batch)
-    account.step_seconds = timings.step_seconds
-    account.fields |= {"num_images": len(jobs), "num_jobs_in_batch": last.num_jobs_in_batch}
+    trace.waited(waited_seconds, then=of_batch)
+    trace.step_seconds = timings.step_seconds
+    trace.fields |= {"num_images": len(jobs), "num_jobs_in_batch": last.num_jobs_in_batch}
 
 
-def usage_of(drawings: Sequence[Drawing]) -> Usage:
-    num_text = sum(drawing.num_text_tokens for drawing in drawings)
-    num_image = sum(drawing.num_image_tokens for drawing in drawings)
-    return Usage(
-        input_tokens=num_text,
-        input_tokens_details=UsageDetails(text_tokens=num_text),
-        output_tokens=num_image,
-        total_tokens=num_text + num_image,
+def generation_batcher(
+    generator: Generator, executor: ModelThread, settings: Settings, metrics: Metrics
+) -> Batcher[ImageSpec, Drawing]:
+    """The queue of images, whose batches `generator` draws; its durations are observed once a batch."""
+
+    def draw(
+        specs: Sequence[ImageSpec], cancelled: Callable[[], bool]
+    ) -> list[Drawing] | PendingOutputs[Drawing]:
+        drawn = generator.draw(specs, cancelled)
+        drawings = partial(_observed, drawn, metrics)
+        return drawings() if drawn.is_ready else PendingOutputs(drawings)
+
+    def max_jobs(key: Hashable) -> int:
+        assert isinstance(key, BatchKey)
+        return generator.max_images(key.size)
+
+    return Batcher(
+        draw,
+        name="generate",
+        group=attrgetter("batch_key"),
+        max_jobs=max_jobs,
+        max_queued=settings.max_queued,
+        executor=executor,
+        metrics=metrics,
     )
+
+
+def _observed(drawn: PendingBatch, metrics: Metrics) -> list[Drawing]:
+    drawings = drawn.drawings()
+    timings = drawings[0].timings
+    for stage, seconds in (
+        ("text", timings.text_seconds),
+        ("transformer", timings.transformer_seconds),
+        ("decode", timings.decode_seconds),
+    ):
+        metrics.stage_duration_seconds.labels(stage=stage).observe(seconds)
+    for step, seconds in enumerate(timings.step_seconds, start=1):
+        metrics.step_duration_seconds.labels(step=str(step)).observe(seconds)
+    metrics.batch_rows.observe(timings.num_rows)
+    metrics.content_paths_shared.inc(timings.num_content_paths_shared)
+    return drawings

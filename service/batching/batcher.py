@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from bisect import insort
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from typing import Generic, TypeVar
 
-from service.batching.model_thread import Failure, ModelThread, PendingOutputs
+import structlog
+
+from service.batching.model_thread import BatchFailure, ModelThread, PendingOutputs
 from service.batching.priority import Priority
 from service.errors import (
     DeadlineExceeded,
@@ -26,8 +28,8 @@ from service.metrics import Metrics
 
 In = TypeVar("In")
 Out = TypeVar("Out")
-log = logging.getLogger(__name__)
-# Said to the first clients of a full queue, before any batch was measured.
+log = structlog.stdlib.get_logger(__name__)
+# The estimate for the first clients of a full queue, before any batch was measured.
 FIRST_GUESS_SECONDS = 1.0
 # How far one measured batch moves the estimate: about the last seven batches count.
 NEWEST_WEIGHT = 0.25
@@ -37,8 +39,8 @@ NEWEST_WEIGHT = 0.25
 class Job(Generic[In, Out]):
     """One accepted unit of work. Times are in seconds of the batcher's clock.
 
-    `future` gets the output or a ServiceError; cancelling it says that the client has gone. `started_at` and
-    `num_jobs_in_batch` are set when its batch reaches the model.
+    `future` gets the output or a ServiceError; cancelling it says that the client disconnected. The job with
+    the lowest `rank` is next. `started_at` and `num_jobs_in_batch` are set when its batch reaches the model.
     """
 
     input: In
@@ -47,21 +49,16 @@ class Job(Generic[In, Out]):
     queued_at: float
     future: asyncio.Future[Out]
     priority: Priority = Priority.NORMAL
+    rank: float = 0.0
     started_at: float | None = None
     num_jobs_in_batch: int = 0
     deadline_timer: asyncio.TimerHandle | None = field(default=None, repr=False)
 
-    @property
-    def rank(self) -> float:
-        """Its turn among the waiting jobs: the lowest is next."""
-        return self.priority.rank(self.queued_at)
-
 
 def form_batch(queue: Sequence[Job[In, Out]], max_jobs: Callable[[Hashable], int]) -> list[Job[In, Out]]:
-    """The first job with the first others of its group, in order, as many as the group's bound allows.
-
-    The first is never taken, and ranks grow with time, so no group and no priority starves. `queue` is
-    ordered by rank.
+    """The first job of the queue, which is sorted by rank, and the next ones of its group, as many as the
+    bound of the group allows. The first is always among them, and ranks grow with time, so that no group and
+    no priority starves.
     """
     if not queue:
         return []
@@ -73,10 +70,10 @@ class Batcher(Generic[In, Out]):
     """A bounded queue in front of the model: a batch is what queued up while the model was busy.
 
     `run(inputs, cancelled)` is called on the model thread and returns one output per input, in order. It may
-    ask `cancelled()`, True once no client waits for any job of the batch, and may then raise Cancelled. It
-    raises OutOfMemory when fewer inputs might fit. It may return PendingOutputs: the next one then runs
-    while its outputs are waited for. `group` says which inputs may run together, `max_jobs` how many of a
-    group. All methods belong to the event loop's thread; only `run` and `cancelled` leave it.
+    raise Cancelled once `cancelled()` is True, which says that no client waits for the batch any more, and
+    OutOfMemory when fewer inputs might fit. When it returns PendingOutputs, the next batch runs while these
+    are waited for. `group` says which inputs may run together, `max_jobs` how many of a group. All methods
+    belong to the event loop's thread; only `run` and `cancelled` leave it.
     """
 
     def __init__(
@@ -107,7 +104,7 @@ class Batcher(Generic[In, Out]):
         self._seconds_per_job: dict[Hashable, float] = {}
         self._draining = False
         self._task: asyncio.Task[None] | None = None
-        executor.expect(lambda: self.running_seconds + self.queued_seconds)
+        executor.add_work(lambda: self.running_seconds + self.queued_seconds)
         metrics.queue_depth.labels(queue=name).set_function(lambda: self.num_queued)
         metrics.queued_work_seconds.labels(queue=name).set_function(lambda: self.queued_seconds)
 
@@ -118,7 +115,7 @@ class Batcher(Generic[In, Out]):
 
     @property
     def num_queued(self) -> int:
-        """Jobs waiting for the model; one whose client has gone no longer counts."""
+        """Jobs waiting for the model, without those whose client disconnected."""
         return len(self._waiting())
 
     @property
@@ -146,21 +143,24 @@ class Batcher(Generic[In, Out]):
         (not started, draining or dead) and InvalidRequest (more inputs than the queue could ever hold).
         """
         self._admit(len(inputs), priority)
-        loop, now = asyncio.get_running_loop(), self._clock()
+        now, loop = self._clock(), asyncio.get_running_loop()
+        rank = priority.rank(now)
         jobs = [
-            Job(each, self._group(each), deadline, now, loop.create_future(), priority) for each in inputs
+            Job(job_input, self._group(job_input), deadline, now, loop.create_future(), priority, rank)
+            for job_input in inputs
         ]
         for job in jobs:
-            job.future.add_done_callback(partial(self._leave, job))
-            self._watch_deadline(job)
-            insort(self._queue, job, key=lambda each: each.rank)
+            job.future.add_done_callback(partial(self._on_done, job))
+            if deadline is not None:
+                self._watch_deadline(job, deadline)
+            insort(self._queue, job, key=attrgetter("rank"))
         self._work_queued.set()
         return jobs
 
     async def start(self) -> None:
         """Starts the loop on the running event loop."""
         self._task = asyncio.create_task(self._serve(), name=f"batcher {self.name}")
-        self._task.add_done_callback(self._ended)
+        self._task.add_done_callback(self._on_end)
 
     async def drain(self) -> None:
         """Refuses new work from now on and returns when every accepted job is settled."""
@@ -170,7 +170,7 @@ class Batcher(Generic[In, Out]):
             await asyncio.wait(accepted)
 
     async def stop(self) -> None:
-        """Drains, then ends the loop. When cancelled it ends the loop at once: the jobs left get NotReady."""
+        """Drains, then ends the loop. When cancelled, ends it at once: unfinished jobs get NotReady."""
         try:
             await self.drain()
         finally:
@@ -188,42 +188,33 @@ class Batcher(Generic[In, Out]):
                 self._running = []
 
     async def _run_batch(self, jobs: Sequence[Job[In, Out]]) -> None:
-        jobs = [job for job in jobs if not self._gone(job)]
+        jobs = [job for job in jobs if not self._is_done(job)]
         if not jobs:
             return
-        started_at = self._start(jobs)
-        outcome = await self._executor.call(
-            self._run, [job.input for job in jobs], lambda: all(job.future.done() for job in jobs)
-        )
-        if outcome is Failure.OUT_OF_MEMORY and len(jobs) > 1:
+        inputs, started_at = [job.input for job in jobs], self._start(jobs)
+        outcome = await self._executor.call(self._run, inputs, lambda: all(job.future.done() for job in jobs))
+        if outcome is BatchFailure.OUT_OF_MEMORY and len(jobs) > 1:
             self._metrics.out_of_memory_splits.labels(queue=self.name).inc()
-            half = len(jobs) // 2
-            await self._run_batch(jobs[:half])
-            await self._run_batch(jobs[half:])
+            await self._run_batch(jobs[: len(jobs) // 2])
+            await self._run_batch(jobs[len(jobs) // 2 :])
             return
-        if not isinstance(outcome, Failure):
-            self._measure(jobs[0].group, (self._clock() - started_at) / len(jobs))
-        if isinstance(outcome, PendingOutputs):
-            task = asyncio.create_task(self._finish(jobs, outcome), name=f"finish {self.name}")
-            self._finishing[task] = jobs
-            task.add_done_callback(self._finishing.pop)
-        else:
-            self._settle_all(jobs, outcome)
-        if outcome is Failure.DIED:
-            raise RuntimeError("The model thread was told to end.")
+        self._measure(jobs, outcome, self._clock() - started_at)
+        self._settle_all(jobs, outcome)
+        if outcome is BatchFailure.DIED:
+            raise RuntimeError("The model thread has ended.")
 
-    async def _finish(self, jobs: Sequence[Job[In, Out]], unfinished: PendingOutputs[Out]) -> None:
+    async def _finish(self, jobs: Sequence[Job[In, Out]], pending: PendingOutputs[Out]) -> None:
+        outcome: list[Out] | BatchFailure = BatchFailure.RAISED
         try:
-            outcome = await self._executor.finish(unfinished, len(jobs))
-        except Exception:  # no thread to wait on
-            log.exception("Nobody could wait for a batch of %d jobs.", len(jobs))
-            outcome = Failure.RAISED
+            outcome = await self._executor.finish(pending, len(jobs))
+        except Exception:  # there is no thread to wait on
+            log.exception("waiting_for_outputs_failed", num_jobs=len(jobs))
         self._settle_all(jobs, outcome)
 
     def _admit(self, num_jobs: int, priority: Priority) -> None:
-        refusal: ServiceError | None = None
         most = priority.max_places(self._max_queued)
         of_priority = "" if priority is Priority.NORMAL else f" for {priority} priority"
+        refusal: ServiceError | None = None
         if self._draining or not self.alive:
             state = "shutting down" if self._draining else "not ready"
             refusal = NotReady(
@@ -233,25 +224,23 @@ class Batcher(Generic[In, Out]):
             raise InvalidRequest(
                 f"The request needs {num_jobs} places in a queue of {most}{of_priority}; ask for fewer."
             )
-        elif num_jobs > self._num_free(priority):
-            wait = self._retry_after_seconds()
-            refusal = QueueFull(
-                f"The queue has no {num_jobs} free of its {most} places{of_priority}; "
-                f"try again in {math.ceil(wait)} seconds.",
-                retry_after_seconds=wait,
-            )
+        else:
+            waiting = self._waiting()
+            num_alike = sum(job.priority is priority for job in waiting)
+            num_free = min(self._max_queued - len(waiting), most - num_alike)
+            if num_jobs > num_free:
+                wait = self._retry_after_seconds()
+                refusal = QueueFull(
+                    f"Free places in the queue{of_priority}: {num_free} of {most}. The request needs "
+                    f"{num_jobs}; try again in {math.ceil(wait)} seconds.",
+                    retry_after_seconds=wait,
+                )
         if refusal is not None:
             self._metrics.rejections.labels(queue=self.name, reason=refusal.code).inc(num_jobs)
             raise refusal
 
-    def _num_free(self, priority: Priority) -> int:
-        waiting = self._waiting()
-        num_alike = sum(job.priority is priority for job in waiting)
-        most = priority.max_places(self._max_queued)
-        return min(self._max_queued - len(waiting), most - num_alike)
-
     def _next_batch(self) -> list[Job[In, Out]]:
-        self._queue = [job for job in self._queue if not self._gone(job)]
+        self._queue = [job for job in self._queue if not self._is_done(job)]
         batch = form_batch(self._queue, self._max_jobs)
         self._queue = [job for job in self._queue if job not in batch]
         if not self._queue:
@@ -268,56 +257,53 @@ class Batcher(Generic[In, Out]):
         self._metrics.batch_size.labels(queue=self.name).observe(len(jobs))
         return now
 
-    def _settle(self, job: Job[In, Out], outcome: Out | ServiceError) -> None:
-        """The one place where a future gets its outcome; one that is cancelled or settled stays as it is."""
-        if job.future.done():
-            return
-        if isinstance(outcome, ServiceError):
-            job.future.set_exception(outcome)
-        else:
-            job.future.set_result(outcome)
-
-    def _settle_all(self, jobs: Sequence[Job[In, Out]], outcome: Sequence[Out] | Failure) -> None:
-        if isinstance(outcome, Failure):
+    def _settle_all(
+        self, jobs: Sequence[Job[In, Out]], outcome: Sequence[Out] | PendingOutputs[Out] | BatchFailure
+    ) -> None:
+        """Gives each job its output or error; what is pending is waited for beside the next batch."""
+        if isinstance(outcome, PendingOutputs):
+            task = asyncio.create_task(self._finish(jobs, outcome), name=f"finish {self.name}")
+            self._finishing[task] = jobs
+            task.add_done_callback(self._finishing.pop)
+        elif isinstance(outcome, BatchFailure):
             for job in jobs:
-                self._settle(job, GenerationFailed(outcome.value))
+                _settle(job, GenerationFailed(outcome.value))
         else:
             for job, output in zip(jobs, outcome, strict=True):
-                self._settle(job, output)
+                _settle(job, output)
 
-    def _leave(self, job: Job[In, Out], _: asyncio.Future[Out]) -> None:
+    def _on_done(self, job: Job[In, Out], _: asyncio.Future[Out]) -> None:
         """Runs once for each job, when its future is done for whatever reason."""
         if job in self._queue:
             self._queue.remove(job)
         if job.deadline_timer is not None:
             job.deadline_timer.cancel()
-        # Its request and its own timer watch the same deadline: whoever looks first, it ran out of time.
+        # The request and the job's own timer watch the same deadline: either may be the first to notice.
         is_late = job.future.cancelled() and job.deadline is not None and job.deadline <= self._clock()
-        # Reading the exception also marks it as seen: a request that gives up at the first failure of its
-        # jobs would otherwise have asyncio complain about the others.
+        # Reading the exception also marks it as retrieved: when a request gives up at the first failure of
+        # its jobs, asyncio would otherwise complain about the others.
         if is_late or (not job.future.cancelled() and isinstance(job.future.exception(), DeadlineExceeded)):
             self._metrics.rejections.labels(queue=self.name, reason=DeadlineExceeded.code).inc()
         elif job.future.cancelled():
             when = "queued" if job.started_at is None else "running"
             self._metrics.cancellations.labels(queue=self.name, when=when).inc()
 
-    def _gone(self, job: Job[In, Out]) -> bool:
-        """Whether nobody waits for the job any more; a job whose time is up is told so first."""
+    def _is_done(self, job: Job[In, Out]) -> bool:
+        """Whether nobody waits for the job any more; fails it first when its deadline has passed."""
         if job.deadline is not None and job.deadline <= self._clock():
-            self._settle(
-                job, DeadlineExceeded("The deadline passed before the result was there; allow more time.")
-            )
+            message = "The deadline passed before the result was there; allow more time."
+            _settle(job, DeadlineExceeded(message))
         return job.future.done()
 
-    def _watch_deadline(self, job: Job[In, Out]) -> None:
+    def _watch_deadline(self, job: Job[In, Out], deadline: float) -> None:
         """Looks again when the deadline is due: event loops may wake a little early."""
-        if job.deadline is not None and not self._gone(job):
-            delay = job.deadline - self._clock()
+        if not self._is_done(job):
+            delay = deadline - self._clock()
             loop = asyncio.get_running_loop()
-            job.deadline_timer = loop.call_later(delay, self._watch_deadline, job)
+            job.deadline_timer = loop.call_later(delay, self._watch_deadline, job, deadline)
 
     def _accepted(self) -> list[Job[In, Out]]:
-        """Whatever has not ended: at the model, being finished, waiting."""
+        """Every job that has not ended: running, finishing or waiting."""
         finishing = [job for jobs in self._finishing.values() for job in jobs]
         return [*self._running, *finishing, *self._queue]
 
@@ -326,20 +312,32 @@ class Batcher(Generic[In, Out]):
         return [job for job in tuple(self._queue) if not job.future.done()]
 
     def _estimate(self, group: Hashable) -> float:
-        """Seconds per job; a group not measured yet is taken for as slow as the slowest that was."""
+        """Seconds per job; a group without a measurement counts as slow as the slowest with one."""
         slowest = max(self._seconds_per_job.values(), default=FIRST_GUESS_SECONDS)
         return self._seconds_per_job.get(group, slowest)
 
-    def _measure(self, group: Hashable, seconds_per_job: float) -> None:
-        before = self._seconds_per_job.get(group, seconds_per_job)
-        self._seconds_per_job[group] = before + NEWEST_WEIGHT * (seconds_per_job - before)
+    def _measure(self, jobs: Sequence[Job[In, Out]], outcome: object, seconds: float) -> None:
+        if not isinstance(outcome, BatchFailure):
+            group, seconds_per_job = jobs[0].group, seconds / len(jobs)
+            before = self._seconds_per_job.get(group, seconds_per_job)
+            self._seconds_per_job[group] = before + NEWEST_WEIGHT * (seconds_per_job - before)
 
     def _retry_after_seconds(self) -> float:
-        """When all that is accepted now will have run, by other batchers on the thread, too."""
+        """When all that is accepted now will have run, work of other batchers on the thread included."""
         return max(1.0, self._executor.accepted_seconds)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _on_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
-            log.critical("The %s batcher died; it takes no more jobs.", self.name, exc_info=task.exception())
+            log.critical("batcher_died", queue=self.name, exc_info=task.exception())
         for job in self._accepted():
-            self._settle(job, NotReady("The service stopped before it ran this job.", retry_after_seconds=1))
+            _settle(job, NotReady("The service stopped before it ran this job.", retry_after_seconds=1))
+
+
+def _settle(job: Job[In, Out], outcome: Out | ServiceError) -> None:
+    """The one place where a future gets its outcome; one that is done, cancelled or not, stays as it is."""
+    if job.future.done():
+        return
+    if isinstance(outcome, ServiceError):
+        job.future.set_exception(outcome)
+    else:
+        job.future.set_result(outcome)

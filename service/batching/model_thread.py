@@ -1,9 +1,8 @@
-"""ModelThread: the one thread on which the model runs, and what a call there can end in."""
+"""ModelThread: the one thread on which the model runs, and how a call there can end."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,25 +10,27 @@ from enum import Enum
 from functools import partial
 from typing import Generic, TypeVar
 
+import structlog
+
 from service.model.engine.generator import Cancelled, OutOfMemory
 
 In = TypeVar("In")
 Out = TypeVar("Out")
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 
 
-class Failure(Enum):
-    """Why a batch has no outputs; the value is the sentence for its clients."""
+class BatchFailure(Enum):
+    """Why a batch has no outputs; the value is the message for its clients."""
 
     RAISED = "The model failed on this job; the service's log says why. Trying again may help."
     OUT_OF_MEMORY = "This job alone does not fit into the model's memory; ask for a smaller size."
-    ABANDONED = "The batch stopped because all its clients had gone."
+    CANCELLED = "The batch stopped because all its clients disconnected."
     DIED = "The model stopped in the middle of this job; the service has to be restarted."
 
 
 @dataclass(frozen=True, slots=True)
 class PendingOutputs(Generic[Out]):
-    """A batch that needs the model thread no more: its outputs are to be waited for, on any other."""
+    """A batch that no longer needs the model thread: `outputs` waits for the rest, on any other thread."""
 
     outputs: Callable[[], Sequence[Out]]
 
@@ -37,65 +38,65 @@ class PendingOutputs(Generic[Out]):
 class ModelThread(ThreadPoolExecutor):
     """The one model thread, and `turn`, the right to use it, which batchers get in the order they asked.
 
-    A batcher forms its batch after it got the turn, so the batch holds all that queued up while the model was
-    busy, also when it was busy with another batcher's work.
+    A batcher forms its batch once it has the turn, so that the batch holds all that queued up while the model
+    was busy, with another batcher's work too.
     """
 
     def __init__(self) -> None:
         super().__init__(max_workers=1, thread_name_prefix="model")
         self.turn = asyncio.Lock()
-        self._work: list[Callable[[], float]] = []
+        self._accepted: list[Callable[[], float]] = []
 
-    def expect(self, seconds: Callable[[], float]) -> None:
-        """Have a batcher tell at any time for how many seconds its accepted jobs need the thread."""
-        self._work.append(seconds)
+    def add_work(self, seconds: Callable[[], float]) -> None:
+        """Register a batcher by the estimate of the seconds that its accepted jobs need the thread."""
+        self._accepted.append(seconds)
 
     @property
     def accepted_seconds(self) -> float:
         """Estimate of when all that its batchers have accepted will have run."""
-        return sum(seconds() for seconds in self._work)
+        return sum(seconds() for seconds in self._accepted)
 
     async def call(
         self,
         run: Callable[[Sequence[In], Callable[[], bool]], Sequence[Out] | PendingOutputs[Out]],
         inputs: Sequence[In],
         cancelled: Callable[[], bool],
-    ) -> list[Out] | PendingOutputs[Out] | Failure:
+    ) -> list[Out] | PendingOutputs[Out] | BatchFailure:
         """The outputs of `run(inputs, cancelled)`, one for each input, or why there are none.
 
-        The log has the trace. Raises only when the thread itself is gone (RuntimeError: it was shut down).
+        The log has the trace. Raises only when the thread itself was shut down (RuntimeError).
         """
         work = partial(run, inputs, cancelled)
         return await asyncio.get_running_loop().run_in_executor(self, _outcome, work, len(inputs))
 
-    async def finish(self, unfinished: PendingOutputs[Out], num_jobs: int) -> list[Out] | Failure:
-        """The outputs of a batch that was left unfinished, waited for beside the next one."""
-        outcome = await asyncio.to_thread(_outcome, unfinished.outputs, num_jobs)
+    async def finish(self, pending: PendingOutputs[Out], num_jobs: int) -> list[Out] | BatchFailure:
+        """The outputs of a pending batch, waited for on a thread beside the model's."""
+        outcome = await asyncio.to_thread(_outcome, pending.outputs, num_jobs)
         assert not isinstance(outcome, PendingOutputs)
         return outcome
 
 
 def _outcome(
     work: Callable[[], Sequence[Out] | PendingOutputs[Out]], num_jobs: int
-) -> list[Out] | PendingOutputs[Out] | Failure:
+) -> list[Out] | PendingOutputs[Out] | BatchFailure:
     # No exception leaves the thread: its traceback would keep the tensors of a batch that did not fit alive
     # while the halves run, and a stray StopIteration cannot pass through a future at all.
     try:
         outputs = work()
     except OutOfMemory:
-        log.warning("A batch of %d jobs ran out of memory.", num_jobs)
-        return Failure.OUT_OF_MEMORY
+        log.warning("batch_out_of_memory", num_jobs=num_jobs)
+        return BatchFailure.OUT_OF_MEMORY
     except Cancelled:
-        return Failure.ABANDONED
+        return BatchFailure.CANCELLED
     except Exception:
-        log.exception("A batch of %d jobs failed.", num_jobs)
-        return Failure.RAISED
+        log.exception("batch_failed", num_jobs=num_jobs)
+        return BatchFailure.RAISED
     except BaseException:
-        log.critical("The model thread was told to end in a batch of %d jobs.", num_jobs, exc_info=True)
-        return Failure.DIED
+        log.critical("model_thread_ended", num_jobs=num_jobs, exc_info=True)
+        return BatchFailure.DIED
     if isinstance(outputs, PendingOutputs):
         return outputs
     if len(outputs) != num_jobs:
-        log.error("A batch of %d jobs gave %d outputs.", num_jobs, len(outputs))
-        return Failure.RAISED
+        log.error("wrong_number_of_outputs", num_jobs=num_jobs, num_outputs=len(outputs))
+        return BatchFailure.RAISED
     return list(outputs)

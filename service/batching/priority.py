@@ -1,13 +1,13 @@
-"""Priority: two classes of jobs, and the order in which they get their turn."""
+"""Priority: two classes of jobs, and the order in which they run."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-# A job of low priority lets pass whoever comes within so many seconds after it. Then it is the oldest like
-# any other, so that a stream of normal jobs that never ends delays it by this much and no more.
+# A job of low priority runs after every job that comes within so many seconds after it. Then it counts as the
+# oldest, so that an endless stream of normal jobs delays it by this much and no more.
 LOW_YIELDS_SECONDS = 10.0
-# Share of a queue that jobs of low priority may fill: the rest stays open to those in a hurry.
+# Share of a queue that jobs of low priority may fill: the rest stays open to normal ones.
 LOW_SHARE = 0.5
 
 

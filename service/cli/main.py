@@ -274,6 +274,7 @@ def serve(
         log_format=log_format,
     )
     prepare_torch(settings)
+    from service.cli import progress
     from service.server import run_server
 
-    raise typer.Exit(run_server(settings))
+    raise typer.Exit(run_server(settings, progress=progress))

@@ -1,1 +1,1 @@
-"""The HTTP surface: parse, submit, respond; no logic."""
+"""FastAPI lives here: routes parse a request, call the application and render the response."""

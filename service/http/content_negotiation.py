@@ -1,32 +1,35 @@
-"""Which form of answer the client asked for, by its Accept header."""
+"""What a body is, by Content-Type, and which form of answer the client wants, by Accept."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import itemgetter
 
 from fastapi import Request
 from starlette.datastructures import Headers
 
 from service.errors import InvalidRequest, UnsupportedMediaType
-from service.http.schemas.images import GenerationRequest
+from service.http.schemas.images import GenerationBody
 from service.media.images import OutputFormat
 
+MULTIPART = "multipart/form-data"
+JSON = "application/json"
 RAW = {f"image/{output.value}": output for output in OutputFormat}
 ACCEPTS_JSON = ("application/json", "application/*", "*/*")
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The format of the image, and whether the image alone is the answer or JSON with the image in it."""
+    """The format of the image, and whether the answer is the image itself or JSON with the image in it."""
 
     format: OutputFormat
     is_raw: bool
 
 
-def wanted_form(accept: str, body: GenerationRequest) -> Form:
+def wanted_form(accept: str, body: GenerationBody) -> Form:
     """What the header prefers; `*/*`, which most clients send, means JSON: an image type must be named.
 
-    InvalidRequest when the header leaves nothing but a raw image and the body asks for something else.
+    InvalidRequest when the header allows only a raw image and the body asks for something else.
     """
     ranked = [name for name in _ranked(accept) if name in RAW or name in ACCEPTS_JSON]
     if body.stream:
@@ -55,26 +58,6 @@ def wanted_form(accept: str, body: GenerationRequest) -> Form:
     return Form(wanted, is_raw=True)
 
 
-def _ranked(accept: str) -> list[str]:
-    """Media types, the most wanted first; equals in the order they came; refused ones (q=0) left out."""
-    weighted: list[tuple[float, str]] = []
-    for part in accept.lower().split(","):
-        name, *parameters = (piece.strip() for piece in part.split(";"))
-        weight = next((_weight(parameter[2:]) for parameter in parameters if parameter.startswith("q=")), 1.0)
-        if name and weight > 0:
-            weighted.append((weight, name))
-    return [name for _, name in sorted(weighted, key=lambda each: -each[0])]
-
-
-def _weight(text: str) -> float:
-    whole, _, fraction = text.partition(".")
-    return float(text) if whole in ("0", "1") and (fraction.isdecimal() or not fraction) else 0.0
-
-
-MULTIPART = "multipart/form-data"
-JSON = "application/json"
-
-
 def media_type(headers: Headers) -> str:
     """The Content-Type without its parameters, in lower case; "" when there is none."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -84,5 +67,25 @@ async def json_only(request: Request) -> None:
     """Dependency: UnsupportedMediaType unless the body says it is JSON."""
     given = media_type(request.headers)
     if given != JSON:
-        shown = f"not {given[:60]}" if given else "and the request has none"
-        raise UnsupportedMediaType(f"The Content-Type must be {JSON}, {shown}.")
+        raise UnsupportedMediaType(f"The Content-Type must be {JSON}, {given_instead(given)}.")
+
+
+def given_instead(given: str) -> str:
+    """The end of a sentence about a wrong media type."""
+    return f"not {given[:60]}" if given else "and the request has none"
+
+
+def _ranked(accept: str) -> list[str]:
+    """Media types by preference; equals in their order of appearance; refused ones (q=0) left out."""
+    weighted: list[tuple[float, str]] = []
+    for part in accept.lower().split(","):
+        name, *parameters = (piece.strip() for piece in part.split(";"))
+        weight = next((_weight(parameter[2:]) for parameter in parameters if parameter.startswith("q=")), 1.0)
+        if name and weight > 0:
+            weighted.append((weight, name))
+    return [name for _, name in sorted(weighted, key=itemgetter(0), reverse=True)]
+
+
+def _weight(text: str) -> float:
+    whole, _, fraction = text.partition(".")
+    return float(text) if whole in ("0", "1") and (fraction.isdecimal() or not fraction) else 0.0

@@ -1,103 +1,99 @@
-"""What the routes need of a ready service."""
+"""What routes and middleware depend on: the service once it is ready, the caller and trace of a request."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from concurrent.futures import Executor
-from dataclasses import dataclass, replace
-from typing import Annotated, ParamSpec, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
 from service.access.idempotency_store import IdempotencyStore
 from service.access.rate_limiter import RateLimiter
-from service.application.upload_limiter import UploadLimiter
+from service.application.caller import Caller
+from service.application.extract_style import Styles
+from service.application.generate import Images
 from service.batching.batcher import Batcher
 from service.errors import NotReady
-from service.http.middleware.auth import caller_of
 from service.metrics import Metrics
-from service.model.engine.generator import Generator
-from service.model.engine.types import Drawing, ImageSpec
 from service.settings import Settings
-from service.styles.store import StyleStore
+from service.stage_timer import RequestTrace
 
-T = TypeVar("T")
-P = ParamSpec("P")
 # Nobody knows how long a model takes to load; a client that asks every few seconds costs nothing.
 RETRY_SECONDS = 2.0
-# Kubernetes gives a probe one second by default.
-PROBE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """The parts of a ready service, wired.
-
-    Uploads are decoded and images encoded in pools of their own: slow uploads hold up no finished image.
-    """
+class ReadyService:
+    """What a service that is ready offers to HTTP."""
 
     settings: Settings
     metrics: Metrics
-    generator: Generator
-    generation: Batcher[ImageSpec, Drawing]
-    store: StyleStore
-    rates: RateLimiter
-    answers: IdempotencyStore
-    uploads: UploadLimiter
-    decoding: Executor
-    encoding: Executor
-    alive: Callable[[], bool]  # False for good once a batcher or the model thread has died
-    created: int  # when the model was loaded, in seconds since 1970
+    images: Images
+    styles: Styles
+    rate_limiter: RateLimiter
+    idempotency: IdempotencyStore
+    batchers: tuple[Batcher[Any, Any], ...]
+    loaded_at: int  # when the model was loaded, in seconds since 1970
 
-    async def store_answers(self) -> bool:
-        """Whether the store answers soon enough for the probe that asks."""
-        try:
-            return await asyncio.wait_for(self.store.ping(), PROBE_SECONDS)
-        except TimeoutError:
-            return False
-
-    async def off_loop(self, pool: Executor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run blocking work on pictures away from the event loop, and away from the model thread."""
-        return await asyncio.get_running_loop().run_in_executor(pool, lambda: work(*args, **kwargs))
+    @property
+    def is_alive(self) -> bool:
+        """False for good once a batcher or the model thread has died."""
+        return all(batcher.alive for batcher in self.batchers)
 
 
 @dataclass(slots=True)
 class Readiness:
-    """The parts once they are wired; before that, and after a failure or a stop, why there are none."""
+    """The service once it is ready; before that, and after a failure or a stop, the reason why it is not."""
 
-    parts: Parts | None = None
+    service: ReadyService | None = None
     reason: str = "The model is loading."
     is_closed: bool = False
 
     @property
     def is_ready(self) -> bool:
-        return self.parts is not None and self.parts.alive()
+        return self.service is not None and self.service.is_alive
 
-    def open(self, parts: Parts) -> None:
-        """Ready, unless a signal to end came while the model was loading."""
+    def open(self, service: ReadyService) -> None:
+        """Ready, unless it was closed while the model was loading."""
         if not self.is_closed:
-            self.parts = parts
+            self.service = service
 
     def close(self, reason: str) -> None:
-        """Not ready from now on, and why."""
-        self.parts, self.reason, self.is_closed = None, reason, True
+        """Not ready from now on, for this reason."""
+        self.service, self.reason, self.is_closed = None, reason, True
 
-    def require(self) -> Parts:
-        """NotReady when there are no parts, or the model has died."""
-        if self.parts is None:
+    def require(self) -> ReadyService:
+        """NotReady unless the service is ready and alive."""
+        if self.service is None:
             raise NotReady(self.reason, retry_after_seconds=RETRY_SECONDS)
-        if not self.parts.alive():
+        if not self.service.is_alive:
             raise NotReady("The model has died; restart the service.", retry_after_seconds=RETRY_SECONDS)
-        return self.parts
+        return self.service
 
 
-async def _ready_parts(request: Request) -> Parts:
-    """As the caller sees them: of the styles, its tenant's alone. No route can forget whose they are."""
-    readiness = request.app.state.readiness
-    assert isinstance(readiness, Readiness)
-    parts = readiness.require()
-    return replace(parts, store=parts.store.of(caller_of(request.scope).tenant))
+async def _service(request: Request) -> ReadyService:
+    readiness: Readiness = request.app.state.readiness
+    return readiness.require()
 
 
-ReadyParts = Annotated[Parts, Depends(_ready_parts)]
+async def _caller(request: Request) -> Caller:
+    caller: Caller = request.state.caller
+    return caller
+
+
+async def _trace(request: Request) -> RequestTrace:
+    trace: RequestTrace = request.state.trace
+    return trace
+
+
+ServiceDep = Annotated[ReadyService, Depends(_service)]
+CallerDep = Annotated[Caller, Depends(_caller)]
+TraceDep = Annotated[RequestTrace, Depends(_trace)]
+
+
+async def _styles(service: ServiceDep, caller: CallerDep) -> Styles:
+    return service.styles.of(caller)
+
+
+# Of the caller's tenant, so that no route can forget whose styles they are.
+StylesDep = Annotated[Styles, Depends(_styles)]

@@ -1,4 +1,4 @@
-"""Work for a client that may leave."""
+"""Work that ends with the connection of the client that asked for it."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ T = TypeVar("T")
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled as soon as the client hangs up (ClientDisconnected).
+    """The result of `work`, which is cancelled as soon as the client disconnects (ClientDisconnected).
 
-    The body must have been read: from then on, all that the connection can tell is that it has ended.
+    The body must have been read: from then on the connection's only news is its end.
     """
     working = asyncio.create_task(work)
-    leaving = asyncio.create_task(left(request.receive))
+    disconnect = asyncio.create_task(wait_for_disconnect(request.receive))
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise ClientDisconnected("The client closed the connection.")
         return await working
     finally:
         working.cancel()
-        leaving.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+        disconnect.cancel()
+        await asyncio.gather(working, disconnect, return_exceptions=True)
 
 
-async def left(receive: Receive) -> None:
-    """Returns once the client has hung up."""
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Returns once the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""Whether the service lives, is ready, what it counts, and which version it is."""
+"""GET /livez, /readyz, /metrics and /version."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fastapi.responses import RedirectResponse
 from prometheus_client.exposition import choose_encoder
 
 from service import __version__
-from service.http.dependencies import ReadyParts
+from service.http.dependencies import ServiceDep
 from service.http.openapi import responses
 from service.http.schemas.health import LiveResponse, ReadyResponse, VersionResponse
 from service.metrics import Metrics
@@ -17,27 +17,26 @@ router = APIRouter()
 
 @router.get("/livez", tags=["health"], responses=responses.LIVE)
 async def livez() -> LiveResponse:
-    """200 as long as the event loop turns."""
+    """200 as long as the event loop runs."""
     return LiveResponse()
 
 
 @router.get("/readyz", tags=["health"], responses=responses.READY)
-async def readyz(parts: ReadyParts) -> ReadyResponse:
+async def readyz(service: ServiceDep) -> ReadyResponse:
     """200 while images can be drawn; 503 with the reason while the model loads, and once it has died.
 
     A store that does not answer is reported and leaves the answer at 200: plain images and styles in memory
     still work, and since all replicas share one store, taking them all out of service would help nobody.
     """
-    return ReadyResponse(store="ready" if await parts.store_answers() else "unavailable")
+    return ReadyResponse(store="ready" if await service.styles.store_answers() else "unavailable")
 
 
 @router.get("/metrics", tags=["health"], response_class=Response, responses=responses.METRICS)
 async def metrics(request: Request) -> Response:
     """Prometheus text, or OpenMetrics when `Accept` asks for it."""
-    of_app = request.app.state.metrics
-    assert isinstance(of_app, Metrics)
+    served: Metrics = request.app.state.metrics
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    return Response(encode(of_app.registry), headers={"Content-Type": content_type})
+    return Response(encode(served.registry), headers={"Content-Type": content_type})
 
 
 @router.get("/version", tags=["health"], responses=responses.VERSION)

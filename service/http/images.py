@@ -1,31 +1,34 @@
-"""Images: draw a prompt, in a style when there is one."""
+"""POST /v1/images/generations: JSON, a raw image or server-sent events."""
 
 from __future__ import annotations
 
-import asyncio
 import time
-from typing import Annotated
+from base64 import b64encode
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
-from service.application.generate import ImageJob, Order, explain, in_base64, usage_of
-from service.application.specs import each_style, image_specs, native_size, require_drawable
-from service.application.stylings import require_stylable, style_answered, styling_of
-from service.batching.priority import Priority
-from service.http.content_negotiation import Form, json_only, wanted_form
-from service.http.dependencies import Parts, ReadyParts
+from service.application.generate import FinishedImage, ImageUpdate, PlannedImage, PreviewImage
+from service.http.content_negotiation import json_only, wanted_form
+from service.http.dependencies import CallerDep, ServiceDep, TraceDep
 from service.http.disconnect import cancel_on_disconnect
 from service.http.middleware.idempotency import IDEMPOTENT
-from service.http.middleware.rate_limits import Allowance, allowance
-from service.http.middleware.telemetry import RequestTrace, account
-from service.http.middleware.timeout import deadline
+from service.http.middleware.timeout import DeadlineDep
 from service.http.openapi import examples, responses
-from service.http.schemas.images import GeneratedImage, GenerationRequest, GenerationResponse
+from service.http.schemas.images import (
+    CompletedEvent,
+    GeneratedImage,
+    GenerationBody,
+    GenerationResponse,
+    PartialImageEvent,
+    StyleChoice,
+    Usage,
+    WeightedChoice,
+)
 from service.http.sse import EventStream
-from service.http.streaming import ImageStream
-from service.media.images import OutputFormat
-from service.model.engine.types import Styling
 
 router = APIRouter(tags=["images"])
 
@@ -38,11 +41,11 @@ router = APIRouter(tags=["images"])
 )
 async def generate(
     request: Request,
-    body: Annotated[GenerationRequest, Body(openapi_examples=examples.GENERATIONS)],
-    parts: ReadyParts,
-    account: Annotated[RequestTrace, Depends(account)],
-    allowance: Annotated[Allowance, Depends(allowance)],
-    due: Annotated[float | None, Depends(deadline)],
+    body: Annotated[GenerationBody, Body(openapi_examples=examples.GENERATIONS)],
+    service: ServiceDep,
+    caller: CallerDep,
+    trace: TraceDep,
+    deadline: DeadlineDep,
 ) -> Response:
     """Draw `n` images. When `Accept` is an image type and `n` is 1, the answer is the image itself.
 
@@ -50,103 +53,92 @@ async def generate(
     `image_generation.completed` for each image; or `error`, with the body of any failure.
     """
     form = wanted_form(request.headers.get("accept", ""), body)
-    require_drawable(body, form.format, parts)
-    require_stylable(body)
-    await allowance.take("images", body.num_images)
-    if parts.settings.log_prompts:
-        account.fields["prompt"] = body.prompt
-    order = await cancel_on_disconnect(request, _order(parts, body, form.format, account, due))
+    wanted = body.to_request(form.format, deadline)
     if body.stream:
-        telling = ImageStream(parts, order, body.partial_images or 0, account)
-        ping_seconds = parts.settings.ping_seconds
-        return EventStream(telling.events(), close=telling.close, ping_seconds=ping_seconds, account=account)
-    jobs, files = await cancel_on_disconnect(request, _illustrate(parts, order, account))
-    return _raw(parts, jobs[0], files[0], form) if form.is_raw else _answer(parts, order, jobs, files, body)
+        stream = await cancel_on_disconnect(request, service.images.stream(wanted, caller, trace))
+        to_event = partial(_event, body=body, model=service.images.generator.name)
+        ping_seconds = service.settings.ping_seconds
+        return EventStream(stream.updates(), to_event, stream.close, ping_seconds=ping_seconds, trace=trace)
+    images = await cancel_on_disconnect(request, service.images.generate(wanted, caller, trace))
+    return _raw(images[0]) if form.is_raw else _json(images, body, service.images.generator.name)
 
 
-async def _order(
-    parts: Parts, body: GenerationRequest, output: OutputFormat, account: RequestTrace, due: float | None
-) -> Order:
-    columns = []  # the images of one style, seed by seed
-    for index, single in enumerate(each_style(body)):
-        param = "style" if body.styles_each is None else f"styles_each.{index}"
-        specs = image_specs(single, await _styling(parts, single, param, account), parts.generator)
-        styled = style_answered(single, parts.generator.alpha)
-        columns.append([(spec, styled) for spec in specs])
-    # Images of one seed side by side: should a batch not hold all, it holds those that share a content path.
-    images = [image for row in zip(*columns, strict=True) for image in row]
-    return Order(
-        specs=tuple(spec for spec, _ in images),
-        styled=tuple(styled for _, styled in images),
-        output=output,
-        compression=body.output_compression,
-        deadline=due,
-        priority=Priority(body.priority),
-    )
-
-
-async def _illustrate(
-    parts: Parts, order: Order, account: RequestTrace
-) -> tuple[list[ImageJob], list[bytes]]:
-    """The finished jobs and their image files. However it ends, no job is left behind in the queue."""
-    began = account.clock()
-    jobs = order.submit(parts, order.specs)
-    try:
-        drawings = await asyncio.gather(*(job.future for job in jobs))
-    finally:
-        for job in jobs:
-            job.future.cancel()
-    explain(jobs, account.clock() - began, account)
-    with account.stage("encode"):
-        files = await asyncio.gather(*(order.encode(parts, drawing.image) for drawing in drawings))
-    parts.metrics.images.inc(len(files))
-    return jobs, files
-
-
-def _raw(parts: Parts, job: ImageJob, file: bytes, form: Form) -> Response:
+def _raw(image: FinishedImage) -> Response:
     headers = {
-        "X-Seed": str(job.input.seed),
-        "X-Quality": parts.generator.qualities.name_of(job.input.shortcuts).value,
+        "X-Seed": str(image.planned.spec.seed),
+        "X-Quality": image.planned.quality.value,
         "X-Content-Type-Options": "nosniff",
     }
-    if warnings := job.future.result().warnings:
+    if warnings := image.drawing.warnings:
         headers["X-Warnings"] = "; ".join(warnings).encode("ascii", "replace").decode()
-    return Response(file, media_type=f"image/{form.format.value}", headers=headers)
+    return Response(image.file, media_type=f"image/{image.planned.output_format.value}", headers=headers)
 
 
-def _answer(
-    parts: Parts, order: Order, jobs: list[ImageJob], files: list[bytes], body: GenerationRequest
-) -> Response:
-    drawings = [job.future.result() for job in jobs]
-    warnings = sorted({warning for drawing in drawings for warning in drawing.warnings})
-    images = [
+def _json(images: Sequence[FinishedImage], body: GenerationBody, model: str) -> Response:
+    first = images[0].planned
+    data = [
         GeneratedImage(
-            b64_json=in_base64(file), seed=spec.seed, style=styled.style if body.styles_each else None
+            b64_json=b64encode(image.file).decode(),
+            seed=image.planned.spec.seed,
+            style=_style_fields(image.planned, body).get("style") if body.styles_each else None,
         )
-        for file, spec, styled in zip(files, order.specs, order.styled, strict=True)
+        for image in images
     ]
-    styled = style_answered(body, parts.generator.alpha)
     answer = GenerationResponse(
         created=int(time.time()),
-        data=images,
-        model=parts.generator.name,
-        size=str(order.specs[0].size),
-        output_format=order.output.value,
-        quality=order.quality(parts).value,
-        usage=usage_of(drawings),
-        style=styled.style,
-        styles=styled.styles,
-        strength=styled.strength,
-        alpha=styled.alpha,
-        warnings=warnings or None,
+        data=data,
+        model=model,
+        size=str(first.spec.size),
+        output_format=first.output_format.value,
+        quality=first.quality.value,
+        usage=Usage.of([image.drawing for image in images]),
+        warnings=sorted({warning for image in images for warning in image.drawing.warnings}) or None,
+        **({} if body.styles_each else _style_fields(first, body)),
     )
     return JSONResponse(answer.model_dump(exclude_none=True))
 
 
-async def _styling(
-    parts: Parts, body: GenerationRequest, param: str, account: RequestTrace
-) -> Styling | None:
-    if body.style is None and body.styles is None:
-        return None
-    with account.stage("style"), parts.metrics.stage_duration_seconds.labels(stage="style").time():
-        return await styling_of(parts, body, native_size(body, parts.generator), param=param)
+def _event(update: ImageUpdate, *, body: GenerationBody, model: str) -> PartialImageEvent | CompletedEvent:
+    planned = update.planned
+    fields: dict[str, Any] = {
+        "b64_json": b64encode(update.file).decode(),
+        "created_at": int(time.time()),
+        "size": str(planned.spec.size),
+        "quality": planned.quality.value,
+        "output_format": planned.output_format.value,
+        "image_index": planned.index,
+        "seed": planned.spec.seed,
+        **_style_fields(planned, body),
+    }
+    if isinstance(update, PreviewImage):
+        height, width = update.preview.image.shape[:2]
+        return PartialImageEvent(
+            **fields,
+            step=update.preview.step,
+            num_steps=update.preview.num_steps,
+            partial_image_index=update.index,
+            partial_size=f"{width}x{height}",
+        )
+    num_steps = len(update.drawing.timings.step_seconds)
+    return CompletedEvent(
+        **fields,
+        step=num_steps,
+        num_steps=num_steps,
+        model=model,
+        usage=Usage.of([update.drawing]),
+        warnings=list(update.drawing.warnings) or None,
+    )
+
+
+def _style_fields(planned: PlannedImage, body: GenerationBody) -> dict[str, Any]:
+    """The style in the form in which the body named it, with every value that was used."""
+    style = planned.style
+    if style is None:
+        return {}
+    if body.styles is None:
+        return {"style": StyleChoice(id=style.terms[0].id, strength=style.strength, alpha=style.alpha)}
+    return {
+        "styles": [WeightedChoice(id=term.id, weight=term.weight) for term in style.terms],
+        "strength": style.strength,
+        "alpha": style.alpha,
+    }

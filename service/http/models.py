@@ -6,8 +6,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from service.errors import ModelNotFound
-from service.http.dependencies import Parts, ReadyParts
+from service.application.generation_request import require_model
+from service.http.dependencies import ReadyService, ServiceDep
 from service.http.openapi import responses
 from service.http.schemas.models import ModelListResponse, ModelResponse
 
@@ -15,34 +15,26 @@ router = APIRouter(tags=["models"])
 
 
 @router.get("/v1/models", responses=responses.LIST_MODELS)
-async def list_models(parts: ReadyParts) -> ModelListResponse:
+async def list_models(service: ServiceDep) -> ModelListResponse:
     """The one model, with its native sizes."""
-    return ModelListResponse(data=[_response(parts)])
+    return ModelListResponse(data=[_response(service)])
 
 
 @router.get("/v1/models/{model}", responses=responses.GET_MODEL)
 async def get_model(
     model: Annotated[str, Path(description="Its name, the `id` in the list.", examples=["nano"])],
-    parts: ReadyParts,
+    service: ServiceDep,
 ) -> ModelResponse:
     """The model, by its name."""
-    require_model(parts, model)
-    return _response(parts)
+    require_model(model, service.images.generator)
+    return _response(service)
 
 
-def require_model(parts: Parts, name: str | None) -> None:
-    """ModelNotFound unless `name` is the served model's, or None."""
-    if name not in (None, parts.generator.name):
-        raise ModelNotFound(
-            f"This service draws with {parts.generator.name}. Name that model, or none.", param="model"
-        )
-
-
-def _response(parts: Parts) -> ModelResponse:
-    generator = parts.generator
+def _response(service: ReadyService) -> ModelResponse:
+    generator = service.images.generator
     return ModelResponse(
         id=generator.name,
-        created=parts.created,
+        created=service.loaded_at,
         owned_by="atelier",
         fingerprint=generator.fingerprint,
         sizes=[str(size) for size in generator.sizes],

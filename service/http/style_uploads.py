@@ -1,4 +1,4 @@
-"""What POST /v1/styles may be sent: a form with pictures, or JSON with words or a style code."""
+"""The bodies of POST /v1/styles: a form with pictures, or JSON with a text or a style code."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
+from service.application.extract_style import PictureSource
 from service.errors import InvalidRequest, StoreUnavailable, UnsupportedMediaType
-from service.http.content_negotiation import JSON, MULTIPART, media_type
-from service.http.error_handlers import refusal
+from service.http.content_negotiation import JSON, MULTIPART, given_instead, media_type
+from service.http.error_handlers import validation_error
 from service.http.openapi import examples
 from service.http.schemas.base import unknown_field
 from service.http.schemas.styles import (
@@ -30,10 +31,14 @@ from service.http.schemas.styles import (
     StyleOfWords,
     is_metadata,
 )
-from service.stage_timer import StageTimer
+from service.metrics import STAGES_OF_REQUESTS, Metrics
+from service.stage_timer import RequestTrace
 from service.storage.schema import MAX_PICTURES
 
+log = structlog.stdlib.get_logger(__name__)
+
 FIELDS = ["image", "name", "metadata"]
+DISK_RETRY_SECONDS = 10.0
 # JSON of metadata at its bounds, each character escaped.
 MAX_FIELD_BYTES = 2**14 + 12 * MAX_METADATA * (MAX_METADATA_NAME_CHARS + MAX_METADATA_CHARS)
 FORM_SCHEMA: dict[str, Any] = {
@@ -46,9 +51,9 @@ FORM_SCHEMA: dict[str, Any] = {
             "minItems": 1,
             "maxItems": MAX_PICTURES,
             "items": {"type": "string", "format": "binary"},
-            "description": "PNG, JPEG, WebP or a still GIF, told by content. Several files become one style, "
-            "their mean. At least 16 pixels a side; all files together at most 10 MiB, and each at most "
-            "50 million pixels, unless the service is set otherwise.",
+            "description": "PNG, JPEG, WebP or a still GIF, detected from content. Several files become "
+            "one style, their mean. At least 16 pixels a side; all files together at most 10 MiB, and each "
+            "at most 50 million pixels, unless the service is set otherwise.",
         },
         "name": {
             "type": "string",
@@ -92,35 +97,59 @@ class Upload:
     name: str | None
     metadata: Mapping[str, str] | None
 
+    def source(self) -> PictureSource:
+        return PictureSource(tuple(image.file for image in self.images))
+
 
 StyleBody = Upload | StyleOfWords | StyleOfCode
 
 
 @asynccontextmanager
-async def style_body(request: Request, stages: StageTimer) -> AsyncIterator[StyleBody]:
-    """The body, whichever it is, once it has come; a ServiceError says what else it would have to be."""
+async def style_body(request: Request, trace: RequestTrace) -> AsyncIterator[StyleBody]:
+    """The body, open while the context lasts; a ServiceError says what is wrong with it.
+
+    At the end the stages of the request, other than those of the model, are observed.
+    """
     kind = media_type(request.headers)
     if kind == JSON:
-        with stages.stage("upload"):
-            found = await _words_or_code(request)
-        yield found
+        with trace.stage("upload"):
+            body = await _text_or_code(request)
+        yield body
     elif kind == MULTIPART:
         async with AsyncExitStack() as stack:
-            with spooling(), stages.stage("upload"):
+            with _spooling(), trace.stage("upload"):
                 form = await stack.enter_async_context(
                     request.form(max_files=MAX_PICTURES + 1, max_fields=8, max_part_size=MAX_FIELD_BYTES)
                 )
             yield _upload(form)
-            with stages.stage("upload"):  # deleting the files takes its time, too
+            with trace.stage("upload"):  # deleting the files takes its time, too
                 await stack.aclose()
     else:
-        shown = f"not {kind[:60]}" if kind else "and the request has none"
         raise UnsupportedMediaType(
-            f"The Content-Type must be {MULTIPART}, with pictures, or {JSON}, with text or code, {shown}."
+            f"The Content-Type must be {MULTIPART}, with pictures, or {JSON}, with text or code, "
+            f"{given_instead(kind)}."
         )
+    metrics: Metrics = request.app.state.metrics
+    for stage, seconds in trace.seconds.items():
+        if stage in STAGES_OF_REQUESTS:
+            metrics.stage_duration_seconds.labels(stage=stage).observe(seconds)
 
 
-async def _words_or_code(request: Request) -> StyleOfWords | StyleOfCode:
+@contextmanager
+def _spooling() -> Iterator[None]:
+    """Turns an error of the disk into StoreUnavailable, and logs it."""
+    try:
+        yield
+    except OSError as error:
+        log.error("spool_error", error=str(error))
+        raise StoreUnavailable(
+            "The upload could not be kept while it came in: the service's disk is full or cannot be written. "
+            "Try again later.",
+            retry_after_seconds=DISK_RETRY_SECONDS,
+        ) from error
+
+
+async def _text_or_code(request: Request) -> StyleOfWords | StyleOfCode:
     try:
         found = json.loads(await request.body())
         names = found if isinstance(found, dict) else {}
@@ -132,8 +161,8 @@ async def _words_or_code(request: Request) -> StyleOfWords | StyleOfCode:
             )
         return (StyleOfCode if "code" in names else StyleOfWords).model_validate(found)
     except ValidationError as error:
-        problems = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
-        raise refusal(RequestValidationError(problems)) from error
+        mistakes = [{**mistake, "loc": ("body", *mistake["loc"])} for mistake in error.errors()]
+        raise validation_error(RequestValidationError(mistakes)) from error
     except json.JSONDecodeError as error:
         message = f"The body is not valid JSON: {error.msg} at character {error.pos}."
         raise InvalidRequest(message, code="invalid_json") from error
@@ -150,7 +179,7 @@ def _upload(form: FormData) -> Upload:
 
 
 def _images(form: FormData) -> tuple[UploadFile, ...]:
-    images = tuple(each for each in form.getlist("image") if isinstance(each, UploadFile))
+    images = tuple(part for part in form.getlist("image") if isinstance(part, UploadFile))
     if not images or len(images) < len(form.getlist("image")):
         raise InvalidRequest(
             "The form needs the file of a picture in the field image.",
@@ -185,28 +214,10 @@ def _metadata(form: FormData) -> dict[str, str] | None:
 
 
 def _json_of(text: str) -> Any:
-    """None for what is no JSON, or holds half a surrogate pair, which is no text to keep."""
+    """None for what is not JSON, or holds half a surrogate pair, which cannot be stored as text."""
     try:
         found = json.loads(text)
         json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None
     return found
-
-
-RETRY_SECONDS = 10.0
-log = structlog.stdlib.get_logger("atelier.http")
-
-
-@contextmanager
-def spooling() -> Iterator[None]:
-    """Turns what the disk refuses inside into StoreUnavailable; the log has what it said."""
-    try:
-        yield
-    except OSError as error:
-        log.error("spool_error", error=str(error))
-        raise StoreUnavailable(
-            "The upload could not be kept while it came in: the service's disk is full or cannot be written. "
-            "Try again later.",
-            retry_after_seconds=RETRY_SECONDS,
-        ) from error

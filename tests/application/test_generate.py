@@ -1,4 +1,4 @@
-"""Where the time of a request went."""
+"""Where the time of a generation request went."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import asyncio
 import numpy as np
 import pytest
 
-from service.application.generate import ImageJob, explain, usage_of
+from service.application.generate import ImageJob, record_timings
 from service.batching.batcher import Job
-from service.http.middleware.telemetry import RequestTrace
 from service.model.engine.types import Drawing, ImageSpec, Timings
 from service.model.schedule import Size
+from service.stage_timer import RequestTrace
 
 SIZE = Size(64, 64)
 
@@ -36,23 +36,18 @@ def finished(transformer_seconds: float, started_at: float) -> ImageJob:
 
 
 async def test_all_that_the_last_batch_does_not_explain_was_waiting() -> None:
-    account = RequestTrace()
-    explain([finished(4.0, started_at=7.0), finished(2.0, started_at=3.0)], 10.0, account)
-    assert account.stages.seconds == {"queue": 5.25, "text": 0.25, "transformer": 4.0, "decode": 0.5}
-    assert sum(account.stages.seconds.values()) == pytest.approx(10.0)
-    assert account.step_seconds == (0.5, 3.5)
-    assert account.fields == {"num_images": 2, "num_jobs_in_batch": 4}
+    trace = RequestTrace()
+    record_timings(trace, [finished(4.0, started_at=7.0), finished(2.0, started_at=3.0)], 10.0)
+    assert trace.seconds == {"queue": 5.25, "text": 0.25, "transformer": 4.0, "decode": 0.5}
+    assert sum(trace.seconds.values()) == pytest.approx(10.0)
+    assert trace.step_seconds == (0.5, 3.5)
+    assert trace.fields == {"num_images": 2, "num_jobs_in_batch": 4}
 
 
 async def test_a_stage_that_comes_twice_adds_up() -> None:
     seconds = iter([0.0, 1.0, 3.0, 10.0, 14.0])
-    account = RequestTrace(lambda: next(seconds))
+    trace = RequestTrace(lambda: next(seconds))
     for _ in range(2):
-        with account.stage("encode"):
+        with trace.stage("encode"):
             pass
-    assert account.stages.seconds == {"encode": 2.0 + 4.0}
-
-
-async def test_tokens_of_all_images_are_counted() -> None:
-    usage = usage_of([finished(1.0, 0.0).future.result(), finished(1.0, 0.0).future.result()])
-    assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == (6, 260, 266)
+    assert trace.seconds == {"encode": 2.0 + 4.0}

@@ -1,4 +1,4 @@
-"""Places for uploads: how many, what a refused one is told, and what is measured."""
+"""Upload slots: how many, what a refused one is told, and what is measured."""
 
 from __future__ import annotations
 
@@ -10,53 +10,53 @@ from service.metrics import Metrics
 from tests.support.batcher import Clock
 
 
-def admission(max_places: int = 2) -> tuple[UploadLimiter, Clock, Metrics]:
+def limiter(max_slots: int = 2) -> tuple[UploadLimiter, Clock, Metrics]:
     metrics, clock = Metrics(), Clock()
-    return UploadLimiter(name="upload", max_places=max_places, metrics=metrics, clock=clock), clock, metrics
+    return UploadLimiter(max_slots=max_slots, metrics=metrics, clock=clock), clock, metrics
 
 
 def test_who_finds_no_place_is_refused_and_counted_and_one_that_ends_makes_room() -> None:
-    places, _, metrics = admission()
-    with places.place():
+    slots, _, metrics = limiter()
+    with slots.slot():
         with (
-            places.place(),
-            pytest.raises(QueueFull, match="All 2 places for uploads are taken"),
-            places.place(),
+            slots.slot(),
+            pytest.raises(QueueFull, match="All 2 upload slots are taken"),
+            slots.slot(),
         ):
             pass
-        with places.place():
-            assert places.num_taken == 2
-    assert places.num_taken == 0
+        with slots.slot():
+            assert slots.num_taken == 2
+    assert slots.num_taken == 0
     refused = {"queue": "upload", "reason": "queue_full"}
     assert metrics.registry.get_sample_value("atelier_rejections_total", refused) == 1
     assert metrics.registry.get_sample_value("atelier_queue_depth", {"queue": "upload"}) == 0
 
 
 def test_work_that_fails_gives_its_place_back() -> None:
-    places, _, _ = admission()
-    with pytest.raises(ValueError, match="broken"), places.place():
+    slots, _, _ = limiter()
+    with pytest.raises(ValueError, match="broken"), slots.slot():
         raise ValueError("broken")
-    assert places.num_taken == 0
+    assert slots.num_taken == 0
 
 
 def test_the_time_to_wait_is_what_is_inside_at_the_measured_rate() -> None:
-    places, clock, _ = admission(max_places=3)
-    first, second = places.place(), places.place()
+    slots, clock, _ = limiter(max_slots=3)
+    first, second = slots.slot(), slots.slot()
     first.__enter__()
     second.__enter__()
-    for each in (first, second):  # side by side: two in eight seconds are four seconds each
+    for slot in (first, second):  # side by side: two in eight seconds are four seconds each
         clock.now += 4
-        each.__exit__(None, None, None)
+        slot.__exit__(None, None, None)
     clock.now += 1000  # nobody was there, so this says nothing about the rate
-    with places.place(), places.place(), places.place():
-        assert places.queued_seconds == pytest.approx(12.0)
-        with pytest.raises(QueueFull, match="in 12 seconds") as refusal, places.place():
+    with slots.slot(), slots.slot(), slots.slot():
+        assert slots.queued_seconds == pytest.approx(12.0)
+        with pytest.raises(QueueFull, match="in 12 seconds") as refusal, slots.slot():
             pass
         assert refusal.value.retry_after_seconds == pytest.approx(12.0)
 
 
 def test_before_anything_was_measured_the_time_to_wait_is_a_second() -> None:
-    places, _, _ = admission(max_places=1)
-    with places.place(), pytest.raises(QueueFull) as refusal, places.place():
+    slots, _, _ = limiter(max_slots=1)
+    with slots.slot(), pytest.raises(QueueFull) as refusal, slots.slot():
         pass
     assert refusal.value.retry_after_seconds == 1.0

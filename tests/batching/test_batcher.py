@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from service.batching.batcher import Batcher, Job, form_batch
 from service.errors import InvalidRequest, NotReady, QueueFull
-from tests.support.batcher import Clock, GatedModel, others_had_their_turn, results, rig, serving
+from tests.support.batcher import Clock, GatedModel, batcher_setup, others_had_their_turn, results, serving
 
 # Batches
 
 
 async def test_what_queued_up_while_the_model_was_busy_is_one_batch() -> None:
     model = GatedModel()
-    async with serving(rig(model)) as batcher:
+    async with serving(batcher_setup(model)) as batcher:
         first = batcher.submit(["a0"])
         assert await model.next_batch() == ["a0"]
         others = [*batcher.submit(["a1"]), *batcher.submit(["a2", "a3"])]
@@ -31,7 +31,7 @@ async def test_what_queued_up_while_the_model_was_busy_is_one_batch() -> None:
 
 async def test_jobs_beyond_the_bound_of_their_group_wait_for_the_next_batch() -> None:
     model = GatedModel()
-    async with serving(rig(model, max_jobs=2)) as batcher:
+    async with serving(batcher_setup(model, max_jobs=2)) as batcher:
         jobs = batcher.submit(["a1", "a2", "a3"])
         model.let_go(2)
         await results(jobs)
@@ -40,7 +40,7 @@ async def test_jobs_beyond_the_bound_of_their_group_wait_for_the_next_batch() ->
 
 async def test_a_group_that_cannot_hold_even_one_job_is_still_tried_one_by_one() -> None:
     model = GatedModel()
-    async with serving(rig(model, max_jobs=0)) as batcher:
+    async with serving(batcher_setup(model, max_jobs=0)) as batcher:
         jobs = batcher.submit(["a1", "a2"])
         model.let_go(2)
         assert await results(jobs) == ["A1", "A2"]
@@ -48,7 +48,7 @@ async def test_a_group_that_cannot_hold_even_one_job_is_still_tried_one_by_one()
 
 async def test_the_oldest_job_names_the_group_so_that_none_starves() -> None:
     model = GatedModel()
-    async with serving(rig(model)) as batcher:
+    async with serving(batcher_setup(model)) as batcher:
         jobs = batcher.submit(["a0"])
         await model.next_batch()
         jobs += batcher.submit(["a1", "b1", "a2", "b2"])
@@ -62,7 +62,7 @@ async def test_the_oldest_job_names_the_group_so_that_none_starves() -> None:
 
 async def test_a_batch_forms_when_the_model_is_free_of_the_other_batcher_too() -> None:
     model = GatedModel()
-    shared = rig(model)
+    shared = batcher_setup(model)
     extraction: Batcher[str, str] = Batcher(
         model,
         name="extract",
@@ -111,7 +111,7 @@ async def test_each_job_gets_its_own_output_whatever_was_batched(groups: list[st
     model = GatedModel()
     model.let_go(len(groups))
     asks = [f"{group}{i}" for i, group in enumerate(groups)]
-    async with serving(rig(model, max_jobs=bound, max_queued=len(asks))) as batcher:
+    async with serving(batcher_setup(model, max_jobs=bound, max_queued=len(asks))) as batcher:
         assert await results(batcher.submit(asks)) == [ask.upper() for ask in asks]
     assert all(len(batch) <= bound and len({ask[0] for ask in batch}) == 1 for batch in model.batches)
 
@@ -121,23 +121,23 @@ async def test_each_job_gets_its_own_output_whatever_was_batched(groups: list[st
 
 async def test_a_request_is_queued_whole_or_not_at_all() -> None:
     model = GatedModel()
-    one = rig(model, max_queued=3)
-    async with serving(one) as batcher:
+    setup = batcher_setup(model, max_queued=3)
+    async with serving(setup) as batcher:
         jobs = batcher.submit(["a0"])
         await model.next_batch()
         jobs += batcher.submit(["a1", "a2"])
-        with pytest.raises(QueueFull, match="2 free of its 3 places"):
+        with pytest.raises(QueueFull, match="Free places in the queue: 1 of 3"):
             batcher.submit(["a3", "a4"])
         assert batcher.num_queued == 2
         jobs += batcher.submit(["a5"])
         model.let_go(2)
         await results(jobs)
     assert model.batches == [["a0"], ["a1", "a2", "a5"]]
-    assert one.metric("rejections_total", reason="queue_full") == 2
+    assert setup.metric("rejections_total", reason="queue_full") == 2
 
 
 async def test_a_request_that_no_queue_could_hold_is_told_so_instead_of_to_retry() -> None:
-    async with serving(rig(GatedModel(), max_queued=3)) as batcher:
+    async with serving(batcher_setup(GatedModel(), max_queued=3)) as batcher:
         with pytest.raises(InvalidRequest, match="4 places in a queue of 3; ask for fewer"):
             batcher.submit(["a", "a", "a", "a"])
 
@@ -149,8 +149,8 @@ async def test_retry_after_is_the_queued_work_at_the_measured_rate() -> None:
         clock.now += 3.0 * len(inputs)
         return model(inputs, cancelled)
 
-    one = rig(three_seconds_a_job, clock=clock)
-    async with serving(one) as batcher:
+    setup = batcher_setup(three_seconds_a_job, clock=clock)
+    async with serving(setup) as batcher:
         model.let_go()
         await results(batcher.submit(["a", "a"]))
         await model.next_batch()
@@ -164,12 +164,12 @@ async def test_retry_after_is_the_queued_work_at_the_measured_rate() -> None:
                 batcher.submit(["a"] * 8)
             waits.append(refusal.value.retry_after_seconds)
         assert waits == [pytest.approx(12.0), pytest.approx(24.0)]
-        assert one.metric("queue_depth") == 8
-        assert one.metric("queued_work_seconds") == pytest.approx(24.0)
+        assert setup.metric("queue_depth") == 8
+        assert setup.metric("queued_work_seconds") == pytest.approx(24.0)
         model.let_go(3)
         await results(jobs)
-    assert one.metric("queue_depth") == 0
-    assert one.metric("queued_work_seconds") == 0
+    assert setup.metric("queue_depth") == 0
+    assert setup.metric("queued_work_seconds") == 0
 
 
 async def test_the_rate_follows_the_newest_batches_and_a_new_group_starts_from_the_slowest() -> None:
@@ -184,7 +184,7 @@ async def test_the_rate_follows_the_newest_batches_and_a_new_group_starts_from_t
     def busy_on_z(inputs: Sequence[str], cancelled: Callable[[], bool]) -> Sequence[str]:
         return model(inputs, cancelled) if inputs[0] == "z" else run(inputs, cancelled)
 
-    async with serving(rig(busy_on_z, clock=clock)) as batcher:
+    async with serving(batcher_setup(busy_on_z, clock=clock)) as batcher:
         await results(batcher.submit(["a", "a"]))
         seconds = 8.0
         await results(batcher.submit(["a"]))
@@ -201,7 +201,7 @@ async def test_the_rate_follows_the_newest_batches_and_a_new_group_starts_from_t
 
 async def test_retry_after_is_at_least_a_second_and_known_before_anything_was_measured() -> None:
     clock, model = Clock(), GatedModel()
-    async with serving(rig(model, clock=clock, max_queued=1)) as batcher:
+    async with serving(batcher_setup(model, clock=clock, max_queued=1)) as batcher:
         jobs = batcher.submit(["a"])
         await model.next_batch()
         jobs += batcher.submit(["a"])
@@ -221,7 +221,7 @@ async def test_retry_after_is_at_least_a_second_and_known_before_anything_was_me
 
 async def test_retry_after_counts_what_is_left_of_the_batch_that_runs() -> None:
     clock, model = Clock(), GatedModel()
-    async with serving(rig(model, clock=clock, max_queued=2)) as batcher:
+    async with serving(batcher_setup(model, clock=clock, max_queued=2)) as batcher:
         measured = batcher.submit(["a"])
         await model.next_batch()
         clock.now += 4.0
@@ -244,12 +244,12 @@ async def test_retry_after_counts_what_is_left_of_the_batch_that_runs() -> None:
 
 async def test_retry_after_counts_what_other_batchers_have_the_thread_do() -> None:
     model = GatedModel()
-    one = rig(model, max_queued=1)
+    setup = batcher_setup(model, max_queued=1)
     other: Batcher[str, str] = Batcher(
         model, name="extract", group=lambda word: word[0], max_jobs=lambda _: 1, max_queued=3,
-        executor=one.thread, metrics=one.metrics, clock=one.clock,
+        executor=setup.thread, metrics=setup.metrics, clock=setup.clock,
     )  # fmt: skip
-    async with serving(one) as batcher:
+    async with serving(setup) as batcher:
         await other.start()
         jobs = batcher.submit(["a"])
         await model.next_batch()
@@ -263,13 +263,13 @@ async def test_retry_after_counts_what_other_batchers_have_the_thread_do() -> No
 
 
 async def test_before_its_start_a_batcher_takes_no_jobs() -> None:
-    one = rig(GatedModel())
-    assert not one.batcher.alive
+    setup = batcher_setup(GatedModel())
+    assert not setup.batcher.alive
     with pytest.raises(NotReady):
-        one.batcher.submit(["a"])
-    assert one.metric("rejections_total", reason="not_ready") == 1
-    await one.batcher.stop()
-    one.thread.shutdown()
+        setup.batcher.submit(["a"])
+    assert setup.metric("rejections_total", reason="not_ready") == 1
+    await setup.batcher.stop()
+    setup.thread.shutdown()
 
 
 # Metrics
@@ -277,16 +277,16 @@ async def test_before_its_start_a_batcher_takes_no_jobs() -> None:
 
 async def test_waits_and_batch_sizes_are_measured() -> None:
     model = GatedModel()
-    one = rig(model)
-    async with serving(one) as batcher:
+    setup = batcher_setup(model)
+    async with serving(setup) as batcher:
         jobs = batcher.submit(["a0"])
         await model.next_batch()
         jobs += batcher.submit(["a1", "a2"])
-        one.clock.now += 4
+        setup.clock.now += 4
         model.let_go(2)
         await results(jobs)
     assert [job.started_at for job in jobs] == [1000.0, 1004.0, 1004.0]
-    assert one.metric("queue_wait_seconds_count") == 3
-    assert one.metric("queue_wait_seconds_sum") == 8
-    assert one.metric("batch_size_count") == 2
-    assert one.metric("batch_size_sum") == 3
+    assert setup.metric("queue_wait_seconds_count") == 3
+    assert setup.metric("queue_wait_seconds_sum") == 8
+    assert setup.metric("batch_size_count") == 2
+    assert setup.metric("batch_size_sum") == 3

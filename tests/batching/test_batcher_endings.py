@@ -14,7 +14,15 @@ import pytest
 
 from service.errors import DeadlineExceeded, GenerationFailed, NotReady
 from service.model.engine.generator import Cancelled, OutOfMemory
-from tests.support.batcher import Clock, GatedModel, failures, others_had_their_turn, results, rig, serving
+from tests.support.batcher import (
+    Clock,
+    GatedModel,
+    batcher_setup,
+    failures,
+    others_had_their_turn,
+    results,
+    serving,
+)
 
 
 @dataclass
@@ -28,8 +36,8 @@ class RealClock(Clock):
 
 async def test_a_cancelled_job_never_runs_and_frees_its_place_at_once() -> None:
     model = GatedModel()
-    one = rig(model, max_queued=2)
-    async with serving(one) as batcher:
+    setup = batcher_setup(model, max_queued=2)
+    async with serving(setup) as batcher:
         jobs = batcher.submit(["a0"])
         await model.next_batch()
         gone, kept = batcher.submit(["a1", "a2"])
@@ -39,8 +47,8 @@ async def test_a_cancelled_job_never_runs_and_frees_its_place_at_once() -> None:
         model.let_go(2)
         assert await results(jobs) == ["A0", "A2", "A3"]
     assert model.batches == [["a0"], ["a2", "a3"]]
-    assert one.metric("cancellations_total", when="queued") == 1
-    assert one.metric("cancellations_total", when="running") == 0
+    assert setup.metric("cancellations_total", when="queued") == 1
+    assert setup.metric("cancellations_total", when="running") == 0
 
 
 async def test_a_running_batch_runs_until_the_last_of_its_clients_has_gone() -> None:
@@ -56,8 +64,8 @@ async def test_a_running_batch_runs_until_the_last_of_its_clients_has_gone() -> 
                 raise Cancelled
         return []
 
-    one = rig(steps)
-    async with serving(one) as batcher:
+    setup = batcher_setup(steps)
+    async with serving(setup) as batcher:
         first, second = batcher.submit(["a1", "a2"])
         step.release()
         assert not await asked.get()
@@ -68,14 +76,14 @@ async def test_a_running_batch_runs_until_the_last_of_its_clients_has_gone() -> 
         step.release()
         assert await asked.get()
         assert batcher.alive
-    assert one.metric("cancellations_total", when="running") == 2
+    assert setup.metric("cancellations_total", when="running") == 2
 
 
 async def test_after_an_abandoned_batch_the_next_one_runs_and_no_error_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model = GatedModel()
-    async with serving(rig(model)) as batcher:
+    async with serving(batcher_setup(model)) as batcher:
         (gone,) = batcher.submit(["a1"])
         await model.next_batch()
         gone.future.cancel()
@@ -87,28 +95,28 @@ async def test_after_an_abandoned_batch_the_next_one_runs_and_no_error_is_logged
 
 async def test_a_job_whose_deadline_passed_never_reaches_the_model() -> None:
     model = GatedModel()
-    one = rig(model, max_jobs=2)
-    async with serving(one) as batcher:
+    setup = batcher_setup(model, max_jobs=2)
+    async with serving(setup) as batcher:
         jobs = batcher.submit(["a0"])
         await model.next_batch()
-        late = batcher.submit(["a-late-1", "a-late-2", "a-late-3"], deadline=one.clock.now + 5)
-        jobs += batcher.submit(["a3", "a4"], deadline=one.clock.now + 7)
-        one.clock.now += 6
+        late = batcher.submit(["a-late-1", "a-late-2", "a-late-3"], deadline=setup.clock.now + 5)
+        jobs += batcher.submit(["a3", "a4"], deadline=setup.clock.now + 7)
+        setup.clock.now += 6
         model.let_go(2)
         errors = await failures(late)
         assert await results(jobs) == ["A0", "A3", "A4"]
     assert [type(error) for error in errors] == [DeadlineExceeded] * 3
     assert len({id(error) for error in errors}) == 3
     assert model.batches == [["a0"], ["a3", "a4"]]
-    assert one.metric("rejections_total", reason="deadline_exceeded") == 3
+    assert setup.metric("rejections_total", reason="deadline_exceeded") == 3
 
 
 async def test_a_deadline_that_is_over_at_the_door_fails_its_job_alone() -> None:
     model = GatedModel()
     model.let_go()
-    one = rig(model)
-    async with serving(one) as batcher:
-        late = batcher.submit(["a1"], deadline=one.clock.now)
+    setup = batcher_setup(model)
+    async with serving(setup) as batcher:
+        late = batcher.submit(["a1"], deadline=setup.clock.now)
         jobs = batcher.submit(["a2"])
         assert isinstance((await failures(late))[0], DeadlineExceeded)
         await results(jobs)
@@ -117,24 +125,24 @@ async def test_a_deadline_that_is_over_at_the_door_fails_its_job_alone() -> None
 
 async def test_a_job_that_its_request_cancels_at_the_deadline_counts_as_late_and_not_as_left() -> None:
     model = GatedModel()
-    one = rig(model)
-    async with serving(one) as batcher:
+    setup = batcher_setup(model)
+    async with serving(setup) as batcher:
         jobs = batcher.submit(["a0"])
         await model.next_batch()
-        (late,) = batcher.submit(["a1"], deadline=one.clock.now + 5)
-        one.clock.now += 5
+        (late,) = batcher.submit(["a1"], deadline=setup.clock.now + 5)
+        setup.clock.now += 5
         late.future.cancel()
         model.let_go()
         await results(jobs)
-    assert one.metric("rejections_total", reason="deadline_exceeded") == 1
-    assert one.metric("cancellations_total", when="queued") == 0
+    assert setup.metric("rejections_total", reason="deadline_exceeded") == 1
+    assert setup.metric("cancellations_total", when="queued") == 0
 
 
 @pytest.mark.parametrize("which", ["queued", "running"])
 async def test_a_deadline_is_kept_while_the_model_is_busy(which: str) -> None:
     model = GatedModel()
-    one = rig(model, clock=RealClock())
-    async with serving(one) as batcher:
+    setup = batcher_setup(model, clock=RealClock())
+    async with serving(setup) as batcher:
         running = batcher.submit(["a0"], deadline=time.monotonic() + (0.02 if which == "running" else 3600))
         await model.next_batch()
         queued = batcher.submit(["a1"], deadline=time.monotonic() + (0.02 if which == "queued" else 3600))
@@ -147,9 +155,9 @@ async def test_a_deadline_is_kept_while_the_model_is_busy(which: str) -> None:
 
 async def test_a_job_that_has_ended_is_not_kept_until_its_deadline_or_its_turn() -> None:
     model = GatedModel()
-    one = rig(model)
-    async with serving(one) as batcher:
-        ended = batcher.submit(["a0"], deadline=one.clock.now + 3600)
+    setup = batcher_setup(model)
+    async with serving(setup) as batcher:
+        ended = batcher.submit(["a0"], deadline=setup.clock.now + 3600)
         model.let_go()
         await results(ended)
         busy = batcher.submit(["a1"])
@@ -177,9 +185,9 @@ async def test_a_failing_batch_fails_each_job_with_its_own_error_and_the_next_on
             raise error
         return inputs
 
-    async with serving(rig(fail_on_a)) as batcher:
+    async with serving(batcher_setup(fail_on_a)) as batcher:
         errors = await failures(batcher.submit(["a1", "a2"]))
-        assert [type(each) for each in errors] == [GenerationFailed, GenerationFailed]
+        assert [type(error) for error in errors] == [GenerationFailed, GenerationFailed]
         assert errors[0] is not errors[1]
         assert str(error) not in str(errors[0])
         assert await results(batcher.submit(["b"])) == ["b"]
@@ -187,7 +195,7 @@ async def test_a_failing_batch_fails_each_job_with_its_own_error_and_the_next_on
 
 @pytest.mark.parametrize("num_outputs", [1, 3])
 async def test_a_wrong_number_of_outputs_is_a_failure(num_outputs: int) -> None:
-    async with serving(rig(lambda inputs, cancelled: ["x"] * num_outputs)) as batcher:
+    async with serving(batcher_setup(lambda inputs, cancelled: ["x"] * num_outputs)) as batcher:
         errors = await failures(batcher.submit(["a1", "a2"]))
     assert [type(error) for error in errors] == [GenerationFailed, GenerationFailed]
 
@@ -199,7 +207,7 @@ async def test_a_failure_that_nobody_reads_is_not_reported_as_a_leak() -> None:
     def fail(inputs: Sequence[str], cancelled: Callable[[], bool]) -> Sequence[str]:
         raise ValueError
 
-    async with serving(rig(fail)) as batcher:
+    async with serving(batcher_setup(fail)) as batcher:
         jobs = batcher.submit(["a1", "a2"])
         with pytest.raises(GenerationFailed):
             await jobs[0].future
@@ -214,18 +222,18 @@ async def test_a_batch_that_does_not_fit_runs_in_halves_and_only_what_fits_nowhe
         batches.append(list(inputs))
         if len(inputs) > 2 or "a-huge" in inputs:
             raise OutOfMemory
-        return [each.upper() for each in inputs]
+        return [word.upper() for word in inputs]
 
-    one = rig(fits_two_small, max_jobs=8)
-    async with serving(one) as batcher:
+    setup = batcher_setup(fits_two_small, max_jobs=8)
+    async with serving(setup) as batcher:
         jobs = batcher.submit(["a1", "a2", "a3", "a-huge", "a5"])
         huge = jobs.pop(3)
         assert await results(jobs) == ["A1", "A2", "A3", "A5"]
         with pytest.raises(GenerationFailed, match="smaller size"):
             await huge.future
     assert [len(batch) for batch in batches] == [5, 2, 3, 1, 2, 1, 1]
-    assert one.metric("out_of_memory_splits_total") == 3
-    assert one.metric("queue_wait_seconds_count") == 5
+    assert setup.metric("out_of_memory_splits_total") == 3
+    assert setup.metric("queue_wait_seconds_count") == 5
 
 
 async def test_a_half_whose_clients_have_gone_is_not_run() -> None:
@@ -237,7 +245,7 @@ async def test_a_half_whose_clients_have_gone_is_not_run() -> None:
             raise OutOfMemory
         return outputs
 
-    async with serving(rig(fits_one)) as batcher:
+    async with serving(batcher_setup(fits_one)) as batcher:
         kept, gone = batcher.submit(["a1", "a2"])
         await model.next_batch()
         gone.future.cancel()
@@ -261,7 +269,7 @@ async def test_the_halves_run_after_the_memory_of_the_whole_was_given_back() -> 
             raise OutOfMemory
         return inputs
 
-    async with serving(rig(fits_one)) as batcher:
+    async with serving(batcher_setup(fits_one)) as batcher:
         await results(batcher.submit(["a1", "a2"]))
     assert num_alive == [0, 0, 0]
 
@@ -271,7 +279,7 @@ async def test_the_halves_run_after_the_memory_of_the_whole_was_given_back() -> 
 
 async def test_drain_finishes_accepted_work_and_refuses_new() -> None:
     model = GatedModel()
-    async with serving(rig(model)) as batcher:
+    async with serving(batcher_setup(model)) as batcher:
         jobs = batcher.submit(["a0"])
         await model.next_batch()
         jobs += batcher.submit(["a1", "b1"])
@@ -290,13 +298,13 @@ async def test_drain_finishes_accepted_work_and_refuses_new() -> None:
 async def test_stop_drains_and_ends_the_loop() -> None:
     model = GatedModel()
     model.let_go(1)
-    one = rig(model)
-    await one.batcher.start()
-    jobs = one.batcher.submit(["a1", "a2"])
-    await one.batcher.stop()
+    setup = batcher_setup(model)
+    await setup.batcher.start()
+    jobs = setup.batcher.submit(["a1", "a2"])
+    await setup.batcher.stop()
     assert await results(jobs) == ["A1", "A2"]
-    assert not one.batcher.alive
-    one.thread.shutdown()
+    assert not setup.batcher.alive
+    setup.thread.shutdown()
 
 
 async def test_a_stop_that_is_cut_short_settles_what_is_left_and_lets_the_model_go() -> None:
@@ -309,17 +317,17 @@ async def test_a_stop_that_is_cut_short_settles_what_is_left_and_lets_the_model_
         finally:
             cancelled_at_the_end.append(cancelled())
 
-    one = rig(run)
-    await one.batcher.start()
-    jobs = one.batcher.submit(["a1"])
+    setup = batcher_setup(run)
+    await setup.batcher.start()
+    jobs = setup.batcher.submit(["a1"])
     await model.next_batch()
-    jobs += one.batcher.submit(["b1"])
-    stopping = asyncio.create_task(one.batcher.stop())
+    jobs += setup.batcher.submit(["b1"])
+    stopping = asyncio.create_task(setup.batcher.stop())
     await others_had_their_turn()
     stopping.cancel()
     assert [type(error) for error in await failures(jobs)] == [NotReady, NotReady]
     model.let_go()
-    one.thread.shutdown()
+    setup.thread.shutdown()
     assert cancelled_at_the_end == [True]
     assert model.batches == [["a1"]]
 
@@ -334,13 +342,13 @@ async def test_when_the_model_thread_dies_the_queue_is_told_and_the_batcher_is_n
         model(inputs, cancelled)
         raise error
 
-    one = rig(die)
-    async with serving(one) as batcher:
+    setup = batcher_setup(die)
+    async with serving(setup) as batcher:
         running = batcher.submit(["a1"])
         await model.next_batch()
         queued = batcher.submit(["a2"])
         model.let_go()
-        assert [type(each) for each in await failures([*running, *queued])] == [GenerationFailed, NotReady]
+        assert [type(error) for error in await failures([*running, *queued])] == [GenerationFailed, NotReady]
         assert not batcher.alive
         with pytest.raises(NotReady):
             batcher.submit(["a3"])
@@ -348,15 +356,15 @@ async def test_when_the_model_thread_dies_the_queue_is_told_and_the_batcher_is_n
 
 
 async def test_when_the_model_thread_was_shut_down_jobs_are_told_and_the_batcher_is_not_alive() -> None:
-    one = rig(GatedModel())
-    async with serving(one) as batcher:
-        one.thread.shutdown()
-        assert [type(each) for each in await failures(batcher.submit(["a1", "b1"]))] == [NotReady, NotReady]
+    setup = batcher_setup(GatedModel())
+    async with serving(setup) as batcher:
+        setup.thread.shutdown()
+        assert [type(error) for error in await failures(batcher.submit(["a1", "b1"]))] == [NotReady, NotReady]
         assert not batcher.alive
 
 
 async def test_when_the_loop_itself_breaks_jobs_are_told_and_the_batcher_is_not_alive() -> None:
-    one = rig(GatedModel(), max_jobs="many")  # type: ignore[arg-type]
-    async with serving(one) as batcher:
-        assert [type(each) for each in await failures(batcher.submit(["a1"]))] == [NotReady]
+    setup = batcher_setup(GatedModel(), max_jobs="many")  # type: ignore[arg-type]
+    async with serving(setup) as batcher:
+        assert [type(error) for error in await failures(batcher.submit(["a1"]))] == [NotReady]
         assert not batcher.alive

@@ -6,14 +6,14 @@ import pytest
 
 from service.batching.priority import LOW_YIELDS_SECONDS, Priority
 from service.errors import InvalidRequest, QueueFull
-from tests.support.batcher import GatedModel, results, rig, serving
+from tests.support.batcher import GatedModel, batcher_setup, results, serving
 
 LOW = Priority.LOW
 
 
 async def test_a_normal_job_passes_waiting_jobs_of_low_priority_of_its_group_and_of_others() -> None:
     model = GatedModel()
-    async with serving(rig(model, max_jobs=2)) as batcher:
+    async with serving(batcher_setup(model, max_jobs=2)) as batcher:
         jobs = batcher.submit(["a0"])
         await model.next_batch()
         jobs += batcher.submit(["b1", "b2", "a1"], priority=LOW)
@@ -25,14 +25,14 @@ async def test_a_normal_job_passes_waiting_jobs_of_low_priority_of_its_group_and
 
 async def test_a_low_job_that_has_yielded_long_enough_is_passed_no_more() -> None:
     model = GatedModel()
-    one = rig(model, max_jobs=1)
-    async with serving(one) as batcher:
+    setup = batcher_setup(model, max_jobs=1)
+    async with serving(setup) as batcher:
         jobs = batcher.submit(["a0"])
         await model.next_batch()
         jobs += batcher.submit(["low"], priority=LOW)
-        one.clock.now += LOW_YIELDS_SECONDS - 1
+        setup.clock.now += LOW_YIELDS_SECONDS - 1
         jobs += batcher.submit(["early"])
-        one.clock.now += 2
+        setup.clock.now += 2
         jobs += batcher.submit(["late"])
         model.let_go(4)
         await results(jobs)
@@ -41,17 +41,17 @@ async def test_a_low_job_that_has_yielded_long_enough_is_passed_no_more() -> Non
 
 async def test_low_priority_may_fill_half_of_the_queue_and_normal_all_of_it() -> None:
     model = GatedModel()
-    one = rig(model, max_queued=4)
-    async with serving(one) as batcher:
+    setup = batcher_setup(model, max_queued=4)
+    async with serving(setup) as batcher:
         jobs = batcher.submit(["a0"])
         await model.next_batch()
         jobs += batcher.submit(["a1", "a2"], priority=LOW)
-        with pytest.raises(QueueFull, match="1 free of its 2 places for low priority"):
+        with pytest.raises(QueueFull, match="Free places in the queue for low priority: 0 of 2"):
             batcher.submit(["a3"], priority=LOW)
         with pytest.raises(InvalidRequest, match="3 places in a queue of 2 for low priority"):
             batcher.submit(["a", "a", "a"], priority=LOW)
         jobs += batcher.submit(["a4", "a5"])
-        with pytest.raises(QueueFull, match="1 free of its 4 places"):
+        with pytest.raises(QueueFull, match="Free places in the queue: 0 of 4"):
             batcher.submit(["a6"])
         model.let_go(3)
         await results(jobs)
@@ -59,8 +59,8 @@ async def test_low_priority_may_fill_half_of_the_queue_and_normal_all_of_it() ->
 
 async def test_a_queue_full_of_normal_jobs_has_no_place_for_low_ones() -> None:
     model = GatedModel()
-    one = rig(model, max_queued=4)
-    async with serving(one) as batcher:
+    setup = batcher_setup(model, max_queued=4)
+    async with serving(setup) as batcher:
         jobs = batcher.submit(["a0"])
         await model.next_batch()
         jobs += batcher.submit(["a1", "a2", "a3", "a4"])

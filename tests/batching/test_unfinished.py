@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from service.batching.model_thread import Failure, ModelThread, PendingOutputs
+from service.batching.model_thread import BatchFailure, ModelThread, PendingOutputs
 from service.errors import GenerationFailed, NotReady
-from tests.support.batcher import failures, others_had_their_turn, results, rig, serving
+from tests.support.batcher import batcher_setup, failures, others_had_their_turn, results, serving
 
 
 class Decoder:
@@ -34,7 +34,7 @@ class Decoder:
             assert gate.wait(30)
             if "fails" in inputs[0]:
                 raise RuntimeError("no image")
-            return [each.upper() for each in inputs]
+            return [word.upper() for word in inputs]
 
         return PendingOutputs(outputs)
 
@@ -47,7 +47,7 @@ class Decoder:
 
 async def test_the_next_batch_runs_while_one_is_decoded_and_may_end_before_it() -> None:
     model = Decoder()
-    async with serving(rig(model)) as batcher:
+    async with serving(batcher_setup(model)) as batcher:
         first = batcher.submit(["a1", "a2"])
         assert await model.drawn() == ["a1", "a2"]
         second = batcher.submit(["b1"])
@@ -62,7 +62,7 @@ async def test_the_next_batch_runs_while_one_is_decoded_and_may_end_before_it() 
 
 async def test_a_batch_that_fails_in_the_end_is_told_and_the_one_beside_it_is_not_touched() -> None:
     model = Decoder()
-    async with serving(rig(model)) as batcher:
+    async with serving(batcher_setup(model)) as batcher:
         failing = batcher.submit(["a fails"])
         await model.drawn()
         other = batcher.submit(["b1"])
@@ -78,13 +78,13 @@ async def test_a_batch_that_fails_in_the_end_is_told_and_the_one_beside_it_is_no
 class Exhausted(ModelThread):
     """There is no other thread on which to wait."""
 
-    async def finish(self, unfinished: PendingOutputs[Any], num_jobs: int) -> list[Any] | Failure:
+    async def finish(self, pending: PendingOutputs[Any], num_jobs: int) -> list[Any] | BatchFailure:
         raise RuntimeError("can't start new thread")
 
 
 async def test_when_nobody_can_wait_for_a_batch_its_jobs_are_told() -> None:
     model = Decoder()
-    async with serving(rig(model, thread=Exhausted())) as batcher:
+    async with serving(batcher_setup(model, thread=Exhausted())) as batcher:
         (error,) = await failures(batcher.submit(["a1"]))
         assert isinstance(error, GenerationFailed)
         assert batcher.alive
@@ -92,7 +92,7 @@ async def test_when_nobody_can_wait_for_a_batch_its_jobs_are_told() -> None:
 
 async def test_draining_waits_for_what_is_being_decoded() -> None:
     model = Decoder()
-    async with serving(rig(model)) as batcher:
+    async with serving(batcher_setup(model)) as batcher:
         jobs = batcher.submit(["a1"])
         await model.drawn()
         draining = asyncio.create_task(batcher.drain())
@@ -107,17 +107,17 @@ async def test_an_impatient_stop_tells_the_jobs_of_an_unfinished_batch(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model = Decoder()
-    one = rig(model)
-    await one.batcher.start()
-    jobs = one.batcher.submit(["a1"])
+    setup = batcher_setup(model)
+    await setup.batcher.start()
+    jobs = setup.batcher.submit(["a1"])
     await model.drawn()
     await others_had_their_turn()
-    stopping = asyncio.create_task(one.batcher.stop())
+    stopping = asyncio.create_task(setup.batcher.stop())
     await others_had_their_turn()
     stopping.cancel()
     await asyncio.wait([stopping])
     (error,) = await failures(jobs)
     assert isinstance(error, NotReady)
     model.finish("a1")
-    one.thread.shutdown()
+    setup.thread.shutdown()
     assert not caplog.records

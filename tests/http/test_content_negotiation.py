@@ -6,12 +6,12 @@ import pytest
 
 from service.errors import InvalidRequest
 from service.http.content_negotiation import Form, wanted_form
-from service.http.schemas.images import GenerationRequest
+from service.http.schemas.images import GenerationBody
 from service.media.images import OutputFormat
 
 
-def body(**fields: object) -> GenerationRequest:
-    return GenerationRequest.model_validate({"prompt": "a star", **fields})
+def body(**fields: object) -> GenerationBody:
+    return GenerationBody.model_validate({"prompt": "a star", **fields})
 
 
 @pytest.mark.parametrize(

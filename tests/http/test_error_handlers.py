@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-from typing import Any
 
 import httpx
 import pytest
@@ -12,22 +11,9 @@ from starlette.types import Receive, Scope, Send
 
 from service.http.middleware.telemetry import Telemetry
 from service.metrics import Metrics
+from tests.support.generations import GENERATIONS, error_of
 from tests.support.server import Running
 from tests.support.uploads import picture, upload
-
-GENERATIONS = "/v1/images/generations"
-
-
-def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
-    """The error in the body, which must have exactly our shape."""
-    assert response.status_code == status, response.text
-    assert response.headers["Content-Type"] == "application/json"
-    assert response.headers["X-Request-ID"]
-    assert list(response.json()) == ["error"]
-    error: dict[str, Any] = response.json()["error"]
-    assert list(error) == ["message", "type", "param", "code"]
-    assert error["message"].endswith((".", "?"))
-    return error
 
 
 @pytest.mark.parametrize(

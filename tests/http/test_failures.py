@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 import torch
 from redis.asyncio import Redis
@@ -20,27 +16,16 @@ from service.model.engine.types import Path as ImagePath
 from service.model.infinity.backbone import Infinity
 from service.model.infinity.kv_cache import KVCache
 from service.model.schedule import Schedule
-from service.settings import Settings
 from service.storage.embedded_valkey.server import EmbeddedValkey
-from tests.http.test_error_handlers import error_of
-from tests.http.test_load import MoodyGenerator
-from tests.support.busy_server import GENERATIONS, metric
-from tests.support.server import Running, serving
+from tests.support.busy_server import metric
+from tests.support.full_disk import largest_file
+from tests.support.gated_generator import FailingGenerator
+from tests.support.generations import draw, error_of
+from tests.support.server import ready_server
 from tests.support.tiny import tiny_generator, tiny_infinity
 from tests.support.uploads import picture, upload
 
 SPLITS = 'atelier_out_of_memory_splits_total{queue="generate"}'
-
-
-def draw(client: httpx.Client, **fields: Any) -> httpx.Response:
-    return client.post(GENERATIONS, json={"prompt": "a star", "seed": 1} | fields)
-
-
-@contextmanager
-def served(folder: Path, generator: Generator, **settings: Any) -> Iterator[tuple[Running, httpx.Client]]:
-    with serving(Settings(data_dir=folder, **settings), generator) as server, server.client() as client:
-        server.wait_until_settled()
-        yield server, client
 
 
 # The store
@@ -49,7 +34,7 @@ def served(folder: Path, generator: Generator, **settings: Any) -> Iterator[tupl
 async def test_a_store_that_goes_away_takes_only_cold_styles_with_it_until_it_is_back(
     tmp_path: Path, valkey: EmbeddedValkey
 ) -> None:
-    with served(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
+    with ready_server(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
         hot = upload(client, picture(90)).json()["id"]
         before = draw(client, style=hot).json()["data"]
         await valkey.stop()
@@ -63,13 +48,16 @@ async def test_a_store_that_goes_away_takes_only_cold_styles_with_it_until_it_is
         await valkey.start()
         assert draw(client, style=hot, size="96x64").status_code == 200
         assert upload(client, picture(91)).status_code == 201
-        assert [each["id"] for each in client.get("/v1/styles").json()["data"]][-1] == hot
+        assert [listed["id"] for listed in client.get("/v1/styles").json()["data"]][-1] == hot
 
 
 async def test_a_store_that_does_not_answer_is_given_up_in_time(
     tmp_path: Path, valkey: EmbeddedValkey
 ) -> None:
-    with served(tmp_path, tiny_generator(), redis_url=f"{valkey.url}?socket_timeout=0.3") as (_, client):
+    with ready_server(tmp_path, tiny_generator(), redis_url=f"{valkey.url}?socket_timeout=0.3") as (
+        _,
+        client,
+    ):
         assert valkey.pid is not None
         os.kill(valkey.pid, signal.SIGSTOP)
         try:
@@ -85,7 +73,7 @@ async def test_a_store_that_does_not_answer_is_given_up_in_time(
 async def test_a_full_store_refuses_uploads_with_what_to_do_and_goes_on_drawing(
     tmp_path: Path, valkey: EmbeddedValkey, redis: Redis
 ) -> None:
-    with served(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
+    with ready_server(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
         style = upload(client, picture(93)).json()["id"]
         await redis.config_set("maxmemory", "1mb")
         error = error_of(upload(client, picture(94)), 503)
@@ -99,14 +87,14 @@ async def test_a_full_store_refuses_uploads_with_what_to_do_and_goes_on_drawing(
 async def test_a_damaged_feature_is_rebuilt_from_its_picture(
     tmp_path: Path, valkey: EmbeddedValkey, redis: Redis
 ) -> None:
-    with served(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
+    with ready_server(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
         style = upload(client, picture(95)).json()["id"]
         before = draw(client, style=style).json()["data"]
     keys = await redis.keys("atelier:feature:*")
     assert keys
     for key in keys:
         await redis.set(key, b"damaged")
-    with served(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
+    with ready_server(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
         assert draw(client, style=style).json()["data"] == before
         assert metric(client, 'atelier_style_features_total{result="rebuilt"}') == 1
 
@@ -114,20 +102,9 @@ async def test_a_damaged_feature_is_rebuilt_from_its_picture(
 # The disk
 
 
-@contextmanager
-def largest_file(num_bytes: int) -> Iterator[None]:
-    """No file of this process may grow beyond so many bytes: to whoever writes, a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_an_upload_that_the_disk_does_not_take_is_refused_and_the_next_one_is_read(tmp_path: Path) -> None:
     large = picture(96) + bytes(3 * 2**20)  # beyond what is kept in memory
-    with served(tmp_path, tiny_generator()) as (_, client):
+    with ready_server(tmp_path, tiny_generator()) as (_, client):
         with largest_file(2**20):
             refused = upload(client, large)
         error = error_of(refused, 503)
@@ -140,16 +117,16 @@ def test_an_upload_that_the_disk_does_not_take_is_refused_and_the_next_one_is_re
 # The model
 
 
-class DyingGenerator(MoodyGenerator):
-    """Ends its thread at the prompt it dislikes."""
+class DyingGenerator(FailingGenerator):
+    """Ends its thread on that prompt."""
 
     ERROR = SystemExit(1)
 
 
 def test_a_model_thread_that_ends_turns_readiness_red_and_every_request_is_answered(tmp_path: Path) -> None:
-    with served(tmp_path, DyingGenerator(tiny_generator().backbone)) as (_, client):
+    with ready_server(tmp_path, DyingGenerator(tiny_generator().backbone)) as (_, client):
         assert draw(client).status_code == 200
-        failed = error_of(draw(client, prompt=MoodyGenerator.DISLIKED), 500)
+        failed = error_of(draw(client, prompt=FailingGenerator.FAILS_ON), 500)
         assert failed["code"] == "generation_failed"
         assert "restarted" in failed["message"]
         for refused in (client.get("/readyz"), draw(client)):
@@ -175,7 +152,7 @@ class SmallDevice(Infinity):
 
 def test_a_batch_that_does_not_fit_is_split_and_an_image_that_never_fits_is_told_so(tmp_path: Path) -> None:
     model = SmallDevice()
-    with served(tmp_path, Generator(model)) as (_, client):
+    with ready_server(tmp_path, Generator(model)) as (_, client):
         roomy = draw(client, n=4).json()["data"]
         model.max_paths = 2
         assert draw(client, n=4).json()["data"] == roomy
@@ -192,7 +169,7 @@ def test_numbers_that_are_not_finite_are_an_error_and_never_an_image(tmp_path: P
     model = tiny_infinity()
     bias = model.transformer.head.bias if part == "transformer" else model.tokenizer.decoder.conv_out.bias
     assert bias is not None
-    with served(tmp_path, Generator(model)) as (_, client):
+    with ready_server(tmp_path, Generator(model)) as (_, client):
         sound = draw(client).json()["data"]
         good = float(bias[0])
         bias[0] = float("nan")

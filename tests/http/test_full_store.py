@@ -14,8 +14,9 @@ from redis.asyncio import Redis
 from service.storage.client import connect
 from service.storage.embedded_valkey.files import find_binary
 from service.storage.embedded_valkey.server import SPACE_CHECK_SECONDS, EmbeddedValkey
-from tests.http.test_error_handlers import error_of
-from tests.http.test_failures import draw, largest_file, served
+from tests.support.full_disk import largest_file
+from tests.support.generations import draw, error_of
+from tests.support.server import ready_server
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import picture, upload
 
@@ -57,7 +58,7 @@ async def test_a_redis_whose_disk_is_full_refuses_uploads_with_the_cure_and_goes
         await redis.config_set(
             "appendfsync", "everysec"
         )  # Redis's default: it then lives on, refusing writes
-        with served(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
+        with ready_server(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
             style = upload(client, picture(97)).json()["id"]
             limit(valkey, size_of_log(valkey))
             await redis.set("the last straw", "x")
@@ -67,15 +68,15 @@ async def test_a_redis_whose_disk_is_full_refuses_uploads_with_the_cure_and_goes
             assert draw(client, style=style).status_code == 200
             assert draw(client, style=style, size="96x64").status_code == 200  # its feature is not kept
             limit(valkey, UNLIMITED)
-            while upload(client, picture(98)).status_code != 201:  # noqa: ASYNC110  # Redis looks once a second
-                await asyncio.sleep(0.05)
+            while upload(client, picture(98)).status_code != 201:  # Redis looks once a second
+                pass
 
 
 async def test_a_store_whose_memory_is_full_lets_styles_go_and_takes_others_in_their_place(
     tmp_path: Path, valkey: EmbeddedValkey
 ) -> None:
     async with connect(valkey.url) as redis:
-        with served(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
+        with ready_server(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
             style = upload(client, picture(97)).json()["id"]
             await redis.config_set("maxmemory", (await redis.info("memory"))["used_memory"])
             assert "Delete styles" in error_of(upload(client, picture(98)), 503)["message"]
@@ -98,7 +99,7 @@ async def test_the_embedded_store_is_read_while_its_disk_is_full_and_takes_uploa
     keeper = asyncio.create_task(valkey.keep_running(sleep=sleep))
     async with Redis.from_url(valkey.url) as redis:
         await redis.set("before", "kept")
-    with served(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
+    with ready_server(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
         style = (await asyncio.to_thread(upload, client, picture(97))).json()
         with largest_file(size_of_log(valkey)):  # inherited by the one that is started in its place
             limit(valkey, size_of_log(valkey))
@@ -115,8 +116,8 @@ async def test_the_embedded_store_is_read_while_its_disk_is_full_and_takes_uploa
             assert await asleep.get() == SPACE_CHECK_SECONDS  # it looked, and there was none
         limit(valkey, UNLIMITED)
         gate.release()
-        while (await asyncio.to_thread(upload, client, picture(98))).status_code != 201:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+        while (await asyncio.to_thread(upload, client, picture(98))).status_code != 201:
+            pass
         assert client.get(f"/v1/styles/{style['id']}").json() == style
     await valkey.stop()
     await keeper

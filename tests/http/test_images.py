@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +9,12 @@ import httpx
 import pytest
 
 from service.settings import Settings
+from tests.support.generations import generate, images_of, stages_of
 from tests.support.server import serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import is_image, picture, upload
 
 SIZE = (64, 64)
-
-
-def generate(client: httpx.Client, accept: str = "*/*", **fields: object) -> httpx.Response:
-    body = {"prompt": "a star"} | fields
-    return client.post("/v1/images/generations", json=body, headers={"Accept": accept})
-
-
-def images_of(response: httpx.Response) -> list[bytes]:
-    assert response.status_code == 200, response.text
-    return [base64.b64decode(image["b64_json"]) for image in response.json()["data"]]
 
 
 def test_a_prompt_alone_gives_one_png_and_its_seed(client: httpx.Client) -> None:
@@ -139,19 +129,6 @@ def test_a_batch_is_counted_by_stage_and_step_once(tmp_path: Path) -> None:
         assert once in lines
 
 
-def stages_of(response: httpx.Response) -> tuple[dict[str, float], dict[str, float], float]:
-    """The milliseconds of each stage, of each step, and of all of it."""
-    parts = {
-        name: float(milliseconds)
-        for name, milliseconds in (
-            part.split(";dur=") for part in response.headers["Server-Timing"].split(", ")
-        )
-    }
-    total = parts.pop("total")
-    steps = {name: parts.pop(name) for name in list(parts) if name.startswith("step")}
-    return parts, steps, total
-
-
 def test_the_stages_of_server_timing_explain_the_time_of_the_request(client: httpx.Client) -> None:
     style = upload(client, picture(22)).json()["id"]
     stages, steps, total = stages_of(generate(client, style=style, n=10, seed=1))
@@ -166,3 +143,10 @@ def test_a_response_that_needed_no_model_says_its_time_alone(client: httpx.Clien
     stages, steps, total = stages_of(client.get("/v1/models"))
     assert (stages, steps) == ({}, {})
     assert total > 0
+
+
+def test_tokens_of_all_images_are_counted(client: httpx.Client) -> None:
+    one, three = generate(client).json()["usage"], generate(client, n=3).json()["usage"]
+    for name in ("input_tokens", "output_tokens", "total_tokens"):
+        assert three[name] == 3 * one[name]
+    assert one["output_tokens"] == 130

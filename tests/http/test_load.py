@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from service.model.engine.generator import Generator, PendingBatch, never
-from service.model.engine.types import ImageSpec
-from service.model.schedule import Size
 from service.settings import Settings
-from tests.support.busy_server import GENERATIONS, busy, hanging, metric, post, wait_until_queued
+from tests.support.busy_server import busy, hanging, metric, post, wait_for_metric, wait_until_queued
+from tests.support.gated_generator import FailingGenerator
+from tests.support.generations import GENERATIONS
 from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import picture, upload
@@ -75,8 +73,7 @@ def test_a_client_that_leaves_gives_its_places_back(tmp_path: Path) -> None:
         queued.close()
         wait_until_queued(client, 0)
         running.close()
-        while metric(client, 'atelier_cancellations_total{queue="generate",when="running"}') != 1:
-            pass
+        wait_for_metric(client, 'atelier_cancellations_total{queue="generate",when="running"}', 1)
         generator.open()
         assert post(server, {"prompt": "a cat"}).status_code == 200
         assert [spec.prompt for batch in generator.batches[-2:] for spec in batch] == ["a star", "a cat"]
@@ -91,40 +88,24 @@ def test_a_job_that_is_too_late_is_told_so(tmp_path: Path) -> None:
 
 
 def test_an_image_that_fails_fails_its_request_and_no_other(tmp_path: Path) -> None:
-    with serving(Settings(data_dir=tmp_path), MoodyGenerator(tiny_generator().backbone)) as server:
+    with serving(Settings(data_dir=tmp_path), FailingGenerator(tiny_generator().backbone)) as server:
         server.wait_until_settled()
-        failed = post(server, {"prompt": MoodyGenerator.DISLIKED, "n": 2})
+        failed = post(server, {"prompt": FailingGenerator.FAILS_ON, "n": 2})
         assert failed.status_code == 500
         assert failed.json()["error"]["code"] == "generation_failed"
-        assert "mood" not in failed.text
+        assert "secret reason" not in failed.text
         assert post(server, {"prompt": "a star"}).status_code == 200
 
 
 def test_when_one_image_fails_the_others_of_its_request_are_given_up(tmp_path: Path) -> None:
-    generator = MoodyGenerator(tiny_generator().backbone)
+    generator = FailingGenerator(tiny_generator().backbone)
     generator.max_in_batch = 1
     with serving(Settings(data_dir=tmp_path), generator) as server, server.client() as client:
         server.wait_until_settled()
-        assert post(server, {"prompt": MoodyGenerator.DISLIKED, "n": 4}).status_code == 500
+        assert post(server, {"prompt": FailingGenerator.FAILS_ON, "n": 4}).status_code == 500
         cancelled = 'atelier_cancellations_total{{queue="generate",when="{}"}}'
         given_up = [metric(client, cancelled.format(when)) for when in ("queued", "running")]
         assert sum(given_up) == 3
-
-
-class MoodyGenerator(Generator):
-    """The real one, except for a prompt that it will not draw."""
-
-    DISLIKED = "a hat"
-    ERROR: BaseException = RuntimeError("not in the mood")
-    max_in_batch = 8
-
-    def max_images(self, size: Size) -> int:
-        return self.max_in_batch
-
-    def draw(self, specs: Sequence[ImageSpec], cancelled: Callable[[], bool] = never) -> PendingBatch:
-        if any(spec.prompt == self.DISLIKED for spec in specs):
-            raise self.ERROR
-        return super().draw(specs, cancelled)
 
 
 def test_work_accepted_before_a_stop_is_finished(tmp_path: Path) -> None:

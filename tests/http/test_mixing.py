@@ -9,8 +9,7 @@ import httpx
 import openai
 import pytest
 
-from tests.http.test_images import generate, images_of
-from tests.http.test_streaming import events_of
+from tests.support.generations import events_of, generate, images_of
 from tests.support.server import Running
 from tests.support.uploads import picture, upload
 
@@ -140,5 +139,5 @@ def test_a_stream_in_one_style_or_none_says_nothing_of_mixtures(client: httpx.Cl
     (plain,) = events_of(client, seed=1)
     assert event["style"] == styled
     assert "style" not in plain
-    for each in (event, plain):
-        assert not {"styles", "strength", "alpha"} & each.keys()
+    for answer in (event, plain):
+        assert not {"styles", "strength", "alpha"} & answer.keys()

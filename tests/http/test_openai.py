@@ -7,16 +7,16 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import httpx
 import openai
 import pytest
-from openai.types import ImagesResponse
 
 from service.settings import Settings
-from tests.http.test_load import MoodyGenerator
-from tests.support.busy_server import busy, metric, post, wait_until_queued
+from tests.support.busy_server import busy, post, wait_for_metric, wait_until_queued
+from tests.support.gated_generator import FailingGenerator
+from tests.support.openai_sdk import files_of, sdk_of
 from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import is_image, picture, upload
@@ -24,20 +24,10 @@ from tests.support.uploads import is_image, picture, upload
 SIZE = (64, 64)
 
 
-def sdk_of(server: Running, **options: Any) -> openai.OpenAI:
-    options = {"max_retries": 0} | options
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", **options)
-
-
 @pytest.fixture
 def sdk(server: Running) -> Iterator[openai.OpenAI]:
     with sdk_of(server) as sdk:
         yield sdk
-
-
-def files_of(answer: ImagesResponse) -> list[bytes]:
-    assert answer.data is not None
-    return [base64.b64decode(image.b64_json or "") for image in answer.data]
 
 
 # Images
@@ -137,11 +127,11 @@ async def test_the_asynchronous_client_streams_too(server: Running) -> None:
 
 
 def test_a_failure_in_a_stream_is_raised_with_our_code(tmp_path: Path) -> None:
-    with serving(Settings(data_dir=tmp_path), MoodyGenerator(tiny_generator().backbone)) as server:
+    with serving(Settings(data_dir=tmp_path), FailingGenerator(tiny_generator().backbone)) as server:
         server.wait_until_settled()
         with (
             sdk_of(server) as sdk,
-            sdk.images.generate(prompt=MoodyGenerator.DISLIKED, stream=True) as stream,
+            sdk.images.generate(prompt=FailingGenerator.FAILS_ON, stream=True) as stream,
             pytest.raises(openai.APIError, match="failed on this job") as failure,
         ):
             list(stream)
@@ -211,10 +201,10 @@ def test_a_full_queue_and_a_deadline_are_its_own_errors(tmp_path: Path) -> None:
 
 
 def test_a_failed_image_is_its_internal_server_error(tmp_path: Path) -> None:
-    with serving(Settings(data_dir=tmp_path), MoodyGenerator(tiny_generator().backbone)) as server:
+    with serving(Settings(data_dir=tmp_path), FailingGenerator(tiny_generator().backbone)) as server:
         server.wait_until_settled()
         with sdk_of(server) as sdk, pytest.raises(openai.InternalServerError) as failed:
-            sdk.images.generate(prompt=MoodyGenerator.DISLIKED)
+            sdk.images.generate(prompt=FailingGenerator.FAILS_ON)
     assert (failed.value.status_code, failed.value.code) == (500, "generation_failed")
 
 
@@ -235,8 +225,7 @@ def test_its_retry_waits_as_long_as_our_retry_after_says_and_then_succeeds(tmp_p
         wait_until_queued(client, 1)
         patient = sdk_of(server, max_retries=1, http_client=counting)
         retried = threads.submit(patient.images.generate, prompt="a star")
-        while metric(client, 'atelier_rejections_total{queue="generate",reason="queue_full"}') != 1:
-            pass
+        wait_for_metric(client, 'atelier_rejections_total{queue="generate",reason="queue_full"}', 1)
         generator.open()
         assert len(files_of(retried.result())) == 1
         assert running.result().status_code == queued.result().status_code == 200

@@ -16,10 +16,10 @@ from service.access.api_key import Limits
 from service.access.idempotency_store import RETRY_SECONDS
 from service.http.dependencies import RETRY_SECONDS as NOT_READY_SECONDS
 from service.settings import Settings
-from tests.http.test_openai import files_of, sdk_of
 from tests.support.api_keys import Key, lines
-from tests.support.busy_server import busy, metric
+from tests.support.busy_server import busy, metric, wait_for_metric
 from tests.support.gated_generator import GatedGenerator
+from tests.support.openai_sdk import files_of, sdk_of
 from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
 
@@ -137,8 +137,7 @@ def test_its_retry_of_a_running_key_waits_our_retry_after_and_gets_the_answer(tm
         first = threads.submit(draw, sdk, Idempotency_Key="one")
         generator.wait_for_batch()
         again = threads.submit(draw, retrying, Idempotency_Key="one")
-        while metric(client, 'atelier_refusals_total{reason="idempotency_key_in_use"}') != 1:
-            pass
+        wait_for_metric(client, 'atelier_refusals_total{reason="idempotency_key_in_use"}', 1)
         generator.open()
         assert files_of(again.result()) == files_of(first.result())
         assert metric(client, "atelier_images_total") == 1
@@ -155,8 +154,7 @@ def test_its_retry_of_a_service_that_loads_waits_our_retry_after_and_gets_an_ima
         patient(server, attempts, max_retries=20) as retrying,
     ):
         image = threads.submit(draw, retrying)
-        while metric(client, 'atelier_requests_total{code="503",route="POST /v1/images/generations"}') != 1:
-            pass
+        wait_for_metric(client, 'atelier_requests_total{code="503",route="POST /v1/images/generations"}', 1)
         generator.open()
         assert len(files_of(image.result())) == 1
     assert attempts[1] - attempts[0] >= NOT_READY_SECONDS

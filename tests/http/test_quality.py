@@ -14,11 +14,10 @@ import pytest
 from service.model.engine.generator import Generator
 from service.model.engine.quality import Qualities, Shortcuts
 from service.settings import Settings
-from tests.http.test_images import generate, images_of
-from tests.http.test_openai import files_of, sdk_of
-from tests.http.test_streaming import COMPLETED, PARTIAL, events_of, file_of
-from tests.support.busy_server import GENERATIONS, post, wait_until_queued
+from tests.support.busy_server import post, wait_until_queued
 from tests.support.gated_generator import GatedGenerator
+from tests.support.generations import COMPLETED, GENERATIONS, PARTIAL, events_of, file_of, generate, images_of
+from tests.support.openai_sdk import files_of, sdk_of
 from tests.support.server import Running, serving
 from tests.support.tiny import tiny_config, tiny_infinity
 from tests.support.uploads import is_image, picture, upload
@@ -129,7 +128,7 @@ def test_images_of_different_quality_meet_in_no_batch_and_change_nothing(tmp_pat
             asked += [pool.submit(post, running, body) for body in bodies[1:]]
             wait_until_queued(client, len(bodies) - 1)
             generator.open()
-            together = [images_of(each.result()) for each in asked]
+            together = [images_of(future.result()) for future in asked]
     assert together == alone
     keys = [{spec.batch_key for spec in batch} for batch in generator.batches]
     assert all(len(key) == 1 for key in keys)

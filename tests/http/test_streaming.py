@@ -5,11 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -20,40 +17,12 @@ from service.model.engine.generator import Generator
 from service.model.infinity.backbone import Infinity
 from service.model.infinity.kv_cache import KVCache
 from service.settings import Settings
-from tests.http.test_load import MoodyGenerator
-from tests.support.busy_server import GENERATIONS, busy, hanging, metric, post, wait_until_queued
-from tests.support.gated_generator import SteppingGenerator
+from tests.support.busy_server import busy, hanging, metric, post, wait_for_metric, wait_until_queued
+from tests.support.gated_generator import FailingGenerator, SteppingGenerator
+from tests.support.generations import COMPLETED, GENERATIONS, PARTIAL, events_of, file_of, streamed
 from tests.support.server import serving
 from tests.support.tiny import tiny_generator, tiny_infinity
 from tests.support.uploads import is_image, picture, upload
-
-PARTIAL, COMPLETED = "image_generation.partial_image", "image_generation.completed"
-
-
-@contextmanager
-def streamed(client: httpx.Client, **fields: object) -> Iterator[httpx.Response]:
-    body = {"prompt": "a star", "stream": True} | fields
-    with client.stream("POST", GENERATIONS, json=body) as response:
-        yield response
-
-
-def events_of(client: httpx.Client, **fields: object) -> list[dict[str, Any]]:
-    """The content of each event; its type is also the event's name."""
-    with streamed(client, **fields) as response:
-        assert response.status_code == 200, response.read()
-        assert response.headers["Content-Type"].startswith("text/event-stream")
-        assert response.headers["Cache-Control"] == "no-cache"
-        blocks = [block for block in "".join(response.iter_text()).split("\n\n") if block]
-    events = []
-    for block in blocks:
-        name, content = block.splitlines()
-        events.append(json.loads(content.removeprefix("data: ")))
-        assert name == f"event: {events[-1].get('type', 'error')}"
-    return events
-
-
-def file_of(event: dict[str, Any]) -> bytes:
-    return base64.b64decode(event["b64_json"])
 
 
 def image_of(client: httpx.Client, **fields: object) -> bytes:
@@ -154,14 +123,14 @@ def test_a_full_queue_refuses_a_stream_with_429(tmp_path: Path) -> None:
 def test_a_failure_after_the_first_byte_is_an_error_event_and_the_last_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="atelier.http")
-    with serving(Settings(data_dir=tmp_path), MoodyGenerator(tiny_generator().backbone)) as server:
+    caplog.set_level(logging.INFO, logger="service")
+    with serving(Settings(data_dir=tmp_path), FailingGenerator(tiny_generator().backbone)) as server:
         server.wait_until_settled()
         with server.client() as client:
-            (event,) = events_of(client, prompt=MoodyGenerator.DISLIKED, n=2)
+            (event,) = events_of(client, prompt=FailingGenerator.FAILS_ON, n=2)
             assert list(event) == ["error"]
             assert event["error"]["code"] == "generation_failed"
-            assert "mood" not in event["error"]["message"]
+            assert "secret reason" not in event["error"]["message"]
             assert len(events_of(client)) == 1
     failed, _ = [record for record in caplog.records if f"path='{GENERATIONS}'" in record.getMessage()]
     assert "failure='generation_failed'" in failed.getMessage()
@@ -225,8 +194,7 @@ def test_a_client_that_leaves_its_stream_gives_its_place_back(tmp_path: Path) ->
         queued.close()
         wait_until_queued(client, 0)
         running.close()
-        while metric(client, 'atelier_cancellations_total{queue="generate",when="running"}') != 1:
-            pass
+        wait_for_metric(client, 'atelier_cancellations_total{queue="generate",when="running"}', 1)
         generator.open()
         assert post(server, {"prompt": "a cat"}).status_code == 200
         assert "a mug" not in [spec.prompt for batch in generator.batches for spec in batch]

@@ -11,8 +11,8 @@ import pytest
 
 from service.settings import Settings
 from service.storage.embedded_valkey.server import EmbeddedValkey
-from tests.http.test_images import generate, images_of
 from tests.support.busy_server import metric
+from tests.support.generations import generate, images_of
 from tests.support.server import serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import is_image, picture, upload, upload_several
@@ -41,7 +41,7 @@ def test_several_pictures_make_one_style_whatever_their_order(client: httpx.Clie
     one = upload(client, pictures[0]).json()
     assert one["id"] != style["id"]
     assert one["agreement"] is None
-    drawn = [images_of(generate(client, style=each["id"], seed=1)) for each in (style, one)]
+    drawn = [images_of(generate(client, style=source["id"], seed=1)) for source in (style, one)]
     assert drawn[0] != drawn[1]
 
 

@@ -10,9 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.http.test_images import generate, images_of
-from tests.http.test_streaming import COMPLETED, events_of
-from tests.support.busy_server import GENERATIONS, busy, metric, post, wait_until_queued
+from tests.support.busy_server import busy, metric, post, wait_until_queued
+from tests.support.generations import COMPLETED, GENERATIONS, events_of, generate, images_of
 from tests.support.uploads import picture, upload
 
 SHARED = "atelier_content_paths_shared_total"
@@ -25,8 +24,8 @@ def styles(client: httpx.Client) -> list[str]:
 
 def test_each_image_is_the_one_of_its_style_and_seed_alone(client: httpx.Client, styles: list[str]) -> None:
     weak = {"id": styles[0], "strength": 0.5}
-    each: list[Any] = [None, styles[0], styles[1], weak]
-    several = generate(client, seed=5, n=2, styles_each=each)
+    mixed: list[Any] = [None, styles[0], styles[1], weak]
+    several = generate(client, seed=5, n=2, styles_each=mixed)
     answer = several.json()
     assert [image["seed"] for image in answer["data"]] == [5, 5, 5, 5, 6, 6, 6, 6]
     assert [image.get("style", {}).get("id") for image in answer["data"][:3]] == [None, *styles]
@@ -35,7 +34,7 @@ def test_each_image_is_the_one_of_its_style_and_seed_alone(client: httpx.Client,
     alone = [
         images_of(generate(client, seed=seed, **fields))[0]
         for seed in (5, 6)
-        for fields in ({} if style is None else {"style": style} for style in each)
+        for fields in ({} if style is None else {"style": style} for style in mixed)
     ]
     assert images_of(several) == alone
     assert len(set(alone)) == 8
@@ -74,11 +73,11 @@ def test_separate_requests_that_meet_share_a_content_path_when_all_of_it_agrees(
         waiting = [threads.submit(post, server, body) for body in bodies]
         wait_until_queued(client, 4)
         generator.open()
-        assert [each.result().status_code for each in (first, *waiting)] == [200] * 5
+        assert [future.result().status_code for future in (first, *waiting)] == [200] * 5
         assert [len(batch) for batch in generator.batches[-2:]] == [1, 4]
         assert metric(client, SHARED) - before == 1
         alone = [post(server, body).json()["data"] for body in bodies]
-        assert [each.result().json()["data"] for each in waiting] == alone
+        assert [future.result().json()["data"] for future in waiting] == alone
 
 
 def test_a_stream_names_the_style_of_each_image(client: httpx.Client, styles: list[str]) -> None:

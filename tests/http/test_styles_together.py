@@ -8,9 +8,8 @@ import httpx
 import pytest
 
 from service.settings import Settings
-from tests.http.test_images import generate, images_of
-from tests.http.test_streaming import events_of, file_of
 from tests.support.api_keys import Key, lines
+from tests.support.generations import events_of, file_of, generate, images_of
 from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import picture, upload
@@ -42,7 +41,7 @@ def test_styles_of_words_and_of_codes_belong_to_their_tenant_and_a_code_to_whoev
         own = beta.post("/v1/styles", json={"text": "a red star"})
         assert own.status_code == 201
         assert own.json()["id"] != words["id"]
-        drawn = [images_of(generate(each, style=words["code"], seed=1)) for each in (acme, beta)]
+        drawn = [images_of(generate(client, style=words["code"], seed=1)) for client in (acme, beta)]
         assert drawn[0] == drawn[1] == images_of(generate(acme, style=words["id"], seed=1))
 
 
@@ -57,5 +56,5 @@ def test_a_mixture_and_images_in_each_style_exclude_each_other(client: httpx.Cli
     refused = generate(client, styles=[{"id": code}], styles_each=[code])
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "styles"
-    each = generate(client, styles_each=[code, None], seed=1)
-    assert images_of(each)[0] == images_of(generate(client, style=code, seed=1))[0]
+    several = generate(client, styles_each=[code, None], seed=1)
+    assert images_of(several)[0] == images_of(generate(client, style=code, seed=1))[0]

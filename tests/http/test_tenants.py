@@ -14,12 +14,12 @@ from service.errors import StyleNotFound
 from service.settings import Settings
 from service.styles.record import is_style_id, style_id_of
 from tests.support.api_keys import Key, lines
+from tests.support.generations import GENERATIONS
 from tests.support.server import Running, serving
 from tests.support.styles import LARGE, SMALL, Replica, feature_of, picture_of
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import picture, upload
 
-GENERATIONS = "/v1/images/generations"
 ACME, BETA, BETA_TOO, OLD = Key("acme"), Key("beta"), Key("beta-2", tenant="beta"), Key("old", tenant="")
 
 
@@ -146,7 +146,7 @@ def test_anothers_style_is_answered_as_one_that_never_was(acme: httpx.Client, be
             beta.post(GENERATIONS, json={"prompt": "a star", "style": id}),
             beta.get("/v1/styles", params={"after": id}),
         ]
-        return [(response.status_code, response.text.replace(id, "ID")) for response in asked]
+        return [(answer.status_code, answer.text.replace(id, "ID")) for answer in asked]
 
     assert answers(style) == answers(never)
     assert [status for status, _ in answers(style)] == [404, 404, 404, 404, 400]
@@ -196,7 +196,7 @@ async def test_a_picture_and_a_feature_in_memory_or_lost_are_their_tenants_alone
     replica = Replica(redis)
     acme, beta = replica.store.of("acme"), replica.store.of("beta")
     style, _ = await acme.create(picture_of(1), name=None)
-    for size in (SMALL, LARGE):  # cached since it was created, and rebuilt from the picture
+    for size in (SMALL, LARGE):  # hot since it was created, and rebuilt from the picture
         feature = await acme.feature(style.id, size)
         assert feature.to_bytes() == feature_of(picture_of(1), size).to_bytes()
         for other in (beta, replica.store):

@@ -39,7 +39,7 @@ class GatedModel:
         assert self._permits.acquire(timeout=30)
         if cancelled():
             raise Cancelled
-        return [each.upper() for each in inputs]
+        return [word.upper() for word in inputs]
 
     async def next_batch(self) -> list[str]:
         return await asyncio.wait_for(self._arrivals.get(), timeout=30)
@@ -50,7 +50,7 @@ class GatedModel:
 
 
 @dataclass
-class Rig:
+class BatcherSetup:
     batcher: Batcher[str, str]
     thread: ModelThread
     clock: Clock = field(default_factory=Clock)
@@ -60,14 +60,14 @@ class Rig:
         return self.metrics.registry.get_sample_value(f"atelier_{name}", {"queue": "generate", **labels})
 
 
-def rig(
+def batcher_setup(
     run: Run,
     *,
     max_jobs: int = 4,
     max_queued: int = 8,
     clock: Clock | None = None,
     thread: ModelThread | None = None,
-) -> Rig:
+) -> BatcherSetup:
     """A batcher whose inputs are words; the first letter is the group."""
     thread, metrics, clock = thread or ModelThread(), Metrics(), clock or Clock()
     batcher: Batcher[str, str] = Batcher(
@@ -80,17 +80,17 @@ def rig(
         clock=clock,
         metrics=metrics,
     )
-    return Rig(batcher, thread, clock, metrics)
+    return BatcherSetup(batcher, thread, clock, metrics)
 
 
 @asynccontextmanager
-async def serving(rig: Rig) -> AsyncIterator[Batcher[str, str]]:
-    await rig.batcher.start()
+async def serving(setup: BatcherSetup) -> AsyncIterator[Batcher[str, str]]:
+    await setup.batcher.start()
     try:
-        yield rig.batcher
+        yield setup.batcher
     finally:
-        await rig.batcher.stop()
-        rig.thread.shutdown()
+        await setup.batcher.stop()
+        setup.thread.shutdown()
 
 
 async def results(jobs: Sequence[Job[str, str]]) -> list[str]:

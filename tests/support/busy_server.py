@@ -1,4 +1,4 @@
-"""A server that is kept busy, and clients that ask it, wait, and leave."""
+"""A server that is kept busy, and clients that send requests, wait, and disconnect."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ import httpx
 
 from service.settings import Settings
 from tests.support.gated_generator import GatedGenerator
+from tests.support.generations import GENERATIONS
 from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
-
-GENERATIONS = "/v1/images/generations"
 
 
 @contextmanager
@@ -46,10 +45,15 @@ def metric(client: httpx.Client, sample: str) -> float:
     return next((float(line.split()[-1]) for line in lines if line.startswith(f"{sample} ")), 0.0)
 
 
-def wait_until_queued(client: httpx.Client, num_jobs: int) -> None:
-    """Return once so many jobs wait. Each look is a round trip; the test's time limit ends a vain wait."""
-    while metric(client, 'atelier_queue_depth{queue="generate"}') != num_jobs:
+def wait_for_metric(client: httpx.Client, sample: str, value: float) -> None:
+    """Return once the sample has this value. Each look is a round trip; the test's time limit bounds them."""
+    while metric(client, sample) != value:
         pass
+
+
+def wait_until_queued(client: httpx.Client, num_jobs: int) -> None:
+    """Return once so many jobs wait."""
+    wait_for_metric(client, 'atelier_queue_depth{queue="generate"}', num_jobs)
 
 
 def hanging(server: Running, body: dict[str, Any]) -> socket.socket:

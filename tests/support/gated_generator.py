@@ -1,4 +1,4 @@
-"""The real Generator behind a gate that the test opens and closes."""
+"""The real Generator, controlled by the test: behind a gate, step by step, or failing on one prompt."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from service.model.engine.generator import Generator, PendingBatch, never
 from service.model.engine.types import ImageSpec
+from service.model.schedule import Size
 
 PATIENCE_SECONDS = 60
 
@@ -40,7 +41,7 @@ class GatedGenerator(Generator):
 
 
 class SteppingGenerator(Generator):
-    """The real one, which stops after each step until the test lets it go on."""
+    """The real one, which waits after each step until the test lets it continue."""
 
     def __init__(self, generator: Generator) -> None:
         super().__init__(generator.backbone)
@@ -55,7 +56,23 @@ class SteppingGenerator(Generator):
         def after_step() -> bool:
             self.num_steps_done += 1
             self.stepped.release()
-            assert self._permits.acquire(timeout=PATIENCE_SECONDS), "nobody let the generator go on"
+            assert self._permits.acquire(timeout=PATIENCE_SECONDS), "the test did not continue"
             return cancelled()
 
         return super().draw(specs, after_step)
+
+
+class FailingGenerator(Generator):
+    """The real one, except that a batch with one prompt fails."""
+
+    FAILS_ON = "a hat"
+    ERROR: BaseException = RuntimeError("a secret reason")
+    max_in_batch = 8
+
+    def max_images(self, size: Size) -> int:
+        return self.max_in_batch
+
+    def draw(self, specs: Sequence[ImageSpec], cancelled: Callable[[], bool] = never) -> PendingBatch:
+        if any(spec.prompt == self.FAILS_ON for spec in specs):
+            raise self.ERROR
+        return super().draw(specs, cancelled)

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import httpx
 import uvicorn
@@ -21,7 +23,7 @@ PATIENCE_SECONDS = 60
 
 
 class _Server(DrainingServer):
-    """Ours, and it says when it listens."""
+    """Ours, with an event for the moment from which it listens."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config, close=service.close, drain_seconds=PATIENCE_SECONDS)
@@ -80,3 +82,13 @@ def serving(settings: Settings, generator: Generator | None = None) -> Iterator[
         server.should_exit = True
         thread.join(PATIENCE_SECONDS)
         assert not thread.is_alive(), "the server does not stop"
+
+
+@contextmanager
+def ready_server(
+    folder: Path, generator: Generator, **settings: Any
+) -> Iterator[tuple[Running, httpx.Client]]:
+    """A server that is ready, with its data in `folder`, and a client of it."""
+    with serving(Settings(data_dir=folder, **settings), generator) as server, server.client() as client:
+        server.wait_until_settled()
+        yield server, client

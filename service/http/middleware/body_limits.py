@@ -1,4 +1,4 @@
-"""Bounds on what a client may send, kept before anything is parsed or spooled to disk."""
+"""BodyLimit: bounds the size of a body before anything of it is parsed or spooled to disk."""
 
 from __future__ import annotations
 
@@ -29,28 +29,25 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        bound, error = MAX_JSON_BYTES, self._too_large(MAX_JSON_BYTES)
-        if media_type(headers) == MULTIPART:
-            bound, error = (
-                self.max_upload_bytes + MAX_FORM_OVERHEAD_BYTES,
-                self._too_large(self.max_upload_bytes),
-            )
+        is_form = media_type(headers) == MULTIPART
+        max_bytes = self.max_upload_bytes if is_form else MAX_JSON_BYTES  # as clients are told
+        bound = max_bytes + (MAX_FORM_OVERHEAD_BYTES if is_form else 0)
         declared = headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared) > bound:
-            await error_response(error)(scope, receive, send)
+            await error_response(_too_large(max_bytes))(scope, receive, send)
             return
         num_bytes = 0
 
-        async def bounded() -> Message:
+        async def bounded_receive() -> Message:
             nonlocal num_bytes
             message = await receive()
             num_bytes += len(message.get("body", b""))
             if num_bytes > bound:
-                raise error
+                raise _too_large(max_bytes)
             return message
 
-        await self.app(scope, bounded, send)
+        await self.app(scope, bounded_receive, send)
 
-    @staticmethod
-    def _too_large(max_bytes: int) -> PayloadTooLarge:
-        return PayloadTooLarge(f"The body is too large: it may hold {max_bytes} bytes.")
+
+def _too_large(max_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body is too large: it may hold {max_bytes} bytes.")

@@ -24,10 +24,10 @@ from service.errors import (
     ServiceError,
 )
 from service.http.content_negotiation import MULTIPART
-from service.http.dependencies import Parts, Readiness
+from service.http.dependencies import Readiness, ReadyService
 from service.http.error_handlers import error_response
 from service.http.middleware.auth import caller_of
-from service.http.middleware.telemetry import RequestTrace
+from service.stage_timer import RequestTrace
 
 PATHS = ("/v1/images/generations", "/v1/styles")
 REPLAYED = (b"idempotent-replayed", b"true")
@@ -65,28 +65,30 @@ class Idempotency:
         self.readiness = readiness
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        parts = self.readiness.parts
+        service = self.readiness.service
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in PATHS:
             key = Headers(scope=scope).get(HEADER)
-            if parts is not None and key is not None:  # else the route says that the service is not ready
+            if service is not None and key is not None:  # else the route says that the service is not ready
                 try:
-                    await self._respond(parts, key, scope, receive, send)
+                    await self._respond(service, key, scope, receive, send)
                 except ServiceError as error:  # the app's own are answered within it
                     if isinstance(error, IdempotencyKeyInUse | IdempotencyKeyReused):
-                        parts.metrics.refusals.labels(reason=error.code).inc()
+                        service.metrics.refusals.labels(reason=error.code).inc()
                     await error_response(error)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
-    async def _respond(self, parts: Parts, key: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _respond(
+        self, service: ReadyService, key: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         if not _KEY.fullmatch(key):
             raise InvalidRequest(
                 f"{HEADER} must be 1 to {MAX_KEY_CHARS} characters of ASCII without blanks.", param=HEADER
             )
-        trace: RequestTrace = scope["state"]["account"]
+        trace: RequestTrace = scope["state"]["trace"]
         with trace.stage("upload"):
             body = await _read(scope, receive)
-        claiming = parts.answers.claim(
+        claiming = service.idempotency.claim(
             scope=[caller_of(scope).tenant, scope["path"], key], fingerprint=_fingerprint(scope, body)
         )
         async with AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""How long a client is willing to wait, from the moment its request arrived."""
+"""RequestTimeout: how long a request may take, from its arrival."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import Header, Request
+from fastapi import Depends, Header, Request
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 from starlette.datastructures import Headers
@@ -22,17 +22,17 @@ MAX_SECONDS = 24 * 3600
 
 
 class RequestTimeout:
-    """Middleware: 504 once the time the client or the settings allow is over, wherever the request is then.
+    """Middleware: 504 once the time that the client or the settings allow is over.
 
-    Whatever it waits for is cancelled: its body, its upload, its place in a queue, its part of a batch. A
-    response that has begun is not cut off; a stream ends by the deadline of its jobs.
+    Whatever the request waits for is cancelled: its body, its upload, its place in a queue, its part of a
+    batch. A response that has begun is not cut off; a stream ends by the deadline of its jobs.
     """
 
     def __init__(
-        self, app: ASGIApp, allowed_seconds: float | None, clock: Callable[[], float] = time.monotonic
+        self, app: ASGIApp, max_seconds: float | None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.app = app
-        self.allowed_seconds = allowed_seconds
+        self.max_seconds = max_seconds
         self.clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,49 +40,49 @@ class RequestTimeout:
             await self.app(scope, receive, send)
             return
         try:
-            seconds = shorter(self.allowed_seconds, asked_seconds(Headers(scope=scope).get(HEADER)))
+            seconds = allowed_seconds(Headers(scope=scope).get(HEADER), self.max_seconds)
         except InvalidRequest as error:
             await error_response(error)(scope, receive, send)
             return
-        scope.setdefault("state", {})["deadline"] = None if seconds is None else self.clock() + seconds
+        scope["state"]["deadline"] = None if seconds is None else self.clock() + seconds
         try:
-            async with asyncio.timeout(seconds) as bound:
+            async with asyncio.timeout(seconds) as timeout:
 
-                async def begun(message: Message) -> None:
-                    if not bound.expired():
-                        bound.reschedule(None)
+                async def send_without_timeout(message: Message) -> None:
+                    if not timeout.expired():
+                        timeout.reschedule(None)
                     await send(message)
 
-                await self.app(scope, receive, begun)
+                await self.app(scope, receive, send_without_timeout)
         except TimeoutError:
-            if not bound.expired():
+            if not timeout.expired():
                 raise
-            await error_response(too_late())(scope, receive, send)
+            late = DeadlineExceeded("The deadline passed before the result was there; allow more time.")
+            await error_response(late)(scope, receive, send)
 
 
-async def deadline(
+async def _deadline(
     request: Request,
     x_request_timeout: Annotated[
         Annotated[float, Field(ge=0.001, le=MAX_SECONDS)] | SkipJsonSchema[None],
         Header(description="Seconds, from the arrival of the request; then 504."),
     ] = None,
 ) -> float | None:
-    """Dependency: when to give the request up, in seconds of `time.monotonic`, the batchers' clock.
+    """The header is declared for the OpenAPI document: the middleware has read it before the body came."""
+    deadline: float | None = request.state.deadline
+    return deadline
 
-    The header is here to be documented; the middleware has read it before the body came.
+
+# When to give the request up, in seconds of `time.monotonic`, the batchers' clock; None for never.
+DeadlineDep = Annotated[float | None, Depends(_deadline)]
+
+
+def allowed_seconds(header: str | None, bound: float | None) -> float | None:
+    """The shorter of what the header and the settings allow; None is no bound. InvalidRequest when the header
+    is not a number of seconds.
     """
-    found: float | None = request.scope["state"]["deadline"]
-    return found
-
-
-def too_late() -> DeadlineExceeded:
-    return DeadlineExceeded("The deadline passed before the result was there; allow more time.")
-
-
-def asked_seconds(header: str | None) -> float | None:
-    """The header's number of seconds, None when there is no header; InvalidRequest when it is no such."""
     if header is None:
-        return None
+        return bound
     try:
         seconds = float(header)
     except ValueError:
@@ -92,10 +92,4 @@ def asked_seconds(header: str | None) -> float | None:
             f"{HEADER} must be a number of seconds above 0 and at most {MAX_SECONDS}, such as 2.5.",
             param=HEADER,
         )
-    return seconds
-
-
-def shorter(first: float | None, second: float | None) -> float | None:
-    """The smaller of two bounds of which None is no bound."""
-    given = [each for each in (first, second) if each is not None]
-    return min(given, default=None)
+    return seconds if bound is None else min(seconds, bound)

@@ -1,4 +1,4 @@
-"""The page of the documentation. Its scripts come from here, so that it works without the internet."""
+"""GET /docs: Swagger UI, its files served from here so that it works without internet access."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fastapi.responses import FileResponse
 from service.errors import RouteNotFound
 
 router = APIRouter(include_in_schema=False)
-# Of that package the files alone: Swagger UI as its makers publish it.
+# Only the static files of that package are used: Swagger UI as published.
 FOLDER = files("fastapi_offline") / "static"
 MEDIA_TYPES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 
 
 @router.get("/docs")
 async def docs() -> Response:
-    # Relative addresses, which hold behind a proxy that puts a path in front, too.
+    # Relative URLs, which stay right behind a proxy that adds a path prefix.
     return get_swagger_ui_html(
         openapi_url="openapi.json",
         title="Atelier",

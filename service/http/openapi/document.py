@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI reads from the routes, and what it cannot know of them."""
+"""The OpenAPI document: what FastAPI reads from the routes, completed by what it cannot know."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ JSON may take 1 MiB. Where the service has API keys, all under `/v1` needs one; 
 """
 REFERENCE = "#/components/{kind}/{name}"
 _HEADERS = {
-    "X-Request-ID": "The request's own, where it sent a sound one, or a new one. It is in the log.",
+    "X-Request-ID": "The request's own where that is valid, else a new one. It is in the log.",
     "Server-Timing": "Milliseconds of each stage, and of all of it as `total`. Stages of images: `queue`, "
     "`text`, `style`, `transformer` (with its steps), `decode`, `encode`; of making a style: `upload`, "
     "`picture`, `store`, `queue`, `extract`, `decompose`.",
@@ -52,7 +52,7 @@ _LIMITED = {
 
 
 def complete(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """The app's document with what FastAPI leaves out; made once."""
+    """The app's document with what FastAPI leaves out; built once."""
     of_framework = app.openapi
 
     @cache
@@ -67,7 +67,7 @@ def complete(app: FastAPI) -> Callable[[], dict[str, Any]]:
 
 
 def event_stream(example: str) -> dict[str, Any]:
-    """A response's content of server-sent events."""
+    """The content of a response of server-sent events."""
     schema = {
         "type": "string",
         "description": "Server-sent events. The `data` of each is JSON, of the schema that `x-events` names.",
@@ -82,7 +82,7 @@ def event_stream(example: str) -> dict[str, Any]:
 def _add_events(document: dict[str, Any]) -> None:
     """The schemas of events: no route answers with them alone."""
     events: list[tuple[type[BaseModel], JsonSchemaMode]] = [
-        (each, "serialization") for each in EVENTS.values()
+        (event, "serialization") for event in EVENTS.values()
     ]
     template = REFERENCE.format(kind="schemas", name="{model}")
     _, definitions = models_json_schema(events, ref_template=template)
@@ -104,7 +104,7 @@ def _add_headers(document: dict[str, Any]) -> None:
 
 
 def _restore_examples(app: FastAPI, document: dict[str, Any]) -> None:
-    """As they were given: FastAPI leaves null out wherever it finds one, in examples too."""
+    """FastAPI drops every null, in examples too: put them back as they were given."""
     for route in iter_route_contexts(app.routes):
         for method in map(str.lower, route.methods or ()):
             operation = document["paths"].get(route.path, {}).get(method)

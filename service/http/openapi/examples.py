@@ -14,6 +14,7 @@ STYLE_CODE = (
 )
 FINGERPRINT = "7a5caf9790f06194"
 CREATED = 1795409142
+
 # Requests
 
 GENERATIONS: dict[str, Any] = {
@@ -72,6 +73,7 @@ CHANGES: dict[str, Any] = {
     "rename": {"summary": "Another name", "value": {"name": "reeds at night"}},
     "clear": {"summary": "No metadata any more", "value": {"metadata": None}},
 }
+
 # Responses
 
 STYLE: dict[str, Any] = {

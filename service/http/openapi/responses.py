@@ -1,4 +1,4 @@
-"""The responses of each operation, as the document tells them: successes and failures."""
+"""The responses of each operation in the OpenAPI document: successes and errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from typing import Any
 
 from service.http.openapi import examples
 from service.http.openapi.document import event_stream
-from service.http.openapi.errors import EVERYWHERE, GUARDED, IDEMPOTENCY, JSON_BODY, STYLE_LOOKUP, failures
+from service.http.openapi.errors import (
+    EVERYWHERE,
+    GUARDED,
+    IDEMPOTENCY,
+    JSON_BODY,
+    STYLE_LOOKUP,
+    error_responses,
+)
 from service.http.schemas.styles import StyleResponse
 from service.media.images import OutputFormat
 
@@ -14,7 +21,7 @@ Responses = dict[int | str, dict[str, Any]]
 
 
 def _json(**by_name: Any) -> dict[str, Any]:
-    """A response of JSON with these examples; underscores in names are blanks."""
+    """A JSON response with these examples; underscores in names become spaces."""
     named = {name.replace("_", " "): {"value": value} for name, value in by_name.items()}
     return {"content": {"application/json": {"examples": named}}}
 
@@ -24,7 +31,7 @@ def _text(media_type: str, **by_name: str) -> dict[str, Any]:
 
 
 def _headers(**by_name: str) -> dict[str, Any]:
-    """These headers with their descriptions; underscores in names are hyphens."""
+    """These headers with their descriptions; underscores in names become hyphens."""
     return {
         name.replace("_", "-"): {"description": description, "schema": {"type": "string"}}
         for name, description in by_name.items()
@@ -42,7 +49,7 @@ GENERATE: Responses = {
         | {f"image/{output.value}": {} for output in OutputFormat},
         "headers": _REPLAYED | _RAW,
     },
-    **failures(
+    **error_responses(
         *GUARDED,
         *JSON_BODY,
         *IDEMPOTENCY,
@@ -63,7 +70,7 @@ CREATE_STYLE: Responses = {
         "headers": _LOCATION | _REPLAYED,
         **_json(known=examples.STYLE),
     },
-    **failures(
+    **error_responses(
         *GUARDED,
         *JSON_BODY,
         *IDEMPOTENCY,
@@ -79,15 +86,15 @@ CREATE_STYLE: Responses = {
 }
 LIST_STYLES: Responses = {
     200: _json(page=examples.STYLES),
-    **failures(*GUARDED, "unknown_parameter", "store_unavailable"),
+    **error_responses(*GUARDED, "unknown_parameter", "store_unavailable"),
 }
 GET_STYLE: Responses = {
     200: _json(style=examples.STYLE),
-    **failures(*GUARDED, *STYLE_LOOKUP, "invalid_style_code"),
+    **error_responses(*GUARDED, *STYLE_LOOKUP, "invalid_style_code"),
 }
 GET_STYLE_IMAGE: Responses = {
     200: _text("image/webp", picture=examples.WEBP),
-    **failures(
+    **error_responses(
         *GUARDED,
         "unknown_parameter",
         "style_not_found",
@@ -98,27 +105,27 @@ GET_STYLE_IMAGE: Responses = {
 }
 CHANGE_STYLE: Responses = {
     200: _json(renamed={**examples.STYLE, "name": "reeds at night"}),
-    **failures(*GUARDED, *JSON_BODY, *STYLE_LOOKUP),
+    **error_responses(*GUARDED, *JSON_BODY, *STYLE_LOOKUP),
 }
 DELETE_STYLE: Responses = {
     200: _json(deleted=examples.DELETED),
-    **failures(*GUARDED, "style_not_found", "store_unavailable"),
+    **error_responses(*GUARDED, "style_not_found", "store_unavailable"),
 }
 LIST_MODELS: Responses = {
     200: _json(models={"object": "list", "data": [examples.MODEL]}),
-    **failures(*GUARDED),
+    **error_responses(*GUARDED),
 }
-GET_MODEL: Responses = {200: _json(model=examples.MODEL), **failures(*GUARDED, "model_not_found")}
-LIVE: Responses = {200: _json(live={"status": "live"}), **failures(*EVERYWHERE)}
+GET_MODEL: Responses = {200: _json(model=examples.MODEL), **error_responses(*GUARDED, "model_not_found")}
+LIVE: Responses = {200: _json(live={"status": "live"}), **error_responses(*EVERYWHERE)}
 READY: Responses = {
     200: _json(
         ready={"status": "ready", "model": "ready", "store": "ready"},
         without_a_store={"status": "ready", "model": "ready", "store": "unavailable"},
     ),
-    **failures(*EVERYWHERE, "not_ready"),
+    **error_responses(*EVERYWHERE, "not_ready"),
 }
-METRICS: Responses = {200: _text("text/plain", text=examples.METRICS), **failures(*EVERYWHERE)}
+METRICS: Responses = {200: _text("text/plain", text=examples.METRICS), **error_responses(*EVERYWHERE)}
 VERSION: Responses = {
     200: _json(version={"version": "0.1.0", "row_tile": 8, "is_batch_invariant": True}),
-    **failures(*EVERYWHERE),
+    **error_responses(*EVERYWHERE),
 }

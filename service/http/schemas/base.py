@@ -1,4 +1,4 @@
-"""The JSON of requests and responses, with every limit that does not depend on the model or the settings."""
+"""What all bodies share: the refusal of unknown fields, and the error body."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-# Bound of an answer that repeats a name the client chose.
+# Bound of what a message repeats of a name that the client chose.
 MAX_SHOWN_CHARS = 60
 
 
 class Incoming(BaseModel):
-    """A body or query of which every field is known: others are refused by name, and no type is guessed."""
+    """A body or query: unknown fields are refused by name, and no type is converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -28,7 +28,7 @@ class Incoming(BaseModel):
 
 
 def unknown_field(name: str, known: list[str]) -> PydanticCustomError:
-    name = name.encode(errors="backslashreplace").decode()  # half a surrogate pair is no text to answer with
+    name = name.encode(errors="backslashreplace").decode()  # half a surrogate pair is not valid text
     near = get_close_matches(name, known, n=1)
     instead = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}."
     shown = name if len(name) <= MAX_SHOWN_CHARS else f"{name[:MAX_SHOWN_CHARS]}..."
@@ -38,9 +38,7 @@ def unknown_field(name: str, known: list[str]) -> PydanticCustomError:
 
 class Problem(BaseModel):
     message: str = Field(description="What was wrong, and what would be right.")
-    type: str = Field(
-        description="`invalid_request_error`, `rate_limit_error` or `server_error`: whose turn it is."
-    )
+    type: str = Field(description="`invalid_request_error`, `rate_limit_error` or `server_error`.")
     param: str | None = Field(description="The field it is about; a dot between levels.")
     code: str = Field(description="Stable; the description of this document lists all.")
 

@@ -1,4 +1,4 @@
-"""The JSON of requests and responses, with every limit that does not depend on the model or the settings."""
+"""The JSON of the health routes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 
 class LiveResponse(BaseModel):
-    status: Literal["live"] = Field(default="live", description="It answers, so it lives.")
+    status: Literal["live"] = Field(default="live", description="The process answers.")
 
 
 class ReadyResponse(BaseModel):

@@ -1,17 +1,28 @@
-"""The JSON of requests and responses, with every limit that does not depend on the model or the settings."""
+"""The JSON of image generation, with every limit that does not depend on the model or the settings."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from service.application.generation_request import (
+    MAX_IMAGES,
+    MAX_SEED,
+    GenerationRequest,
+    StyleMix,
+    StyleTerm,
+)
+from service.batching.priority import Priority
+from service.errors import InvalidRequest
 from service.http.schemas.base import Incoming
+from service.media.images import OutputFormat
+from service.model.engine.quality import Quality
+from service.model.engine.types import Drawing
 from service.styles.style_code import MAX_CODE_CHARS
 
-MAX_SEED = 2**32 - 1
-MAX_IMAGES = 10
 MAX_MIXED_STYLES = 10
 
 
@@ -55,13 +66,16 @@ Alpha = Annotated[
 
 
 class StyleChoice(Incoming):
-    """A style and how much of it."""
+    """A style and how strongly it is applied."""
 
     id: StyleReference
     strength: Strength = 1.0
     alpha: Alpha | None = Field(
         default=None, description="How fast its lesser components fade; the model's own when left out."
     )
+
+    def to_mix(self, param: str) -> StyleMix:
+        return StyleMix((StyleTerm(self.id, param=param),), self.strength, self.alpha)
 
 
 class WeightedChoice(Incoming):
@@ -77,7 +91,7 @@ class WeightedChoice(Incoming):
     )
 
 
-class GenerationRequest(Incoming):
+class GenerationBody(Incoming):
     """OpenAI's image generation request, with `style`, `seed`, `negative_prompt` and `guidance` added."""
 
     model_config = ConfigDict(
@@ -171,6 +185,65 @@ class GenerationRequest(Incoming):
     def num_images(self) -> int:
         return self.n * len(self.styles_each or [None])
 
+    def to_request(self, output_format: OutputFormat, deadline: float | None) -> GenerationRequest:
+        """InvalidRequest when fields contradict each other."""
+        self._check_conflicts()
+        return GenerationRequest(
+            prompt=self.prompt,
+            negative_prompt=self.negative_prompt,
+            model=self.model,
+            size=self.size,
+            styles=self._style_mixes(),
+            num_images=self.n,
+            num_previews=self.partial_images or 0,
+            seed=self.seed,
+            guidance=self.guidance,
+            quality=Quality.HIGH if self.quality == "auto" else Quality(self.quality),
+            output_format=output_format,
+            output_compression=self.output_compression,
+            priority=Priority(self.priority),
+            deadline=deadline,
+        )
+
+    def _style_mixes(self) -> tuple[StyleMix | None, ...]:
+        if self.styles_each is not None:
+            return tuple(
+                None if style is None else style.to_mix(f"styles_each.{index}")
+                for index, style in enumerate(self.styles_each)
+            )
+        if self.styles is None:
+            return (None if self.style is None else self.style.to_mix("style"),)
+        terms = tuple(
+            StyleTerm(style.id, style.weight, f"styles.{index}.id") for index, style in enumerate(self.styles)
+        )
+        return (StyleMix(terms, 1.0 if self.strength is None else self.strength, self.alpha),)
+
+    def _check_conflicts(self) -> None:
+        if self.styles_each is not None and self.style is not None:
+            raise InvalidRequest(
+                "style and styles_each exclude each other: move the style into styles_each.",
+                param="styles_each",
+                code="conflicting_parameters",
+            )
+        if self.partial_images and not self.stream:
+            raise InvalidRequest(
+                "partial_images come while an image is streamed: set stream to true, or leave them out.",
+                param="partial_images",
+            )
+        if self.styles is not None and (self.style is not None or self.styles_each is not None):
+            raise InvalidRequest(
+                "Give one of style, for one, styles, for a mixture, and styles_each, for images in each.",
+                param="styles",
+                code="conflicting_parameters",
+            )
+        for name in ("strength", "alpha"):
+            if self.styles is None and getattr(self, name) is not None:
+                raise InvalidRequest(
+                    f'{name} goes with styles; for one style put it inside, as {{"id": ..., "{name}": ...}}.',
+                    param=name,
+                    code="conflicting_parameters",
+                )
+
 
 # Of an image that was drawn.
 AnsweredQuality = Annotated[
@@ -198,6 +271,17 @@ class Usage(BaseModel):
     output_tokens: int = Field(description="Of the images, over all steps.")
     total_tokens: int = Field(description="Both together.")
 
+    @classmethod
+    def of(cls, drawings: Sequence[Drawing]) -> Usage:
+        num_text = sum(drawing.num_text_tokens for drawing in drawings)
+        num_image = sum(drawing.num_image_tokens for drawing in drawings)
+        return cls(
+            input_tokens=num_text,
+            input_tokens_details=UsageDetails(text_tokens=num_text),
+            output_tokens=num_image,
+            total_tokens=num_text + num_image,
+        )
+
 
 class GenerationResponse(BaseModel):
     created: int = Field(description="Seconds since 1970.")
@@ -222,7 +306,7 @@ class GenerationResponse(BaseModel):
 
 
 class ImageEvent(BaseModel):
-    """What both events say of an image."""
+    """The fields of both events."""
 
     b64_json: str = Field(description="The image file, in base64.")
     created_at: int = Field(description="Seconds since 1970.")

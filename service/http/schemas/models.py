@@ -1,4 +1,4 @@
-"""The JSON of requests and responses, with every limit that does not depend on the model or the settings."""
+"""The JSON of /v1/models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The JSON of the styles, with every limit that does not depend on the model or the settings."""
+"""The JSON of styles, with every limit that does not depend on the model or the settings."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
+from service.application.extract_style import CodeSource
+from service.application.generation_request import MAX_SEED
 from service.http.schemas.base import Incoming
-from service.http.schemas.images import MAX_SEED
+from service.styles.extractor import StyleText
 from service.styles.style_code import MAX_CODE_CHARS
 
 MAX_NAME_CHARS = 200
@@ -20,7 +22,6 @@ METADATA_SENTENCE = (
 )
 METADATA_DESCRIPTION = "Texts of your own under names of your own."
 NAME_DESCRIPTION = "A name for people; two styles may share one."
-# A name that is blank names nothing.
 Name = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME_CHARS),
@@ -70,6 +71,9 @@ class StyleOfWords(Incoming):
         default=None, description=METADATA_DESCRIPTION
     )
 
+    def source(self) -> StyleText:
+        return StyleText(self.text, self.seed)
+
 
 class StyleOfCode(Incoming):
     """The style of a style code, kept here under an ID."""
@@ -84,9 +88,12 @@ class StyleOfCode(Incoming):
         default=None, description=METADATA_DESCRIPTION
     )
 
+    def source(self) -> CodeSource:
+        return CodeSource(self.code)
+
 
 class StyleChange(Incoming):
-    """What is left out stays; null takes away."""
+    """A field that is left out stays as it is; null removes it."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "reeds at dusk"}]})
 
@@ -131,7 +138,7 @@ class StyleResponse(BaseModel):
 
 
 class StyleQuery(Incoming):
-    # Text is all that a query holds, so numbers are read from it.
+    # A query holds text only, so numbers are converted from it.
     model_config = ConfigDict(strict=False)
 
     limit: int = Field(default=20, ge=1, le=100, description="Most styles in one answer.")

@@ -16,11 +16,11 @@ from service.settings import Settings
 from service.storage.embedded_valkey.server import EmbeddedValkey
 from tests.support.api_keys import Key, lines
 from tests.support.gated_generator import GatedGenerator
+from tests.support.generations import GENERATIONS
 from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import picture
 
-GENERATIONS = "/v1/images/generations"
 STAR: dict[str, Any] = {"prompt": "a star"}
 
 

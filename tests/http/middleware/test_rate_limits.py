@@ -14,10 +14,10 @@ from service.access.api_key import Limits
 from service.settings import Settings
 from service.storage.embedded_valkey.server import EmbeddedValkey
 from tests.support.api_keys import Key, lines
+from tests.support.generations import GENERATIONS
 from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
 
-GENERATIONS = "/v1/images/generations"
 STAR = {"prompt": "a star"}
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.http.middleware.timeout import asked_seconds, shorter
+from service.http.middleware.timeout import allowed_seconds
 from service.settings import Settings
-from tests.support.busy_server import GENERATIONS, busy, hanging, metric, post, wait_until_queued
+from tests.support.busy_server import busy, hanging, metric, post, wait_for_metric, wait_until_queued
 from tests.support.gated_generator import SteppingGenerator
+from tests.support.generations import GENERATIONS
 from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import picture, upload
@@ -37,11 +38,11 @@ def test_a_timeout_that_is_no_number_of_seconds_is_refused(client: httpx.Client,
 
 
 def test_the_shorter_of_both_bounds_counts() -> None:
-    assert asked_seconds(None) is None
-    assert shorter(None, asked_seconds("2.5")) == 2.5
-    assert shorter(1.0, 2.5) == 1.0
-    assert shorter(1.0, None) == 1.0
-    assert shorter(None, None) is None
+    assert allowed_seconds("2.5", None) == 2.5
+    assert allowed_seconds("2.5", 1.0) == 1.0
+    assert allowed_seconds("0.5", 1.0) == 0.5
+    assert allowed_seconds(None, 1.0) == 1.0
+    assert allowed_seconds(None, None) is None
 
 
 def test_a_job_that_expired_in_the_queue_never_reaches_the_model(tmp_path: Path) -> None:
@@ -74,14 +75,14 @@ def test_a_body_that_does_not_come_is_not_waited_for_beyond_the_deadline(server:
 @contextmanager
 def blocked_decoding(server: Running) -> Iterator[None]:
     """Every thread that decodes uploads is busy while the context lasts."""
-    parts, gate = server.service.readiness.require(), threading.Event()
-    blocked = [parts.decoding.submit(gate.wait) for _ in range(8)]
+    styles, gate = server.service.readiness.require().styles, threading.Event()
+    blocked = [styles.decoding.submit(gate.wait) for _ in range(8)]
     try:
         yield
     finally:
         gate.set()
-        for each in blocked:
-            each.result()
+        for thread in blocked:
+            thread.result()
 
 
 def test_uploads_beyond_the_bound_are_refused_with_the_time_to_wait_and_none_is_lost(tmp_path: Path) -> None:
@@ -91,10 +92,9 @@ def test_uploads_beyond_the_bound_are_refused_with_the_time_to_wait_and_none_is_
         with ThreadPoolExecutor(2) as threads:
             with blocked_decoding(server):
                 waiting = [threads.submit(upload, client, picture(seed)) for seed in (60, 61)]
-                while metric(client, UPLOADS) != 2:
-                    pass
+                wait_for_metric(client, UPLOADS, 2)
                 refused = upload(client, picture(62))
-            assert [each.result().status_code for each in waiting] == [201, 201]
+            assert [future.result().status_code for future in waiting] == [201, 201]
         assert refused.status_code == 429
         assert refused.json()["error"]["code"] == "queue_full"
         assert int(refused.headers["Retry-After"]) >= 1
@@ -145,8 +145,7 @@ def test_a_batch_whose_clients_have_all_gone_stops_at_the_next_step(tmp_path: Pa
         generator.let_go(1)
         assert generator.stepped.acquire(timeout=60)
         leaver.close()
-        while metric(client, cancelled) != 1:
-            pass
+        wait_for_metric(client, cancelled, 1)
         generator.let_go(1)
         generator.let_go(6)
         assert post(server, {"prompt": "a mug"}).status_code == 200
@@ -189,6 +188,6 @@ def test_low_priority_over_http_waits_for_those_who_came_later(tmp_path: Path) -
             wait_until_queued(client, 2)
             refused = client.post(GENERATIONS, json={"prompt": "a star", "priority": "high"})
         generator.open()
-        assert [each.result().status_code for each in (running, low, normal)] == [200] * 3
+        assert [future.result().status_code for future in (running, low, normal)] == [200] * 3
         assert [batch[0].prompt for batch in generator.batches[-3:]] == ["a star", "a cat", "a mug"]
     assert "'normal' or 'low'" in refused.json()["error"]["message"]

@@ -49,7 +49,7 @@ def test_a_size_that_is_not_the_models_is_refused_with_those_that_are(asked: str
 def test_every_enabled_size_is_drawn_before_the_service_is_ready_and_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="atelier")
+    caplog.set_level(logging.INFO, logger="service")
     generator = Generator(tiny_infinity(), [WIDE])
     with serving(Settings(data_dir=tmp_path), generator) as running, running.client() as client:
         running.wait_until_settled()

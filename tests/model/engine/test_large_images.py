@@ -25,7 +25,8 @@ def narrow(name: str) -> InfinityConfig:
     return replace(config, transformer=transformer, tokenizer=tokenizer)
 
 
-GENERATORS = {name: Generator(tiny_infinity(narrow(name))) for name in ("infinity-2b", "infinity-8b")}
+BACKBONES = {name: tiny_infinity(narrow(name)) for name in ("infinity-2b", "infinity-8b")}
+GENERATORS = {name: Generator(backbone) for name, backbone in BACKBONES.items()}
 SIZES = GENERATORS["infinity-2b"].sizes
 
 
@@ -41,7 +42,7 @@ def test_a_style_in_every_shape_changes_the_image_after_the_key_step(name: str, 
     generator = GENERATORS[name]
     picture = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
     style = generator.extract_style(picture, size)
-    grids = generator.backbone.feature_grids(generator.backbone.schedules[size])
+    grids = BACKBONES[name].feature_grids(generator.backbone.schedules[size])
     assert (style.grids, style.extent) == (grids[:3], grids[-1])
     plain = ImageSpec("a red star", 1, size, guidance=1.0)
     styled = replace(plain, styling=Styling((WeightedStyle(style),)))
@@ -61,6 +62,6 @@ def test_a_style_code_is_stretched_over_another_shape(name: str) -> None:
     for size in (SIZES[0], Size(592, 1776), Size(1776, 592)):
         stretched = generator.restore_style(square.tokens, size)
         assert stretched.grids == square.grids
-        assert stretched.extent == generator.backbone.feature_grids(generator.backbone.schedules[size])[-1]
+        assert stretched.extent == BACKBONES[name].feature_grids(generator.backbone.schedules[size])[-1]
     wide = generator.extract_style(picture, Size(1776, 592))
     assert wide.num_tokens != square.num_tokens  # the picture itself is cut into that shape's own tokens

@@ -1,0 +1,129 @@
+"""GenerationRequest: what images are asked for, and what of it the model and the settings allow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from service.batching.priority import Priority
+from service.errors import InvalidRequest, ModelNotFound
+from service.media.images import OutputFormat, check_compression
+from service.model.engine.generator import Generator
+from service.model.engine.quality import Quality
+from service.model.schedule import Size
+
+MAX_SEED = 2**32 - 1
+MAX_IMAGES = 10
+# Bound of a weight relative to the sum: beyond it, near-equal weights of both signs would leave only noise.
+MAX_SHARE = 10
+
+
+@dataclass(frozen=True, slots=True)
+class StyleTerm:
+    """One style of a mixture, by its style ID or style code; `param` names it in errors."""
+
+    id: str
+    weight: float = 1.0
+    param: str = "style"
+
+
+@dataclass(frozen=True, slots=True)
+class StyleMix:
+    """One style, or several mixed by weight, relative to the sum of the weights.
+
+    `strength`: 0 is the plain model, 1 the paper. `alpha`: None is the model's own.
+    """
+
+    terms: tuple[StyleTerm, ...]
+    strength: float = 1.0
+    alpha: float | None = None
+
+    def resolved(self, model_alpha: float) -> StyleMix:
+        """With the model's alpha where none is given, and weights that add up to 1: how much style there is
+        then depends on `strength` alone. InvalidRequest for weights that cannot be brought to that sum.
+        """
+        total = sum(term.weight for term in self.terms)
+        shares = [term.weight / total for term in self.terms] if total > 0 else []
+        if not shares or max(map(abs, shares)) > MAX_SHARE:
+            raise InvalidRequest(
+                f"The weights of styles are taken relative to their sum, which is {total:g}; it must be "
+                f"above 0, and none may be more than {MAX_SHARE} times the sum. Raise the positive or lower "
+                "the negative ones.",
+                param="styles",
+            )
+        terms = tuple(replace(term, weight=share) for term, share in zip(self.terms, shares, strict=True))
+        return StyleMix(terms, self.strength, model_alpha if self.alpha is None else self.alpha)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """`num_images` images of one prompt in each of `styles`, of which None is the plain model.
+
+    Image i of a style is drawn with seed + i; a seed is chosen when there is none. `num_previews` is a number
+    for each image, and for streams only. `deadline` is a time of `time.monotonic`.
+    """
+
+    prompt: str
+    negative_prompt: str = ""
+    model: str | None = None  # a name to check against the served model's
+    size: str = "auto"  # WIDTHxHEIGHT, or auto
+    styles: tuple[StyleMix | None, ...] = (None,)
+    num_images: int = 1
+    num_previews: int = 0
+    seed: int | None = None  # 0 .. MAX_SEED
+    guidance: float | None = None
+    quality: Quality = Quality.HIGH
+    output_format: OutputFormat = OutputFormat.PNG
+    output_compression: int | None = None
+    priority: Priority = Priority.NORMAL
+    deadline: float | None = None
+
+    @property
+    def total_images(self) -> int:
+        return self.num_images * len(self.styles)
+
+
+def check_request(request: GenerationRequest, generator: Generator, max_prompt_chars: int) -> Size:
+    """The size to draw. ModelNotFound or InvalidRequest for another model, a size that is not enabled, a
+    prompt that is blank or too long, too many images, and a compression that the format does not have.
+    """
+    require_model(request.model, generator)
+    size = _size_of(request.size, generator)
+    for name, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
+        if len(text) > max_prompt_chars:
+            raise InvalidRequest(
+                f"{name} has {len(text)} characters; it may have {max_prompt_chars}.", param=name
+            )
+    if not request.prompt.strip():
+        raise InvalidRequest("prompt is blank; say what to draw.", param="prompt")
+    if request.total_images > MAX_IMAGES:
+        raise InvalidRequest(
+            f"{request.num_images} images in each of {len(request.styles)} styles are "
+            f"{request.total_images}; one request draws at most {MAX_IMAGES}.",
+            param="n",
+        )
+    check_compression(request.output_format, request.output_compression)
+    return size
+
+
+def require_model(name: str | None, generator: Generator) -> None:
+    """ModelNotFound unless `name` is the served model's, or None."""
+    if name not in (None, generator.name):
+        raise ModelNotFound(
+            f"This service draws with {generator.name}. Name that model, or none.", param="model"
+        )
+
+
+def _size_of(name: str, generator: Generator) -> Size:
+    if name == "auto":
+        return generator.default_size
+    for size in generator.sizes:
+        if str(size) == name:
+            return size
+    draws = f"it draws {', '.join(map(str, generator.sizes))} (auto is {generator.default_size})."
+    raise InvalidRequest(
+        f"{name} is not enabled on this service; {draws} ATELIER_SIZES enables more."
+        if name in map(str, generator.native_sizes)
+        else f"{generator.name} has no size {name}; {draws}",
+        param="size",
+        code="unsupported_size",
+    )
