@@ -1,0 +1,30 @@
+"""`atelier fit`: what models need, and what fits on a GPU."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from service.cli.options import ModelsDir, Precision, TextDevice, fail, settings_under
+
+
+def fit(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of a known model, or the folder of one, at all of its sizes. By default all models."
+        ),
+    ] = None,
+    precision: Precision = None,
+    text_device: TextDevice = None,
+    models_dir: ModelsDir = None,
+) -> None:
+    """Print the memory that models need and how many styled images fit on a GPU. Reads no weights."""
+    settings = settings_under(precision=precision, text_device=text_device, models_dir=models_dir)
+    from service.model.checkpoints.memory_budget import needs_of, table
+
+    try:
+        typer.echo(table(needs_of(model, settings.choices, settings.models_dir)))
+    except ValueError as error:
+        fail(str(error))
