@@ -18,6 +18,8 @@ from tests.support.api_keys import Key
 from tests.support.process import PATIENCE_SECONDS, ROOT, command, serve, write_tiny_model
 from tests.support.uploads import is_image, picture, upload
 
+pytestmark = pytest.mark.slow
+
 GENERATIONS = "/v1/images/generations"
 
 

@@ -29,6 +29,8 @@ from service.training.compute import Compute
 from service.training.scene import MEDIA, Scene
 from tests.support.tiny import tiny_generator
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def nano() -> Generator:

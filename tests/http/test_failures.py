@@ -29,6 +29,8 @@ from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator, tiny_infinity
 from tests.support.uploads import picture, upload
 
+pytestmark = pytest.mark.slow
+
 SPLITS = 'atelier_out_of_memory_splits_total{queue="generate"}'
 
 

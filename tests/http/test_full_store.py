@@ -20,6 +20,8 @@ from tests.http.test_failures import draw, largest_file, served
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import picture, upload
 
+pytestmark = pytest.mark.slow
+
 if sys.platform != "linux":
     pytest.skip("needs prlimit", allow_module_level=True)
 

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from service.model.engine.generator import Generator, PendingBatch, never
 from service.model.engine.types import ImageSpec
 from service.model.schedule import Size
@@ -16,6 +18,8 @@ from tests.support.busy_server import GENERATIONS, busy, hanging, metric, post, 
 from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import picture, upload
+
+pytestmark = pytest.mark.slow
 
 
 def test_requests_at_once_are_batched_and_each_gets_what_it_gets_alone(server: Running) -> None:

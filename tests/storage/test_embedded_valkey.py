@@ -22,6 +22,8 @@ from service.storage.embedded_valkey.lock import FileLock
 from service.storage.embedded_valkey.server import EmbeddedServer
 from tests.support.valkey import running_server
 
+pytestmark = pytest.mark.slow
+
 SERVICE = """
 import asyncio, pathlib, sys
 from service.styles.embedded import EmbeddedServer

@@ -20,6 +20,8 @@ from service.model.infinity.model_folder import read_infinity
 from service.model.schedule import Size
 from tests.support.released_files import FLAN_TINY, shrunk, write_released
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

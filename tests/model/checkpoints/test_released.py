@@ -37,6 +37,8 @@ from tests.support.released_files import (
     write_shards,
 )
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 ON_GPU = Precision(torch.bfloat16, torch.float16)  # what `auto` is there
 NAMES = list(RELEASED)

@@ -25,6 +25,8 @@ from tests.support.released_files import (
     write_sparse_shards,
 )
 
+pytestmark = pytest.mark.slow
+
 META = torch.device("meta")
 
 
