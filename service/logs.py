@@ -40,5 +40,5 @@ def configure_logs(form: Literal["console", "json"]) -> None:
     root = logging.getLogger()
     root.handlers[:] = [output]
     root.setLevel(logging.INFO)
-    # Our own line for each request has more in it; see http/middleware/telemetry.py.
+    # Our own line for each request says more; see http/middleware/telemetry.py.
     logging.getLogger("uvicorn.access").disabled = True
