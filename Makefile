@@ -24,7 +24,7 @@ ifeq ($(UV),)
 CREATE_VENV = $(PYTHON) -m venv $(VENV)
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_EXTRA_ARGS)
 else
-CREATE_VENV = $(UV) venv --python $(PYTHON) $(VENV)
+CREATE_VENV = $(UV) venv --quiet --seed --python $(PYTHON) $(VENV)
 # PyPI's PyTorch for Linux brings gigabytes of CUDA libraries; uv takes the CPU build where there is no GPU.
 INSTALL = $(UV) pip install --python $(BIN)/python $(addprefix --torch-backend=,$(TORCH_BACKEND)) $(PIP_EXTRA_ARGS)
 endif
