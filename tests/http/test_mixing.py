@@ -14,6 +14,8 @@ from tests.http.test_streaming import events_of
 from tests.support.server import Running
 from tests.support.uploads import picture, upload
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def ids(client: httpx.Client) -> list[str]:

@@ -15,6 +15,8 @@ from tests.http.test_streaming import COMPLETED, events_of
 from tests.support.busy_server import GENERATIONS, busy, metric, post, wait_until_queued
 from tests.support.uploads import picture, upload
 
+pytestmark = pytest.mark.slow
+
 SHARED = "atelier_content_paths_shared_total"
 
 

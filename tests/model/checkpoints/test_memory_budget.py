@@ -23,6 +23,8 @@ from service.model.schedule import Size
 from tests.support.process import ROOT
 from tests.support.tiny import tiny_config, tiny_infinity
 
+pytestmark = pytest.mark.slow
+
 INFINITY = tiny_infinity(tiny_config(budget="0.25M", grids=()))
 SIZE = Size(512, 512) if Size(512, 512) in INFINITY.schedules else next(iter(INFINITY.schedules))
 
