@@ -1,4 +1,4 @@
-"""The sdist holds all that the wheel is built from, and the wheel serves from an empty directory."""
+"""The sdist has all that the wheel is built from; the wheel serves from an empty directory; the lock is complete."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -80,3 +81,13 @@ def test_the_wheel_serves_from_an_empty_directory(packages: Path, tmp_path: Path
             server.terminate()
     assert server.returncode == 0
     assert not list(empty.iterdir())
+
+
+def test_the_lock_file_pins_all_dependencies() -> None:
+    """`make lock` renews it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lock = (ROOT / "deploy" / "requirements.lock").read_text()
+    pinned = set(re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE))
+    needed = {match[0] for line in project["dependencies"] if (match := re.match(r"[a-z0-9-]+", line))}
+    assert needed <= pinned
+    assert "://" not in lock

@@ -189,7 +189,6 @@ def atelier(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
 def test_the_command_prints_a_key_and_the_line_that_lets_it_in() -> None:
     printed = atelier("keys", "new", "acme", "--tenant", "", "--images", "30").stdout
     secret, line = (text.strip() for text in printed.splitlines() if text.startswith("  "))
@@ -198,14 +197,12 @@ def test_the_command_prints_a_key_and_the_line_that_lets_it_in() -> None:
     assert "once" in printed
 
 
-@pytest.mark.slow
 def test_the_command_says_what_a_name_may_be() -> None:
     refused = atelier("keys", "new", "my key")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "the name 'my key' must be 1 to 64 of A-Z" in refused.stderr
 
 
-@pytest.mark.slow
 def test_the_server_does_not_start_where_others_could_call_it_without_keys(tmp_path: Path) -> None:
     refused = atelier("serve", "--host", "0.0.0.0", "--port", "0", "--data-dir", tmp_path)
     assert refused.returncode == 1
