@@ -1,4 +1,4 @@
-"""The sdist has all that the wheel is built from; the wheel serves from an empty directory; the lock is complete."""
+"""The sdist builds the wheel, the wheel serves from an empty directory, the lock file is complete."""
 
 from __future__ import annotations
 
