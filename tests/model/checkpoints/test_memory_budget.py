@@ -103,10 +103,10 @@ def test_a_size_that_is_not_enabled_needs_no_room() -> None:
     require_room(INFINITY, [SIZE], Fit(10**9, {SIZE: 1, other: 0}))
 
 
-def test_the_readme_has_the_table_that_the_command_prints() -> None:
+def test_the_models_page_has_the_table_that_the_command_prints() -> None:
     run = CliRunner().invoke(cli, ["fit"])
     assert run.exit_code == 0, run.stderr
-    assert run.stdout.strip() in (ROOT / "README.md").read_text()
+    assert run.stdout.strip() in (ROOT / "docs" / "models.md").read_text()
     assert all(f"| `{name}` |" in run.stdout for name in names())
 
 
