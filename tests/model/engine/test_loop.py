@@ -21,6 +21,8 @@ from tests.model.engine.test_pairing import SQUARE, picture, specs
 from tests.support.process import ROOT
 from tests.support.tiny import tiny_generator, tiny_infinity
 
+pytestmark = pytest.mark.slow
+
 # What makes a host wait for a device: a number read from a tensor, or a shape that depends on one.
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero"}
 

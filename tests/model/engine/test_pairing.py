@@ -17,6 +17,8 @@ from service.model.infinity.backbone import Infinity
 from service.model.schedule import Size
 from tests.support.tiny import tiny_generator, tiny_infinity
 
+pytestmark = pytest.mark.slow
+
 SQUARE, WIDE = Size(64, 64), Size(96, 64)
 
 

@@ -28,6 +28,8 @@ from service.training.recipe import WEIGHTS, Recipe
 from service.training.renderer import render
 from service.training.scene import MEDIA, OBJECTS, PALETTE, Scene, allowed_pairs
 
+pytestmark = pytest.mark.slow
+
 SOLID = ("circle", "square", "heart")  # objects whose middle shows their colour
 NUM_PAIRS = 24
 
