@@ -1,64 +1,102 @@
-# On a machine with Python 3.11+ and make, `make run` and `make test` do everything.
+# Needs Python 3.11 to 3.14 with venv, and make. `make help` lists the targets.
 #
-#   VENV=dir             another virtual environment than .venv; one that exists is used as it is
-#   PYTHON=python3.12    the interpreter that creates it
-#   PIP_EXTRA_ARGS=...   more arguments for pip, such as an index with CPU-only wheels of torch
-#   SOAK_SECONDS=60 SOAK_CONNECTIONS=200    how long and how hard `make soak` is
 #   ARGS=...             more arguments for the command: make run ARGS="--port 9000"
+#   PYTHON=python3.12    the interpreter that creates the virtual environment
+#   VENV=dir             another virtual environment than .venv; an existing one is used as it is
+#   TORCH_BACKEND=cpu    with uv: the build of PyTorch to install; auto (the default) detects the GPU
+#   UV=                  install with pip even where uv is on PATH
+#   PIP_EXTRA_ARGS=...   more arguments for the installer, such as an index with CPU builds of PyTorch
 #   BENCH=latency        what `make bench` measures: latency throughput serve style loop flops
+#   SOAK_SECONDS=60 SOAK_CONNECTIONS=200    how long and how hard `make soak` is
 
 PYTHON ?= python3
 VENV ?= .venv
+UV ?= $(shell command -v uv)
+TORCH_BACKEND ?= auto
 PIP_EXTRA_ARGS ?=
 ARGS ?=
+BENCH ?= latency
 SOAK_SECONDS ?= 60
 SOAK_CONNECTIONS ?= 200
-BENCH ?= latency
 BIN := $(VENV)/bin
 
-.PHONY: run test soak large check bench overhead evaluate clean
+ifeq ($(UV),)
+CREATE_VENV = $(PYTHON) -m venv $(VENV)
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_EXTRA_ARGS)
+else
+CREATE_VENV = $(UV) venv --quiet --seed --python $(PYTHON) $(VENV)
+# PyPI's PyTorch for Linux brings gigabytes of CUDA libraries; uv takes the CPU build where there is no GPU.
+INSTALL = $(UV) pip install --python $(BIN)/python $(addprefix --torch-backend=,$(TORCH_BACKEND)) $(PIP_EXTRA_ARGS)
+endif
 
-run: $(VENV)/.installed
+.DEFAULT_GOAL := help
+.PHONY: help run test test-quick check docs bench overhead evaluate gpu soak large package lock clean
+
+help:  ## List the targets
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/.installed  ## Serve on http://127.0.0.1:8000; installs everything the first time
 	$(BIN)/atelier serve $(ARGS)
 
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev  ## Run all tests: minutes; a real server, a real Valkey, real HTTP
 	$(BIN)/python -m pytest $(ARGS)
 
-soak: $(VENV)/.installed-dev
-	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_CONNECTIONS=$(SOAK_CONNECTIONS) $(BIN)/python -m pytest -s tests/test_http_soak.py $(ARGS)
+test-quick: $(VENV)/.installed-dev  ## Run the tests that take at most 90 s together, before each commit
+	$(BIN)/python -m pytest -m "not slow and not large" $(ARGS)
 
-# Infinity-2B at its true size, of random weights: 20 GB of disk, 12 GB of memory, minutes. TMPDIR says where.
-large: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m large -s tests/test_released_large.py $(ARGS)
-
-check: $(VENV)/.installed-dev
+check: $(VENV)/.installed-dev  ## Check format, lint, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed
+docs: $(VENV)/.installed-dev  ## Build the documentation into build/docs; a broken link or anchor fails
+	$(BIN)/zensical build --strict --clean
+	$(BIN)/python -m pytest tests/docs/test_links.py
+
+bench: $(VENV)/.installed  ## Measure speed on this machine
 	$(BIN)/atelier bench $(BENCH) $(ARGS)
 
-overhead: $(VENV)/.installed-dev
+overhead: $(VENV)/.installed-dev  ## Measure what the service adds to the model's time
 	$(BIN)/python -m service.bench.overhead $(ARGS)
 
-evaluate: $(VENV)/.installed-dev
+evaluate: $(VENV)/.installed-dev  ## Judge what nano draws: prompts, styles, the paper's ablations
 	$(BIN)/atelier evaluate $(ARGS)
 
-clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+gpu: $(VENV)/.installed-dev  ## Run the tests that need an NVIDIA GPU
+	$(BIN)/python -m pytest -m gpu -rs $(ARGS)
+
+soak: $(VENV)/.installed-dev  ## Run ill-behaved clients for a minute over a store that keeps dying
+	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_CONNECTIONS=$(SOAK_CONNECTIONS) $(BIN)/python -m pytest -s tests/test_soak.py $(ARGS)
+
+large: $(VENV)/.installed-dev  ## Run Infinity-2B at its true size, random weights: 20 GB of disk in TMPDIR, 12 GB of memory
+	$(BIN)/python -m pytest -m large -s tests/model/checkpoints/test_released_large.py $(ARGS)
+
+package: $(VENV)/.installed-dev  ## Build the sdist and the wheel into dist/
+	$(BIN)/python -m build
+
+lock:  ## Renew deploy/requirements.lock, the versions in the container image; needs uv
+	@test -n "$(UV)" || { echo "make lock needs uv on PATH: pip install uv" >&2; exit 1; }
+	$(UV) pip compile --quiet --universal --python-version 3.11 --upgrade --no-annotate \
+	    --custom-compile-command "make lock" --output-file deploy/requirements.lock pyproject.toml
+
+clean:  ## Remove .venv, caches and everything that was built
+	rm -rf .venv build dist *.egg-info .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .schemathesis
 	find service tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make a second run start at once; they are renewed when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_EXTRA_ARGS) -e .
+	@echo "Installing Atelier and PyTorch into $(VENV); this takes minutes the first time."
+	$(INSTALL) -e .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_EXTRA_ARGS) -e ".[dev]"
+	@echo "Installing Atelier, PyTorch and the development tools into $(VENV); this takes minutes the first time."
+	$(INSTALL) -e ".[dev]"
 	@touch $@ $(VENV)/.installed
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Atelier needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Choose another with make PYTHON=...")'
-	$(PYTHON) -m venv $(VENV)
+	@echo "Creating the virtual environment $(VENV)."
+	$(CREATE_VENV)

@@ -1,4 +1,4 @@
-"""How log lines look: structlog for ours, and the same form for those of libraries."""
+"""The format of log lines: structlog for our own, and the same format for those of libraries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from structlog.typing import Processor
 
 
 def configure_logs(form: Literal["console", "json"]) -> None:
-    """Send every log line of this interpreter to stderr, as text for people or one JSON object a line."""
+    """Send all log lines of this interpreter to stderr, as text or as one JSON object per line."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -21,7 +21,7 @@ def configure_logs(form: Literal["console", "json"]) -> None:
     if form == "json":
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        # Plain traces: the prettier ones print the local variables, prompts and pictures among them.
+        # Plain traces: the pretty ones print local variables, which include prompts and pictures.
         plain = structlog.dev.plain_traceback
         last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
     structlog.configure(

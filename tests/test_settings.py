@@ -1,4 +1,4 @@
-"""Settings come from the environment and from flags, and a mistake is a sentence."""
+"""Settings come from the environment and from flags, and a mistake is reported in a sentence."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def test_an_unknown_variable_is_refused_with_the_nearest_setting(monkeypatch: py
         read_settings()
 
 
-def test_a_value_out_of_range_is_named_with_what_would_be_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_out_of_range_is_named_with_the_allowed_range(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATELIER_PORT", "70000")
     with pytest.raises(ValueError, match=r"^ATELIER_PORT must be less than or equal to 65535, not '70000'$"):
         read_settings()
 
 
-def test_every_mistake_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_mistakes_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATELIER_PORT", "x")
     with pytest.raises(ValueError, match="PORT") as refused:
         read_settings(log_format="xml")
@@ -47,8 +47,8 @@ def test_settings_are_frozen() -> None:
         Settings().port = 1
 
 
-def test_torch_finds_idle_threads_that_wait_shortly_and_growing_memory_unless_somebody_chose() -> None:
-    """In a process of its own: the environment is read once, when torch is imported."""
+def test_prepare_torch_sets_idle_threads_and_memory_unless_already_set() -> None:
+    """In a new process, because torch reads the environment once, when it is imported."""
     code = (
         "from service.settings import Settings, prepare_torch\n"
         "prepare_torch(Settings(threads=1))\n"
@@ -60,7 +60,9 @@ def test_torch_finds_idle_threads_that_wait_shortly_and_growing_memory_unless_so
     def found(**chosen: str) -> str:
         command = [sys.executable, "-c", code]
         clean = {
-            name: each for name, each in os.environ.items() if not name.startswith(("PYTORCH", "GOMP", "OMP"))
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PYTORCH", "GOMP", "OMP"))
         }
         return subprocess.check_output(
             command, cwd=ROOT, env=clean | {"OMP_NUM_THREADS": "2"} | chosen, text=True

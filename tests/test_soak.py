@@ -28,6 +28,8 @@ from tests.support.process import Serving, serve, write_tiny_model
 from tests.support.soak import Promises, Tally
 from tests.support.soak_client import PATIENCE_SECONDS, SoakClient
 
+pytestmark = pytest.mark.slow
+
 SECONDS = float(os.environ.get("SOAK_SECONDS", "8"))
 NUM_CONNECTIONS = int(os.environ.get("SOAK_CONNECTIONS", "60"))
 SEED = int(os.environ.get("SOAK_SEED", "1"))

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, and silence anywhere else."""
+"""Progress bars on a terminal; no output anywhere else."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# Below this a bar would only flash.
-_WORTH_A_BAR = 200 * 2**20
+# A smaller file loads before a bar could be read.
+_MIN_BAR_BYTES = 200 * 2**20
 
 
 @contextmanager
 def bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Yields `on_progress(name, bytes so far, bytes in all)`, which keeps a bar for each name."""
+    """Yields `on_progress(name, num_done, num_bytes)`, both in bytes, which keeps one bar per name."""
     if not sys.stderr.isatty():
         yield lambda name, num_done, num_bytes: None
         return
@@ -24,7 +24,7 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
         tasks: dict[str, TaskID] = {}
 
         def on_progress(name: str, num_done: int, num_bytes: int) -> None:
-            if num_bytes < _WORTH_A_BAR:
+            if num_bytes < _MIN_BAR_BYTES:
                 return
             if name not in tasks:
                 tasks[name] = progress.add_task(name, total=num_bytes)
@@ -35,7 +35,7 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
 
 @contextmanager
 def counter(num: int, what: str) -> Iterator[Callable[[], None]]:
-    """Yields `count()`, which moves a bar of `num` steps on."""
+    """Yields `count()`, which advances a bar of `num` steps by one."""
     if not sys.stderr.isatty():
         yield lambda: None
         return

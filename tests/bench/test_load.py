@@ -19,6 +19,8 @@ from service.model.schedule import Size
 from tests.support.busy_server import busy
 from tests.support.tiny import tiny_infinity
 
+pytestmark = pytest.mark.slow
+
 RATES = st.floats(0.01, 500)
 SECONDS = st.floats(0.1, 20)
 

@@ -20,6 +20,8 @@ from service.evaluation.two_run import equality, has_plain_form
 from service.model.schedule import Size
 from tests.support.tiny import tiny_config, tiny_infinity
 
+pytestmark = pytest.mark.slow
+
 SQUARE, WIDE = Size(64, 64), Size(96, 64)
 PEAKS = Peaks(flops_per_second=1e9, bytes_per_second=1e8)
 

@@ -8,6 +8,8 @@ import pytest
 from service.bench.overhead import measure, read_overhead, report
 from tests.support.server import Running
 
+pytestmark = pytest.mark.slow
+
 
 def test_what_is_not_of_the_model_is_outside_and_falls_into_three_parts() -> None:
     timing = (

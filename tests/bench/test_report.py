@@ -19,6 +19,8 @@ from service.cli.main import cli
 from tests.support.bench_reports import report
 from tests.support.process import write_tiny_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

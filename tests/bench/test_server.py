@@ -12,6 +12,8 @@ from service.bench.server import ServerOptions, running
 from service.bench.subject import SubjectOptions
 from tests.support.process import write_tiny_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -1,4 +1,4 @@
-"""Progress is for terminals."""
+"""Progress bars appear on terminals only."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import sys
 from tests.support.process import ROOT
 
 LOAD = """
-from service.progress import bars
-with bars() as watch:
+from service.cli.progress import bars
+with bars() as on_progress:
     for done in range(0, 10**9 + 1, 10**8):
-        watch("weights.pth", done, 10**9)
-        watch("small.json", 10, 10)
+        on_progress("weights.pth", done, 10**9)
+        on_progress("small.json", 10, 10)
 print("done")
 """
 
 COUNT = """
-from service.progress import counter
+from service.cli.progress import counter
 with counter(3, "warming up") as count:
     for _ in range(3):
         count()

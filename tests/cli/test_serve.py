@@ -1,4 +1,4 @@
-"""`atelier serve`: what it prints, what a kill loses, how it ends."""
+"""`atelier serve`: what it prints, what survives a kill, how it ends."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ import pytest
 from tests.support.api_keys import Key
 from tests.support.process import PATIENCE_SECONDS, ROOT, command, serve, write_tiny_model
 from tests.support.uploads import is_image, picture, upload
+
+pytestmark = pytest.mark.slow
 
 GENERATIONS = "/v1/images/generations"
 
@@ -64,7 +66,7 @@ def test_with_api_keys_the_printed_lines_send_one(tmp_path: Path, model: Path) -
         assert key.secret not in (tmp_path / "log").read_text()
 
 
-def test_a_style_outlives_kill_9_right_after_its_201_and_draws_the_same(tmp_path: Path, model: Path) -> None:
+def test_a_style_survives_kill_9_right_after_its_201_and_draws_the_same(tmp_path: Path, model: Path) -> None:
     arguments = ("--data-dir", tmp_path, "--model", model)
     with serve(*arguments, log=tmp_path / "log") as server, server.client() as client:
         first = upload(client, picture(51)).json()
@@ -79,7 +81,7 @@ def test_a_style_outlives_kill_9_right_after_its_201_and_draws_the_same(tmp_path
         assert server.end(signal.SIGTERM) == 0
 
 
-def test_every_line_of_a_json_log_is_an_object_and_a_request_has_one(tmp_path: Path, model: Path) -> None:
+def test_json_log_lines_are_objects_and_a_request_has_one(tmp_path: Path, model: Path) -> None:
     log = tmp_path / "log"
     with (
         serve("--data-dir", tmp_path, "--model", model, "--log-format", "json", log=log) as server,
@@ -99,7 +101,7 @@ def test_every_line_of_a_json_log_is_an_object_and_a_request_has_one(tmp_path: P
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_accepted_work_finish_and_ends_with_0(
+def test_after_a_signal_accepted_work_finishes_and_the_exit_status_is_0(
     tmp_path: Path, model: Path, how: signal.Signals
 ) -> None:
     arguments = ("--data-dir", tmp_path, "--model", model)
@@ -116,7 +118,7 @@ def test_a_signal_lets_accepted_work_finish_and_ends_with_0(
         assert len(answer.result().json()["data"]) == 10
 
 
-def test_a_model_that_is_not_there_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_model_is_reported_in_a_sentence(tmp_path: Path) -> None:
     arguments = command("serve", "--port", "0", "--data-dir", tmp_path, "--model", "nonesuch")
     ended = subprocess.run(
         arguments, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
@@ -126,13 +128,13 @@ def test_a_model_that_is_not_there_is_told_in_a_sentence(tmp_path: Path) -> None
     assert "Traceback" not in ended.stderr
 
 
-def test_to_compile_without_a_compiler_is_told_in_a_sentence(tmp_path: Path, model: Path) -> None:
+def test_compiling_without_a_compiler_is_reported_in_a_sentence(tmp_path: Path, model: Path) -> None:
     arguments = command("serve", "--port", "0", "--data-dir", tmp_path / "data", "--model", model)
-    settings = {name: each for name, each in os.environ.items() if name != "CXX"}
+    environment = {name: value for name, value in os.environ.items() if name != "CXX"}
     ended = subprocess.run(
         arguments,
         cwd=ROOT,
-        env={**settings, "PATH": str(tmp_path), "ATELIER_COMPILE": "true"},
+        env={**environment, "PATH": str(tmp_path), "ATELIER_COMPILE": "true"},
         capture_output=True,
         text=True,
         timeout=PATIENCE_SECONDS,
@@ -143,7 +145,7 @@ def test_to_compile_without_a_compiler_is_told_in_a_sentence(tmp_path: Path, mod
     assert "Traceback" not in ended.stderr
 
 
-def test_a_taken_port_is_told_in_a_sentence(tmp_path: Path, model: Path) -> None:
+def test_a_taken_port_is_reported_in_a_sentence(tmp_path: Path, model: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -158,5 +160,5 @@ def test_a_taken_port_is_told_in_a_sentence(tmp_path: Path, model: Path) -> None
 
 
 def test_help_loads_neither_torch_nor_the_server() -> None:
-    look = "import sys, service.cli; sys.exit(bool({'torch', 'fastapi', 'redis'} & set(sys.modules)))"
+    look = "import sys, service.cli.main; sys.exit(bool({'torch', 'fastapi', 'redis'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", look], cwd=ROOT, check=True)

@@ -35,6 +35,8 @@ from service.training.trainer import Compute
 from tests.support.nano import nano, nano_judge
 from tests.support.tiny import tiny_generator
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(name="nano")
 def fixture_nano() -> Generator:

@@ -13,6 +13,8 @@ from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
 from service.model.infinity.config import TokenizerConfig, TransformerConfig
 from tests.support.tiny import tiny_config, tiny_infinity
 
+pytestmark = pytest.mark.slow
+
 # Two layers for eight: every layer costs the same, and the test is quick.
 CONFIG = tiny_config(
     transformer=TransformerConfig(

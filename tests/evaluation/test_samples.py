@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from service.evaluation.samples import PROMPTS, make_samples, style_images
 from tests.support.server import Running
+
+pytestmark = pytest.mark.slow
 
 
 def test_every_prompt_is_drawn_in_every_style(server: Running, tmp_path: Path) -> None:

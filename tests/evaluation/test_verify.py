@@ -16,6 +16,8 @@ from service.cli.main import cli
 from service.evaluation.checks import Check
 from service.evaluation.verify import table, verify
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 SETS = ("infinity_transformer_tiny", "infinity_vae_tiny", "infinity_8b_tiny", "style_personalization_tiny")
 

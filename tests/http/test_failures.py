@@ -25,6 +25,8 @@ from tests.support.server import ready_server
 from tests.support.tiny import tiny_generator, tiny_infinity
 from tests.support.uploads import picture, upload
 
+pytestmark = pytest.mark.slow
+
 SPLITS = 'atelier_out_of_memory_splits_total{queue="generate"}'
 
 

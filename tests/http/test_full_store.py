@@ -20,6 +20,8 @@ from tests.support.server import ready_server
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import picture, upload
 
+pytestmark = pytest.mark.slow
+
 if sys.platform != "linux":
     pytest.skip("needs prlimit", allow_module_level=True)
 

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from service.settings import Settings
 from tests.support.busy_server import busy, hanging, metric, post, wait_for_metric, wait_until_queued
 from tests.support.gated_generator import FailingGenerator
@@ -14,6 +16,8 @@ from tests.support.generations import GENERATIONS
 from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import picture, upload
+
+pytestmark = pytest.mark.slow
 
 
 def test_requests_at_once_are_batched_and_each_gets_what_it_gets_alone(server: Running) -> None:

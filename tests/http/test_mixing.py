@@ -13,6 +13,8 @@ from tests.support.generations import events_of, generate, images_of
 from tests.support.server import Running
 from tests.support.uploads import picture, upload
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def ids(client: httpx.Client) -> list[str]:

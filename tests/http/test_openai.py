@@ -21,6 +21,8 @@ from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import is_image, picture, upload
 
+pytestmark = pytest.mark.slow
+
 SIZE = (64, 64)
 
 

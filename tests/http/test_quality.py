@@ -22,6 +22,8 @@ from tests.support.server import Running, serving
 from tests.support.tiny import tiny_config, tiny_infinity
 from tests.support.uploads import is_image, picture, upload
 
+pytestmark = pytest.mark.slow
+
 QUALITIES = Qualities(medium=Shortcuts(guidance_until=4), low=Shortcuts(guidance_until=3, stop_after=5))
 
 

@@ -17,6 +17,8 @@ from tests.support.server import serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import is_image, picture, upload, upload_several
 
+pytestmark = pytest.mark.slow
+
 
 def create(client: httpx.Client, **fields: object) -> httpx.Response:
     """POST /v1/styles as JSON."""

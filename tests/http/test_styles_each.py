@@ -14,6 +14,8 @@ from tests.support.busy_server import busy, metric, post, wait_until_queued
 from tests.support.generations import COMPLETED, GENERATIONS, events_of, generate, images_of
 from tests.support.uploads import picture, upload
 
+pytestmark = pytest.mark.slow
+
 SHARED = "atelier_content_paths_shared_total"
 
 

@@ -18,6 +18,8 @@ from service.errors import InvalidImage, PayloadTooLarge, ServiceError, Unsuppor
 from service.media.containers import read_container
 from tests.support.pictures import black_png, chunk, gradient, png, read, saved
 
+pytestmark = pytest.mark.slow
+
 # --- what is refused ----------------------------------------------------------------------------------------
 
 

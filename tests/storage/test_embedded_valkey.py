@@ -21,6 +21,8 @@ from service.storage.embedded_valkey.files import EmbeddedValkeyError, lock_file
 from service.storage.embedded_valkey.server import EmbeddedValkey
 from tests.support.valkey import running_server
 
+pytestmark = pytest.mark.slow
+
 SERVICE = """
 import asyncio, pathlib, sys
 from service.storage.embedded_valkey.server import EmbeddedValkey

@@ -24,6 +24,8 @@ from service.training.train import train
 from service.training.train_transformer import corrected_scales
 from service.training.trainer import Compute, Run, fastest
 
+pytestmark = pytest.mark.slow
+
 SHORT = Recipe(
     num_images=24, num_outside=8, tokenizer_batch=4, outside_share=0.25, tokenizer_steps=3, decoder_steps=2,
     transformer_batch=4, transformer_steps=3, checkpoint_every=2, sheet_every=3,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis import Case
@@ -13,6 +14,8 @@ from schemathesis.config import SchemathesisConfig
 from service.app import create_app
 from service.settings import Settings
 from tests.support.server import Running
+
+pytestmark = pytest.mark.slow
 
 CONFIG = SchemathesisConfig.from_dict(
     {

@@ -19,6 +19,8 @@ from service.model.infinity.model_folder import InfinityCheckpoint
 from service.model.schedule import Size
 from tests.support.released_files import FLAN_TINY, shrunk, write_released
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -21,6 +21,8 @@ from service.model.infinity.presets import RELEASED
 from tests.support.local_hub import LocalHub, local_hub
 from tests.support.process import ROOT, command
 
+pytestmark = pytest.mark.slow
+
 INFINITY, FLAN = "FoundationVision/Infinity", "google/flan-t5-xl"
 FLAN_AT_MAIN = {FLAN: "main"}  # the local hub cannot have the commit that is pinned
 SHARD = "model-0000{}-of-00002.safetensors"

@@ -23,6 +23,8 @@ from service.model.schedule import Size
 from tests.support.process import ROOT
 from tests.support.tiny import tiny_config, tiny_infinity
 
+pytestmark = pytest.mark.slow
+
 INFINITY = tiny_infinity(tiny_config(budget="0.25M", grids=()))
 CHECKPOINT = InfinityCheckpoint(INFINITY.config, Path())
 SIZE = Size(512, 512) if Size(512, 512) in INFINITY.schedules else next(iter(INFINITY.schedules))
@@ -102,10 +104,10 @@ def test_a_size_that_is_not_enabled_needs_no_room() -> None:
     require_room(CHECKPOINT, INFINITY, FULL, [SIZE], BatchLimits(10**9, {SIZE: 1, other: 0}))
 
 
-def test_the_readme_has_the_table_that_the_command_prints() -> None:
+def test_the_models_page_has_the_table_that_the_command_prints() -> None:
     run = CliRunner().invoke(cli, ["fit"])
     assert run.exit_code == 0, run.stderr
-    assert run.stdout.strip() in (ROOT / "README.md").read_text()
+    assert run.stdout.strip() in (ROOT / "docs" / "models.md").read_text()
     assert all(f"| `{name}` |" in run.stdout for name in names())
 
 

@@ -24,6 +24,8 @@ from tests.support.released_files import (
     write_sparse_shards,
 )
 
+pytestmark = pytest.mark.slow
+
 META = torch.device("meta")
 
 

@@ -22,6 +22,8 @@ from service.model.infinity.backbone import Infinity
 from service.settings import read_settings
 from tests.support.tiny import tiny_infinity
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16

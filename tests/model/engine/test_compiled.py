@@ -17,6 +17,8 @@ from service.model.engine.types import ImageSpec
 from tests.support.specs import SQUARE, WIDE, specs
 from tests.support.tiny import tiny_config, tiny_generator, tiny_infinity
 
+pytestmark = pytest.mark.slow
+
 SHORTCUTS = (
     Shortcuts(guidance_until=4),
     Shortcuts(guidance_until=3, stop_after=5),

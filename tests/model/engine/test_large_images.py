@@ -14,6 +14,8 @@ from service.model.infinity.presets import RELEASED
 from service.model.schedule import Size
 from tests.support.tiny import tiny_infinity
 
+pytestmark = pytest.mark.slow
+
 
 def narrow(name: str) -> InfinityConfig:
     """A released configuration with its schedules, strides and patch, in the least width there is."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from service.model.engine.generator import Generator
@@ -16,6 +17,8 @@ from service.model.engine.types import ImageSpec, Styling, WeightedStyle
 from tests.support.process import ROOT
 from tests.support.specs import SQUARE, picture, specs
 from tests.support.tiny import tiny_generator, tiny_infinity
+
+pytestmark = pytest.mark.slow
 
 # What makes a host wait for a device: a number read from a tensor, or a shape that depends on one.
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero"}

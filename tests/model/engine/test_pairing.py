@@ -16,6 +16,8 @@ from service.model.schedule import Size
 from tests.support.specs import SQUARE, WIDE, specs
 from tests.support.tiny import tiny_generator, tiny_infinity
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("size", [SQUARE, WIDE], ids=str)
 def test_a_mixed_batch_has_the_bits_of_two_plain_runs_a_job(size: Size) -> None:

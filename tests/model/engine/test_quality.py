@@ -24,6 +24,8 @@ from tests.support.specs import SQUARE, picture
 from tests.support.specs import specs as specs_of
 from tests.support.tiny import tiny_config, tiny_generator, tiny_infinity
 
+pytestmark = pytest.mark.slow
+
 GENERATOR = tiny_generator()
 STYLES = [WeightedStyle(GENERATOR.extract_style(picture(seed), SQUARE)) for seed in range(3)]
 STYLED = ImageSpec("a red star", 11, SQUARE, styling=Styling((STYLES[0],)))

@@ -22,6 +22,8 @@ from service.model.schedule import Scale
 from tests.support.live_bytes import LivePeak
 from tests.support.tiny import tiny_infinity
 
+pytestmark = pytest.mark.slow
+
 SMALL = TokenizerConfig(
     num_bits=8, stride=16, channels=16, multipliers=(1, 1, 2, 2, 2), num_blocks=2, num_groups=4
 )

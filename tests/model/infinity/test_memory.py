@@ -20,6 +20,8 @@ from tests.support.peak_memory import peak_bytes
 from tests.support.process import ROOT
 from tests.support.tiny import tiny_config, tiny_infinity
 
+pytestmark = pytest.mark.slow
+
 # The estimate is never below what is measured, and at most this many times as large.
 MOST_OVER = 2.0
 
@@ -115,6 +117,7 @@ def test_the_estimate_on_the_cpu_is_no_less_than_the_peak_and_not_far_above(name
     assert peak <= estimate <= MOST_OVER * peak
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_estimate_on_a_gpu_is_no_less_than_the_peak_and_not_far_above(name: str) -> None:

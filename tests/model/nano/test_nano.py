@@ -26,6 +26,8 @@ from service.training.renderer import render
 from service.training.scene import MEDIA, OBJECTS, PALETTE, Scene, allowed_pairs
 from tests.support.nano import nano, nano_judge
 
+pytestmark = pytest.mark.slow
+
 SOLID = ("circle", "square", "heart")  # objects whose middle shows their colour
 NUM_PAIRS = 24
 

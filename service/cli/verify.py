@@ -1,0 +1,55 @@
+"""`atelier verify`: compare this build with tensors recorded from the reference implementation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.cli.options import fail
+
+
+def verify(
+    folders: Annotated[list[Path], typer.Argument(help="Folders laid out like tests/golden/*_tiny.")],
+    precision: Annotated[
+        str, typer.Option(help="bf16: report instead how closely bf16 agrees with fp32 on these folders.")
+    ] = "fp32",
+) -> None:
+    """Compare this build with tensors of the reference; exit status 1 if any differs."""
+    if precision not in ("fp32", "bf16"):
+        fail(f"--precision must be fp32 or bf16, not {precision!r}")
+    _verify_full(folders) if precision == "fp32" else _verify_half(folders)
+
+
+def _verify_full(folders: list[Path]) -> None:
+    from service.evaluation.verify import row_tile_line, table, verify
+
+    num_missed = num_checks = 0
+    for folder in folders:
+        try:
+            checks = verify(folder)
+        except ValueError as error:
+            fail(str(error))
+        typer.echo(f"{folder}\n{table(checks)}\n{row_tile_line(folder)}\n")
+        num_checks += len(checks)
+        num_missed += sum(not check.passed for check in checks)
+    if num_missed:
+        fail(f"{num_missed} of {num_checks} tensors differ from the reference.")
+    typer.echo(f"All {num_checks} tensors agree with the reference.")
+
+
+def _verify_half(folders: list[Path]) -> None:
+    from service.evaluation.verify_half import FLOORS, verify_half
+
+    num_missed = 0
+    for folder in folders:
+        try:
+            found = verify_half(folder)
+        except ValueError as error:
+            fail(str(error))
+        typer.echo(f"{folder}\n{found.table()}\n")
+        num_missed += not found.passed
+    if num_missed:
+        fail(f"bf16 is further from fp32 than {FLOORS} on {num_missed} of {len(folders)} folders.")
+    typer.echo(f"bf16 agrees with fp32: {FLOORS}.")
