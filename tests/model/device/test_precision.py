@@ -28,6 +28,11 @@ GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
 
+multiplies_bf16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+    reason="this CPU does not multiply in bf16: convolutions of a real size take minutes",
+)
+
 
 def in_bf16() -> Infinity:
     full = tiny_infinity()
@@ -109,12 +114,14 @@ def test_what_passes_between_layers_is_fp32_and_what_attends_is_bf16() -> None:
     assert {tensor.dtype for tensor in (*cache.keys, *cache.values)} == {BF16}
 
 
+@multiplies_bf16
 def test_bf16_decodes_nearly_the_image_of_fp32() -> None:
     report = golden("infinity_vae_tiny")
     assert report.passed
     assert report.decibels.keys() == {"p16", "p8"}
 
 
+@multiplies_bf16
 def test_the_command_prints_the_agreement_step_by_step() -> None:
     done = CliRunner().invoke(cli, ["verify", "--precision", "bf16", str(GOLDEN / "infinity_vae_tiny")])
     assert done.exit_code == 0, done.output
