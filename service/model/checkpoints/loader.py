@@ -107,8 +107,8 @@ def open_weights(
 def shards_of(index: bytes, holds: Callable[[str], bool] | None = None) -> list[str]:
     """The file names in a shard index, in order; ValueError when it is none."""
     try:
-        places: dict[str, str] = json.loads(index)["weight_map"]
-        return sorted({file for name, file in places.items() if holds is None or holds(name)})
+        weight_map: dict[str, str] = json.loads(index)["weight_map"]
+        return sorted({file for name, file in weight_map.items() if holds is None or holds(name)})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError("is not an index of shards: it has no weight_map") from error
 

@@ -186,12 +186,12 @@ class Generator:
     def _draw(self, specs: Sequence[ImageSpec], cancelled: Callable[[], bool]) -> PendingBatch:
         schedule = self._schedule(the_only({spec.size for spec in specs}, "size"))
         timer = DeviceTimer(self.backbone.device)
-        with timer.lap():
+        with timer.measure():
             texts = self._texts.texts_of(text for spec in specs for text in texts_of(spec))
-        with timer.lap():
+        with timer.measure():
             plan = Plan.of(specs, schedule, texts, self.backbone)
             loop = self._loop_over_scales(plan, specs, cancelled)
-        with timer.lap():
+        with timer.measure():
             decoded = self.backbone.decode(loop.features)
 
         def drawings() -> list[Drawing]:
@@ -222,7 +222,7 @@ class Generator:
 
         features = backbone.empty_features(cache)  # F_0: [paths, channels, H, W]
         for step in range(1, num_steps + 1):
-            with timer.lap():
+            with timer.measure():
                 logits = backbone.predict(cache, features, step)  # of the active paths
                 codes = backbone.sample(cache, logits, noise, step)  # R_s
                 features = backbone.accumulate(cache, features, codes, step)  # F_s = F_{s-1} + up(R_s)

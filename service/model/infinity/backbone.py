@@ -140,6 +140,7 @@ class Infinity:
             _configure_compiler()
         rows, config = lay_out_rows(paths), self.config.transformer
         extent = self.feature_grids(schedule)[-1]
+        rotation = rotations(schedule, config.head_width, self.device)
         schedule = replace(schedule, scales=schedule.scales[:num_steps])
 
         def empty(num_rows: int) -> list[Tensor]:
@@ -152,7 +153,7 @@ class Infinity:
             self._batch_texts([self._row_text(paths[row.path], row.conditional) for row in rows]),
             keys=empty(sum(not paths[row.path].corrected for row in rows)),
             values=empty(len(rows)),
-            rotation=rotations(schedule, config.head_width, self.device),
+            rotation=rotation,
             schedule=schedule,
             extent=extent,
             is_fused=self.is_fused,
@@ -296,7 +297,7 @@ class Infinity:
             if self.config.sampling.guidance_layer == layer - len(blocks):
                 x = group.rows.guided(x, step)[
                     group.rows.path_of_row
-                ]  # both halves go on (golden README, 1.7)
+                ]  # both halves go through the next block (golden README, 1.7)
         return x, group
 
 

@@ -163,8 +163,8 @@ class InfinityConfig:
         if self.budget is not None:
             return scales.schedules(self.budget)
         stride = self.tokenizer.stride * self.patch
-        own = [scales.custom_schedule([list(grid) for grid in grids], stride) for grids in self.grids]
-        return {each.size: each for each in own}
+        own = [scales.custom_schedule(grids, stride) for grids in self.grids]
+        return {schedule.size: schedule for schedule in own}
 
 
 BY_BUDGET: dict[str, Qualities] = {

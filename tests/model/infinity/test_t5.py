@@ -71,7 +71,7 @@ def test_a_damaged_file_is_refused_with_the_folder(folder: Path, name: str) -> N
 def test_an_encoder_away_from_the_transformer_reads_the_same(folder: Path, place: TextEncoderDevice) -> None:
     cpu = torch.device("cpu")
     beside, away = (
-        TextEncoder.from_folder(folder, cpu, place=each) for each in (TextEncoderDevice.BESIDE, place)
+        TextEncoder.from_folder(folder, cpu, place=where) for where in (TextEncoderDevice.BESIDE, place)
     )
     for ours, theirs in zip(
         away.encode_all(["a red star", "neon"], 64),
