@@ -16,7 +16,6 @@ from service.cli.options import (
     TextDevice,
     TextPrecision,
     Threads,
-    fail,
     settings_under,
 )
 
@@ -77,8 +76,6 @@ def bench(
     ] = False,
 ) -> None:
     """Measure how fast it is on this machine, and say on what."""
-    from service.settings import prepare_torch
-
     settings = settings_under(
         model=model,
         device=device,
@@ -88,7 +85,6 @@ def bench(
         text_device=text_device,
         decoding=decoding,
     )
-    prepare_torch(settings)  # as `serve` does, so that the numbers are the service's
     from service.bench.report import read_report
     from service.bench.runner import BenchOptions, run
     from service.bench.subject import SubjectOptions
@@ -96,18 +92,17 @@ def bench(
     from service.bench.tables import render, require_comparable
     from service.cli.progress import bars
 
-    subject = SubjectOptions(
-        model=settings.model,
-        is_random=random,
-        device=settings.device,
-        choices=settings.choices,
-        size=size,
-        seed=seed,
-        models_dir=str(settings.models_dir),
-    )
     options = BenchOptions(
         kind=kind.value,
-        subject=subject,
+        subject=SubjectOptions(
+            model=settings.model,
+            is_random=random,
+            device=settings.device,
+            choices=settings.choices,
+            size=size,
+            seed=seed,
+            models_dir=str(settings.models_dir),
+        ),
         threads=settings.threads,
         num_repeats=repeats,
         num_warm_up=warm_up,
@@ -115,16 +110,13 @@ def bench(
         rates=tuple(rate or ()),
         seconds=seconds,
     )
-    try:
-        earlier = None if compare is None else read_report(compare)  # fails before the measurement
-        with bars() as on_progress:
-            report = run(options, on_progress)
-        typer.echo(render(report))
-        if json is not None:
-            json.write_text(report.to_json())
-        if earlier is not None and compare is not None:
-            if not force:
-                require_comparable(report, earlier, compare)
-            typer.echo("\n" + compared(report, earlier))
-    except ValueError as error:
-        fail(str(error))
+    earlier = read_report(compare) if compare else None  # fails before the measurement
+    with bars() as on_progress:
+        report = run(options, on_progress)
+    typer.echo(render(report))
+    if json is not None:
+        json.write_text(report.to_json())
+    if earlier is not None and compare is not None:
+        if not force:
+            require_comparable(report, earlier, compare)
+        typer.echo("\n" + compared(report, earlier))

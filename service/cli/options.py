@@ -43,13 +43,15 @@ Sizes = Annotated[
 
 
 def settings_under(**flags: object) -> Settings:
-    """Settings from the environment, overridden by flags that are not None. Exits if they are invalid."""
-    from service.settings import read_settings
+    """Settings from the environment, overridden by flags that are not None; torch, once imported, obeys them.
 
-    try:
-        return read_settings(**flags)
-    except ValueError as error:
-        fail(str(error))
+    ValueError names what is invalid.
+    """
+    from service.settings import prepare_torch, read_settings
+
+    settings = read_settings(**flags)
+    prepare_torch(settings)
+    return settings
 
 
 def fail(message: str) -> NoReturn:

@@ -44,25 +44,7 @@ def serve(
     log_format: Annotated[str | None, typer.Option(help="console (the default) or json.")] = None,
 ) -> None:
     """Serve the REST API until SIGTERM or Ctrl-C, then finish the requests already accepted."""
-    from service.settings import prepare_torch
-
-    settings = settings_under(
-        host=host,
-        port=port,
-        data_dir=data_dir,
-        model=model,
-        device=device,
-        threads=threads,
-        precision=precision,
-        text_precision=text_precision,
-        text_device=text_device,
-        decoding=decoding,
-        sizes=sizes,
-        redis_url=redis_url,
-        api_keys_file=api_keys_file,
-        log_format=log_format,
-    )
-    prepare_torch(settings)
+    settings = settings_under(**locals())  # each flag is a setting
     from service.cli import progress
     from service.server import run_server
 
