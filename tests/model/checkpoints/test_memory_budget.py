@@ -16,10 +16,11 @@ from service.model.checkpoints.registry import find, load, names
 from service.model.device.memory import MAX_IMAGES, BatchLimits, batch_limits, free_bytes
 from service.model.device.precision import FULL, Precision
 from service.model.infinity.config import TransformerConfig
-from service.model.infinity.model_folder import InfinityCheckpoint, write_infinity
+from service.model.infinity.model_folder import InfinityCheckpoint
 from service.model.infinity.presets import RELEASED
 from service.model.infinity.schedules import schedule
 from service.model.schedule import Size
+from service.training.write import write_infinity
 from tests.support.process import ROOT
 from tests.support.tiny import tiny_config, tiny_infinity
 

@@ -62,13 +62,12 @@ def test_eight_billion_weights_are_read_and_every_step_has_its_shape(name: str, 
     grids = (((1, 1), (2, 2), (4, 4), (64, 64)),)
     config = replace(RELEASED[name].config, budget=None, grids=grids)
     seen: list[tuple[int, int]] = []
-    parts = InfinityCheckpoint(config, models_dir).open_parts()
-    parts.transformer.make_resident(META, lambda _, *num_bytes: seen.append(num_bytes))
-    parts.tokenizer.make_resident(META, lambda *_: None)
+    transformer, tokenizer = InfinityCheckpoint(config, models_dir).open_parts()
+    transformer.make_resident(META, lambda _, *num_bytes: seen.append(num_bytes))
+    tokenizer.make_resident(META, lambda *_: None)
     num_bytes = 4 * num_parameters(name)["transformer"]
     assert seen[-1] == (num_bytes, num_bytes)
-    transformer, tokenizer = parts.transformer.module, parts.tokenizer.module
-    infinity = Infinity(config, transformer, tokenizer, None, fingerprint="0" * 16)
+    infinity = Infinity(config, transformer.module, tokenizer.module, None, fingerprint="0" * 16)
     if name == "infinity-8b-512":
         return
 
