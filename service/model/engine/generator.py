@@ -26,7 +26,7 @@ from service.model.engine.quality import EXACT, Shortcuts
 from service.model.engine.text_cache import TextCache
 from service.model.engine.text_style import require_finite, tokens_of_text
 from service.model.engine.types import Drawing, ImageSpec, Styling, Text, Timings, WeightedStyle
-from service.model.engine.warmup import compiled_batches, stylised_batch
+from service.model.engine.warmup import compiled_batches
 from service.model.schedule import Schedule, Size
 from service.model.style.feature import StyleFeature
 from service.model.style.tokens import StyleTokens
@@ -118,9 +118,10 @@ class Generator:
             began = time.perf_counter()
             self.restore_style(tokens, size)
             styling = Styling((WeightedStyle(self.extract_style(_grey(size), size)),))
-            self.generate(stylised_batch(size, styling))
+            stylised = ImageSpec("warm up", 0, size, styling=styling)
+            self.generate([stylised])
             if size == self.default_size and self.backbone.is_compiled:
-                for batch in compiled_batches(size, styling, self.qualities, self.num_steps(size)):
+                for batch in compiled_batches(stylised, styling, self.qualities, self.num_steps(size)):
                     self.generate(batch[: self.max_images(size)])
             on_warm(size, time.perf_counter() - began)
 

@@ -85,10 +85,6 @@ class Infinity:
     def batch_bytes(self, schedule: Schedule, num_images: int) -> int:
         return footprint(self.config, schedule, num_images, self.dtype, self.decoding.num_at_once).peak
 
-    def at_budget(self, budget: str) -> Infinity:
-        """The same weights on the schedules of another pixel budget."""
-        return Infinity.sharing_weights(self, replace(self.config, budget=budget))
-
     @classmethod
     def sharing_weights(cls, other: Infinity, config: InfinityConfig | None = None) -> Self:
         """Another one on the same weights, compiled where they are."""
