@@ -80,13 +80,7 @@ class TextEncoder:
         `device` is the transformer's. `fillers` are words of the vocabulary that name nothing by themselves;
         `channels` is what the transformer reads. ValueError: what is missing, damaged or of another shape.
         """
-        for name in ("tokenizer.json", "config.json"):
-            if not (folder / name).is_file():
-                raise ValueError(f"the text encoder's folder {folder} has no {name}")
-        try:
-            words = WordTokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the library raises nothing narrower
-            raise ValueError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
+        words = _read_words(folder)
         home = device if place is TextEncoderDevice.BESIDE else torch.device("cpu")
         encoder = empty_encoder(folder / "config.json", home, dtype)
         if channels not in (None, encoder.config.d_model):
@@ -163,6 +157,16 @@ class TextEncoder:
             num_unknown=unknown,
             is_cut=tokens.is_cut,
         )
+
+
+def _read_words(folder: Path) -> WordTokenizer:
+    for name in ("tokenizer.json", "config.json"):
+        if not (folder / name).is_file():
+            raise ValueError(f"the text encoder's folder {folder} has no {name}")
+    try:
+        return WordTokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
 
 
 def empty_encoder(config_file: Path, device: torch.device, dtype: torch.dtype) -> T5EncoderModel:
