@@ -125,7 +125,7 @@ def test_a_preset_has_its_sizes_and_its_defaults(
 @pytest.mark.parametrize("name", NAMES)
 def test_a_presets_configuration_as_a_config_json_is_the_same_again(name: str) -> None:
     config = RELEASED[name].config
-    assert InfinityConfig.from_json(config.to_json()) == config
+    assert InfinityConfig.from_settings(json.loads(config.to_json())) == config
     assert "files" not in json.loads(replace(config, files=FilesConfig()).to_json())
 
 
