@@ -21,10 +21,10 @@ def read_dataclass(cls: type[T], values: object, field: str = "") -> T:
         raise _mistake(field, "must be an object")
     types_of = get_type_hints(cls)
     required = {known.name for known in fields(cls) if known.default is MISSING}  # type: ignore[arg-type]
-    for name in values.keys() - types_of.keys():
-        raise _mistake(_inside(field, name), "Unknown field")
     for name in required - values.keys():
         raise _mistake(_inside(field, name), "Field required")
+    for name in values.keys() - types_of.keys():
+        raise _mistake(_inside(field, name), "Unknown field")
     return cls(**{name: _read(types_of[name], value, _inside(field, name)) for name, value in values.items()})
 
 

@@ -198,7 +198,7 @@ def test_a_field_of_the_configuration_that_is_not_known_is_refused(
     write_tiny_model(tmp_path / "tiny")
     file = tmp_path / "tiny" / "config.json"
     file.write_text(file.read_text().replace(old, new))
-    with pytest.raises(ValueError, match=rf"config\.json: {field}: Unexpected"):
+    with pytest.raises(ValueError, match=rf"config\.json: {field}: Unknown field"):
         presets.load(str(tmp_path / "tiny"))
 
 
