@@ -8,16 +8,8 @@ from typing import Annotated
 
 import typer
 
-from service.cli.options import (
-    Decoding,
-    Device,
-    Model,
-    Precision,
-    TextDevice,
-    TextPrecision,
-    Threads,
-    settings_under,
-)
+from service.cli import options
+from service.cli.options import settings_under
 
 
 class Kind(StrEnum):
@@ -41,19 +33,19 @@ def bench(
             "flops: operations, counted, against the least that the method needs."
         ),
     ] = Kind.LATENCY,
-    model: Model = None,
+    model: options.Model = None,
     random: Annotated[
         bool,
         typer.Option(
             "--random", help="Random weights of the model's shape: needs no files. Also for bench-512."
         ),
     ] = False,
-    device: Device = None,
-    threads: Threads = None,
-    precision: Precision = None,
-    text_precision: TextPrecision = None,
-    text_device: TextDevice = None,
-    decoding: Decoding = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    precision: options.Precision = None,
+    text_precision: options.TextPrecision = None,
+    text_device: options.TextDevice = None,
+    decoding: options.Decoding = None,
     size: Annotated[
         str | None,
         typer.Option(help="Of the images; by default the model's own, and for throughput all budgets."),
@@ -92,7 +84,7 @@ def bench(
     from service.bench.tables import render, require_comparable
     from service.cli.progress import bars
 
-    options = BenchOptions(
+    measured = BenchOptions(
         kind=kind.value,
         subject=SubjectOptions(
             model=settings.model,
@@ -112,7 +104,7 @@ def bench(
     )
     earlier = read_report(compare) if compare else None  # fails before the measurement
     with bars() as on_progress:
-        report = run(options, on_progress)
+        report = run(measured, on_progress)
     typer.echo(render(report))
     if json is not None:
         json.write_text(report.to_json())
