@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from service.cli import options
 from service.cli.options import settings_under
+
+if TYPE_CHECKING:
+    from service.bench.runner import BenchOptions
 
 
 class Kind(StrEnum):
@@ -77,12 +80,8 @@ def bench(
         text_device=text_device,
         decoding=decoding,
     )
-    from service.bench.report import read_report
-    from service.bench.runner import BenchOptions, run
+    from service.bench.runner import BenchOptions
     from service.bench.subject import SubjectOptions
-    from service.bench.tables import compare as compared
-    from service.bench.tables import render, require_comparable
-    from service.cli.progress import bars
 
     measured = BenchOptions(
         kind=kind.value,
@@ -102,9 +101,19 @@ def bench(
         rates=tuple(rate or ()),
         seconds=seconds,
     )
+    _measure(measured, json, compare, force)
+
+
+def _measure(options: BenchOptions, json: Path | None, compare: Path | None, force: bool) -> None:
+    from service.bench.report import read_report
+    from service.bench.runner import run
+    from service.bench.tables import compare as compared
+    from service.bench.tables import render, require_comparable
+    from service.cli.progress import bars
+
     earlier = read_report(compare) if compare else None  # fails before the measurement
     with bars() as on_progress:
-        report = run(measured, on_progress)
+        report = run(options, on_progress)
     typer.echo(render(report))
     if json is not None:
         json.write_text(report.to_json())
