@@ -13,6 +13,7 @@ import httpx2
 from filelock import FileLock, Timeout
 from huggingface_hub import HfApi, RepoFile, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     GatedRepoError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -107,7 +108,8 @@ class Hub:
             raise ValueError(f"{model} comes inside the package: there is nothing to fetch")
         if model not in PRESETS:
             raise ValueError(f"There is no model {model!r} to fetch: give one of {', '.join(PRESETS)}")
-        sources, downloads = [], []
+        sources: list[tuple[Source, str]] = []
+        downloads: list[Download] = []
         _, preset = PRESETS[model]
         for pinned in preset.sources:
             revision = (revisions or {}).get(pinned.repository, pinned.revision)
@@ -217,7 +219,7 @@ def _readable_errors(source: Source) -> Iterator[None]:
         raise ValueError(f"{source.repository} has no revision {source.revision}") from error
     except OfflineModeIsEnabled as error:
         raise ValueError("HF_HUB_OFFLINE is set, so nothing can be fetched: unset it") from error
-    except (httpx2.HTTPError, OSError) as error:  # the library's other errors are these, too
+    except (EntryNotFoundError, httpx2.HTTPError, OSError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
             f"{source.repository} could not be read from the hub: {reason[0]}. What was fetched so far is "
