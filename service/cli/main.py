@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -20,7 +19,7 @@ from service.cli.verify import verify
 
 
 class _Commands(TyperGroup):
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """A ValueError is a sentence for the person: it is printed, and the exit status is 1."""
         try:
             return super().invoke(ctx)
