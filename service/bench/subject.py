@@ -116,7 +116,7 @@ def _sized(backbone: Infinity, size: Size) -> Infinity:
     budgets = () if backbone.config.budget is None else tuple(scales.BUDGETS)
     for budget in budgets:
         if size in scales.schedules(budget):
-            return backbone.at_budget(budget)
+            return Infinity.sharing_weights(backbone, replace(backbone.config, budget=budget))
     squares = [str(scales.schedule(1.0, budget).size) for budget in budgets]
     known = ", ".join(dict.fromkeys([*map(str, backbone.schedules), *squares]))
     raise ValueError(f"{backbone.name} has no size {size}; it draws {known}")

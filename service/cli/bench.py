@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.options import (
-    Decoding,
-    Device,
-    Model,
-    Precision,
-    TextDevice,
-    TextPrecision,
-    Threads,
-    fail,
-    settings_under,
-)
+from service.cli import options
+from service.cli.options import settings_under
+
+if TYPE_CHECKING:
+    from service.bench.runner import BenchOptions
 
 
 class Kind(StrEnum):
@@ -42,19 +36,19 @@ def bench(
             "flops: operations, counted, against the least that the method needs."
         ),
     ] = Kind.LATENCY,
-    model: Model = None,
+    model: options.Model = None,
     random: Annotated[
         bool,
         typer.Option(
             "--random", help="Random weights of the model's shape: needs no files. Also for bench-512."
         ),
     ] = False,
-    device: Device = None,
-    threads: Threads = None,
-    precision: Precision = None,
-    text_precision: TextPrecision = None,
-    text_device: TextDevice = None,
-    decoding: Decoding = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    precision: options.Precision = None,
+    text_precision: options.TextPrecision = None,
+    text_device: options.TextDevice = None,
+    decoding: options.Decoding = None,
     size: Annotated[
         str | None,
         typer.Option(help="Of the images; by default the model's own, and for throughput all budgets."),
@@ -77,8 +71,6 @@ def bench(
     ] = False,
 ) -> None:
     """Measure how fast it is on this machine, and say on what."""
-    from service.settings import prepare_torch
-
     settings = settings_under(
         model=model,
         device=device,
@@ -88,26 +80,20 @@ def bench(
         text_device=text_device,
         decoding=decoding,
     )
-    prepare_torch(settings)  # as `serve` does, so that the numbers are the service's
-    from service.bench.report import read_report
-    from service.bench.runner import BenchOptions, run
+    from service.bench.runner import BenchOptions
     from service.bench.subject import SubjectOptions
-    from service.bench.tables import compare as compared
-    from service.bench.tables import render, require_comparable
-    from service.cli.progress import bars
 
-    subject = SubjectOptions(
-        model=settings.model,
-        is_random=random,
-        device=settings.device,
-        choices=settings.choices,
-        size=size,
-        seed=seed,
-        models_dir=str(settings.models_dir),
-    )
-    options = BenchOptions(
+    measured = BenchOptions(
         kind=kind.value,
-        subject=subject,
+        subject=SubjectOptions(
+            model=settings.model,
+            is_random=random,
+            device=settings.device,
+            choices=settings.choices,
+            size=size,
+            seed=seed,
+            models_dir=str(settings.models_dir),
+        ),
         threads=settings.threads,
         num_repeats=repeats,
         num_warm_up=warm_up,
@@ -115,16 +101,23 @@ def bench(
         rates=tuple(rate or ()),
         seconds=seconds,
     )
-    try:
-        earlier = None if compare is None else read_report(compare)  # fails before the measurement
-        with bars() as on_progress:
-            report = run(options, on_progress)
-        typer.echo(render(report))
-        if json is not None:
-            json.write_text(report.to_json())
-        if earlier is not None and compare is not None:
-            if not force:
-                require_comparable(report, earlier, compare)
-            typer.echo("\n" + compared(report, earlier))
-    except ValueError as error:
-        fail(str(error))
+    _measure(measured, json, compare, force)
+
+
+def _measure(options: BenchOptions, json: Path | None, compare: Path | None, force: bool) -> None:
+    from service.bench.report import read_report
+    from service.bench.runner import run
+    from service.bench.tables import compare as compared
+    from service.bench.tables import render, require_comparable
+    from service.cli.progress import bars
+
+    earlier = read_report(compare) if compare else None  # fails before the measurement
+    with bars() as on_progress:
+        report = run(options, on_progress)
+    typer.echo(render(report))
+    if json is not None:
+        json.write_text(report.to_json())
+    if earlier is not None and compare is not None:
+        if not force:
+            require_comparable(report, earlier, compare)
+        typer.echo("\n" + compared(report, earlier))

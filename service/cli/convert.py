@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.options import ModelsDir, fail, settings_under
+from service.cli.options import ModelsDir, settings_under
 
 
 def convert(
@@ -31,10 +31,7 @@ def convert(
     from service.model.checkpoints.convert import convert as run
     from service.model.checkpoints.convert import read_precision
 
-    try:
-        folder = out or registry.converted_folder(model, settings.models_dir)
-        with bars() as on_progress:
-            run(registry.find(model, settings.models_dir), folder, read_precision(dtype), on_progress)
-    except ValueError as error:
-        fail(str(error))
+    folder = out or registry.converted_folder(model, settings.models_dir)
+    with bars() as on_progress:
+        run(registry.find(model, settings.models_dir), folder, read_precision(dtype), on_progress)
     typer.echo(f"{folder} is written: use it as --model {out or model}")

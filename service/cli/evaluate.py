@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.options import Device, Threads, fail, settings_under
+from service.cli.options import Device, Threads, settings_under
 
 
 def evaluate(
@@ -23,21 +23,15 @@ def evaluate(
     threads: Threads = None,
 ) -> None:
     """Judge what nano draws: prompts, styles, the paper's ablations. Takes minutes on two cores."""
-    from service.settings import prepare_torch
-
     settings = settings_under(model=model, device=device, threads=threads)
-    prepare_torch(settings)
     from service.evaluation.evaluate import evaluate as run
     from service.evaluation.judge import load_judge
     from service.evaluation.results import require_plots, save_results
     from service.model.checkpoints import registry
 
-    try:
-        require_plots()
-        generator = registry.load(settings.model, settings.device, models_dir=settings.models_dir)
-        found = run(generator, load_judge(), seeds=range(1, seeds + 1), num_pairs=pairs, say=_print_on_stderr)
-    except ValueError as error:
-        fail(str(error))
+    require_plots()
+    generator = registry.load(settings.model, settings.device, models_dir=settings.models_dir)
+    found = run(generator, load_judge(), seeds=range(1, seeds + 1), num_pairs=pairs, say=_print_on_stderr)
     typer.echo(save_results(found, generator, out))
     _print_on_stderr(f"The report, its numbers, plots and the sheet of images are in {out}.")
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.options import ModelsDir, fail, settings_under
+from service.cli.options import ModelsDir, settings_under
 
 
 def fetch(
@@ -22,10 +22,7 @@ def fetch(
     from service.model.infinity.presets import chosen_revisions
 
     revisions = chosen_revisions(infinity=settings.infinity_revision, flan_t5=settings.flan_t5_revision)
-    try:
-        plan = Hub().plan(name, settings.models_dir, revisions)
-        typer.echo(plan.table())
-        if not dry_run:
-            Hub().fetch(plan, typer.echo)
-    except ValueError as error:
-        fail(str(error))
+    plan = Hub().plan(name, settings.models_dir, revisions)
+    typer.echo(plan.table())
+    if not dry_run:
+        Hub().fetch(plan, typer.echo)

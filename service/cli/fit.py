@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.options import ModelsDir, Precision, TextDevice, fail, settings_under
+from service.cli.options import ModelsDir, Precision, TextDevice, settings_under
 
 
 def fit(
@@ -25,12 +25,9 @@ def fit(
     from service.model.checkpoints import registry
     from service.model.checkpoints.memory_budget import memory_needs, table, table_of_defaults
 
-    try:
-        if model is None:
-            known = (registry.find(name, settings.models_dir, needs_files=False) for name in registry.names())
-            typer.echo(table_of_defaults(known, settings.choices))
-        else:
-            checkpoint = registry.find(model, settings.models_dir, needs_files=False)
-            typer.echo(table(memory_needs(checkpoint, settings.choices)))
-    except ValueError as error:
-        fail(str(error))
+    if model is None:
+        known = (registry.find(name, settings.models_dir, needs_files=False) for name in registry.names())
+        typer.echo(table_of_defaults(known, settings.choices))
+    else:
+        checkpoint = registry.find(model, settings.models_dir, needs_files=False)
+        typer.echo(table(memory_needs(checkpoint, settings.choices)))

@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from service.cli.options import fail
-
 keys = typer.Typer(help="API keys.", no_args_is_help=True)
 
 
@@ -31,7 +29,7 @@ def new_key(
     try:
         line = write_line(secret, name, tenant=tenant, limits=Limits(requests, images))
     except ValueError as error:
-        fail(f"Cannot create this key: {error}.")
+        raise ValueError(f"Cannot create this key: {error}.") from error
     typer.echo(f"The API key, shown only once:\n\n  {secret}\n")
     typer.echo(
         "The line to add to the file that ATELIER_API_KEYS_FILE names. A running service reads the file "

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
+from typer.core import TyperGroup
 
 from service.cli.bench import bench
 from service.cli.convert import convert
@@ -10,10 +13,22 @@ from service.cli.evaluate import evaluate
 from service.cli.fetch import fetch
 from service.cli.fit import fit
 from service.cli.keys import keys
+from service.cli.options import fail
 from service.cli.serve import serve
 from service.cli.verify import verify
 
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """A ValueError is a sentence for the person: it is printed, and the exit status is 1."""
+        try:
+            return super().invoke(ctx)
+        except ValueError as error:
+            fail(str(error))
+
+
 cli = typer.Typer(
+    cls=_Commands,
     help="Style-personalised images: upload a style once, draw any prompt in it.",
     no_args_is_help=True,
     add_completion=False,

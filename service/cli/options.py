@@ -3,53 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-if TYPE_CHECKING:
-    from service.settings import Settings
+from service.settings import Settings, prepare_torch, read_settings
 
-Model = Annotated[
-    str | None, typer.Option(help="Name of a known model, or the folder of one; nano by default.")
-]
-ModelsDir = Annotated[Path | None, typer.Option(help="Folder of fetched and converted models.")]
-Device = Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda or cuda:N.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads of the model; one per core by default.")]
-Precision = Annotated[
-    str | None,
-    typer.Option(help="Precision of the model: fp32, bf16, or auto (the default: bf16 on a GPU, else fp32)."),
-]
-TextPrecision = Annotated[
-    str | None, typer.Option(help="Precision of the text encoder: auto (the default), fp32, bf16 or fp16.")
-]
-TextDevice = Annotated[
-    str | None,
-    typer.Option(
-        help="Where the text encoder runs: beside the transformer (the default), on the cpu, or fetched to "
-        "the GPU while it encodes prompts."
-    ),
-]
-Decoding = Annotated[
-    str | None,
-    typer.Option(
-        help="How images are decoded: whole, in strips, which take less memory, or auto (the default)."
-    ),
-]
-Sizes = Annotated[
-    str | None,
-    typer.Option(help="Enabled sizes, separated by commas, the default size first; or auto, or all."),
-]
+
+def setting(name: str) -> Any:
+    """The option of a flag that is also a setting, with that one's description and default."""
+    field = Settings.model_fields[name]
+    has_default = field.default_factory is None and field.default is not None
+    default = f" Default: {field.default}." if has_default else ""
+    return typer.Option(help=f"{field.description}{default}")
+
+
+Model = Annotated[str | None, setting("model")]
+ModelsDir = Annotated[Path | None, setting("models_dir")]
+Device = Annotated[str | None, setting("device")]
+Threads = Annotated[int | None, setting("threads")]
+Precision = Annotated[str | None, setting("precision")]
+TextPrecision = Annotated[str | None, setting("text_precision")]
+TextDevice = Annotated[str | None, setting("text_device")]
+Decoding = Annotated[str | None, setting("decoding")]
+Sizes = Annotated[str | None, setting("sizes")]
 
 
 def settings_under(**flags: object) -> Settings:
-    """Settings from the environment, overridden by flags that are not None. Exits if they are invalid."""
-    from service.settings import read_settings
+    """Settings from the environment, overridden by flags that are not None; torch, once imported, obeys them.
 
-    try:
-        return read_settings(**flags)
-    except ValueError as error:
-        fail(str(error))
+    ValueError names what is invalid.
+    """
+    settings = read_settings(**flags)
+    prepare_torch(settings)
+    return settings
 
 
 def fail(message: str) -> NoReturn:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn, TaskID
 
 # A smaller file loads before a bar could be read.
 _MIN_BAR_BYTES = 200 * 2**20
@@ -13,15 +17,10 @@ _MIN_BAR_BYTES = 200 * 2**20
 @contextmanager
 def bars() -> Iterator[Callable[[str, int, int], None]]:
     """Yields `on_progress(name, num_done, num_bytes)`, both in bytes, which keeps one bar per name."""
-    if not sys.stderr.isatty():
-        yield lambda name, num_done, num_bytes: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+    from rich.progress import DownloadColumn, TransferSpeedColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        tasks: dict[str, TaskID] = {}
+    tasks: dict[str, TaskID] = {}
+    with _progress(DownloadColumn(), TransferSpeedColumn()) as progress:
 
         def on_progress(name: str, num_done: int, num_bytes: int) -> None:
             if num_bytes < _MIN_BAR_BYTES:
@@ -36,13 +35,17 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
 @contextmanager
 def counter(num: int, what: str) -> Iterator[Callable[[], None]]:
     """Yields `count()`, which advances a bar of `num` steps by one."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import MofNCompleteColumn, TimeElapsedColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with _progress(MofNCompleteColumn(), TimeElapsedColumn()) as progress:
         task = progress.add_task(what, total=num)
         yield lambda: progress.advance(task)
+
+
+def _progress(*columns: ProgressColumn) -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    shown = TextColumn("{task.description}"), BarColumn(), *columns
+    is_off = not sys.stderr.isatty()
+    return Progress(*shown, console=Console(stderr=True), transient=True, disable=is_off)

@@ -7,62 +7,28 @@ from typing import Annotated
 
 import typer
 
-from service.cli.options import (
-    Decoding,
-    Device,
-    Model,
-    Precision,
-    Sizes,
-    TextDevice,
-    TextPrecision,
-    Threads,
-    settings_under,
-)
+from service.cli import options
+from service.cli.options import setting, settings_under
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 by default.")] = None,
-    port: Annotated[
-        int | None, typer.Option(help="Port to listen on; 8000 by default, 0 for any free port.")
-    ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of the embedded style store.")] = None,
-    model: Model = None,
-    device: Device = None,
-    threads: Threads = None,
-    precision: Precision = None,
-    text_precision: TextPrecision = None,
-    text_device: TextDevice = None,
-    decoding: Decoding = None,
-    sizes: Sizes = None,
-    redis_url: Annotated[
-        str | None, typer.Option(help="URL of a Redis or Valkey to use in place of the embedded store.")
-    ] = None,
-    api_keys_file: Annotated[
-        Path | None,
-        typer.Option(help="File of API keys. Without keys the service listens on loopback only."),
-    ] = None,
-    log_format: Annotated[str | None, typer.Option(help="console (the default) or json.")] = None,
+    host: Annotated[str | None, setting("host")] = None,
+    port: Annotated[int | None, setting("port")] = None,
+    data_dir: Annotated[Path | None, setting("data_dir")] = None,
+    model: options.Model = None,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    precision: options.Precision = None,
+    text_precision: options.TextPrecision = None,
+    text_device: options.TextDevice = None,
+    decoding: options.Decoding = None,
+    sizes: options.Sizes = None,
+    redis_url: Annotated[str | None, setting("redis_url")] = None,
+    api_keys_file: Annotated[Path | None, setting("api_keys_file")] = None,
+    log_format: Annotated[str | None, setting("log_format")] = None,
 ) -> None:
     """Serve the REST API until SIGTERM or Ctrl-C, then finish the requests already accepted."""
-    from service.settings import prepare_torch
-
-    settings = settings_under(
-        host=host,
-        port=port,
-        data_dir=data_dir,
-        model=model,
-        device=device,
-        threads=threads,
-        precision=precision,
-        text_precision=text_precision,
-        text_device=text_device,
-        decoding=decoding,
-        sizes=sizes,
-        redis_url=redis_url,
-        api_keys_file=api_keys_file,
-        log_format=log_format,
-    )
-    prepare_torch(settings)
+    settings = settings_under(**locals())  # every flag is a setting
     from service.cli import progress
     from service.server import run_server
 

@@ -27,10 +27,7 @@ def _verify_full(folders: list[Path]) -> None:
 
     num_missed = num_checks = 0
     for folder in folders:
-        try:
-            checks = verify(folder)
-        except ValueError as error:
-            fail(str(error))
+        checks = verify(folder)
         typer.echo(f"{folder}\n{table(checks)}\n{row_tile_line(folder)}\n")
         num_checks += len(checks)
         num_missed += sum(not check.passed for check in checks)
@@ -44,10 +41,7 @@ def _verify_half(folders: list[Path]) -> None:
 
     num_missed = 0
     for folder in folders:
-        try:
-            found = verify_half(folder)
-        except ValueError as error:
-            fail(str(error))
+        found = verify_half(folder)
         typer.echo(f"{folder}\n{found.table()}\n")
         num_missed += not found.passed
     if num_missed:

@@ -72,20 +72,15 @@ def evaluate(
 
     ValueError when the model does not draw nano's world: the judge knows no other.
     """
-    backbone = generator.backbone
-    if not isinstance(backbone, Infinity) or backbone.config.grids != CONFIG.grids:
-        raise ValueError(
-            f"The judge knows only the world of nano, 64x64 pictures of twelve objects; {generator.name} "
-            "draws another. Give nano, or a model folder that `python -m service.training.train` wrote."
-        )
+    num_channels = _require_nano(generator)
     began = clock()
-    configured = Configuration(Method.PFB_SAC, generator.key_step, generator.alpha)
     say("prompts")
     worlds = [held_out_scenes(seed, num_pairs) for seed in seeds]
     scenes = [scene for world, _ in worlds for scene in world]
     renders = np.concatenate([drawn for _, drawn in worlds])
     fidelity = evaluate_fidelity(generator, judge, scenes, renders, seeds[0])
     say("styles")
+    configured = Configuration(Method.PFB_SAC, generator.key_step, generator.alpha)
     pairs = [pair for seed in seeds for pair in held_out_pairs(seed, num_pairs)]
     headline = evaluate_styles(generator, judge, pairs, [BASE, configured])
     say("ablation")
@@ -94,9 +89,7 @@ def evaluate(
     alphas = evaluate_styles(generator, judge, some, sweep(generator))
     say("analyses")
     swaps = swapped_prompts(generator, judge, scenes[: -(-num_pairs // 5)], seeds[0])
-    components = singular_components(
-        generator, judge, some, SHAPE_STEP, (1, 2, 4, 8, 16, backbone.num_channels)
-    )
+    components = singular_components(generator, judge, some, SHAPE_STEP, (1, 2, 4, 8, 16, num_channels))
     palettes = evaluate_palettes(generator, -(-num_pairs // 3), seeds[0])
     say("shortcuts")
     trials = evaluate_shortcuts(generator, judge, some, choices(generator))
@@ -118,6 +111,17 @@ def evaluate(
         pictures=draw(generator, examples, shown),
         seconds=clock() - began,
     )
+
+
+def _require_nano(generator: Generator) -> int:
+    """The number of channels of nano's features. ValueError for a model that draws another world."""
+    backbone = generator.backbone
+    if not isinstance(backbone, Infinity) or backbone.config.grids != CONFIG.grids:
+        raise ValueError(
+            f"The judge knows only the world of nano, 64x64 pictures of twelve objects; {generator.name} "
+            "draws another. Give nano, or a model folder that `python -m service.training.train` wrote."
+        )
+    return backbone.num_channels
 
 
 SHOWN = (

@@ -148,7 +148,7 @@ class Operations:
 
     projections: int = 0  # of self-attention
     attention: int = 0
-    reading: int = 0  # the text, by every token
+    text_attention: int = 0  # the text, by every token
     feedforward: int = 0
     head: int = 0
     texts: int = 0  # everything that depends on the texts alone
@@ -224,7 +224,7 @@ def _step(
     return Operations(
         projections=product * width * 2 * (full + bare + layers),
         attention=product * known * (full + bare + layers),
-        reading=product * layers * _reading(shape, batch.num_text_tokens),
+        text_attention=product * layers * _reading(shape, batch.num_text_tokens),
         feedforward=product * layers * 2 * shape.feedforward_width,
         head=product * (own - bare + following) * 2 * config.bits_per_token
         + (0 if first else 2 * tokens * width * config.bits_per_token * (own + following)),

@@ -143,36 +143,49 @@ class _Half:
         rotation = self.rotation[:, self.done : self.done + scale.num_tokens]
         for layer, block in enumerate(weights.blocks):
             assert isinstance(block, Block)
-            gate1, gate2, scale1, scale2, shift1, shift2 = (block.modulation + condition).unbind(2)
-            h = layer_norm(x) * (1 + scale1) + shift1
-            attention = block.attention
-            q, k, v = (
-                split_heads(part, attention.num_heads)
-                for part in _product(h, attention.qkv.weight).chunk(3, -1)
+            corrected = content.queries_keys[step * 2 + half, layer] if content and corrects else None
+            x, trace.queries_keys[step * 2 + half, layer] = self._block(
+                block, layer, x, condition, rotation, corrected
             )
-            q = q + attention.q_bias.view(1, attention.num_heads, 1, -1)
-            v = v + attention.v_bias.view(1, attention.num_heads, 1, -1).to(v.dtype)
-            q = F.normalize(q.float(), dim=-1) * attention.logit_scale.clamp(max=4.605170186).exp()
-            k = F.normalize(k.float(), dim=-1)
-            q, k = (rotate(values, rotation).to(v.dtype) for values in (q, k))
-            if corrects:
-                assert content is not None
-                q, k = content.queries_keys[step * 2 + half, layer]
-            trace.queries_keys[step * 2 + half, layer] = q, k
-            self.keys[layer] = torch.cat([self.keys[layer], k], 2) if layer in self.keys else k
-            self.values[layer] = torch.cat([self.values[layer], v], 2) if layer in self.values else v
-            weighted = (q @ self.keys[layer].transpose(-1, -2)).softmax(-1) @ self.values[layer]
-            x = x + gate1 * _linear(attention.out, merge_heads(weighted))
-            text_attention = block.text_attention
-            tk, tv = text_attention.keys_values(self.text)
-            tq = split_heads(_linear(text_attention.query, block.text_norm(x)), text_attention.num_heads)
-            weighted = (tq @ tk.transpose(-1, -2) * tq.shape[-1] ** -0.5).softmax(-1) @ tv
-            x = x + _linear(text_attention.out, merge_heads(weighted))
-            hidden = _linear(block.feedforward.up, layer_norm(x) * (1 + scale2) + shift2)
-            x = x + gate2 * _linear(block.feedforward.down, F.gelu(hidden, approximate="tanh"))
         self.done += scale.num_tokens
         logits = weights.logits(x, weights.head_modulations(self.pooled))
         return logits / self.model.config.sampling.temperature_at(step)
+
+    def _block(
+        self,
+        block: Block,
+        layer: int,
+        x: Tensor,
+        condition: Tensor,
+        rotation: Tensor,
+        corrected: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x after one block, and the queries and keys that it attended with: `corrected`, or its own."""
+        gate1, gate2, scale1, scale2, shift1, shift2 = (block.modulation + condition).unbind(2)
+        h = layer_norm(x) * (1 + scale1) + shift1
+        attention = block.attention
+        q, k, v = (
+            split_heads(part, attention.num_heads) for part in _product(h, attention.qkv.weight).chunk(3, -1)
+        )
+        q = q + attention.q_bias.view(1, attention.num_heads, 1, -1)
+        v = v + attention.v_bias.view(1, attention.num_heads, 1, -1).to(v.dtype)
+        q = F.normalize(q.float(), dim=-1) * attention.logit_scale.clamp(max=4.605170186).exp()
+        k = F.normalize(k.float(), dim=-1)
+        q, k = (rotate(values, rotation).to(v.dtype) for values in (q, k))
+        if corrected is not None:
+            q, k = corrected
+        self.keys[layer] = torch.cat([self.keys[layer], k], 2) if layer in self.keys else k
+        self.values[layer] = torch.cat([self.values[layer], v], 2) if layer in self.values else v
+        weighted = (q @ self.keys[layer].transpose(-1, -2)).softmax(-1) @ self.values[layer]
+        x = x + gate1 * _linear(attention.out, merge_heads(weighted))
+        text_attention = block.text_attention
+        tk, tv = text_attention.keys_values(self.text)
+        tq = split_heads(_linear(text_attention.query, block.text_norm(x)), text_attention.num_heads)
+        weighted = (tq @ tk.transpose(-1, -2) * tq.shape[-1] ** -0.5).softmax(-1) @ tv
+        x = x + _linear(text_attention.out, merge_heads(weighted))
+        hidden = _linear(block.feedforward.up, layer_norm(x) * (1 + scale2) + shift2)
+        x = x + gate2 * _linear(block.feedforward.down, F.gelu(hidden, approximate="tanh"))
+        return x, (q, k)
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:

@@ -1,7 +1,4 @@
-"""What a scale-wise backbone offers the Generator, and the plain data the two speak.
-
-A backbone owns weights and nothing else: all that belongs to one batch travels in arguments.
-"""
+"""Sizes of images, and the token grids that make one up."""
 
 from __future__ import annotations
 
@@ -45,15 +42,10 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The scales of one image size, coarse to fine.
-
-    `rope_extent` is the grid whose coordinates position every token (golden README, 1.5): the last scale of
-    the 1M schedule of the same aspect ratio, whatever schedule is being run.
-    """
+    """The scales of one image size, coarse to fine."""
 
     size: Size
     scales: tuple[Scale, ...]
-    rope_extent: Scale
 
     @property
     def num_tokens(self) -> int:

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 
-from service.model.infinity.model_folder import write_infinity
 from service.model.nano.words import write_vocabulary
 from service.training.corpus import make_corpus
 from service.training.recipe import CONFIG, WEIGHTS, Recipe
 from service.training.train_tokenizer import fine_tune_decoder, train_tokenizer
 from service.training.train_transformer import encode_corpus, train_transformer
 from service.training.trainer import Compute, fastest
+from service.training.write import write_infinity
 
 
 def main() -> None:

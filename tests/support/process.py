@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 import torch
 
-from service.model.infinity.model_folder import write_infinity
 from service.model.nano.words import untrained_encoder, write_vocabulary
+from service.training.write import write_infinity
 from tests.support.tiny import tiny_config, tiny_infinity
 
 ROOT = Path(__file__).parents[2]

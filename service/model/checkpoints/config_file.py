@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 _NAMES = {int: "integer", float: "number", str: "string", bool: "boolean"}
@@ -20,23 +20,18 @@ def read_dataclass(cls: type[T], values: object, field: str = "") -> T:
     if not isinstance(values, Mapping):
         raise _mistake(field, "must be an object")
     types_of = get_type_hints(cls)
-    for name in values:
-        if name not in types_of:
-            raise _mistake(_inside(field, name), "Unknown field")
-    read = {}
-    for known in fields(cls):  # type: ignore[arg-type]
-        name = known.name
-        if name in values:
-            read[name] = _read(types_of[name], values[name], _inside(field, name))
-        elif known.default is MISSING:
-            raise _mistake(_inside(field, name), "Field required")
-    return cls(**read)
+    required = {known.name for known in fields(cls) if known.default is MISSING}  # type: ignore[arg-type]
+    for name in required - values.keys():
+        raise _mistake(_inside(field, name), "Field required")
+    for name in values.keys() - types_of.keys():
+        raise _mistake(_inside(field, name), "Unknown field")
+    return cls(**{name: _read(types_of[name], value, _inside(field, name)) for name, value in values.items()})
 
 
 def _read(wanted: Any, value: object, field: str) -> Any:
     if is_dataclass(wanted):
         return read_dataclass(wanted, value, field)  # type: ignore[arg-type]
-    if get_origin(wanted) in (Union, types.UnionType):
+    if isinstance(wanted, types.UnionType):
         return _read_union(get_args(wanted), value, field)
     if get_origin(wanted) is tuple:
         return _read_tuple(get_args(wanted), value, field)

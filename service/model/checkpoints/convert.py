@@ -52,16 +52,16 @@ def convert(
 
 def _rewrite(file: ConvertedFile, path: Path, dtype: torch.dtype | None, on_progress: OnProgress) -> None:
     """Under the released names; `file.halved` in `dtype` if that is given, everything else as stored."""
-    stored, naming = file.weights.stored, file.naming
-    own_names = {name: own for own, name in naming.ours({name: name for name in stored}).items()}
-    released = {own: name for name, own in naming.released({own: own for own in own_names.values()}).items()}
-    dtypes = dict.fromkeys(file.halved, dtype) if dtype else {}
+    stored, dtypes = file.weights.stored, dict.fromkeys(file.halved, dtype) if dtype else {}
+    own_names = {name: own for own, name in file.naming.ours({name: name for name in stored}).items()}
+    named = file.naming.released({own: name for name, own in own_names.items()})
+    released = {name: new for new, name in named.items()}
     header = {
-        released[own_names[name]]: Stored(tensor.shape, dtypes.get(own_names[name], tensor.dtype))
+        released[name]: Stored(tensor.shape, dtypes.get(own_names[name], tensor.dtype))
         for name, tensor in stored.items()
         if name in own_names
     }
-    tensors = ((released[own_names[name]], tensor) for name, tensor in file.weights.tensors(list(own_names)))
+    tensors = ((released[name], tensor) for name, tensor in file.weights.tensors(list(own_names)))
     write_safetensors(path, header, tensors, on_progress)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -12,40 +11,35 @@ from pathlib import Path
 
 import httpx2
 from filelock import FileLock, Timeout
-from huggingface_hub import HfApi, RepoFile, get_token, hf_hub_download, hf_hub_url
+from huggingface_hub import HfApi, RepoFile, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HfHubHTTPError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 from huggingface_hub.file_download import http_get
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, not in __all__
+from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from service.model.checkpoints.family import Source
 from service.model.checkpoints.loader import choose_weights, shards_of
 from service.model.checkpoints.memory_budget import in_bytes
 from service.model.checkpoints.registry import BUNDLED, PRESETS
 
-_CHUNK = 1 << 20
-
-
-class ChecksumMismatch(ValueError):
-    """A downloaded file does not have the checksum that the hub lists."""
-
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """One file to have: where it comes from, where it goes, and how to tell that it is the right one."""
+    """A file of the hub, and the folder that it goes into."""
 
     repository: str
     commit: str
     name: str
     folder: Path
     num_bytes: int
-    sha256: str | None  # None: a small file, known by its git blob
-    blob: str
+    checksum: str  # its sha256, or of a small file its git blob's
+    is_small: bool
 
     @property
     def path(self) -> Path:
@@ -58,24 +52,20 @@ class Download:
 
     @property
     def num_missing_bytes(self) -> int:
-        if self.is_ready:
-            return 0
-        return self.num_bytes - (self.partial.stat().st_size if self.partial.is_file() else 0)
+        num_partial = self.partial.stat().st_size if self.partial.is_file() else 0
+        return 0 if self.is_ready else self.num_bytes - num_partial
 
     @property
     def partial(self) -> Path:
         """Where it grows; named by its checksum, so that no other version is continued."""
-        return self.path.with_name(f".{self.path.name}.{(self.sha256 or self.blob)[:12]}.partial")
+        return self.path.with_name(f".{self.path.name}.{self.checksum[:12]}.partial")
 
     def is_checksum_of(self, path: Path) -> bool:
         """Whether a file has the hub's checksum: reads all of it."""
-        digest = hashlib.sha256() if self.sha256 else hashlib.sha1(usedforsecurity=False)
-        if not self.sha256:
-            digest.update(b"blob %d\0" % path.stat().st_size)
+        if self.is_small:
+            return git_hash(path.read_bytes()) == self.checksum
         with path.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
-        return digest.hexdigest() == (self.sha256 or self.blob)
+            return sha_fileobj(stream).hex() == self.checksum
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,16 +115,15 @@ class Hub:
             revision = (revisions or {}).get(pinned.repository, pinned.revision)
             source = replace(pinned, revision=revision)
             with _readable_errors(source):
-                commit = str(self._api().model_info(source.repository, revision=revision).sha)
+                commit = str(HfApi(self.endpoint).model_info(source.repository, revision=revision).sha)
                 downloads += self._downloads(source, commit, models_dir / source.into)
             sources.append((source, commit))
         return DownloadPlan(model, tuple(sources), tuple(downloads))
 
     def fetch(self, plan: DownloadPlan, say: Callable[[str], None]) -> None:
-        """Download what is missing, where it was interrupted if it was, and check every file.
+        """Download what is missing, resume what was interrupted, and check every file.
 
-        ValueError with a sentence: no room, offline, or a file that is not the hub's. A file under its own
-        name is whole and checked.
+        ValueError with a sentence: no room, offline, or a file that is not the hub's.
         """
         folder = _require_room(plan)
         sources = {source.repository: source for source, _ in plan.sources}
@@ -156,23 +145,21 @@ class Hub:
                 hf_hub_url(file.repository, file.name, revision=file.commit, endpoint=self.endpoint),
                 stream,
                 resume_size=stream.tell(),
-                headers=_headers(),
+                # Plain bytes, so that lengths are the listed ones.
+                headers=build_hf_headers() | {"Accept-Encoding": "identity"},
                 expected_size=file.num_bytes,
                 displayed_filename=file.name,
             )
         if not file.is_checksum_of(file.partial):
             file.partial.unlink()
-            raise ChecksumMismatch(
+            raise ValueError(
                 f"{file.name} came without the checksum that {file.repository} gives, so it was removed: "
                 "fetch again. If that repeats, something between here and the hub changes files."
             )
         file.partial.replace(file.path)
 
-    def _api(self) -> HfApi:
-        return HfApi(endpoint=self.endpoint)
-
     def _downloads(self, source: Source, commit: str, folder: Path) -> Iterator[Download]:
-        tree = self._api().list_repo_tree(source.repository, recursive=True, revision=commit)
+        tree = HfApi(self.endpoint).list_repo_tree(source.repository, recursive=True, revision=commit)
         files = {file.path: file for file in tree if isinstance(file, RepoFile)}
         wanted = list(source.files)
         for weights in source.weights:
@@ -181,8 +168,8 @@ class Hub:
             if name not in files:
                 raise ValueError(f"{source.repository} at {source.revision} has no {name}")
             file = files[name]
-            sha256 = file.lfs.sha256 if file.lfs else None
-            yield Download(source.repository, commit, name, folder, file.size, sha256, file.blob_id)
+            checksum = file.lfs.sha256 if file.lfs else file.blob_id
+            yield Download(source.repository, commit, name, folder, file.size, checksum, file.lfs is None)
 
     def _weight_files(
         self, source: Source, commit: str, weights: str, files: Mapping[str, RepoFile]
@@ -201,12 +188,6 @@ class Hub:
             )
             shards = shards_of(Path(index).read_bytes(), source.holds)
         return [prefix + name, *(prefix + shard for shard in shards)]
-
-
-def _headers() -> dict[str, str]:
-    """Plain bytes, so that lengths are the listed ones; and who is asking, if they have logged in."""
-    token = get_token()
-    return {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
 
 
 def _require_room(plan: DownloadPlan) -> Path:
@@ -238,7 +219,7 @@ def _readable_errors(source: Source) -> Iterator[None]:
         raise ValueError(f"{source.repository} has no revision {source.revision}") from error
     except OfflineModeIsEnabled as error:
         raise ValueError("HF_HUB_OFFLINE is set, so nothing can be fetched: unset it") from error
-    except (EntryNotFoundError, HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+    except (EntryNotFoundError, httpx2.HTTPError, OSError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
             f"{source.repository} could not be read from the hub: {reason[0]}. What was fetched so far is "

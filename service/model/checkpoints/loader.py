@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,32 +50,25 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
-    """One file of weights, closed."""
+class Weights:
+    """The weights in a file, or in a folder of shards, and what each file holds; none is open."""
 
     path: Path
     nests: tuple[str, ...]
-    stored: Mapping[str, Stored]
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """The weights in a file, or in a folder of shards."""
-
-    path: Path
-    shards: tuple[Shard, ...]
+    shards: Mapping[Path, Mapping[str, Stored]]
 
     @property
     def stored(self) -> dict[str, Stored]:
-        return {name: tensor for shard in self.shards for name, tensor in shard.stored.items()}
+        return {name: tensor for stored in self.shards.values() for name, tensor in stored.items()}
 
     def tensors(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         """The named tensors, mapped from their files, with no more than one shard open at a time."""
-        wanted = set(names)
-        for shard in self.shards:
-            if wanted.intersection(shard.stored):
-                tensors = _read(shard.path, shard.nests)
-                yield from ((name, tensors[name]) for name in shard.stored if name in wanted)
+        chosen = set(names)
+        for file, stored in self.shards.items():
+            wanted = [name for name in stored if name in chosen]
+            if wanted:
+                tensors = _read(file, self.nests)
+                yield from ((name, tensors[name]) for name in wanted)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -96,19 +89,18 @@ def open_weights(
     Of a folder, only shards with a tensor for which `holds` is true are read and need to exist.
     ValueError with a sentence that names the file: it is missing, damaged or of another kind.
     """
-    files = _shards(path, holds) if path.is_dir() else [path]
-    shards = []
-    for file in files:
-        stored = {name: Stored(tuple(x.shape), x.dtype) for name, x in _read(file, nests).items()}
-        shards.append(Shard(file, nests, stored))
-    return Weights(path, tuple(shards))
+    shards = {}
+    for file in _shards(path, holds) if path.is_dir() else [path]:
+        tensors = _read(file, nests).items()
+        shards[file] = {name: Stored(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors}
+    return Weights(path, nests, shards)
 
 
 def shards_of(index: bytes, holds: Callable[[str], bool] | None = None) -> list[str]:
     """The file names in a shard index, in order; ValueError when it is none."""
     try:
-        places: dict[str, str] = json.loads(index)["weight_map"]
-        return sorted({file for name, file in places.items() if holds is None or holds(name)})
+        weight_map: dict[str, str] = json.loads(index)["weight_map"]
+        return sorted({file for name, file in weight_map.items() if holds is None or holds(name)})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError("is not an index of shards: it has no weight_map") from error
 
@@ -130,14 +122,10 @@ def shapes_of(module: nn.Module) -> dict[str, Shape]:
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
     """Copy tensors into a module's parameters, converting dtypes; names and shapes must match exactly."""
-    wanted = dict(module.named_parameters())
-    _refuse_differences(
-        shapes_of(module),
-        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
-        f"{source} does not fit the configuration",
-    )
+    held = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    _refuse_differences(shapes_of(module), held, f"{source} does not fit the configuration")
     with torch.no_grad():
-        for name, parameter in wanted.items():
+        for name, parameter in module.named_parameters():
             parameter.copy_(tensors[name])
 
 
@@ -150,16 +138,15 @@ def load_weights(
     pages are read when they are first used. Returns how many bytes those are. `model` says in an error what
     the file was read for. WeightsMismatch before anything is copied.
     """
-    parameters = dict(module.named_parameters())
-    own_names = {
-        stored: own for own, stored in match(shapes_of(module), weights, naming, model=model).items()
-    }
-    num_bytes, num_done = sum(parameter.nbytes for parameter in parameters.values()), 0
-    num_mapped = 0
+    names = match(shapes_of(module), weights, naming, model=model)
+    parameters = {names[own]: parameter for own, parameter in module.named_parameters()}
+    num_bytes = sum(parameter.nbytes for parameter in parameters.values())
+    num_done = num_mapped = 0
     with torch.no_grad():
-        for name, tensor in weights.tensors(list(own_names)):
-            parameter = parameters[own_names[name]]
-            if _is_what_is_wanted(tensor, parameter):
+        for name, tensor in weights.tensors(list(parameters)):
+            parameter = parameters[name]
+            is_alike = tensor.dtype == parameter.dtype and tensor.device == parameter.device
+            if is_alike and tensor.is_contiguous():
                 parameter.data = tensor
                 num_mapped += parameter.nbytes
             else:
@@ -167,11 +154,6 @@ def load_weights(
             num_done += parameter.nbytes
             on_progress(weights.path.name, num_done, num_bytes)
     return num_mapped
-
-
-def _is_what_is_wanted(stored: Tensor, parameter: Tensor) -> bool:
-    is_alike = stored.dtype == parameter.dtype and stored.device == parameter.device
-    return is_alike and stored.is_contiguous()
 
 
 def match(shapes: Mapping[str, Shape], weights: Weights, naming: Naming, *, model: str) -> dict[str, str]:
@@ -188,30 +170,26 @@ def match(shapes: Mapping[str, Shape], weights: Weights, naming: Naming, *, mode
 
 
 def _refuse_differences(wanted: Mapping[str, Shape], held: Mapping[str, Shape], finding: str) -> None:
-    differences = [
-        *_listed("missing", wanted.keys() - held.keys()),
-        *_listed("unexpected", held.keys() - wanted.keys()),
-        *_listed(
-            "of another shape",
-            (
-                f"{name} is {_written(held[name])}, not {_written(wanted[name])}"
-                for name in wanted.keys() & held.keys()
-                if held[name] != wanted[name]
-            ),
-        ),
-    ]
-    if differences:
-        raise WeightsMismatch(f"{finding}: {'; '.join(differences)}")
+    def written(shape: Shape) -> str:
+        return "x".join(map(str, shape)) or "a scalar"
+
+    differences = {
+        "missing": wanted.keys() - held.keys(),
+        "unexpected": held.keys() - wanted.keys(),
+        "of another shape": {
+            f"{name} is {written(held[name])}, not {written(wanted[name])}"
+            for name in wanted.keys() & held.keys()
+            if held[name] != wanted[name]
+        },
+    }
+    found = [_listed(kind, sorted(names)) for kind, names in differences.items() if names]
+    if found:
+        raise WeightsMismatch(f"{finding}: {'; '.join(found)}")
 
 
-def _written(shape: Shape) -> str:
-    return "x".join(map(str, shape)) or "a scalar"
-
-
-def _listed(kind: str, names: Iterable[str]) -> list[str]:
-    found = sorted(names)
-    more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
-    return [f"{len(found)} tensors {kind}: {', '.join(found[:_MAX_NAMED])}{more}"] if found else []
+def _listed(kind: str, names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return f"{len(names)} tensors {kind}: {', '.join(names[:_MAX_NAMED])}{more}"
 
 
 def _shards(folder: Path, holds: Callable[[str], bool] | None) -> list[Path]:
@@ -222,12 +200,11 @@ def _shards(folder: Path, holds: Callable[[str], bool] | None) -> list[Path]:
             "(model.safetensors.index.json or pytorch_model.bin.index.json) or a single weight file"
         )
     name, is_index = chosen
-    if not is_index:
-        return [folder / name]
     try:
-        files = [folder / shard for shard in shards_of((folder / name).read_bytes(), holds)]
+        names = shards_of((folder / name).read_bytes(), holds) if is_index else [name]
     except ValueError as error:
         raise ValueError(f"{folder / name} {error}") from error
+    files = [folder / shard for shard in names]
     for file in files:
         if not file.is_file():
             raise ValueError(f"{file} is missing; {name} names it")
@@ -257,10 +234,8 @@ def _unpickled(path: Path, nests: tuple[str, ...], *, is_zip: bool) -> dict[str,
         held = torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         raise _unreadable(path, error) from error
-    for nest in nests:
-        if isinstance(held, Mapping) and isinstance(held.get(nest), Mapping):
-            held = held[nest]
-            break
+    if isinstance(held, Mapping):
+        held = next((held[nest] for nest in nests if isinstance(held.get(nest), Mapping)), held)
     if not isinstance(held, Mapping):
         raise ValueError(f"{path} holds a {type(held).__name__}, not named tensors")
     others = [str(name) for name, value in held.items() if not isinstance(value, Tensor)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,22 +64,16 @@ def headroom(groups: str, root: Path = Path("/sys/fs/cgroup")) -> int | None:
     `groups` is the text of /proc/self/cgroup. Cached files that were read once do not count as used: the
     kernel drops them first.
     """
-    left = [_bytes_left(folder, *names) for folder, names in _groups(groups, root)]
-    limited = [num_bytes for num_bytes in left if num_bytes is not None]
-    return max(0, min(limited)) if limited else None
-
-
-def _groups(groups: str, root: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
-    """The folders of the process's memory groups, from its own to the root, with the names of their files."""
+    left = []
     for line in groups.splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers not in _FILES:
-            continue
-        top = root / controllers
-        # In a container the path may be the host's, of which only the root is visible.
-        inside = Path(path.lstrip("/"))
-        for folder in (inside, *inside.parents):
-            yield top / folder, _FILES[controllers]
+        if controllers in _FILES:
+            # In a container the path may be the host's, of which only the root is visible.
+            inside = Path(path.lstrip("/"))
+            for folder in (inside, *inside.parents):
+                left.append(_bytes_left(root / controllers / folder, *_FILES[controllers]))
+    limited = [num_bytes for num_bytes in left if num_bytes is not None]
+    return max(0, min(limited)) if limited else None
 
 
 def _bytes_left(folder: Path, limit: str, usage: str, droppable: str) -> int | None:

@@ -51,29 +51,24 @@ def choose(
     model on the CPU is bf16 as well.
     """
     on_gpu = device.type != "cpu"
-    place = TextEncoderDevice(text_device)
-    if place is TextEncoderDevice.FETCHED and not on_gpu:
+    text_on_gpu = on_gpu and text_device != "cpu"
+    if text_device == "fetched" and not on_gpu:
         raise ValueError(
             "ATELIER_TEXT_DEVICE is fetched, which frees a GPU's memory between batches, and the model is on "
             f"the {device.type.upper()}: leave it at beside"
         )
-    blocks = "bf16" if on_gpu else "fp32"
-    if precision != "auto":
-        blocks = precision
-    reads_on_gpu = on_gpu and place is not TextEncoderDevice.CPU
-    text = "fp16" if reads_on_gpu else "fp32"
-    if text_precision != "auto":
-        text = text_precision
-    elif blocks == "fp32":
-        text = "fp32"
-    elif not on_gpu:
-        text = blocks
-    if text == "fp16" and not reads_on_gpu:
+    if precision == "auto":
+        precision = "bf16" if on_gpu else "fp32"
+    if text_precision == "auto" and precision == "bf16":
+        text_precision = "fp16" if text_on_gpu else "fp32" if on_gpu else "bf16"
+    elif text_precision == "auto":
+        text_precision = "fp32"
+    if text_precision == "fp16" and not text_on_gpu:
         raise ValueError(
             "ATELIER_TEXT_PRECISION is fp16, in which a CPU computes slowly and the text encoder would be on "
             "one: choose bf16, of the same size, or fp32"
         )
-    return Precision(DTYPES[blocks], DTYPES[text], place)
+    return Precision(DTYPES[precision], DTYPES[text_precision], TextEncoderDevice(text_device))
 
 
 def forbid_tf32() -> None:

@@ -10,7 +10,7 @@ import torch
 
 
 class DeviceTimer:
-    """Times laps of work: on a GPU by the device's own clock, without waiting for it."""
+    """Times pieces of work: on a GPU by the device's own clock, without waiting for it."""
 
     def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
         self._device = device
@@ -19,14 +19,14 @@ class DeviceTimer:
         self._events: list[torch.cuda.Event] = []
 
     @contextmanager
-    def lap(self) -> Iterator[None]:
-        """What happens inside is one lap."""
+    def measure(self) -> Iterator[None]:
+        """Time what happens inside."""
         self._mark()
         yield
         self._mark()
 
     def seconds(self) -> tuple[float, ...]:
-        """Of every lap; waits until the device has done the last one."""
+        """Of each piece; waits until the device has done the last one."""
         if not self._events:
             return tuple(stop - start for start, stop in zip(self._host[::2], self._host[1::2], strict=True))
         with torch.cuda.device(self._device):
@@ -35,7 +35,7 @@ class DeviceTimer:
             return tuple(start.elapsed_time(stop) / 1000 for start, stop in pairs)  # from milliseconds
 
     def gaps(self) -> tuple[float, ...]:
-        """Seconds on the host from the end of each lap to the beginning of the next."""
+        """Seconds on the host from the end of each piece to the beginning of the next."""
         pairs = zip(self._host[1:-1:2], self._host[2::2], strict=True)
         return tuple(start - stop for stop, start in pairs)
 

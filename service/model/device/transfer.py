@@ -24,49 +24,33 @@ def index_tensor(indices: Sequence[int], device: torch.device) -> Tensor:
     return send(torch.tensor(indices, dtype=torch.int64), device)
 
 
-class HostCopy:
-    """Copies of a device's tensors on their way to the host. Any thread may wait for them."""
-
-    def __init__(self, *tensors: Tensor) -> None:
-        """The tensors are on one device. What is launched there next does not disturb the copies."""
-        self._copies = [
-            tensor.to("cpu", non_blocking=True) for tensor in tensors
-        ]  # from a GPU: to pinned memory
-        self._arrival: torch.cuda.Event | None = None
-        self._device = tensors[0].device
-        if self._device.type == "cuda":
-            self._arrival = torch.cuda.Event(blocking=True)  # who waits leaves the core to others
-            self._arrival.record(torch.cuda.current_stream(self._device))
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether `tensors` need not wait."""
-        return self._arrival is None or self._arrival.query()
-
-    def tensors(self) -> list[Tensor]:
-        """The copies, once they are whole."""
-        if self._arrival is not None:
-            with torch.cuda.device(self._device):
-                self._arrival.synchronize()
-        return self._copies
-
-
 class DecodedImages:
-    """A batch of decoded images; on a GPU the decoder may still be at work on them."""
+    """A batch of decoded images on its way to the host; on a GPU the decoder may still be at work on it.
+
+    What is launched on the GPU next does not disturb it. Any thread may wait for it.
+    """
 
     def __init__(self, images: Tensor) -> None:
         """Images [images, 3, height, width] fp32 in [-1, 1]."""
         pixels = ((images + 1) / 2 * 255).to(torch.uint8).permute(0, 2, 3, 1)
-        self._fetched = HostCopy(pixels, torch.isfinite(images).all())
+        self._pixels = pixels.to("cpu", non_blocking=True)  # from a GPU: to pinned memory
+        self._is_finite = torch.isfinite(images).all().to("cpu", non_blocking=True)
+        self._device = images.device
+        self._arrival: torch.cuda.Event | None = None
+        if self._device.type == "cuda":
+            self._arrival = torch.cuda.Event(blocking=True)  # a waiting thread leaves the core to others
+            self._arrival.record(torch.cuda.current_stream(self._device))
 
     @property
     def is_ready(self) -> bool:
         """Whether `images` need not wait."""
-        return self._fetched.is_ready
+        return self._arrival is None or self._arrival.query()
 
     def images(self) -> NDArray[np.uint8]:
         """[images, height, width, 3] RGB, once they are there. FloatingPointError when they are no images."""
-        pixels, is_finite = self._fetched.tensors()
-        if not is_finite:
+        if self._arrival is not None:
+            with torch.cuda.device(self._device):
+                self._arrival.synchronize()
+        if not self._is_finite:
             raise FloatingPointError("the image tokenizer gave pixels that are not finite")
-        return pixels.numpy()
+        return self._pixels.numpy()

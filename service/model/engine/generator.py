@@ -26,7 +26,7 @@ from service.model.engine.quality import EXACT, Shortcuts
 from service.model.engine.text_cache import TextCache
 from service.model.engine.text_style import require_finite, tokens_of_text
 from service.model.engine.types import Drawing, ImageSpec, Styling, Text, Timings, WeightedStyle
-from service.model.engine.warmup import compiled_batches, stylised_batch
+from service.model.engine.warmup import compiled_batches
 from service.model.schedule import Schedule, Size
 from service.model.style.feature import StyleFeature
 from service.model.style.tokens import StyleTokens
@@ -118,9 +118,10 @@ class Generator:
             began = time.perf_counter()
             self.restore_style(tokens, size)
             styling = Styling((WeightedStyle(self.extract_style(_grey(size), size)),))
-            self.generate(stylised_batch(size, styling))
+            stylised = ImageSpec("warm up", 0, size, styling=styling)
+            self.generate([stylised])
             if size == self.default_size and self.backbone.is_compiled:
-                for batch in compiled_batches(size, styling, self.qualities, self.num_steps(size)):
+                for batch in compiled_batches(stylised, styling, self.qualities, self.num_steps(size)):
                     self.generate(batch[: self.max_images(size)])
             on_warm(size, time.perf_counter() - began)
 
@@ -186,12 +187,12 @@ class Generator:
     def _draw(self, specs: Sequence[ImageSpec], cancelled: Callable[[], bool]) -> PendingBatch:
         schedule = self._schedule(the_only({spec.size for spec in specs}, "size"))
         timer = DeviceTimer(self.backbone.device)
-        with timer.lap():
+        with timer.measure():
             texts = self._texts.texts_of(text for spec in specs for text in texts_of(spec))
-        with timer.lap():
+        with timer.measure():
             plan = Plan.of(specs, schedule, texts, self.backbone)
             loop = self._loop_over_scales(plan, specs, cancelled)
-        with timer.lap():
+        with timer.measure():
             decoded = self.backbone.decode(loop.features)
 
         def drawings() -> list[Drawing]:
@@ -222,7 +223,7 @@ class Generator:
 
         features = backbone.empty_features(cache)  # F_0: [paths, channels, H, W]
         for step in range(1, num_steps + 1):
-            with timer.lap():
+            with timer.measure():
                 logits = backbone.predict(cache, features, step)  # of the active paths
                 codes = backbone.sample(cache, logits, noise, step)  # R_s
                 features = backbone.accumulate(cache, features, codes, step)  # F_s = F_{s-1} + up(R_s)

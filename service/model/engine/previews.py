@@ -52,7 +52,7 @@ class PreviewEmitter:
         if not requests:
             return
         indices = sorted({index for index, _ in requests})
-        with self._timer.lap():
+        with self._timer.measure():
             some = features[index_tensor(indices, features.device)]
             decoded = self._backbone.decode_preview(some, self._plan.schedule, step)
         self._pending = _PendingPreviews(decoded, step, indices, requests)

@@ -111,7 +111,6 @@ class Text:
     num_tokens: int
     num_bytes: int
     num_known: int = 0  # words of the prompt that mean something to the model
-    num_unknown: int = 0
     is_cut: bool = False  # the prompt was longer than the model reads
 
 

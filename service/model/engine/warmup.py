@@ -8,23 +8,16 @@ from itertools import product
 
 from service.model.engine.quality import Qualities
 from service.model.engine.types import ImageSpec, Method, PreviewRequest, Styling
-from service.model.schedule import Size
-
-
-def stylised_batch(size: Size, styling: Styling) -> list[ImageSpec]:
-    """One stylised image: enough for a model whose kernels are compiled already."""
-    return [ImageSpec("warm up", 0, size, styling=styling)]
 
 
 def compiled_batches(
-    size: Size, styling: Styling, qualities: Qualities, num_steps: int
+    plain: ImageSpec, styling: Styling, qualities: Qualities, num_steps: int
 ) -> Iterator[list[ImageSpec]]:
     """A batch for each version of compiled code, which is made when a batch first needs it.
 
     A path follows another, or attends by itself, or is alone; it has two guidance halves, or one, or loses
     one on the way; there is one of all that, or several; images of every step are decoded.
     """
-    (plain,) = stylised_batch(size, styling)
     seen = replace(plain, previews=PreviewRequest(tuple(range(1, num_steps)), lambda preview: None))
     stylings = (styling, replace(styling, method=Method.PFB), None)
     shortcuts = dict.fromkeys(qualities.shortcuts().values())

@@ -100,13 +100,8 @@ class InfinityConfig:
     files: FilesConfig = FilesConfig()
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> InfinityConfig:
-        """Read a `config.json`; ValueError names the field that is missing, unknown or wrong."""
-        return cls.from_settings(json.loads(text))
-
-    @classmethod
     def from_settings(cls, settings: Mapping[str, object]) -> InfinityConfig:
-        """The same from JSON that is parsed already."""
+        """Of a parsed `config.json`; ValueError names the field that is missing, unknown or wrong."""
         config = read_dataclass(cls, settings)
         if (config.budget is None) == (not config.grids):
             raise ValueError('give either budget (such as "1M") or grids, and not both')
@@ -116,7 +111,7 @@ class InfinityConfig:
         return config
 
     def to_json(self) -> str:
-        """What `from_json` reads; settings that are not given are left out."""
+        """What `from_settings` reads, as text; settings that are not given are left out."""
         settings = {name: value for name, value in asdict(self).items() if value is not None}
         if self.quality is not None:
             settings["quality"] = {
@@ -163,8 +158,8 @@ class InfinityConfig:
         if self.budget is not None:
             return scales.schedules(self.budget)
         stride = self.tokenizer.stride * self.patch
-        own = [scales.custom_schedule([list(grid) for grid in grids], stride) for grids in self.grids]
-        return {each.size: each for each in own}
+        own = [scales.custom_schedule(grids, stride) for grids in self.grids]
+        return {schedule.size: schedule for schedule in own}
 
 
 BY_BUDGET: dict[str, Qualities] = {

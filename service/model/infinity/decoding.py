@@ -73,8 +73,10 @@ class DecoderRunner:
         """Images of a grid that are decoded together; 0: one after another, in strips."""
         if self.mode == "strips":
             return 0
-        each = workspace_bytes(self._tokenizer.config, grid, self._tokenizer.decoder.dtype, in_strips=False)
-        fitting = self._budget_bytes // each
+        image_bytes = workspace_bytes(
+            self._tokenizer.config, grid, self._tokenizer.decoder.dtype, in_strips=False
+        )
+        fitting = self._budget_bytes // image_bytes
         if self.mode == "whole":
             fitting = max(1, fitting)
         # One at a time on the CPU, where it costs nothing and convolutions round alike whatever the batch.
@@ -87,7 +89,7 @@ class DecoderRunner:
             parts = [self._tokenizer.decode(part) for part in features.split(num)]
         else:
             decoder = self._tokenizer.decoder
-            parts = [decode_in_strips(decoder, each).float().clamp(-1, 1) for each in features.split(1)]
+            parts = [decode_in_strips(decoder, feature).float().clamp(-1, 1) for feature in features.split(1)]
         return torch.cat(parts)
 
 

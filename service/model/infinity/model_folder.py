@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from service.model.checkpoints.family import Conversion, ConvertedFile, Family
@@ -43,9 +42,7 @@ from service.model.infinity.weight_names import (
     TEXT_NAMING,
     TOKENIZER_NAMING,
     is_text_encoder,
-    tokenizer_to_official,
     transformer_naming,
-    transformer_to_official,
 )
 from service.model.schedule import Schedule, Size
 
@@ -103,13 +100,13 @@ class InfinityCheckpoint:
         num_at_once = 0 if in_strips else MAX_IMAGES
         return footprint(self.config, schedule, num_images, dtype, lambda _: num_at_once).peak
 
-    def open_parts(self) -> Parts:
+    def open_parts(self) -> tuple[Part[Transformer], Part[Tokenizer]]:
         """Find the weights and check that they are this model's. ValueError: the file and the difference."""
         config = self.config
         transformer, tokenizer = empty_networks(config)  # their memory is filled from the files
         naming = transformer_naming(config.transformer.blocks_per_chunk)
         transformer_file, tokenizer_file, _ = self.files
-        return Parts(
+        return (
             _part(transformer, transformer_file, naming, f"{config.name}'s transformer"),
             _part(tokenizer, tokenizer_file, TOKENIZER_NAMING, f"{config.name}'s image tokenizer"),
         )
@@ -123,7 +120,7 @@ class InfinityCheckpoint:
         compile: bool = False,
         on_progress: OnProgress = no_progress,
     ) -> Infinity:
-        config, parts = self.config, self.open_parts()
+        config, (transformer_part, tokenizer_part) = self.config, self.open_parts()
         text_encoder = TextEncoder.from_folder(
             self.folder / config.files.text_encoder,
             device,
@@ -133,12 +130,12 @@ class InfinityCheckpoint:
             channels=config.transformer.text_channels,
             on_progress=on_progress,
         )
-        transformer, tokenizer = parts.transformer.module, parts.tokenizer.module
-        num_mapped = parts.tokenizer.make_resident(device, on_progress)
+        transformer, tokenizer = transformer_part.module, tokenizer_part.module
+        num_mapped = tokenizer_part.make_resident(device, on_progress)
         own_fingerprint = fingerprint(config, tokenizer)  # the stored values': in any precision the same
         tokenizer.hold_decoder_in(precision.blocks)
         transformer.hold_blocks_in(precision.blocks)  # while it is without memory
-        num_mapped += parts.transformer.make_resident(device, on_progress)
+        num_mapped += transformer_part.make_resident(device, on_progress)
         infinity = Infinity(
             config,
             transformer,
@@ -154,24 +151,21 @@ class InfinityCheckpoint:
         return infinity
 
     def conversion(self) -> Conversion:
-        parts, text, files = self.open_parts(), self._text_weights(), FilesConfig()
+        (transformer, tokenizer), text, files = self.open_parts(), self._text_weights(), FilesConfig()
         text_folder = self.folder / self.config.files.text_encoder
         encoder = empty_encoder(text_folder / "config.json", torch.device("meta"), torch.float32)
         match(shapes_of(encoder), text, TEXT_NAMING, model="the text encoder")
-        parts.transformer.module.hold_blocks_in(torch.bfloat16)
-        halved = [
-            name
-            for name, parameter in parts.transformer.module.named_parameters()
-            if parameter.dtype == torch.bfloat16
-        ]
+        transformer.module.hold_blocks_in(torch.bfloat16)
+        parameters = transformer.module.named_parameters()
+        halved = [name for name, parameter in parameters if parameter.dtype == torch.bfloat16]
         inside = files.text_encoder
         return Conversion(
             config_json=replace(self.config, files=files).to_json(),
             copies={f"{inside}/{name}": text_folder / name for name in ("config.json", "tokenizer.json")},
             files=[
                 ConvertedFile(f"{inside}/model.safetensors", text, TEXT_NAMING, list(shapes_of(encoder))),
-                ConvertedFile(files.tokenizer, parts.tokenizer.weights, parts.tokenizer.naming, []),
-                ConvertedFile(files.transformer, parts.transformer.weights, parts.transformer.naming, halved),
+                ConvertedFile(files.tokenizer, tokenizer.weights, tokenizer.naming, []),
+                ConvertedFile(files.transformer, transformer.weights, transformer.naming, halved),
             ],
         )
 
@@ -195,12 +189,6 @@ class Part(Generic[ModuleT]):
         """Bytes of the weights that stay in their file, mapped."""
         self.module.to_empty(device=device).requires_grad_(False).eval()
         return load_weights(self.module, self.weights, self.naming, model=self.model, on_progress=on_progress)
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    transformer: Part[Transformer]
-    tokenizer: Part[Tokenizer]
 
 
 def empty_networks(config: InfinityConfig) -> tuple[Transformer, Tokenizer]:
@@ -232,20 +220,6 @@ def cpu_matrices(transformer: Transformer) -> list[Tensor]:
         )
     ]
     return [*linear_weights(transformer), *halves, *of_texts]
-
-
-def write_infinity(
-    folder: Path, config: InfinityConfig, transformer: nn.Module, tokenizer: nn.Module, dtype: torch.dtype
-) -> None:
-    """Write all but the text encoder, under the released names."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = replace(config, files=FilesConfig())
-    (folder / "config.json").write_text(config.to_json())
-    official = transformer_to_official(
-        dict(transformer.named_parameters()), config.transformer.blocks_per_chunk
-    )
-    _save(folder / config.files.transformer, official, dtype)
-    _save(folder / config.files.tokenizer, tokenizer_to_official(dict(tokenizer.named_parameters())), dtype)
 
 
 def fingerprint(config: InfinityConfig, tokenizer: nn.Module) -> str:
@@ -288,7 +262,3 @@ def _recognised(weights: Weights) -> str:
 def _shapes(weights: Weights, naming: Naming) -> dict[str, Shape]:
     stored = weights.stored
     return {own: stored[name].shape for own, name in naming.ours({name: name for name in stored}).items()}
-
-
-def _save(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    save_file({name: tensor.detach().to(dtype).contiguous() for name, tensor in tensors.items()}, file)

@@ -35,77 +35,57 @@ FLAN = Source(
 )
 
 
-def _infinity(*files: str, weights: tuple[str, ...] = ()) -> tuple[Source, ...]:
-    return replace(INFINITY, files=files, weights=weights), FLAN
+def _sources(files: FilesConfig) -> tuple[Source, ...]:
+    """Single files end in .pth; anything else is a folder of shards."""
+    names = files.transformer, files.tokenizer
+    single = tuple(name for name in names if name.endswith(".pth"))
+    folders = tuple(name for name in names if not name.endswith(".pth"))
+    return replace(INFINITY, files=single, weights=folders), FLAN
 
 
-def _stride_16(num_bits: int) -> TokenizerConfig:
-    return TokenizerConfig(
-        num_bits=num_bits, stride=16, channels=128, multipliers=(1, 2, 4, 4, 4), num_blocks=2
-    )
-
-
-_TEXT_CHANNELS = 2048
-_PATCHIFIED = "infinity_vae_d56_f8_14_patchify.pth"
+_TWO = InfinityConfig(
+    name="infinity-2b",
+    transformer=TransformerConfig(depth=32, width=2048, num_heads=16, text_channels=2048, num_chunks=8),
+    tokenizer=TokenizerConfig(
+        num_bits=32, stride=16, channels=128, multipliers=(1, 2, 4, 4, 4), num_blocks=2
+    ),
+    sampling=SamplingConfig(guidance=4.0, temperature=0.5),
+    budget="1M",
+    files=FilesConfig(
+        transformer="infinity_2b_reg.pth", tokenizer="infinity_vae_d32reg.pth", text_encoder=FLAN.into
+    ),
+)
 _EIGHT = InfinityConfig(
     name="infinity-8b",
-    transformer=TransformerConfig(
-        depth=40, width=3584, num_heads=28, text_channels=_TEXT_CHANNELS, num_chunks=8
-    ),
+    transformer=TransformerConfig(depth=40, width=3584, num_heads=28, text_channels=2048, num_chunks=8),
     tokenizer=TokenizerConfig(num_bits=14, stride=8, channels=128, multipliers=(1, 2, 4, 4), num_blocks=2),
     sampling=SamplingConfig(guidance=3.0, temperature=1.0),
     budget="1M",
     patch=2,
-    files=FilesConfig(transformer="infinity_8b_weights", tokenizer=_PATCHIFIED, text_encoder=FLAN.into),
-)
-_PRESETS: tuple[Preset[InfinityConfig], ...] = (
-    Preset(
-        InfinityConfig(
-            name="infinity-2b",
-            transformer=TransformerConfig(
-                depth=32, width=2048, num_heads=16, text_channels=_TEXT_CHANNELS, num_chunks=8
-            ),
-            tokenizer=_stride_16(32),
-            sampling=SamplingConfig(guidance=4.0, temperature=0.5),
-            budget="1M",
-            files=FilesConfig(
-                transformer="infinity_2b_reg.pth",
-                tokenizer="infinity_vae_d32reg.pth",
-                text_encoder=FLAN.into,
-            ),
-        ),
-        _infinity("infinity_2b_reg.pth", "infinity_vae_d32reg.pth"),
-    ),
-    Preset(_EIGHT, _infinity(_PATCHIFIED, weights=("infinity_8b_weights",))),
-    Preset(
-        replace(
-            _EIGHT,
-            name="infinity-8b-512",
-            budget="0.25M",
-            files=replace(_EIGHT.files, transformer="infinity_8b_512x512_weights"),
-        ),
-        _infinity(_PATCHIFIED, weights=("infinity_8b_512x512_weights",)),
-    ),
-    Preset(
-        InfinityConfig(
-            name="infinity-125m",
-            transformer=TransformerConfig(
-                depth=12, width=768, num_heads=8, text_channels=_TEXT_CHANNELS, num_chunks=4
-            ),
-            tokenizer=_stride_16(16),
-            # Upstream names no values for it: those of the 2B model.
-            sampling=SamplingConfig(guidance=4.0, temperature=0.5),
-            budget="0.06M",
-            files=FilesConfig(
-                transformer="infinity_125M_256x256.pth",
-                tokenizer="infinity_vae_d16.pth",
-                text_encoder=FLAN.into,
-            ),
-        ),
-        _infinity("infinity_125M_256x256.pth", "infinity_vae_d16.pth"),
+    files=FilesConfig(
+        transformer="infinity_8b_weights",
+        tokenizer="infinity_vae_d56_f8_14_patchify.pth",
+        text_encoder=FLAN.into,
     ),
 )
-RELEASED = {preset.config.name: preset for preset in _PRESETS}
+_EIGHT_AT_512 = replace(
+    _EIGHT,
+    name="infinity-8b-512",
+    budget="0.25M",
+    files=replace(_EIGHT.files, transformer="infinity_8b_512x512_weights"),
+)
+# Upstream names no sampling values for it: those of the 2B model.
+_SMALL = replace(
+    _TWO,
+    name="infinity-125m",
+    transformer=replace(_TWO.transformer, depth=12, width=768, num_heads=8, num_chunks=4),
+    tokenizer=replace(_TWO.tokenizer, num_bits=16),
+    budget="0.06M",
+    files=replace(_TWO.files, transformer="infinity_125M_256x256.pth", tokenizer="infinity_vae_d16.pth"),
+)
+RELEASED = {
+    config.name: Preset(config, _sources(config.files)) for config in (_TWO, _EIGHT, _EIGHT_AT_512, _SMALL)
+}
 
 
 def chosen_revisions(*, infinity: str | None, flan_t5: str | None) -> dict[str, str]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from service.model.device.transfer import send
+from service.model.infinity.schedules import rope_extent
 from service.model.schedule import Scale, Schedule
 
 _BASE = 10000.0
@@ -18,7 +19,8 @@ def rotations(schedule: Schedule, head_width: int, device: torch.device) -> Tens
     """
     quarter = head_width // 4
     frequencies = 1.0 / _BASE ** (torch.arange(quarter, dtype=torch.float32) * 2 / (head_width // 2))
-    angles = torch.cat([_angles(scale, schedule.rope_extent, frequencies) for scale in schedule.scales])
+    extent = rope_extent(schedule)
+    angles = torch.cat([_angles(scale, extent, frequencies) for scale in schedule.scales])
     return send(torch.stack([angles.cos(), angles.sin()]), device)
 
 

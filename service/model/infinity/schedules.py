@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from service.model.schedule import Scale, Schedule, Size
 
 # Height over width, with the thirteen (height, width) grids of the 1M budget. Wider ratios are transposes.
@@ -47,21 +49,28 @@ def schedule(ratio: float, budget: str) -> Schedule:
 
     KeyError for any other value.
     """
-    grids = GRIDS[ratio]
-    scales = grids[: BUDGETS[budget]]
-    size = Size(scales[-1].width * STRIDE, scales[-1].height * STRIDE)
-    return Schedule(size, scales, rope_extent=grids[-1])
+    return _schedule_of(GRIDS[ratio][: BUDGETS[budget]], STRIDE)
 
 
 def schedules(budget: str) -> dict[Size, Schedule]:
     """All fifteen schedules of a budget, the square one first."""
-    found = [schedule(ratio, budget) for ratio in (1.0, *(ratio for ratio in RATIOS if ratio != 1.0))]
-    return {one.size: one for one in found}
+    square_first = sorted(RATIOS, key=lambda ratio: ratio != 1.0)
+    return {found.size: found for found in (schedule(ratio, budget) for ratio in square_first)}
 
 
-def custom_schedule(grids: list[list[int]], stride: int) -> Schedule:
-    """A schedule of one's own from `[[h, w], ...]`; positions follow the nearest official aspect ratio."""
-    scales = tuple(Scale(height, width) for height, width in grids)
-    last = scales[-1]
+def custom_schedule(grids: Sequence[tuple[int, int]], stride: int) -> Schedule:
+    """A schedule of one's own from (height, width) pairs."""
+    return _schedule_of(tuple(Scale(height, width) for height, width in grids), stride)
+
+
+def rope_extent(schedule: Schedule) -> Scale:
+    """The grid whose coordinates position every token (golden README, 1.5): the last scale of the 1M schedule
+    of the nearest official aspect ratio."""
+    last = schedule.scales[-1]
     ratio = min(RATIOS, key=lambda known: abs(known - last.height / last.width))
-    return Schedule(Size(last.width * stride, last.height * stride), scales, rope_extent=GRIDS[ratio][-1])
+    return GRIDS[ratio][-1]
+
+
+def _schedule_of(scales: tuple[Scale, ...], stride: int) -> Schedule:
+    last = scales[-1]
+    return Schedule(Size(last.width * stride, last.height * stride), scales)

@@ -88,10 +88,8 @@ def agreement(style: StyleFeature) -> float | None:
     """How alike the pictures of a style are: the mean cosine of the codes of two of them; None for one.
 
     1 for equal pictures, about 0 for unrelated ones, however many they are; each scale counts the same. Four
-    pictures of nano's own are at 0.30 to 0.61 when they share a style, at -0.03 to 0.38 when they are of two
-    styles, and at -0.09 to 0.12 when they share none (5 to 95 %). Dominance does not tell these apart:
-    unrelated features average to something faint whose spectrum looks like any other's (median 0.67, of
-    single pictures 0.64).
+    pictures of nano's own are at 0.30 to 0.61 when they share a style, and at -0.09 to 0.12 when they share
+    none (5 to 95 %).
     """
     num_images = style.num_images
     if num_images == 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +21,6 @@ from service.model.infinity.weight_names import TEXT_NAMING, is_text_encoder
 
 if TYPE_CHECKING:
     from transformers import T5EncoderModel
-
-
-@dataclass(frozen=True, slots=True)
-class _Tokens:
-    ids: list[int]
-    is_cut: bool
 
 
 class TextEncoder:
@@ -60,8 +53,7 @@ class TextEncoder:
             if type(module) is nn.Linear:
                 # The same weights, on arithmetic that rounds a prompt alike alone and beside others.
                 module.__class__ = Linear
-        self._unknown = words.token_to_id("<unk>")
-        self._meaningless = {words.token_to_id(token) for token in ("<pad>", "</s>", *fillers)}
+        self._meaningless = {words.token_to_id(token) for token in ("<unk>", "<pad>", "</s>", *fillers)}
 
     @classmethod
     def from_folder(
@@ -80,13 +72,7 @@ class TextEncoder:
         `device` is the transformer's. `fillers` are words of the vocabulary that name nothing by themselves;
         `channels` is what the transformer reads. ValueError: what is missing, damaged or of another shape.
         """
-        for name in ("tokenizer.json", "config.json"):
-            if not (folder / name).is_file():
-                raise ValueError(f"the text encoder's folder {folder} has no {name}")
-        try:
-            words = WordTokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the library raises nothing narrower
-            raise ValueError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
+        words = _read_words(folder)
         home = device if place is TextEncoderDevice.BESIDE else torch.device("cpu")
         encoder = empty_encoder(folder / "config.json", home, dtype)
         if channels not in (None, encoder.config.d_model):
@@ -122,19 +108,24 @@ class TextEncoder:
     def encode_all(self, prompts: Sequence[str], max_tokens: int) -> list[Text]:
         """One text a prompt, in order. Prompts of one length go through the encoder together.
 
-        Without padding no prompt sees its neighbours; the linear layers take care of the rounding on the CPU.
+        One that is cut keeps its end mark. Without padding no prompt sees its neighbours; the linear layers
+        take care of the rounding on the CPU.
         """
-        tokens = [self._tokens(prompt, max_tokens) for prompt in prompts]
+        whole = [self._words.encode(prompt).ids for prompt in prompts]
+        tokens = [ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], ids[-1]] for ids in whole]
         hidden: dict[int, Tensor] = {}
         run = self._fetched() if self._is_fetched else self._encoder
-        for length in sorted({len(token.ids) for token in tokens}):
-            indices = [index for index, token in enumerate(tokens) if len(token.ids) == length]
-            rows = send(torch.tensor([tokens[index].ids for index in indices]), self._reads_on)
+        for length in sorted({len(ids) for ids in tokens}):
+            indices = [index for index, ids in enumerate(tokens) if len(ids) == length]
+            rows = send(torch.tensor([tokens[index] for index in indices]), self._reads_on)
             states = run(input_ids=rows).last_hidden_state  # [prompts, tokens, channels]
             states = send(states.float(), self._device)
             # Copies: a text that is kept must not keep the whole batch.
             hidden |= {index: state.clone() for index, state in zip(indices, states, strict=True)}
-        return [self._text(token, hidden[index]) for index, token in enumerate(tokens)]
+        return [
+            self._text(ids, hidden[index], is_cut=len(whole[index]) > max_tokens)
+            for index, ids in enumerate(tokens)
+        ]
 
     def _fetched(self) -> Callable[..., Any]:
         """The encoder on copies of its weights where prompts are read, which live as long as this does."""
@@ -145,24 +136,19 @@ class TextEncoder:
         # Not tied: the word table's one module has two names, and would be put back wrong after the second.
         return lambda **inputs: functional_call(self._encoder, copies, (), inputs, tie_weights=False)
 
-    def _tokens(self, prompt: str, max_tokens: int) -> _Tokens:
-        ids = self._words.encode(prompt).ids
-        is_cut = len(ids) > max_tokens
-        if is_cut:  # T5 keeps the end mark
-            ids = [*ids[: max_tokens - 1], ids[-1]]
-        return _Tokens(ids, is_cut)
+    def _text(self, ids: list[int], features: Tensor, *, is_cut: bool) -> Text:
+        known = sum(token not in self._meaningless for token in ids)
+        return Text(features, len(features), features.nbytes, known, is_cut)
 
-    def _text(self, tokens: _Tokens, features: Tensor) -> Text:
-        unknown = sum(token == self._unknown for token in tokens.ids)
-        known = len(tokens.ids) - unknown - sum(token in self._meaningless for token in tokens.ids)
-        return Text(
-            features,
-            len(features),
-            features.nbytes,
-            num_known=known,
-            num_unknown=unknown,
-            is_cut=tokens.is_cut,
-        )
+
+def _read_words(folder: Path) -> WordTokenizer:
+    for name in ("tokenizer.json", "config.json"):
+        if not (folder / name).is_file():
+            raise ValueError(f"the text encoder's folder {folder} has no {name}")
+    try:
+        return WordTokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
 
 
 def empty_encoder(config_file: Path, device: torch.device, dtype: torch.dtype) -> T5EncoderModel:

@@ -30,13 +30,6 @@ class LayerTexts(Protocol):
         """What each row's own text adds to its tokens x [rows, tokens, channels]."""
 
 
-class TextLayers(Protocol):
-    """The distinct texts of a batch, as every layer reads them."""
-
-    def of_rows(self, text_of_row: Sequence[int]) -> tuple[LayerTexts, ...]:
-        """One a layer, for rows with these texts."""
-
-
 @dataclass(frozen=True, slots=True)
 class TextConditioning:
     """All that the texts of some rows contribute."""
@@ -54,7 +47,7 @@ class BatchTexts:
     pooled: Tensor  # [texts, width]
     modulations: Tensor  # [layers, 6, texts, 1, width]
     head_modulations: Tensor  # [2, texts, 1, width]
-    layers: TextLayers
+    layers: SeparateTexts | PaddedTexts
     of_row: tuple[int, ...]
 
     def keep_rows(self, indices: Sequence[int]) -> BatchTexts:
@@ -80,6 +73,7 @@ class SeparateTexts:
         self._readers = [[attention.reader(text) for text in texts] for attention in attentions]
 
     def of_rows(self, text_of_row: Sequence[int]) -> tuple[LayerTexts, ...]:
+        """One a layer, for rows with these texts."""
         runs = [(text, len(list(group))) for text, group in groupby(text_of_row)]
         num_rows = tuple(length for _, length in runs)
         return tuple(_Separate(tuple(layer[text] for text, _ in runs), num_rows) for layer in self._readers)
@@ -99,6 +93,7 @@ class PaddedTexts:
         self._bias = self._bias.masked_fill(~is_real, -torch.inf)[:, None, None]
 
     def of_rows(self, text_of_row: Sequence[int]) -> tuple[LayerTexts, ...]:
+        """One a layer, for rows with these texts."""
         rows = index_tensor(text_of_row, self._bias.device)
         bias = self._bias[rows]
         return tuple(_Padded(keys, values, rows, bias) for keys, values in self._keys_values)

@@ -88,7 +88,7 @@ def _upsampled(conv: nn.Conv2d, x: Tensor, strip: int) -> Tensor:
 
 
 def _around(x: Tensor, first: int, last: int) -> Tensor:
-    """The rows of a strip, and one on either side where the picture goes on."""
+    """The rows of a strip, and one on either side inside the picture."""
     return x[:, :, max(first - 1, 0) : last + 1]
 
 

@@ -30,11 +30,11 @@ def quantise(h: Tensor, grids: Sequence[Scale], num_steps: int | None = None) ->
 
     Greedy: each scale codes what the ones before left over, so the first scales do not depend on later ones.
     """
-    residual, every = h, []
+    residual, bits = h, []
     for grid in grids[:num_steps]:
-        every.append(pool(residual, grid) > 0)
-        residual = residual - resize(codes_from_bits(every[-1]), grids[-1])
-    return every
+        bits.append(pool(residual, grid) > 0)
+        residual = residual - resize(codes_from_bits(bits[-1]), grids[-1])
+    return bits
 
 
 def accumulated(bits: Sequence[Tensor], extent: Scale) -> list[Tensor]:

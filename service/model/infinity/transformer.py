@@ -160,8 +160,8 @@ class Block(nn.Module):
 
     def modulations(self, condition: Tensor) -> Tensor:
         """Gates, factors and shifts of both branches, [6, rows, 1, channels], of a `condition`."""
-        every = (self.modulation + condition).movedim(2, 0)
-        return torch.cat([every[:2], 1 + every[2:4], every[4:]])
+        six = (self.modulation + condition).movedim(2, 0)
+        return torch.cat([six[:2], 1 + six[2:4], six[4:]])
 
     def forward(
         self,
@@ -179,7 +179,7 @@ class Block(nn.Module):
             torch.addcmul(shift1, layer_norm(x), factor1), rotation, num_own, attend, kept
         )
         if kept is not None:
-            x, gate1, gate2, factor2, shift2 = (each[kept] for each in (x, gate1, gate2, factor2, shift2))
+            x, gate1, gate2, factor2, shift2 = (rows[kept] for rows in (x, gate1, gate2, factor2, shift2))
         x = torch.addcmul(x, gate1, attended)
         x = x + read_text(self.text_norm(x))
         return torch.addcmul(x, gate2, self.feedforward(torch.addcmul(shift2, layer_norm(x), factor2)))

@@ -29,7 +29,6 @@ _IN_BLOCK = {
 }
 _OUTSIDE = {
     "unconditional_text": "cfg_uncond",
-    "text_norm": "text_norm",
     "text_in": "text_proj_for_ca",
     "pool.query": "text_proj_for_sos.ca.mat_q",
     "pool.key_value": "text_proj_for_sos.ca.mat_kv",
@@ -40,7 +39,6 @@ _OUTSIDE = {
     "code_in": "word_embed",
     "modulation": "shared_ada_lin.1",
     "head_modulation": "head_nm.ada_lin.1",
-    "head": "head",
 }
 _BLOCK = re.compile(r"block_chunks\.(\d+)\.module\.(\d+)\.(.+)")
 _OWN_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
@@ -79,10 +77,11 @@ def transformer_to_official(tensors: Mapping[str, T], blocks_per_chunk: int) -> 
 def tokenizer_from_official(tensors: Mapping[str, T]) -> dict[str, T]:
     """Rename the tensors of a released image tokenizer, wrapped or not."""
 
-    def rename(name: str) -> str:
-        return _RESAMPLE.sub("resample.conv.", _WRAPPED.sub(r"\1.", name))
-
-    return {rename(name): tensor for name, tensor in tensors.items() if not _BUFFERS.fullmatch(name)}
+    return {
+        _RESAMPLE.sub("resample.conv.", _WRAPPED.sub(r"\1.", name)): tensor
+        for name, tensor in tensors.items()
+        if not _BUFFERS.fullmatch(name)
+    }
 
 
 def tokenizer_to_official(tensors: Mapping[str, T]) -> dict[str, T]:

@@ -19,4 +19,4 @@ def schedules(config: SwittiConfig) -> dict[Size, Schedule]:
     """The one native size of a Switti."""
     scales = square_scales(config.grids)
     size = Size(config.pixels, config.pixels)
-    return {size: Schedule(size, scales, rope_extent=scales[-1])}
+    return {size: Schedule(size, scales)}

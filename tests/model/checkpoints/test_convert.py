@@ -45,7 +45,7 @@ def weights(infinity: Infinity) -> dict[str, torch.Tensor]:
 
 def test_a_conversion_as_stored_is_the_same_model(checkpoint: InfinityCheckpoint, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
-    convert(checkpoint, tmp_path / "out", None, lambda *each: seen.append(each))
+    convert(checkpoint, tmp_path / "out", None, lambda *progress: seen.append(progress))
     before = checkpoint.load(CPU)
     after = presets.load(str(tmp_path / "out")).backbone
     assert isinstance(after, Infinity)
@@ -54,7 +54,7 @@ def test_a_conversion_as_stored_is_the_same_model(checkpoint: InfinityCheckpoint
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert after.fingerprint == before.fingerprint
     assert after.schedules == before.schedules
-    assert sorted(each.name for each in tmp_path.glob("out/**/*")) == sorted(
+    assert sorted(file.name for file in tmp_path.glob("out/**/*")) == sorted(
         ["config.json", "transformer.safetensors", "tokenizer.safetensors", "text_encoder",
          "config.json", "tokenizer.json", "model.safetensors"]
     )  # fmt: skip
@@ -97,7 +97,7 @@ def test_a_conversion_that_was_interrupted_leaves_no_model_and_can_be_repeated(
         convert(checkpoint, tmp_path / "out", on_progress=interrupted)
     assert not (tmp_path / "out").exists()
     convert(checkpoint, tmp_path / "out")
-    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_converted_preset_comes_before_its_released_files(tmp_path: Path) -> None:
@@ -112,8 +112,8 @@ def test_the_command_rewrites_a_folder_of_ones_own(checkpoint: InfinityCheckpoin
     """One whose config.json names released files."""
     mine = tmp_path / "mine"
     mine.mkdir()
-    for each in checkpoint.folder.iterdir():
-        (mine / each.name).symlink_to(each)
+    for file in checkpoint.folder.iterdir():
+        (mine / file.name).symlink_to(file)
     (mine / "config.json").write_text(checkpoint.config.to_json())
     run, out = CliRunner().invoke, tmp_path / "out"
     assert run(cli, ["convert", str(mine)]).stderr.endswith("name the folder to write with --out\n")

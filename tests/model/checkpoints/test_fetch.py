@@ -235,6 +235,6 @@ def test_the_command_plans_and_fetches_through_the_librarys_endpoint(hub: LocalH
 
 
 def test_sizes_are_written_as_the_hub_counts() -> None:
-    assert [in_bytes(each) for each in (999, 1000, 2_420_000, 9_449_000_000)] == [
+    assert [in_bytes(number) for number in (999, 1000, 2_420_000, 9_449_000_000)] == [
         "999 bytes", "1.00 kB", "2.42 MB", "9.45 GB",
     ]  # fmt: skip

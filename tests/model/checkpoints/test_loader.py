@@ -139,7 +139,7 @@ def test_mapped_weights_are_not_free_memory() -> None:
 def _mapped_at(address: int) -> str:
     """What /proc says is mapped there."""
     for line in Path("/proc/self/maps").read_text().splitlines():
-        start, end = (int(each, 16) for each in line.split()[0].split("-"))
+        start, end = (int(bound, 16) for bound in line.split()[0].split("-"))
         if start <= address < end:
             return line
     return ""

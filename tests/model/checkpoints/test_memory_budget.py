@@ -16,10 +16,11 @@ from service.model.checkpoints.registry import find, load, names
 from service.model.device.memory import MAX_IMAGES, BatchLimits, batch_limits, free_bytes
 from service.model.device.precision import FULL, Precision
 from service.model.infinity.config import TransformerConfig
-from service.model.infinity.model_folder import InfinityCheckpoint, write_infinity
+from service.model.infinity.model_folder import InfinityCheckpoint
 from service.model.infinity.presets import RELEASED
 from service.model.infinity.schedules import schedule
 from service.model.schedule import Size
+from service.training.write import write_infinity
 from tests.support.process import ROOT
 from tests.support.tiny import tiny_config, tiny_infinity
 
@@ -95,7 +96,7 @@ def test_only_what_would_be_enough_is_said_to_help() -> None:
         return str(raised.value).partition("What would help: ")[2]
 
     one = INFINITY.batch_bytes(INFINITY.schedules[SIZE], 1)
-    assert all(each in remedies(one - 1) for each in ("ATELIER_PRECISION=bf16", "the budget 0.06M"))
+    assert all(remedy in remedies(one - 1) for remedy in ("ATELIER_PRECISION=bf16", "the budget 0.06M"))
     assert remedies(10**6) == "a smaller model: `atelier fit` lists what each takes."
 
 
@@ -133,7 +134,7 @@ def test_half_precision_and_a_text_encoder_elsewhere_leave_more_room() -> None:
 
 
 def test_the_cache_of_a_stylised_image_has_the_size_that_the_method_gives() -> None:
-    """method.md, section 6: 2.76 GB a row of 2B at 1024 x 1024; three rows' worth with shared keys."""
+    """2.76 GB a row of 2B at 1024 x 1024; three rows' worth with shared keys."""
     from service.model.infinity.memory import footprint
     from service.model.infinity.presets import RELEASED
 

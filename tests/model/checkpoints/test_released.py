@@ -58,8 +58,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def models_dir(written: Path, tmp_path: Path) -> Path:
     """The same files, as links that a test may replace."""
-    for each in written.iterdir():
-        (tmp_path / each.name).symlink_to(each)
+    for file in written.iterdir():
+        (tmp_path / file.name).symlink_to(file)
     return tmp_path
 
 
@@ -125,7 +125,7 @@ def test_a_preset_has_its_sizes_and_its_defaults(
 @pytest.mark.parametrize("name", NAMES)
 def test_a_presets_configuration_as_a_config_json_is_the_same_again(name: str) -> None:
     config = RELEASED[name].config
-    assert InfinityConfig.from_json(config.to_json()) == config
+    assert InfinityConfig.from_settings(json.loads(config.to_json())) == config
     assert "files" not in json.loads(replace(config, files=FilesConfig()).to_json())
 
 
@@ -133,7 +133,9 @@ def test_a_presets_configuration_as_a_config_json_is_the_same_again(name: str) -
 def test_released_files_become_a_model_that_draws(written: Path, name: str) -> None:
     seen: list[tuple[str, int, int]] = []
     config = shrunk(name)
-    infinity = InfinityCheckpoint(config, written).load(CPU, on_progress=lambda *each: seen.append(each))
+    infinity = InfinityCheckpoint(config, written).load(
+        CPU, on_progress=lambda *progress: seen.append(progress)
+    )
     size = Size(256, 256)
     (drawing,) = Generator(infinity).generate([ImageSpec("a red star", 1, size)])
     assert drawing.image.shape == (256, 256, 3)
@@ -268,8 +270,8 @@ def test_the_text_encoder_needs_all_its_own_tensors_and_none_of_the_decoders(
     write_shards(folder, tensors, num_shards=2, suffix=suffix)
     with torch.inference_mode():
         ours, theirs = (
-            TextEncoder.from_folder(each, CPU).encode("a star", 64).conditioning
-            for each in (folder, original)
+            TextEncoder.from_folder(source, CPU).encode("a star", 64).conditioning
+            for source in (folder, original)
         )
     assert torch.equal(ours, theirs)
     del tensors["encoder.final_layer_norm.weight"]

@@ -61,7 +61,7 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _, status, usage = os.wait4(writing.pid, 0)
     writing.returncode = os.waitstatus_to_exitcode(status)
     assert writing.returncode == 0
-    num_bytes = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+    num_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     say(f"written: {gb(num_bytes)} in {time.perf_counter() - began:.0f} s, peak {gb(1024 * usage.ru_maxrss)}")
     # Python, torch and transformers take half a gigabyte; the largest tensor, T5's words, a quarter.
     assert 1024 * usage.ru_maxrss < 1.5e9
@@ -72,7 +72,7 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_files_hold_the_official_names_and_shapes(models_dir: Path, part: str) -> None:
     file = models_dir / getattr(CONFIG.files, part)
     stored = open_weights(file, nests=("vae",)).stored
-    assert {name: each.shape for name, each in stored.items()} == official("infinity-2b", part)
+    assert {name: tensor.shape for name, tensor in stored.items()} == official("infinity-2b", part)
 
 
 def test_infinity_2b_is_read_and_draws_plain_images_and_in_a_style(models_dir: Path) -> None:
@@ -81,7 +81,7 @@ def test_infinity_2b_is_read_and_draws_plain_images_and_in_a_style(models_dir: P
     peak = peak_bytes(lambda: read.append(half(CONFIG, models_dir)))
     say(f"read in {time.perf_counter() - began:.1f} s, peak {gb(peak)}, weights {gb(read[0].resident_bytes)}")
     assert read[0].resident_bytes == weight_bytes("infinity-2b", HALF)
-    shard = max(each.stat().st_size for each in models_dir.rglob("*") if each.is_file())
+    shard = max(file.stat().st_size for file in models_dir.rglob("*") if file.is_file())
     assert peak < read[0].resident_bytes + shard + 0.5e9
 
     generator = Generator(read.pop())
@@ -138,7 +138,7 @@ def test_a_converted_model_is_the_same_model_and_is_read_sooner(models_dir: Path
     out = tmp_path / "converted"
     place = InfinityCheckpoint(CONFIG, models_dir)
     peak = peak_bytes(lambda: timed("conversion", lambda: convert(place, out, torch.bfloat16)))
-    say(f"conversion: peak {gb(peak)}, {gb(sum(each.stat().st_size for each in out.rglob('*.safetensors')))}")
+    say(f"conversion: peak {gb(peak)}, {gb(sum(file.stat().st_size for file in out.rglob('*.safetensors')))}")
     seconds, fingerprints = [], set()
     for config, folder in ((CONFIG, models_dir), (replace(CONFIG, files=FilesConfig()), out)):
         for _ in range(2):

@@ -44,7 +44,7 @@ def models_dir(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_files_have_the_true_size_and_take_no_disk(name: str, models_dir: Path) -> None:
-    files = [each for each in models_dir.rglob("*") if each.is_file()]
+    files = [file for file in models_dir.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) > 16e9
     assert sum(512 * file.stat().st_blocks for file in files) < 8e6
 
@@ -53,7 +53,7 @@ def test_the_files_hold_the_official_names_and_shapes(name: str, models_dir: Pat
     files = RELEASED[name].config.files
     for part, file in (("transformer", files.transformer), ("tokenizer", files.tokenizer)):
         stored = open_weights(models_dir / file, nests=("vae",)).stored
-        assert {key: each.shape for key, each in stored.items()} == official(name, part)
+        assert {key: tensor.shape for key, tensor in stored.items()} == official(name, part)
 
 
 def test_eight_billion_weights_are_read_and_every_step_has_its_shape(name: str, models_dir: Path) -> None:
@@ -62,13 +62,12 @@ def test_eight_billion_weights_are_read_and_every_step_has_its_shape(name: str, 
     grids = (((1, 1), (2, 2), (4, 4), (64, 64)),)
     config = replace(RELEASED[name].config, budget=None, grids=grids)
     seen: list[tuple[int, int]] = []
-    parts = InfinityCheckpoint(config, models_dir).open_parts()
-    parts.transformer.make_resident(META, lambda _, *num_bytes: seen.append(num_bytes))
-    parts.tokenizer.make_resident(META, lambda *_: None)
+    transformer, tokenizer = InfinityCheckpoint(config, models_dir).open_parts()
+    transformer.make_resident(META, lambda _, *num_bytes: seen.append(num_bytes))
+    tokenizer.make_resident(META, lambda *_: None)
     num_bytes = 4 * num_parameters(name)["transformer"]
     assert seen[-1] == (num_bytes, num_bytes)
-    transformer, tokenizer = parts.transformer.module, parts.tokenizer.module
-    infinity = Infinity(config, transformer, tokenizer, None, fingerprint="0" * 16)
+    infinity = Infinity(config, transformer.module, tokenizer.module, None, fingerprint="0" * 16)
     if name == "infinity-8b-512":
         return
 

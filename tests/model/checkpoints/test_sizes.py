@@ -96,8 +96,8 @@ def test_warm_up_tells_each_size_and_its_seconds() -> None:
 
 
 def test_words_and_styles_are_read_at_the_style_size_whatever_is_enabled() -> None:
-    every, wide = tiny_generator(), Generator(tiny_infinity(), [WIDE])
-    assert every.style_size == wide.style_size == SQUARE
-    assert every.tokens_of_text("neon", 1) == wide.tokens_of_text("neon", 1)
+    both, wide = tiny_generator(), Generator(tiny_infinity(), [WIDE])
+    assert both.style_size == wide.style_size == SQUARE
+    assert both.tokens_of_text("neon", 1) == wide.tokens_of_text("neon", 1)
     # Enabling is the service's word to its clients: who holds the Generator may draw any native size.
     assert wide.generate([ImageSpec("a star", 1, SQUARE)])[0].image.shape == (64, 64, 3)

@@ -13,7 +13,7 @@ def test_laps_have_durations_and_gaps_between_them() -> None:
     times = iter((1.0, 1.5, 2.0, 4.0, 4.25, 4.5))
     timer = DeviceTimer(CPU, clock=lambda: next(times))
     for _ in range(3):
-        with timer.lap():
+        with timer.measure():
             pass
     assert timer.seconds() == (0.5, 2.0, 0.25)
     assert timer.gaps() == (0.5, 0.25)

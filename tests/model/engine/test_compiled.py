@@ -79,7 +79,7 @@ def _asked_for(*of_sizes: list[ImageSpec]) -> list[list[ImageSpec]]:
         batches += [[replace(plain, seed=seed) for seed in range(5)], [batch[0], batch[0]]]
         batches += [unguided[:2], unguided[:3]]
         for shortcuts in SHORTCUTS:
-            for each in (batch, unguided):
-                shorter = [replace(spec, shortcuts=shortcuts) for spec in each]
+            for chosen in (batch, unguided):
+                shorter = [replace(spec, shortcuts=shortcuts) for spec in chosen]
                 batches += [shorter, shorter[:1], shorter[:2], shorter[:3], shorter[2:3], shorter[3:4]]
     return batches

@@ -71,9 +71,9 @@ def test_no_guidance_needs_no_unconditional_rows() -> None:
 
 def test_guidance_of_one_value_a_step_is_taken_step_by_step() -> None:
     constant = GENERATOR.generate([replace(PLAIN, guidance=2.0)])[0].image
-    every = GENERATOR.generate([replace(PLAIN, guidance=(2.0,) * 6)])[0].image
+    stepwise = GENERATOR.generate([replace(PLAIN, guidance=(2.0,) * 6)])[0].image
     varied = GENERATOR.generate([replace(PLAIN, guidance=(2.0, 2.0, 2.0, 4.0, 1.0, 1.0))])[0].image
-    assert np.array_equal(constant, every)
+    assert np.array_equal(constant, stepwise)
     assert not np.array_equal(constant, varied)
     with pytest.raises(ValueError, match="3 values for 6 steps"):
         GENERATOR.generate([replace(PLAIN, guidance=(1.0, 2.0, 3.0))])
@@ -198,7 +198,7 @@ def test_a_field_of_the_configuration_that_is_not_known_is_refused(
     write_tiny_model(tmp_path / "tiny")
     file = tmp_path / "tiny" / "config.json"
     file.write_text(file.read_text().replace(old, new))
-    with pytest.raises(ValueError, match=rf"config\.json: {field}: Unexpected"):
+    with pytest.raises(ValueError, match=rf"config\.json: {field}: Unknown field"):
         presets.load(str(tmp_path / "tiny"))
 
 

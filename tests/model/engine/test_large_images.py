@@ -34,7 +34,7 @@ SIZES = GENERATORS["infinity-2b"].sizes
 
 def test_the_fifteen_shapes_are_the_published_ones() -> None:
     portrait = [(896, 1120), (864, 1152), (832, 1248), (768, 1344), (720, 1440), (640, 1600), (592, 1776)]
-    expected = {Size(1024, 1024)} | {Size(*sides) for each in portrait for sides in (each, each[::-1])}
+    expected = {Size(1024, 1024)} | {Size(*sides) for tall in portrait for sides in (tall, tall[::-1])}
     assert {*SIZES} == {*GENERATORS["infinity-8b"].sizes} == expected
 
 

@@ -88,15 +88,15 @@ def test_at_true_size_strips_take_little_more_than_half_and_neither_takes_more_t
 
 def test_images_are_decoded_whole_where_they_fit_and_else_in_strips() -> None:
     grid, made = Scale(5, 3), tokenizer(SMALL)
-    each = workspace_bytes(SMALL, grid, torch.float32, in_strips=False)
-    assert DecoderRunner(made, budget_bytes=each).num_at_once(grid) == 1
-    assert DecoderRunner(made, budget_bytes=each - 1).num_at_once(grid) == 0
-    assert DecoderRunner(made, budget_bytes=each - 1).num_at_once(Scale(3, 3)) == 1  # a partial image
+    image_bytes = workspace_bytes(SMALL, grid, torch.float32, in_strips=False)
+    assert DecoderRunner(made, budget_bytes=image_bytes).num_at_once(grid) == 1
+    assert DecoderRunner(made, budget_bytes=image_bytes - 1).num_at_once(grid) == 0
+    assert DecoderRunner(made, budget_bytes=image_bytes - 1).num_at_once(Scale(3, 3)) == 1  # a partial image
     assert DecoderRunner(made, "whole", budget_bytes=0).num_at_once(grid) == 1
-    assert DecoderRunner(made, "strips", budget_bytes=each).num_at_once(grid) == 0
+    assert DecoderRunner(made, "strips", budget_bytes=image_bytes).num_at_once(grid) == 0
     # On the CPU one at a time, whatever fits, so that company does not change an image.
-    assert DecoderRunner(made, budget_bytes=10 * each).num_at_once(grid) == 1
-    on_gpu = DecoderRunner(made, budget_bytes=3 * each, device=torch.device("cuda"))
+    assert DecoderRunner(made, budget_bytes=10 * image_bytes).num_at_once(grid) == 1
+    on_gpu = DecoderRunner(made, budget_bytes=3 * image_bytes, device=torch.device("cuda"))
     assert on_gpu.num_at_once(grid) == 3
 
 
@@ -111,6 +111,6 @@ def test_an_image_decoded_in_strips_is_the_whole_one_to_within_a_level() -> None
         decoding="strips",
     )
     spec = ImageSpec("a red star", 1, next(iter(whole.schedules)))
-    images = [Generator(each).generate([spec])[0].image.astype(int) for each in (whole, strips)]
+    images = [Generator(infinity).generate([spec])[0].image.astype(int) for infinity in (whole, strips)]
     assert np.abs(images[0] - images[1]).max() <= 1
     assert np.ptp(images[0]) > 50

@@ -12,7 +12,7 @@ NATIVE = ["1024x1024", "896x1120", "864x1152", "832x1248", "768x1344", "720x1440
 
 
 def test_the_native_sizes_are_the_fifteen_published_ones_square_first() -> None:
-    portrait = {Size.parse(each) for each in NATIVE}
+    portrait = {Size.parse(size) for size in NATIVE}
     landscape = {Size(size.height, size.width) for size in portrait}
     ours = scales.schedules("1M")
     assert set(ours) == portrait | landscape
@@ -34,7 +34,7 @@ def test_a_budget_is_a_prefix_that_grows_to_the_size_of_its_ratio(
     assert schedule.scales == scales.schedule(ratio, "1M").scales[:num_steps]
     assert schedule.scales[0] == Scale(1, 1)
     assert abs(schedule.size.height / schedule.size.width - ratio) < 0.01
-    assert schedule.rope_extent == scales.schedule(ratio, "1M").scales[-1]
+    assert scales.rope_extent(schedule) == scales.schedule(ratio, "1M").scales[-1]
     tokens = [scale.num_tokens for scale in schedule.scales]
     assert tokens == sorted(tokens)
 
@@ -44,9 +44,9 @@ def test_the_square_1m_schedule_has_the_published_number_of_tokens() -> None:
 
 
 def test_a_schedule_of_ones_own_takes_the_nearest_ratio_for_its_positions() -> None:
-    wide = scales.custom_schedule([[1, 1], [2, 3], [4, 6]], stride=8)
+    wide = scales.custom_schedule([(1, 1), (2, 3), (4, 6)], stride=8)
     assert wide.size == Size(48, 32)
-    assert wide.rope_extent == Scale(52, 78)
+    assert scales.rope_extent(wide) == Scale(52, 78)
 
 
 @pytest.mark.parametrize(
