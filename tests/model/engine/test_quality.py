@@ -15,6 +15,7 @@ from torch import Tensor
 from service.evaluation.flops import count
 from service.evaluation.shortcuts import Keeping
 from service.evaluation.two_run import draw
+from service.model.device.linear import row_tile
 from service.model.engine.generator import Generator
 from service.model.engine.quality import EXACT, Qualities, Quality, Shortcuts
 from service.model.engine.types import ImageSpec, PreviewRequest, Styling, WeightedStyle
@@ -86,7 +87,9 @@ def test_guidance_until_a_step_is_guidance_one_after_it(spec: ImageSpec) -> None
 def test_guidance_that_ends_costs_no_unconditional_rows_from_there() -> None:
     exact, found = (operations([replace(STYLED, shortcuts=choice)]) for choice in (EXACT, UNGUIDED))
     assert found[:4] == exact[:4]
-    assert all(a <= 0.55 * b for a, b in zip(found[4:6], exact[4:6], strict=True))
+    # Half of the rows, and what padding to whole tiles adds to 36 and 64 tokens.
+    bound = 0.55 if row_tile().num_rows <= 8 else 0.57
+    assert all(a <= bound * b for a, b in zip(found[4:6], exact[4:6], strict=True))
     assert found[6] == exact[6]  # the decoder
 
 
