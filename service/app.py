@@ -28,7 +28,6 @@ from service.http.error_handlers import install_error_handlers
 from service.http.middleware.auth import BEARER, Authentication
 from service.http.middleware.body_limits import BodyLimit
 from service.http.middleware.idempotency import Idempotency
-from service.http.middleware.rate_limits import RateLimits
 from service.http.middleware.telemetry import Telemetry
 from service.http.middleware.timeout import RequestTimeout
 from service.http.openapi import docs_page
@@ -274,15 +273,14 @@ def create_app(
     app.state.metrics = service.metrics
     install_error_handlers(app)
     for routes in (images, styles, models):
-        app.include_router(routes.router, dependencies=[Depends(BEARER)] if len(keyring.now) else [])
+        app.include_router(routes.router, dependencies=[Depends(BEARER)] if keyring.now.api_keys else [])
     app.include_router(health.router)
     app.include_router(docs_page.router)
     app.openapi = complete(app)  # type: ignore[method-assign]
     # The last one added is the outermost.
     app.add_middleware(Idempotency, readiness=service.readiness)
     app.add_middleware(BodyLimit, max_upload_bytes=settings.max_upload_bytes)
-    app.add_middleware(RateLimits)
-    app.add_middleware(Authentication, keyring=keyring, readiness=service.readiness, metrics=service.metrics)
+    app.add_middleware(Authentication, keyring=keyring, readiness=service.readiness)
     app.add_middleware(RequestTimeout, max_seconds=settings.request_timeout_seconds)
     app.add_middleware(Telemetry, metrics=service.metrics, clock=clock)
     return app

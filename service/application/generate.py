@@ -1,4 +1,4 @@
-"""Images: draws what a request asks for, as finished files or as a stream of previews and files."""
+"""Images: draws what is requested, as finished files or as a stream of previews and files."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class Images:
         size = check_request(request, self.generator, self._settings.max_prompt_chars)
         alpha = self.generator.alpha
         styles = [None if style is None else style.resolved(alpha) for style in request.styles]
-        await caller.take("images", request.total_images)
+        await caller.take("images", request.num_images * len(request.styles))
         if self._settings.log_prompts:
             trace.fields["prompt"] = request.prompt
         stylings = [await self._styling_of(style, size, caller, trace) for style in styles]

@@ -71,29 +71,25 @@ class Readiness:
         return self.service
 
 
-async def _service(request: Request) -> ReadyService:
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a route needs beside its body."""
+
+    service: ReadyService
+    caller: Caller
+    trace: RequestTrace
+    deadline: float | None  # in seconds of `time.monotonic`, the batchers' clock
+
+    @property
+    def styles(self) -> Styles:
+        """Of the caller's tenant, so that no route can forget whose styles they are."""
+        return self.service.styles.of(self.caller)
+
+
+async def _context(request: Request) -> Context:
     readiness: Readiness = request.app.state.readiness
-    return readiness.require()
+    state = request.state
+    return Context(readiness.require(), state.caller, state.trace, state.deadline)
 
 
-async def _caller(request: Request) -> Caller:
-    caller: Caller = request.state.caller
-    return caller
-
-
-async def _trace(request: Request) -> RequestTrace:
-    trace: RequestTrace = request.state.trace
-    return trace
-
-
-ServiceDep = Annotated[ReadyService, Depends(_service)]
-CallerDep = Annotated[Caller, Depends(_caller)]
-TraceDep = Annotated[RequestTrace, Depends(_trace)]
-
-
-async def _styles(service: ServiceDep, caller: CallerDep) -> Styles:
-    return service.styles.of(caller)
-
-
-# Of the caller's tenant, so that no route can forget whose styles they are.
-StylesDep = Annotated[Styles, Depends(_styles)]
+ContextDep = Annotated[Context, Depends(_context)]

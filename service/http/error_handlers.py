@@ -12,20 +12,28 @@ from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from service.errors import ClientDisconnected, InvalidRequest, MethodNotAllowed, RouteNotFound, ServiceError
+from service.errors import (
+    ClientDisconnected,
+    InvalidApiKey,
+    InvalidRequest,
+    MethodNotAllowed,
+    RouteNotFound,
+    ServiceError,
+)
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Answer every failure of the app with the error body; unexpected ones are answered by Telemetry."""
-    app.add_exception_handler(ServiceError, _on_service_error)
+    """Answer the framework's own failures with the error body; Telemetry answers all others."""
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(ClientDisconnect, _on_client_disconnect)
 
 
 def error_response(error: ServiceError, headers: dict[str, str] | None = None) -> Response:
-    """The error body with its status, and `Retry-After` where known."""
+    """The error body with its status, and the headers that belong to it."""
     headers = dict(headers or {})
+    if isinstance(error, InvalidApiKey):
+        headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
     return Response(
@@ -75,11 +83,6 @@ def matching_routes(app: FastAPI, path: str) -> list[tuple[str, set[str]]]:
         for route in iter_route_contexts(app.routes)
         if route.path_regex.match(path)
     ]
-
-
-async def _on_service_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ServiceError)
-    return error_response(error)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:

@@ -7,7 +7,7 @@ from fastapi.responses import RedirectResponse
 from prometheus_client.exposition import choose_encoder
 
 from service import __version__
-from service.http.dependencies import ServiceDep
+from service.http.dependencies import ContextDep
 from service.http.openapi import responses
 from service.http.schemas.health import LiveResponse, ReadyResponse, VersionResponse
 from service.metrics import Metrics
@@ -22,13 +22,13 @@ async def livez() -> LiveResponse:
 
 
 @router.get("/readyz", tags=["health"], responses=responses.READY)
-async def readyz(service: ServiceDep) -> ReadyResponse:
+async def readyz(context: ContextDep) -> ReadyResponse:
     """200 while images can be drawn; 503 with the reason while the model loads, and once it has died.
 
     A store that does not answer is reported and leaves the answer at 200: plain images and styles in memory
     still work, and since all replicas share one store, taking them all out of service would help nobody.
     """
-    return ReadyResponse(store="ready" if await service.styles.store_answers() else "unavailable")
+    return ReadyResponse(store="ready" if await context.service.styles.store_answers() else "unavailable")
 
 
 @router.get("/metrics", tags=["health"], response_class=Response, responses=responses.METRICS)

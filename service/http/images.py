@@ -13,10 +13,9 @@ from fastapi.responses import JSONResponse
 
 from service.application.generate import FinishedImage, ImageUpdate, PlannedImage, PreviewImage
 from service.http.content_negotiation import json_only, wanted_form
-from service.http.dependencies import CallerDep, ServiceDep, TraceDep
+from service.http.dependencies import ContextDep
 from service.http.disconnect import cancel_on_disconnect
-from service.http.middleware.idempotency import IDEMPOTENT
-from service.http.middleware.timeout import DeadlineDep
+from service.http.middleware import idempotency, timeout
 from service.http.openapi import examples, responses
 from service.http.schemas.images import (
     CompletedEvent,
@@ -37,15 +36,13 @@ router = APIRouter(tags=["images"])
     "/v1/images/generations",
     response_model=GenerationResponse,
     responses=responses.GENERATE,
-    dependencies=[Depends(json_only), IDEMPOTENT],
+    dependencies=[Depends(json_only)],
+    openapi_extra={"parameters": [idempotency.PARAMETER, timeout.PARAMETER]},
 )
 async def generate(
     request: Request,
     body: Annotated[GenerationBody, Body(openapi_examples=examples.GENERATIONS)],
-    service: ServiceDep,
-    caller: CallerDep,
-    trace: TraceDep,
-    deadline: DeadlineDep,
+    context: ContextDep,
 ) -> Response:
     """Draw `n` images. When `Accept` is an image type and `n` is 1, the answer is the image itself.
 
@@ -53,14 +50,16 @@ async def generate(
     `image_generation.completed` for each image; or `error`, with the body of any failure.
     """
     form = wanted_form(request.headers.get("accept", ""), body)
-    wanted = body.to_request(form.format, deadline)
+    wanted = body.to_request(form.format, context.deadline)
+    images, trace = context.service.images, context.trace
+    model = images.generator.name
     if body.stream:
-        stream = await cancel_on_disconnect(request, service.images.stream(wanted, caller, trace))
-        to_event = partial(_event, body=body, model=service.images.generator.name)
-        ping_seconds = service.settings.ping_seconds
+        stream = await cancel_on_disconnect(request, images.stream(wanted, context.caller, trace))
+        to_event = partial(_event, body=body, model=model)
+        ping_seconds = context.service.settings.ping_seconds
         return EventStream(stream.updates(), to_event, stream.close, ping_seconds=ping_seconds, trace=trace)
-    images = await cancel_on_disconnect(request, service.images.generate(wanted, caller, trace))
-    return _raw(images[0]) if form.is_raw else _json(images, body, service.images.generator.name)
+    drawn = await cancel_on_disconnect(request, images.generate(wanted, context.caller, trace))
+    return _raw(drawn[0]) if form.is_raw else _json(drawn, body, model)
 
 
 def _raw(image: FinishedImage) -> Response:

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from service.application.generation_request import require_model
-from service.http.dependencies import ReadyService, ServiceDep
+from service.http.dependencies import ContextDep, ReadyService
 from service.http.openapi import responses
 from service.http.schemas.models import ModelListResponse, ModelResponse
 
@@ -15,19 +15,19 @@ router = APIRouter(tags=["models"])
 
 
 @router.get("/v1/models", responses=responses.LIST_MODELS)
-async def list_models(service: ServiceDep) -> ModelListResponse:
+async def list_models(context: ContextDep) -> ModelListResponse:
     """The one model, with its native sizes."""
-    return ModelListResponse(data=[_response(service)])
+    return ModelListResponse(data=[_response(context.service)])
 
 
 @router.get("/v1/models/{model}", responses=responses.GET_MODEL)
 async def get_model(
     model: Annotated[str, Path(description="Its name, the `id` in the list.", examples=["nano"])],
-    service: ServiceDep,
+    context: ContextDep,
 ) -> ModelResponse:
     """The model, by its name."""
-    require_model(model, service.images.generator)
-    return _response(service)
+    require_model(model, context.service.images.generator)
+    return _response(context.service)
 
 
 def _response(service: ReadyService) -> ModelResponse:

@@ -67,10 +67,11 @@ class FeatureCache:
 
     async def get(self, style_id: str, size: Size, *, param: str | None) -> StyleFeature:
         """The feature of a stored style. One that this process has cached needs no Redis."""
-        key = self._memory_key(style_id, size)
+        key = style_id, self._extractor.schedule_name(size)
         cached = self._of_styles.get(key)
         if cached is not None:
-            await self._confirm_exists(style_id, cached, param)
+            if abs(self._clock() - cached.confirmed) >= CONFIRM_SECONDS:
+                await self._confirm_exists(style_id, cached, param)
             self._count("hit")
             return cached.feature
         feature = await self._read(style_id, size)
@@ -82,7 +83,7 @@ class FeatureCache:
 
     def get_of_code(self, code: str, size: Size, *, param: str | None) -> StyleFeature:
         """The feature of a style code. InvalidRequest when the code is damaged or another model's."""
-        key = self._memory_key(code, size)
+        key = code, self._extractor.schedule_name(size)
         feature = self._of_codes.get(key)
         self._count("miss" if feature is None else "hit")
         if feature is None:
@@ -92,7 +93,8 @@ class FeatureCache:
 
     def put(self, style_id: str, size: Size, feature: StyleFeature) -> None:
         """Cache the feature of a style that is known to exist, in this process alone."""
-        self._of_styles[self._memory_key(style_id, size)] = CachedFeature(feature, self._clock())
+        key = style_id, self._extractor.schedule_name(size)
+        self._of_styles[key] = CachedFeature(feature, self._clock())
 
     def forget(self, style_id: str) -> None:
         """Drop all features of a style from this process."""
@@ -102,15 +104,9 @@ class FeatureCache:
     def redis_key(self, style_id: str, size: Size) -> str:
         return feature_key(style_id, self._extractor.fingerprint, self._extractor.schedule_name(size))
 
-    def _memory_key(self, style: str, size: Size) -> tuple[str, str]:
-        return style, self._extractor.schedule_name(size)
-
     async def _confirm_exists(self, style_id: str, cached: CachedFeature, param: str | None) -> None:
         """StyleNotFound when another replica has deleted the style. Skipped while Redis is unavailable."""
-        now = self._clock()
-        if abs(now - cached.confirmed) < CONFIRM_SECONDS:
-            return
-        cached.confirmed = now  # before the reply, so that of many requests one asks
+        cached.confirmed = self._clock()  # before the reply, so that of many requests one asks
         try:
             exists = await self._redis.exists(record_key(style_id))
         except RedisError as error:

@@ -7,7 +7,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import PayloadTooLarge
 from service.http.content_negotiation import MULTIPART, media_type
-from service.http.error_handlers import error_response
 
 MAX_JSON_BYTES = 2**20
 # Boundaries, part headers and the other fields of a form around its file.
@@ -15,9 +14,8 @@ MAX_FORM_OVERHEAD_BYTES = 64 * 2**10
 
 
 class BodyLimit:
-    """Middleware: 413 at once when Content-Length is over the bound, or as soon as more has come in.
-
-    A refused body is not read: the server drops the rest of it as it arrives, so memory and disk stay flat.
+    """Middleware: PayloadTooLarge at once when Content-Length is over the bound, or as soon as more has come
+    in. The rest of a refused body is not read, so memory and disk stay flat.
     """
 
     def __init__(self, app: ASGIApp, max_upload_bytes: int) -> None:
@@ -32,22 +30,18 @@ class BodyLimit:
         is_form = media_type(headers) == MULTIPART
         max_bytes = self.max_upload_bytes if is_form else MAX_JSON_BYTES  # as clients are told
         bound = max_bytes + (MAX_FORM_OVERHEAD_BYTES if is_form else 0)
+        message = f"The body is too large: it may hold {max_bytes} bytes."
         declared = headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared) > bound:
-            await error_response(_too_large(max_bytes))(scope, receive, send)
-            return
+            raise PayloadTooLarge(message)
         num_bytes = 0
 
         async def bounded_receive() -> Message:
             nonlocal num_bytes
-            message = await receive()
-            num_bytes += len(message.get("body", b""))
+            part = await receive()
+            num_bytes += len(part.get("body", b""))
             if num_bytes > bound:
-                raise _too_large(max_bytes)
-            return message
+                raise PayloadTooLarge(message)
+            return part
 
         await self.app(scope, bounded_receive, send)
-
-
-def _too_large(max_bytes: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"The body is too large: it may hold {max_bytes} bytes.")

@@ -5,46 +5,41 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
-from typing import Annotated
+from typing import Any
 
-from fastapi import Depends, Header, Request
-from pydantic import Field
-from pydantic.json_schema import SkipJsonSchema
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import DeadlineExceeded, InvalidRequest
-from service.http.error_handlers import error_response
 
 HEADER = "X-Request-Timeout"
 MAX_SECONDS = 24 * 3600
+PARAMETER: dict[str, Any] = {  # of the OpenAPI document
+    "name": HEADER,
+    "in": "header",
+    "description": "Seconds, from the arrival of the request; then 504.",
+    "schema": {"type": "number", "minimum": 0.001, "maximum": MAX_SECONDS},
+}
 
 
 class RequestTimeout:
-    """Middleware: 504 once the time that the client or the settings allow is over.
+    """Middleware: DeadlineExceeded once the time that the client or the settings allow is over.
 
-    Whatever the request waits for is cancelled: its body, its upload, its place in a queue, its part of a
-    batch. A response that has begun is not cut off; a stream ends by the deadline of its jobs.
+    Whatever the request waits for is cancelled: its body, its upload, its jobs. A response that has begun is
+    not cut off; a stream ends by the deadline of its jobs.
     """
 
-    def __init__(
-        self, app: ASGIApp, max_seconds: float | None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, app: ASGIApp, max_seconds: float | None) -> None:
         self.app = app
         self.max_seconds = max_seconds
-        self.clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        try:
-            seconds = allowed_seconds(Headers(scope=scope).get(HEADER), self.max_seconds)
-        except InvalidRequest as error:
-            await error_response(error)(scope, receive, send)
-            return
-        scope["state"]["deadline"] = None if seconds is None else self.clock() + seconds
+        seconds = allowed_seconds(Headers(scope=scope).get(HEADER), self.max_seconds)
+        # By the batchers' clock.
+        scope["state"]["deadline"] = None if seconds is None else time.monotonic() + seconds
         try:
             async with asyncio.timeout(seconds) as timeout:
 
@@ -54,27 +49,11 @@ class RequestTimeout:
                     await send(message)
 
                 await self.app(scope, receive, send_without_timeout)
-        except TimeoutError:
+        except TimeoutError as error:
             if not timeout.expired():
                 raise
-            late = DeadlineExceeded("The deadline passed before the result was there; allow more time.")
-            await error_response(late)(scope, receive, send)
-
-
-async def _deadline(
-    request: Request,
-    x_request_timeout: Annotated[
-        Annotated[float, Field(ge=0.001, le=MAX_SECONDS)] | SkipJsonSchema[None],
-        Header(description="Seconds, from the arrival of the request; then 504."),
-    ] = None,
-) -> float | None:
-    """The header is declared for the OpenAPI document: the middleware has read it before the body came."""
-    deadline: float | None = request.state.deadline
-    return deadline
-
-
-# When to give the request up, in seconds of `time.monotonic`, the batchers' clock; None for never.
-DeadlineDep = Annotated[float | None, Depends(_deadline)]
+            message = "The deadline passed before the result was there; allow more time."
+            raise DeadlineExceeded(message) from error
 
 
 def allowed_seconds(header: str | None, bound: float | None) -> float | None:

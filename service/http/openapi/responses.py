@@ -107,7 +107,10 @@ READY: Responses = {
     200: _example({"status": "ready", "model": "ready", "store": "ready"}),
     **error_responses(*EVERYWHERE, "not_ready"),
 }
-METRICS: Responses = {200: _example("atelier_images_total 3.0\n", "text/plain"), **error_responses(*EVERYWHERE)}
+METRICS: Responses = {
+    200: _example("atelier_images_total 3.0", "text/plain"),
+    **error_responses(*EVERYWHERE),
+}
 VERSION: Responses = {
     200: _example({"version": "0.1.0", "row_tile": 8, "is_batch_invariant": True}),
     **error_responses(*EVERYWHERE),

@@ -70,7 +70,7 @@ def test_images_are_counted_as_many_as_are_asked_for(limited: Running) -> None:
         assert client.post(GENERATIONS, json=STAR | {"n": 2}).status_code == 200
         refused = client.post(GENERATIONS, json=STAR | {"n": 2})
         assert refused.status_code == 429
-        assert "room for 2 more" in refused.json()["error"]["message"]
+        assert "2 more will be available" in refused.json()["error"]["message"]
         drawn = client.post(GENERATIONS, json=STAR)
         assert (drawn.status_code, told(drawn, "images")) == (200, [3, 0])
         never = client.post(GENERATIONS, json=STAR | {"n": 4})
