@@ -76,7 +76,7 @@ async def _serve(server: uvicorn.Server, listener: socket.socket, service: Servi
     if service.failure is not None:
         server.should_exit = True
     elif (ready := service.readiness.service) is not None:
-        key = KEY if len(service.keyring.now) else ""
+        key = KEY if service.keyring.now.api_keys else ""
         print(START.format(url=url, model=ready.images.generator.name, key=key), flush=True)
     await serving
     settled.cancel()

@@ -101,8 +101,8 @@ async def change_style(
     context: ContextDep,
 ) -> StyleResponse:
     """Change its name or its metadata. Its look is its sources': for another, create another style."""
-    given = {name: getattr(body, name) for name in body.model_fields_set}
-    return _response(await context.styles.store.change(style_id, **given), context.styles)
+    changed = await context.styles.store.change(style_id, body.model_dump(exclude_unset=True))
+    return _response(changed, context.styles)
 
 
 @router.delete("/v1/styles/{style_id}", responses=responses.DELETE_STYLE)

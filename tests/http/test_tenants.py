@@ -195,7 +195,7 @@ def test_styles_from_before_there_were_keys_belong_to_the_tenant_without_a_name(
 async def test_a_picture_and_a_feature_in_memory_or_lost_are_their_tenants_alone(redis: Redis) -> None:
     replica = Replica(redis)
     acme, beta = replica.store.of("acme"), replica.store.of("beta")
-    style, _ = await acme.create(picture_of(1), name=None)
+    style, _ = await acme.create([picture_of(1)], name=None)
     for size in (SMALL, LARGE):  # hot since it was created, and rebuilt from the picture
         feature = await acme.feature(style.id, size)
         assert feature.to_bytes() == feature_of(picture_of(1), size).to_bytes()
@@ -210,7 +210,7 @@ async def test_a_picture_and_a_feature_in_memory_or_lost_are_their_tenants_alone
 
 async def test_nothing_of_a_tenants_deleted_style_is_left_in_the_store(redis: Redis) -> None:
     acme = Replica(redis).store.of("acme")
-    style, _ = await acme.create(picture_of(1), name=None)
+    style, _ = await acme.create([picture_of(1)], name=None)
     assert await redis.keys("atelier:index:acme") == [b"atelier:index:acme"]
     await acme.delete(style.id)
     assert await redis.keys() == [b"atelier:sequence"]
