@@ -26,10 +26,9 @@ from service.http import health, images, models, styles
 from service.http.dependencies import Readiness, ReadyService
 from service.http.error_handlers import install_error_handlers
 from service.http.middleware.auth import BEARER, Authentication
-from service.http.middleware.body_limits import BodyLimit
 from service.http.middleware.idempotency import Idempotency
+from service.http.middleware.limits import BodyLimit, RequestTimeout
 from service.http.middleware.telemetry import Telemetry
-from service.http.middleware.timeout import RequestTimeout
 from service.http.openapi import docs_page
 from service.http.openapi.document import DESCRIPTION, complete
 from service.http.schemas.base import ProblemResponse

@@ -25,8 +25,7 @@ from service.model.style.feature import StyleFeature
 from service.model.style.tokens import StyleTokens
 from service.settings import Settings
 from service.stage_timer import RequestTrace, StageTimer
-from service.styles.extractor import StyleText
-from service.styles.record import Style
+from service.styles.record import Style, StyleText
 from service.styles.store import StyleStore
 
 # Kubernetes gives a probe one second by default.

@@ -13,9 +13,8 @@ from fastapi.responses import JSONResponse
 
 from service.application.generate import FinishedImage, ImageUpdate, PlannedImage, PreviewImage
 from service.http.content_negotiation import json_only, wanted_form
-from service.http.dependencies import ContextDep
-from service.http.disconnect import cancel_on_disconnect
-from service.http.middleware import idempotency, timeout
+from service.http.dependencies import ContextDep, cancel_on_disconnect
+from service.http.middleware import idempotency, limits
 from service.http.openapi import examples, responses
 from service.http.schemas.images import (
     CompletedEvent,
@@ -37,7 +36,7 @@ router = APIRouter(tags=["images"])
     response_model=GenerationResponse,
     responses=responses.GENERATE,
     dependencies=[Depends(json_only)],
-    openapi_extra={"parameters": [idempotency.PARAMETER, timeout.PARAMETER]},
+    openapi_extra={"parameters": [idempotency.PARAMETER, limits.TIMEOUT_PARAMETER]},
 )
 async def generate(
     request: Request,

@@ -8,8 +8,7 @@ from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 
 from service.application.extract_style import Styles
 from service.http.content_negotiation import json_only
-from service.http.dependencies import ContextDep
-from service.http.disconnect import cancel_on_disconnect
+from service.http.dependencies import ContextDep, cancel_on_disconnect
 from service.http.middleware import idempotency
 from service.http.openapi import examples, responses
 from service.http.schemas.styles import (

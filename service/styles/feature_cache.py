@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import structlog
 from cachetools import LRUCache
@@ -20,13 +20,51 @@ from service.styles.record import not_found
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+    from service.media.images import Picture
     from service.metrics import Metrics
     from service.model.schedule import Size
-    from service.styles.extractor import StyleExtractor
+    from service.model.style.tokens import StyleTokens
+    from service.stage_timer import StageTimer
+    from service.styles.record import StyleText
     from service.styles.style_code import StyleCodec
 
 CONFIRM_SECONDS = 30.0  # a deletion by another replica goes unnoticed here for at most this long
 log = structlog.get_logger(__name__)
+
+
+class StyleExtractor(Protocol):
+    """Makes style features of pictures, texts and style tokens. The model's errors pass through the store."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex characters; models of one fingerprint extract the same tokens from the same picture."""
+
+    @property
+    def style_size(self) -> Size:
+        """At which style tokens are extracted: the model's own, whatever sizes are enabled."""
+
+    def schedule_name(self, size: Size) -> str:
+        """Names everything that a style feature depends on besides the picture and the model."""
+
+    async def extract(self, picture: Picture, size: Size, stages: StageTimer) -> StyleFeature: ...
+
+    async def extract_text(self, text: StyleText, stages: StageTimer) -> StyleFeature:
+        """At the style size."""
+
+    def restore(self, tokens: StyleTokens, size: Size) -> StyleFeature:
+        """From tokens extracted at the style size; takes some tenths of a millisecond."""
+
+    def combine(self, features: Sequence[StyleFeature], size: Size) -> StyleFeature:
+        """The feature of all their pictures together, extracted for this size: the mean."""
+
+    def check_tokens(self, tokens: StyleTokens) -> None:
+        """ValueError unless these are tokens of this model, extracted at the style size."""
+
+    def agreement(self, feature: StyleFeature) -> float | None:
+        """How alike the pictures of a style are, -1 to 1; None for one picture."""
 
 
 @dataclass(slots=True)

@@ -16,13 +16,21 @@ from pydantic import TypeAdapter, ValidationError
 from service.errors import StyleDamaged, StyleNotFound
 from service.model.style.feature import dominance
 from service.storage.schema import NO_TENANT
-from service.styles.extractor import StyleText
 from service.styles.style_code import StyleCodec, is_code
 
 if TYPE_CHECKING:
     from service.model.style.feature import StyleFeature
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StyleText:
+    """What a style without pictures is made of."""
+
+    text: str
+    seed: int
+
 
 # Format 1 is a style of one picture, also as the first version wrote it; that version refuses format 2.
 ONE_PICTURE, ANY_SOURCE = "1", "2"
@@ -156,7 +164,9 @@ def from_hash(style_id: str, fields: Mapping[bytes, bytes], fingerprint: str) ->
     """
     record: dict[str, Any] = {name.decode(): value.decode() for name, value in fields.items()}
     if record.get("format") not in (ONE_PICTURE, ANY_SOURCE):
-        raise ValueError(f"the record's format is {record.get('format')!r}, not {ONE_PICTURE} or {ANY_SOURCE}")
+        raise ValueError(
+            f"the record's format is {record.get('format')!r}, not {ONE_PICTURE} or {ANY_SOURCE}"
+        )
     if record["format"] == ONE_PICTURE and "image_media_type" not in record:
         raise ValueError("the record has no image_media_type")
     found = {

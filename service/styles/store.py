@@ -18,11 +18,11 @@ from service.stage_timer import StageTimer
 from service.storage.client import translate_redis_errors
 from service.storage.schema import MAX_PICTURES, NO_TENANT
 from service.storage.single_flight import SingleFlight
-from service.styles.extractor import StyleText
-from service.styles.feature_cache import FeatureCache
+from service.styles.feature_cache import FeatureCache, StyleExtractor
 from service.styles.record import (
     Style,
     StyleAnalysis,
+    StyleText,
     analyse_style,
     analysis_field,
     damaged,
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from service.model.schedule import Size
     from service.model.style.feature import StyleFeature
     from service.model.style.tokens import StyleTokens
-    from service.styles.extractor import StyleExtractor
 
 
 StyleSource: TypeAlias = Sequence[Picture] | StyleText | str  # up to MAX_PICTURES pictures; a style code

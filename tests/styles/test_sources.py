@@ -17,8 +17,7 @@ from service.model.style.feature import dominance
 from service.storage.checksummed import FEATURE, PICTURE, add_checksum
 from service.storage.client import connect
 from service.storage.embedded_valkey.server import EmbeddedValkey
-from service.styles.extractor import StyleText
-from service.styles.record import Style
+from service.styles.record import Style, StyleText
 from service.styles.style_code import StyleCodec
 from tests.support.styles import LARGE, SMALL, Replica, feature_of, feature_of_text, mean_of, picture_of
 

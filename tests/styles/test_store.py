@@ -18,8 +18,15 @@ from service.errors import InvalidRequest, ServiceError, StyleNotFound
 from service.storage.checksummed import FEATURE, PICTURE, add_checksum, verify_checksum
 from service.storage.client import connect
 from service.storage.embedded_valkey.server import EmbeddedValkey
-from service.styles.extractor import StyleText
-from service.styles.record import Style, StyleAnalysis, from_hash, is_style_id, style_id_of, to_hash
+from service.styles.record import (
+    Style,
+    StyleAnalysis,
+    StyleText,
+    from_hash,
+    is_style_id,
+    style_id_of,
+    to_hash,
+)
 from tests.support.styles import LARGE, SMALL, Replica, feature_of, picture_of
 
 

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from service.application.generation_request import MAX_SEED
 from service.http.schemas.base import Incoming
 from service.storage.schema import MAX_PICTURES
-from service.styles.extractor import StyleText
+from service.styles.record import StyleText
 from service.styles.style_code import MAX_CODE_CHARS
 
 MAX_NAME_CHARS = 200
