@@ -15,7 +15,7 @@ class ServiceError(Exception):
     code = "internal_error"
     status = 500
     type = "server_error"
-    more_codes: ClassVar[dict[str, str]] = {}  # of the same status, for clients that tell causes apart
+    more_codes: ClassVar[dict[str, str]] = {}  # of the same status, for clients that distinguish causes
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from service.settings import Settings
 
 # Connections that may wait to be accepted: bursts are refused by us, with a reason, not by the kernel.
 BACKLOG = 2048
-# How soon a second signal, which asks to end at once, is noticed while draining.
+# How soon a second signal, to end at once, is noticed while draining.
 SIGNAL_POLL_SECONDS = 0.1
 START = """\
 Atelier is ready on {url} with the model {model}. Try:

@@ -135,7 +135,7 @@ class IdempotencyStore:
         """`scope` says whose the key is: tenant, route, and the key. `fingerprint` identifies the request.
 
         IdempotencyKeyInUse while the first request runs, IdempotencyKeyReused when it was another request,
-        StoreUnavailable when Redis cannot tell.
+        StoreUnavailable when Redis does not reply.
         """
         redis_key = f"atelier:answer:{hashlib.sha256(json.dumps(scope).encode()).hexdigest()}"
         token = self.unreleased.pop(redis_key, None) or secrets.token_hex(8)

@@ -44,7 +44,7 @@ UploadedSource = PictureSource | StyleText | str  # a style code
 
 @dataclass(frozen=True, slots=True)
 class Styles:
-    """The styles of one tenant; what happens to styles that exist is asked of `store`."""
+    """The styles of one tenant; styles that exist are read and changed through `store`."""
 
     store: StyleStore
     model: str

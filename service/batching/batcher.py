@@ -260,7 +260,7 @@ class Batcher(Generic[In, Out]):
     def _settle_all(
         self, jobs: Sequence[Job[In, Out]], outcome: Sequence[Out] | PendingOutputs[Out] | BatchFailure
     ) -> None:
-        """Gives each job its output or error; what is pending is waited for beside the next batch."""
+        """Gives each job its output or error; pending outputs are awaited while the next batch runs."""
         if isinstance(outcome, PendingOutputs):
             task = asyncio.create_task(self._finish(jobs, outcome), name=f"finish {self.name}")
             self._finishing[task] = jobs
@@ -330,7 +330,7 @@ class Batcher(Generic[In, Out]):
 
 
 def _settle(job: Job[In, Out], outcome: Out | ServiceError) -> None:
-    """The one place where a future gets its outcome; one that is done, cancelled or not, stays as it is."""
+    """Gives a future its outcome, here and nowhere else; one that is done stays as it is."""
     if job.future.done():
         return
     if isinstance(outcome, ServiceError):

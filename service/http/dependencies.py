@@ -22,7 +22,7 @@ from service.settings import Settings
 from service.stage_timer import RequestTrace
 
 T = TypeVar("T")
-# Nobody knows how long a model takes to load; a client that asks every few seconds costs nothing.
+# How long a model takes to load is unknown; a client that retries every few seconds costs nothing.
 RETRY_SECONDS = 2.0
 
 

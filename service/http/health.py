@@ -24,9 +24,7 @@ class LiveResponse(BaseModel):
 class ReadyResponse(BaseModel):
     status: Literal["ready"] = Field(default="ready", description="Images can be drawn.")
     model: Literal["ready"] = Field(default="ready", description="Loaded and warm.")
-    store: Literal["ready", "unavailable"] = Field(
-        description="`unavailable` leaves styles in memory working."
-    )
+    store: Literal["ready", "unavailable"] = Field(description="`unavailable`: only styles in memory work.")
 
 
 class VersionResponse(BaseModel):
@@ -50,7 +48,7 @@ async def livez() -> LiveResponse:
 async def readyz(context: ContextDep) -> ReadyResponse:
     """200 while images can be drawn; 503 with the reason while the model loads, and once it has died.
 
-    A store that does not answer is reported and leaves the answer at 200: plain images and styles in memory
+    A store that does not answer is reported, still with 200: plain images and styles in memory
     still work, and since all replicas share one store, taking them all out of service would help nobody.
     """
     return ReadyResponse(store="ready" if await context.service.styles.store_answers() else "unavailable")
@@ -58,7 +56,7 @@ async def readyz(context: ContextDep) -> ReadyResponse:
 
 @router.get("/metrics", tags=["health"], response_class=Response, responses=responses.METRICS)
 async def metrics(request: Request) -> Response:
-    """Prometheus text, or OpenMetrics when `Accept` asks for it."""
+    """Prometheus text, or OpenMetrics when `Accept` names it."""
     served: Metrics = request.app.state.metrics
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(served.registry), headers={"Content-Type": content_type})

@@ -69,7 +69,7 @@ def _message(error: RedisError) -> str:
     # What a Redis replies whose disk is full; the second is from the embedded one, see embedded_valkey/.
     if str(error).startswith(("MISCONF", "NOREPLICAS")):
         return (
-            "The style store accepts no changes now: its disk is full or cannot be written. Make room there; "
+            "The style store accepts no changes now: its disk is full or cannot be written. Free some space; "
             "existing styles keep working."
         )
     return "The style store refused the operation. The service's log says why; try again once that is fixed."

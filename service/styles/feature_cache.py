@@ -144,7 +144,7 @@ class FeatureCache:
 
     async def _confirm_exists(self, style_id: str, cached: CachedFeature, param: str | None) -> None:
         """StyleNotFound when another replica has deleted the style. Skipped while Redis is unavailable."""
-        cached.confirmed = self._clock()  # before the reply, so that of many requests one asks
+        cached.confirmed = self._clock()  # before the reply, so that of many requests one checks
         try:
             exists = await self._redis.exists(record_key(style_id))
         except RedisError as error:

@@ -89,7 +89,7 @@ class StyleStore:
 
     def of(self, tenant: str) -> StyleStore:
         """The same store, showing the styles of this tenant alone."""
-        store = copy.copy(self)  # the connection, the cached features and the work in flight are shared
+        store = copy.copy(self)  # the connection, the cached features and the running work are shared
         store._tenant = tenant
         return store
 

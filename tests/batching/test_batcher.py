@@ -136,7 +136,7 @@ async def test_a_request_is_queued_whole_or_not_at_all() -> None:
     assert setup.metric("rejections_total", reason="queue_full") == 2
 
 
-async def test_a_request_that_no_queue_could_hold_is_told_so_instead_of_to_retry() -> None:
+async def test_a_request_that_never_fits_the_queue_is_invalid() -> None:
     async with serving(batcher_setup(GatedModel(), max_queued=3)) as batcher:
         with pytest.raises(InvalidRequest, match="4 jobs, and the queue holds at most 3; ask for fewer"):
             batcher.submit(["a", "a", "a", "a"])

@@ -71,7 +71,7 @@ def test_without_a_key_of_ours_the_answer_is_401(shared: Running, header: str | 
     assert ACME.secret not in refused.text
 
 
-def test_every_path_of_the_api_asks_for_a_key_and_says_so_in_the_document(shared: Running) -> None:
+def test_every_path_of_the_api_needs_a_key_and_the_document_says_so(shared: Running) -> None:
     with shared.client() as client:
         paths = client.get("/openapi.json").json()["paths"]
         for path, methods in paths.items():
@@ -196,7 +196,7 @@ async def test_a_picture_and_a_feature_in_memory_or_lost_are_their_tenants_alone
     replica = Replica(redis)
     acme, beta = replica.store.of("acme"), replica.store.of("beta")
     style, _ = await acme.create([picture_of(1)], name=None)
-    for size in (SMALL, LARGE):  # hot since it was created, and rebuilt from the picture
+    for size in (SMALL, LARGE):  # cached since it was created, and rebuilt from the picture
         feature = await acme.feature(style.id, size)
         assert feature.to_bytes() == feature_of(picture_of(1), size).to_bytes()
         for other in (beta, replica.store):

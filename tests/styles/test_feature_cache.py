@@ -32,7 +32,7 @@ def counts(replica: Replica) -> list[float | None]:
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "gone"])
-async def test_a_feature_that_is_damaged_or_gone_is_rebuilt_from_the_picture(
+async def test_a_damaged_or_missing_feature_is_rebuilt_from_the_picture(
     redis: Redis, style_id: str, damage: str
 ) -> None:
     key = await feature_key(redis)
@@ -70,7 +70,7 @@ async def test_a_feature_in_use_does_not_expire(redis: Redis, style_id: str) -> 
     assert await redis.ttl(key) > 29 * 24 * 3600
 
 
-async def test_all_who_ask_meanwhile_share_one_rebuild(redis: Redis, style_id: str) -> None:
+async def test_concurrent_requests_share_one_rebuild(redis: Redis, style_id: str) -> None:
     replica = Replica(redis)
     features = await asyncio.gather(*[replica.store.feature(style_id, LARGE) for _ in range(5)])
     assert len({id(feature) for feature in features}) == 1
@@ -117,7 +117,7 @@ async def test_a_deletion_by_another_replica_is_noticed_within_half_a_minute(
         await replica.store.feature(style_id, SMALL)
 
 
-async def test_while_the_store_is_away_cached_styles_are_served_and_all_else_says_so(
+async def test_while_the_store_is_unavailable_only_cached_styles_are_served(
     valkey: EmbeddedValkey, redis: Redis, style_id: str
 ) -> None:
     replica = Replica(redis)

@@ -156,9 +156,7 @@ async def test_another_model_reads_the_words_for_itself_once(replica: Replica, r
 # --- codes --------------------------------------------------------------------------------------------------
 
 
-async def test_a_code_draws_on_a_replica_whose_store_is_empty_and_away(
-    valkey: EmbeddedValkey, replica: Replica
-) -> None:
+async def test_a_code_works_on_a_replica_without_its_store(valkey: EmbeddedValkey, replica: Replica) -> None:
     style, _ = await replica.store.create([picture_of(1), picture_of(2)], name=None)
     feature = await replica.store.feature(style.id, SMALL)
     await valkey.stop()
@@ -232,7 +230,7 @@ async def test_another_model_says_that_it_cannot_draw_in_a_kept_code(replica: Re
 # --- what lasts ---------------------------------------------------------------------------------------------
 
 
-async def test_name_and_metadata_can_be_changed_and_taken_away(replica: Replica) -> None:
+async def test_name_and_metadata_can_be_changed_and_removed(replica: Replica) -> None:
     style, _ = await replica.store.create([picture_of(1)], name="reeds", metadata={"by": "me"})
     store = replica.store
     renamed = await store.change(style.id, {"name": "rushes"})
@@ -254,7 +252,7 @@ async def test_a_style_deleted_during_a_change_stays_deleted(replica: Replica, r
     assert await redis.keys() == [b"atelier:sequence"]
 
 
-async def test_deleting_leaves_nothing_behind_of_any_kind_of_style(replica: Replica, redis: Redis) -> None:
+async def test_deleting_any_style_leaves_nothing_behind(replica: Replica, redis: Redis) -> None:
     pictures, _ = await replica.store.create(
         [picture_of(i) for i in range(10)], name="x", metadata={"a": "b"}
     )
@@ -297,7 +295,7 @@ async def write_as_the_first_version_did(redis: Redis) -> str:
     return style_id
 
 
-async def test_a_style_of_the_first_version_goes_on_and_gets_its_code_when_it_is_looked_at(
+async def test_a_style_of_the_first_version_works_and_is_analysed_when_read(
     replica: Replica, redis: Redis
 ) -> None:
     style_id = await write_as_the_first_version_did(redis)

@@ -93,7 +93,7 @@ class BodyLimit:
             return
         headers = Headers(scope=scope)
         is_form = media_type(headers) == MULTIPART
-        max_bytes = self.max_upload_bytes if is_form else MAX_JSON_BYTES  # as clients are told
+        max_bytes = self.max_upload_bytes if is_form else MAX_JSON_BYTES  # as in the message
         bound = max_bytes + (MAX_FORM_OVERHEAD_BYTES if is_form else 0)
         message = f"The body is too large: it may hold {max_bytes} bytes."
         declared = headers.get("content-length", "0")

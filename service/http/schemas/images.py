@@ -128,7 +128,7 @@ class GenerationBody(Incoming):
         default="b64_json", description="Images are in the response: they are not kept, so none has a URL."
     )
     output_format: Literal["png", "jpeg", "webp"] | None = Field(
-        default=None, description="`png` by default, or what `Accept` asks for."
+        default=None, description="By default what `Accept` names, or `png`."
     )
     output_compression: int | None = Field(
         default=None, ge=0, le=100, description="Quality of a JPEG or WebP in percent; 90 by default."

@@ -48,7 +48,7 @@ def told(response: httpx.Response, what: str) -> list[int]:
     return [int(response.headers[f"x-ratelimit-{name}-{what}"]) for name in ("limit", "remaining")]
 
 
-def test_every_answer_tells_what_is_left_and_a_429_when_there_is_room(limited: Running) -> None:
+def test_every_response_has_the_remaining_limits_and_a_429_the_time_to_wait(limited: Running) -> None:
     with KEYS["tells"].client(limited) as client:
         listed = client.get("/v1/models")
         assert (told(listed, "requests"), told(listed, "images")) == ([3, 2], [5, 5])
@@ -65,7 +65,7 @@ def test_every_answer_tells_what_is_left_and_a_429_when_there_is_room(limited: R
     assert f"in {refused.headers['Retry-After']} seconds" in error["message"]
 
 
-def test_images_are_counted_as_many_as_are_asked_for(limited: Running) -> None:
+def test_every_requested_image_counts(limited: Running) -> None:
     with KEYS["images"].client(limited) as client:
         assert client.post(GENERATIONS, json=STAR | {"n": 2}).status_code == 200
         refused = client.post(GENERATIONS, json=STAR | {"n": 2})
@@ -120,7 +120,7 @@ async def test_replicas_on_one_redis_share_the_count(tmp_path: Path, valkey: Emb
     assert statuses == [200, 200, 200, 429]
 
 
-async def test_a_replica_goes_on_alone_when_redis_goes_away(tmp_path: Path, valkey: EmbeddedValkey) -> None:
+async def test_a_replica_counts_alone_without_redis(tmp_path: Path, valkey: EmbeddedValkey) -> None:
     key = Key("acme", limits=Limits(requests=2))
     settings = Settings(data_dir=tmp_path, redis_url=valkey.url, api_keys=lines(key))
     with serving(settings, tiny_generator()) as server, key.client(server) as client:
