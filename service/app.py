@@ -151,7 +151,6 @@ class Service:
         store = StyleStore(redis, extractor=Extraction(generator, extraction, decoding), metrics=metrics)
         return ReadyService(
             settings=settings,
-            metrics=metrics,
             images=Images(
                 generator, generation, store, encoding=encoding, settings=settings, metrics=metrics
             ),

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from service.batching.model_thread import BatchFailure, ModelThread, PendingOutputs
-from service.batching.priority import Priority
+from service.batching.priority import SHARES, YIELDS_SECONDS, Priority
 from service.errors import (
     DeadlineExceeded,
     GenerationFailed,
@@ -144,7 +144,7 @@ class Batcher(Generic[In, Out]):
         """
         self._admit(len(inputs), priority)
         now, loop = self._clock(), asyncio.get_running_loop()
-        rank = priority.rank(now)
+        rank = now + YIELDS_SECONDS[priority]
         jobs = [
             Job(job_input, self._group(job_input), deadline, now, loop.create_future(), priority, rank)
             for job_input in inputs
@@ -212,7 +212,7 @@ class Batcher(Generic[In, Out]):
         self._settle_all(jobs, outcome)
 
     def _admit(self, num_jobs: int, priority: Priority) -> None:
-        bound = priority.max_jobs(self._max_queued)
+        bound = max(1, int(self._max_queued * SHARES[priority]))
         of_priority = "" if priority is Priority.NORMAL else f" of {priority} priority"
         waiting = self._waiting()
         num_alike = sum(job.priority is priority for job in waiting)

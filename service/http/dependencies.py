@@ -17,7 +17,6 @@ from service.application.extract_style import Styles
 from service.application.generate import Images
 from service.batching.batcher import Batcher
 from service.errors import ClientDisconnected, NotReady
-from service.metrics import Metrics
 from service.settings import Settings
 from service.stage_timer import RequestTrace
 
@@ -31,7 +30,6 @@ class ReadyService:
     """What a service that is ready offers to HTTP."""
 
     settings: Settings
-    metrics: Metrics
     images: Images
     styles: Styles
     rate_limiter: RateLimiter

@@ -73,12 +73,11 @@ def _raw(image: FinishedImage) -> Response:
 
 
 def _json(images: Sequence[FinishedImage], body: GenerationBody, model: str) -> Response:
-    first = images[0].planned
     data = [
         GeneratedImage(
             b64_json=b64encode(image.file).decode(),
             seed=image.planned.spec.seed,
-            style=_style_fields(image.planned, body).get("style") if body.styles_each else None,
+            style=_fields(image.planned, body).get("style") if body.styles_each else None,
         )
         for image in images
     ]
@@ -86,12 +85,9 @@ def _json(images: Sequence[FinishedImage], body: GenerationBody, model: str) -> 
         created=int(time.time()),
         data=data,
         model=model,
-        size=str(first.spec.size),
-        output_format=first.output_format.value,
-        quality=first.quality.value,
         usage=Usage.of([image.drawing for image in images]),
         warnings=sorted({warning for image in images for warning in image.drawing.warnings}) or None,
-        **({} if body.styles_each else _style_fields(first, body)),
+        **_fields(images[0].planned, body, has_style=not body.styles_each),
     )
     return JSONResponse(answer.model_dump(exclude_none=True))
 
@@ -101,12 +97,9 @@ def _event(update: ImageUpdate, *, body: GenerationBody, model: str) -> PartialI
     fields: dict[str, Any] = {
         "b64_json": b64encode(update.file).decode(),
         "created_at": int(time.time()),
-        "size": str(planned.spec.size),
-        "quality": planned.quality.value,
-        "output_format": planned.output_format.value,
         "image_index": planned.index,
         "seed": planned.spec.seed,
-        **_style_fields(planned, body),
+        **_fields(planned, body),
     }
     if isinstance(update, PreviewImage):
         height, width = update.preview.image.shape[:2]
@@ -128,14 +121,21 @@ def _event(update: ImageUpdate, *, body: GenerationBody, model: str) -> PartialI
     )
 
 
-def _style_fields(planned: PlannedImage, body: GenerationBody) -> dict[str, Any]:
-    """The style in the form in which the body named it, with every value that was used."""
+def _fields(planned: PlannedImage, body: GenerationBody, *, has_style: bool = True) -> dict[str, Any]:
+    """What was drawn; the style in the form in which the body named it, with every value that was used."""
+    fields: dict[str, Any] = {
+        "size": str(planned.spec.size),
+        "quality": planned.quality.value,
+        "output_format": planned.output_format.value,
+    }
     style = planned.style
-    if style is None:
-        return {}
+    if style is None or not has_style:
+        return fields
     if body.styles is None:
-        return {"style": StyleChoice(id=style.terms[0].id, strength=style.strength, alpha=style.alpha)}
-    return {
+        return fields | {
+            "style": StyleChoice(id=style.terms[0].id, strength=style.strength, alpha=style.alpha)
+        }
+    return fields | {
         "styles": [WeightedChoice(id=term.id, weight=term.weight) for term in style.terms],
         "strength": style.strength,
         "alpha": style.alpha,

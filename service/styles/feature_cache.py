@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 from cachetools import LRUCache
@@ -96,6 +96,7 @@ class FeatureCache:
         self._codec = codec
         self._rebuild = rebuild
         self._metrics = metrics
+        self._lookups = metrics.style_features
         self._clock = clock
         # By style ID or style code, and schedule.
         self._of_styles = LRUCache[tuple[str, str], CachedFeature](max_features)
@@ -110,10 +111,10 @@ class FeatureCache:
         if cached is not None:
             if abs(self._clock() - cached.confirmed) >= CONFIRM_SECONDS:
                 await self._confirm_exists(style_id, cached, param)
-            self._count("hit")
+            self._lookups.labels(result="hit").inc()
             return cached.feature
         feature = await self._read(style_id, size)
-        self._count("miss" if feature is None else "hit")
+        self._lookups.labels(result="miss" if feature is None else "hit").inc()
         if feature is None:
             feature = await self._rebuilds.run(key, lambda: self._rebuild_and_write(style_id, size, param))
         self.put(style_id, size, feature)
@@ -123,7 +124,7 @@ class FeatureCache:
         """The feature of a style code. InvalidRequest when the code is damaged or another model's."""
         key = code, self._extractor.schedule_name(size)
         feature = self._of_codes.get(key)
-        self._count("miss" if feature is None else "hit")
+        self._lookups.labels(result="miss" if feature is None else "hit").inc()
         if feature is None:
             feature = self._extractor.restore(self._codec.read(code, param=param), size)
             self._of_codes[key] = feature
@@ -174,7 +175,7 @@ class FeatureCache:
 
     async def _rebuild_and_write(self, style_id: str, size: Size, param: str | None) -> StyleFeature:
         feature = await self._rebuild(style_id, size, param)
-        self._count("rebuilt")
+        self._lookups.labels(result="rebuilt").inc()
         keys = [record_key(style_id), self.redis_key(style_id, size), features_key(style_id)]
         args: list[bytes | int] = [add_checksum(FEATURE, feature.to_bytes()), FEATURE_SECONDS]
         if await self._try(self._write(keys=keys, args=args)) == 0:
@@ -188,6 +189,3 @@ class FeatureCache:
         except RedisError as error:
             count_error(error, self._metrics)
             return None
-
-    def _count(self, result: Literal["hit", "miss", "rebuilt"]) -> None:
-        self._metrics.style_features.labels(result=result).inc()

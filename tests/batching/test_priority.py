@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.batching.priority import LOW_YIELDS_SECONDS, Priority
+from service.batching.priority import YIELDS_SECONDS, Priority
 from service.errors import InvalidRequest, QueueFull
 from tests.support.batcher import GatedModel, batcher_setup, results, serving
 
@@ -30,7 +30,7 @@ async def test_a_low_job_that_has_yielded_long_enough_is_passed_no_more() -> Non
         jobs = batcher.submit(["a0"])
         await model.next_batch()
         jobs += batcher.submit(["low"], priority=LOW)
-        setup.clock.now += LOW_YIELDS_SECONDS - 1
+        setup.clock.now += YIELDS_SECONDS[LOW] - 1
         jobs += batcher.submit(["early"])
         setup.clock.now += 2
         jobs += batcher.submit(["late"])
@@ -70,5 +70,9 @@ async def test_a_queue_full_of_normal_jobs_takes_no_low_ones() -> None:
         await results(jobs)
 
 
-def test_even_a_queue_of_one_takes_low_priority() -> None:
-    assert Priority.LOW.max_jobs(1) == Priority.NORMAL.max_jobs(1) == 1
+async def test_even_a_queue_of_one_takes_low_priority() -> None:
+    model = GatedModel()
+    async with serving(batcher_setup(model, max_queued=1)) as batcher:
+        jobs = batcher.submit(["a0"], priority=LOW)
+        model.let_go(1)
+        await results(jobs)

@@ -23,6 +23,7 @@ MAX_KEY_CHARS = 255
 PARAMETER: dict[str, Any] = {  # of the OpenAPI document
     "name": HEADER,
     "in": "header",
+    "required": False,
     "description": "A text of the client's choice. The same request with the same key again gets the first "
     "response, with `Idempotent-Replayed: true`.",
     "schema": {"type": "string", "pattern": rf"^[!-~]{{1,{MAX_KEY_CHARS}}}$"},

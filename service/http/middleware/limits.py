@@ -21,6 +21,7 @@ MAX_FORM_OVERHEAD_BYTES = 64 * 2**10
 TIMEOUT_PARAMETER: dict[str, Any] = {  # of the OpenAPI document
     "name": TIMEOUT_HEADER,
     "in": "header",
+    "required": False,
     "description": "Seconds, from the arrival of the request; then 504.",
     "schema": {"type": "number", "minimum": 0.001, "maximum": MAX_SECONDS},
 }
