@@ -24,9 +24,8 @@ from service.errors import (
 
 def install_error_handlers(app: FastAPI) -> None:
     """Answer the framework's own failures with the error body; Telemetry answers all others."""
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(ClientDisconnect, _on_client_disconnect)
+    for kind in (RequestValidationError, HTTPException, ClientDisconnect):
+        app.add_exception_handler(kind, _on_framework_error)
 
 
 def error_response(error: ServiceError, headers: dict[str, str] | None = None) -> Response:
@@ -85,22 +84,16 @@ def matching_routes(app: FastAPI, path: str) -> list[tuple[str, set[str]]]:
     ]
 
 
-async def _on_validation_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return error_response(validation_error(error))
-
-
-async def _on_client_disconnect(request: Request, error: Exception) -> Response:
-    return error_response(ClientDisconnected("The client closed the connection."))
-
-
-async def _on_http_exception(request: Request, error: Exception) -> Response:
-    """The framework's own errors: no such route, wrong method, a body that it could not read."""
+async def _on_framework_error(request: Request, error: Exception) -> Response:
+    """No such route, wrong method, or a body that the framework could not read."""
+    cause = error.__cause__ or error
+    if isinstance(cause, ServiceError):  # ours, raised while the framework was reading the body
+        return error_response(cause)
+    if isinstance(cause, ClientDisconnect):
+        return error_response(ClientDisconnected("The client closed the connection."))
+    if isinstance(error, RequestValidationError):
+        return error_response(validation_error(error))
     assert isinstance(error, HTTPException)
-    if isinstance(error.__cause__, ServiceError):  # ours, raised while the framework was reading the body
-        return error_response(error.__cause__)
-    if isinstance(error.__cause__, ClientDisconnect):
-        return await _on_client_disconnect(request, error.__cause__)
     path = request.url.path
     if error.status_code == 404:
         return error_response(RouteNotFound(f"There is no {path}; /docs lists what there is."))

@@ -74,8 +74,8 @@ class StyleForm(BaseModel):
         "their mean. At least 16 pixels a side; all files together at most 10 MiB, and each at most 50 "
         "million pixels, unless the service is set otherwise.",
     )
-    name: Name = Field(default="", description=NAME_DESCRIPTION)
-    metadata: Metadata = Field(default={}, description="As JSON.")
+    name: Name = Field(default_factory=str, description=NAME_DESCRIPTION)
+    metadata: Metadata = Field(default_factory=dict, description="As JSON.")
 
 
 class StyleOfWords(Named):
