@@ -9,20 +9,16 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import structlog
 from cachetools import LRUCache
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.errors import IdempotencyKeyInUse, IdempotencyKeyReused, StoreUnavailable
+from service.metrics import Metrics
 from service.storage.checksummed import add_checksum, verify_checksum
 from service.storage.client import RETRY_AFTER_SECONDS, count_error
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
-    from service.metrics import Metrics
 
 # Ten images of 1024 x 1024 in base64, and more; a longer response is sent and not stored.
 MAX_BYTES = 32 * 2**20

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -15,9 +14,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.errors import StoreUnavailable
-
-if TYPE_CHECKING:
-    from service.metrics import Metrics
+from service.metrics import Metrics
 
 CONNECT_TIMEOUT_SECONDS = 1.0
 REPLY_TIMEOUT_SECONDS = 3.0  # some megabytes over a slow network, written to a slow disk

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import structlog
 from cachetools import LRUCache
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from service.media.images import Picture
+from service.metrics import Metrics
+from service.model.schedule import Size
 from service.model.style.feature import StyleFeature
+from service.model.style.tokens import StyleTokens
+from service.stage_timer import StageTimer
 from service.storage.checksummed import FEATURE, add_checksum, verify_checksum
 from service.storage.client import count_error, translate_redis_errors
 from service.storage.schema import FEATURE_SECONDS, WRITE_FEATURE, feature_key, features_key, record_key
 from service.storage.single_flight import SingleFlight
-from service.styles.record import not_found
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
-    from service.media.images import Picture
-    from service.metrics import Metrics
-    from service.model.schedule import Size
-    from service.model.style.tokens import StyleTokens
-    from service.stage_timer import StageTimer
-    from service.styles.record import StyleText
-    from service.styles.style_code import StyleCodec
+from service.styles.record import StyleText, not_found
+from service.styles.style_code import StyleCodec
 
 CONFIRM_SECONDS = 30.0  # a deletion by another replica goes unnoticed here for at most this long
 log = structlog.get_logger(__name__)

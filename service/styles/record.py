@@ -8,18 +8,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from service.errors import StyleDamaged, StyleNotFound
-from service.model.style.feature import dominance
+from service.model.style.feature import StyleFeature, dominance
 from service.storage.schema import NO_TENANT
 from service.styles.style_code import StyleCodec, is_code
-
-if TYPE_CHECKING:
-    from service.model.style.feature import StyleFeature
 
 log = structlog.get_logger(__name__)
 

@@ -10,10 +10,16 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
+
+from redis.asyncio import Redis
 
 from service.errors import InvalidRequest, StoreUnavailable
 from service.media.images import Picture, picture_from_content
+from service.metrics import Metrics
+from service.model.schedule import Size
+from service.model.style.feature import StyleFeature
+from service.model.style.tokens import StyleTokens
 from service.stage_timer import StageTimer
 from service.storage.client import translate_redis_errors
 from service.storage.schema import MAX_PICTURES, NO_TENANT
@@ -33,15 +39,6 @@ from service.styles.record import (
 )
 from service.styles.repository import StyleRepository
 from service.styles.style_code import StyleCodec, is_code
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
-    from service.metrics import Metrics
-    from service.model.schedule import Size
-    from service.model.style.feature import StyleFeature
-    from service.model.style.tokens import StyleTokens
-
 
 StyleSource: TypeAlias = Sequence[Picture] | StyleText | str  # up to MAX_PICTURES pictures; a style code
 
@@ -74,7 +71,7 @@ class StyleStore:
         self._extractor = extractor
         self._metrics = metrics
         self._clock = clock
-        self.extractions = SingleFlight[str, tuple["StyleFeature", StageTimer]]()
+        self.extractions = SingleFlight[str, tuple[StyleFeature, StageTimer]]()
         self._repository = StyleRepository(redis, fingerprint=extractor.fingerprint, metrics=metrics)
         self._codec = StyleCodec(extractor.name, extractor.fingerprint, extractor.check_tokens)
         self._features = FeatureCache(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,15 +23,15 @@ BEARER = HTTPBearer(
 )
 
 
+@dataclass
 class Authentication:
     """Middleware: finds the caller, or raises InvalidApiKey or RateLimitExceeded. Paths that do not exist are
     guarded too.
     """
 
-    def __init__(self, app: ASGIApp, keyring: ReloadingKeyring, readiness: Readiness) -> None:
-        self.app = app
-        self.keyring = keyring
-        self.readiness = readiness
+    app: ASGIApp
+    keyring: ReloadingKeyring
+    readiness: Readiness
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and is_guarded(scope["path"]):

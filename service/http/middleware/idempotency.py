@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from python_multipart.multipart import parse_options_header
@@ -33,15 +34,15 @@ _KEY = re.compile(rf"[\x21-\x7e]{{1,{MAX_KEY_CHARS}}}")
 _FAILED_STREAM = re.compile(rb"(^|\n)event: error\n")
 
 
+@dataclass
 class Idempotency:
     """Middleware: sends the stored response to a POST that was answered before.
 
     Only successes are stored: after a failure the same key may be sent again, with another body too.
     """
 
-    def __init__(self, app: ASGIApp, readiness: Readiness) -> None:
-        self.app = app
-        self.readiness = readiness
+    app: ASGIApp
+    readiness: Readiness
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self.readiness.service

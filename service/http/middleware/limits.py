@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -27,6 +28,7 @@ TIMEOUT_PARAMETER: dict[str, Any] = {  # of the OpenAPI document
 }
 
 
+@dataclass
 class RequestTimeout:
     """Middleware: DeadlineExceeded once the time that the client or the settings allow is over.
 
@@ -34,9 +36,8 @@ class RequestTimeout:
     not cut off; a stream ends by the deadline of its jobs.
     """
 
-    def __init__(self, app: ASGIApp, max_seconds: float | None) -> None:
-        self.app = app
-        self.max_seconds = max_seconds
+    app: ASGIApp
+    max_seconds: float | None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -79,14 +80,14 @@ def allowed_seconds(header: str | None, bound: float | None) -> float | None:
     return seconds if bound is None else min(seconds, bound)
 
 
+@dataclass
 class BodyLimit:
     """Middleware: PayloadTooLarge at once when Content-Length is over the bound, or as soon as more has come
     in. The rest of a refused body is not read, so memory and disk stay flat.
     """
 
-    def __init__(self, app: ASGIApp, max_upload_bytes: int) -> None:
-        self.app = app
-        self.max_upload_bytes = max_upload_bytes
+    app: ASGIApp
+    max_upload_bytes: int
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from uuid import uuid4
 
 import structlog
@@ -25,15 +26,13 @@ UNMATCHED = "unmatched"
 log = structlog.stdlib.get_logger(__name__)
 
 
+@dataclass
 class Telemetry:
     """Middleware, outermost of ours: the others raise a ServiceError to refuse a request."""
 
-    def __init__(
-        self, app: ASGIApp, metrics: Metrics, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
-        self.app = app
-        self.metrics = metrics
-        self.clock = clock
+    app: ASGIApp
+    metrics: Metrics
+    clock: Callable[[], float] = time.perf_counter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -59,7 +59,7 @@ GENERATE = _guarded(
 )
 _CREATED = {"description": "The style is new.", "headers": _STORED, **_example(examples.STYLE)}
 _EXISTED = _CREATED | {"model": StyleResponse, "description": "The style existed before."}
-CREATE_STYLE: Responses = {201: _CREATED} | _guarded(
+CREATE_STYLE = _guarded(
     _EXISTED,
     *JSON_BODY,
     *IDEMPOTENCY,
@@ -72,6 +72,7 @@ CREATE_STYLE: Responses = {201: _CREATED} | _guarded(
     "generation_failed",
     "style_damaged",
 )
+CREATE_STYLE[201] = _CREATED
 LIST_STYLES = _guarded(_example(examples.STYLES), "unknown_parameter", "store_unavailable")
 GET_STYLE = _guarded(_example(examples.STYLE), *STYLE_LOOKUP, "invalid_style_code")
 GET_STYLE_IMAGE = _guarded(
