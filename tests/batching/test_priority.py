@@ -1,4 +1,4 @@
-"""Two classes of jobs: who is served first, and that nobody waits for ever."""
+"""Two classes of jobs: which runs first, and that no job waits for ever."""
 
 from __future__ import annotations
 

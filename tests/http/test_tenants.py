@@ -45,7 +45,7 @@ def beta(shared: Running) -> Iterator[httpx.Client]:
         yield client
 
 
-# --- who is let in ------------------------------------------------------------------------------------------
+# Admission
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_refusals_are_counted(shared: Running) -> None:
     assert "acme" not in counted
 
 
-# --- what a tenant sees -------------------------------------------------------------------------------------
+# What a tenant sees
 
 
 def test_the_same_picture_of_two_tenants_is_two_styles(acme: httpx.Client, beta: httpx.Client) -> None:
@@ -189,7 +189,7 @@ def test_styles_from_before_there_were_keys_belong_to_the_tenant_without_a_name(
             assert acme.get(f"/v1/styles/{before['id']}").status_code == 404
 
 
-# --- the store ----------------------------------------------------------------------------------------------
+# The store
 
 
 async def test_a_picture_and_a_feature_in_memory_or_lost_are_their_tenants_alone(redis: Redis) -> None:

@@ -126,7 +126,7 @@ class StyleResponse(BaseModel):
         "another model's code."
     )
     code: str | None = Field(
-        description="The style itself as text: every service with this model accepts it in place of an ID."
+        description="The style itself as text: accepted instead of an ID by every service with this model."
     )
     singular_values: list[float] | None = Field(description="Of the style feature, descending.")
     dominance: float | None = Field(

@@ -42,7 +42,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield running
 
 
-def told(response: httpx.Response, what: str) -> list[int]:
+def limits_of(response: httpx.Response, what: str) -> list[int]:
     """The limit and what is left of it; the time until it is whole again must be a duration."""
     assert re.fullmatch(r"\d+\.\d{3}s", response.headers[f"x-ratelimit-reset-{what}"])
     return [int(response.headers[f"x-ratelimit-{name}-{what}"]) for name in ("limit", "remaining")]
@@ -51,13 +51,13 @@ def told(response: httpx.Response, what: str) -> list[int]:
 def test_every_response_has_the_remaining_limits_and_a_429_the_time_to_wait(limited: Running) -> None:
     with KEYS["tells"].client(limited) as client:
         listed = client.get("/v1/models")
-        assert (told(listed, "requests"), told(listed, "images")) == ([3, 2], [5, 5])
+        assert (limits_of(listed, "requests"), limits_of(listed, "images")) == ([3, 2], [5, 5])
         drawn = client.post(GENERATIONS, json=STAR | {"n": 2})
-        assert (told(drawn, "requests"), told(drawn, "images")) == ([3, 1], [5, 3])
+        assert (limits_of(drawn, "requests"), limits_of(drawn, "images")) == ([3, 1], [5, 3])
         assert client.get("/v1/nothing").status_code == 404
         refused = client.post(GENERATIONS, json=STAR)
     assert refused.status_code == 429
-    assert told(refused, "requests") == [3, 0]
+    assert limits_of(refused, "requests") == [3, 0]
     assert 0 < int(refused.headers["Retry-After"]) <= 60
     error = refused.json()["error"]
     assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
@@ -72,7 +72,7 @@ def test_every_requested_image_counts(limited: Running) -> None:
         assert refused.status_code == 429
         assert "2 more will be available" in refused.json()["error"]["message"]
         drawn = client.post(GENERATIONS, json=STAR)
-        assert (drawn.status_code, told(drawn, "images")) == (200, [3, 0])
+        assert (drawn.status_code, limits_of(drawn, "images")) == (200, [3, 0])
         never = client.post(GENERATIONS, json=STAR | {"n": 4})
         assert never.status_code == 400
         assert never.json()["error"]["param"] == "n"
@@ -83,9 +83,9 @@ def test_every_requested_image_counts(limited: Running) -> None:
 def test_a_request_that_is_wrong_costs_no_image(limited: Running) -> None:
     with KEYS["errors"].client(limited) as client:
         refused = client.post(GENERATIONS, json=STAR | {"size": "7x7"})
-        assert (refused.status_code, told(refused, "images")) == (400, [50, 50])
+        assert (refused.status_code, limits_of(refused, "images")) == (400, [50, 50])
         refused = client.post(GENERATIONS, json=STAR | {"n": "two"})
-        assert (refused.status_code, told(refused, "images")) == (400, [50, 50])
+        assert (refused.status_code, limits_of(refused, "images")) == (400, [50, 50])
 
 
 def test_a_key_without_limits_and_an_answer_without_a_key_tell_nothing(limited: Running) -> None:
