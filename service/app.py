@@ -26,11 +26,9 @@ from service.http import health, images, models, styles
 from service.http.dependencies import Readiness, ReadyService
 from service.http.error_handlers import install_error_handlers
 from service.http.middleware.auth import BEARER, Authentication
-from service.http.middleware.body_limits import BodyLimit
 from service.http.middleware.idempotency import Idempotency
-from service.http.middleware.rate_limits import RateLimits
+from service.http.middleware.limits import BodyLimit, RequestTimeout
 from service.http.middleware.telemetry import Telemetry
-from service.http.middleware.timeout import RequestTimeout
 from service.http.openapi import docs_page
 from service.http.openapi.document import DESCRIPTION, complete
 from service.http.schemas.base import ProblemResponse
@@ -153,7 +151,6 @@ class Service:
         store = StyleStore(redis, extractor=Extraction(generator, extraction, decoding), metrics=metrics)
         return ReadyService(
             settings=settings,
-            metrics=metrics,
             images=Images(
                 generator, generation, store, encoding=encoding, settings=settings, metrics=metrics
             ),
@@ -274,15 +271,14 @@ def create_app(
     app.state.metrics = service.metrics
     install_error_handlers(app)
     for routes in (images, styles, models):
-        app.include_router(routes.router, dependencies=[Depends(BEARER)] if len(keyring.now) else [])
+        app.include_router(routes.router, dependencies=[Depends(BEARER)] if keyring.now.api_keys else [])
     app.include_router(health.router)
     app.include_router(docs_page.router)
     app.openapi = complete(app)  # type: ignore[method-assign]
     # The last one added is the outermost.
     app.add_middleware(Idempotency, readiness=service.readiness)
     app.add_middleware(BodyLimit, max_upload_bytes=settings.max_upload_bytes)
-    app.add_middleware(RateLimits)
-    app.add_middleware(Authentication, keyring=keyring, readiness=service.readiness, metrics=service.metrics)
+    app.add_middleware(Authentication, keyring=keyring, readiness=service.readiness)
     app.add_middleware(RequestTimeout, max_seconds=settings.request_timeout_seconds)
     app.add_middleware(Telemetry, metrics=service.metrics, clock=clock)
     return app

@@ -1,4 +1,8 @@
-"""The errors that a client can see, with their HTTP statuses and codes."""
+"""The errors that a client can see, with their HTTP statuses and codes.
+
+The docstring of a class says when its `code` occurs, and `more_codes` the same of the others: the OpenAPI
+document shows both.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,12 @@ from typing import ClassVar
 
 
 class ServiceError(Exception):
-    """An error with a stable `code` and a sentence that says what was wrong and what would be right."""
+    """An unexpected failure."""
 
     code = "internal_error"
     status = 500
     type = "server_error"
-    more_codes: ClassVar[tuple[str, ...]] = ()  # of the same status, for clients that tell causes apart
+    more_codes: ClassVar[dict[str, str]] = {}  # of the same status, for clients that distinguish causes
 
     def __init__(
         self,
@@ -22,104 +26,145 @@ class ServiceError(Exception):
         retry_after_seconds: float | None = None,
     ) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = message  # says what was wrong and what would be right
         self.param = param
         self.code = code or type(self).code
-        assert self.code in (type(self).code, *type(self).more_codes), (
-            f"{self.code} is not a code of {type(self).__name__}"
-        )
         self.retry_after_seconds = retry_after_seconds
+        assert self.code in type(self).codes(), f"{self.code} is not a code of {type(self).__name__}"
+
+    @classmethod
+    def codes(cls) -> dict[str, str]:
+        """Its codes, each with when it occurs."""
+        return {cls.code: cls.__doc__ or "", **cls.more_codes}
 
 
-class InvalidRequest(ServiceError):  # `param` names the field
+class InvalidRequest(ServiceError):
+    """A field, query parameter or header is out of range or of the wrong type."""
+
     code, status, type = "invalid_value", 400, "invalid_request_error"
-    more_codes = (
-        "conflicting_parameters",
-        "foreign_style_code",
-        "invalid_body",
-        "invalid_json",
-        "invalid_style_code",
-        "missing_required_parameter",
-        "unknown_parameter",
-        "unsupported_size",
-        "unsupported_value",
-    )
+    more_codes: ClassVar[dict[str, str]] = {
+        "conflicting_parameters": "Fields exclude each other.",
+        "foreign_style_code": "A style code of another model than the one served.",
+        "invalid_body": "The body is not a JSON object, or not a form that can be read.",
+        "invalid_json": "The body is not JSON.",
+        "invalid_style_code": "A damaged style code.",
+        "missing_required_parameter": "A field is missing.",
+        "unknown_parameter": "A field that does not exist.",
+        "unsupported_size": "The model has no such size; the message lists those it has.",
+        "unsupported_value": "A value that OpenAI accepts and this service does not.",
+    }
 
 
 class InvalidApiKey(ServiceError):
+    """No API key, or an unknown one."""
+
     code, status, type = "invalid_api_key", 401, "invalid_request_error"
 
 
 class StyleNotFound(ServiceError):
+    """No such style, or one of another tenant."""
+
     code, status, type = "style_not_found", 404, "invalid_request_error"
-    more_codes = ("style_image_not_found",)
+    more_codes: ClassVar[dict[str, str]] = {"style_image_not_found": "The style has no such picture."}
 
 
-class ModelNotFound(ServiceError):  # the model asked for is not the one that is served
+class ModelNotFound(ServiceError):
+    """Another model than the one served."""
+
     code, status, type = "model_not_found", 404, "invalid_request_error"
 
 
 class RouteNotFound(ServiceError):
+    """No such path."""
+
     code, status, type = "not_found", 404, "invalid_request_error"
 
 
-class MethodNotAllowed(ServiceError):  # the path exists, the method does not
+class MethodNotAllowed(ServiceError):
+    """The path has no such method; `Allow` lists those it has."""
+
     code, status, type = "method_not_allowed", 405, "invalid_request_error"
 
 
-class IdempotencyKeyInUse(ServiceError):  # the first request with this key is still running
+class IdempotencyKeyInUse(ServiceError):
+    """The first request with this Idempotency-Key is still running."""
+
     code, status, type = "idempotency_key_in_use", 409, "invalid_request_error"
 
 
 class PayloadTooLarge(ServiceError):
+    """The body has too many bytes, or a picture too many bytes or pixels."""
+
     code, status, type = "payload_too_large", 413, "invalid_request_error"
 
 
 class UnsupportedMediaType(ServiceError):
+    """Another Content-Type than the path takes, or an upload that is no picture of a known format."""
+
     code, status, type = "unsupported_media_type", 415, "invalid_request_error"
 
 
-class InvalidImage(ServiceError):  # the upload is not a readable picture
+class InvalidImage(ServiceError):
+    """A picture that is cut off, damaged, animated, too small or too elongated."""
+
     code, status, type = "invalid_image", 422, "invalid_request_error"
 
 
-class IdempotencyKeyReused(ServiceError):  # another request came with this key before
+class IdempotencyKeyReused(ServiceError):
+    """Another request was sent with this Idempotency-Key before."""
+
     code, status, type = "idempotency_key_reused", 422, "invalid_request_error"
 
 
-class RateLimitExceeded(ServiceError):  # `retry_after_seconds` until there is room for this request
+class RateLimitExceeded(ServiceError):
+    """The API key has used up its limit for this minute."""
+
     code, status, type = "rate_limit_exceeded", 429, "rate_limit_error"
 
 
-class ClientDisconnected(ServiceError):  # never read by a client; for the log and the metrics
+class ClientDisconnected(ServiceError):
+    """The client closed the connection: for the log and the metrics."""
+
     code, status, type = "client_closed_request", 499, "invalid_request_error"
 
 
-class QueueFull(ServiceError):  # `retry_after_seconds` until the work already accepted is done
+class QueueFull(ServiceError):
+    """Too much work is waiting; `Retry-After` estimates when it will be done."""
+
     code, status, type = "queue_full", 429, "rate_limit_error"
 
 
-class NotReady(ServiceError):  # warming up or draining
+class NotReady(ServiceError):
+    """The service is starting or shutting down."""
+
     code, status, type = "not_ready", 503, "server_error"
 
 
-class StoreUnavailable(ServiceError):  # Redis cannot be reached, or the disk refuses an upload
+class StoreUnavailable(ServiceError):
+    """The style store is unreachable or full, or the disk is full."""
+
     code, status, type = "store_unavailable", 503, "server_error"
 
 
 class DeadlineExceeded(ServiceError):
+    """The time of X-Request-Timeout, or the service's own bound, has passed."""
+
     code, status, type = "deadline_exceeded", 504, "server_error"
 
 
-class GenerationFailed(ServiceError):  # the model failed; the log has the trace
+class GenerationFailed(ServiceError):
+    """The model failed on this job."""
+
     code, status, type = "generation_failed", 500, "server_error"
 
 
-class StyleDamaged(ServiceError):  # the stored style cannot be read
+class StyleDamaged(ServiceError):
+    """The stored style cannot be read."""
+
     code, status, type = "style_damaged", 500, "server_error"
 
 
 def kinds_of_codes() -> dict[str, type[ServiceError]]:
     """Every code that a client can see, with its class of error."""
     kinds: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
-    return {code: kind for kind in kinds for code in (kind.code, *kind.more_codes)}
+    return {code: kind for kind in kinds for code in kind.codes()}

@@ -18,7 +18,7 @@ from service.settings import Settings
 
 # Connections that may wait to be accepted: bursts are refused by us, with a reason, not by the kernel.
 BACKLOG = 2048
-# How soon a second signal, which asks to end at once, is noticed while draining.
+# How soon a second signal, to end at once, is noticed while draining.
 SIGNAL_POLL_SECONDS = 0.1
 START = """\
 Atelier is ready on {url} with the model {model}. Try:
@@ -76,7 +76,7 @@ async def _serve(server: uvicorn.Server, listener: socket.socket, service: Servi
     if service.failure is not None:
         server.should_exit = True
     elif (ready := service.readiness.service) is not None:
-        key = KEY if len(service.keyring.now) else ""
+        key = KEY if service.keyring.now.api_keys else ""
         print(START.format(url=url, model=ready.images.generator.name, key=key), flush=True)
     await serving
     settled.cancel()

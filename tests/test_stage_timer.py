@@ -112,7 +112,7 @@ async def test_the_store_tells_its_own_time_and_the_models(valkey: EmbeddedValke
     assert await store.ping()
     reader.gate.clear()
     with paused(valkey):
-        creating = asyncio.create_task(store.create(picture_of(1), name=None, stages=stages))
+        creating = asyncio.create_task(store.create([picture_of(1)], name=None, stages=stages))
         await turns()
         clock.now += 2.0
     await reader.started.wait()
@@ -130,10 +130,10 @@ async def test_who_sends_a_style_that_is_being_read_is_told_what_he_waited(redis
     early, late = StageTimer(clock), StageTimer(clock)
     store = StyleStore(redis, extractor=reader, metrics=Metrics())
     reader.gate.clear()
-    first = asyncio.create_task(store.create(picture_of(1), name=None, stages=early))
+    first = asyncio.create_task(store.create([picture_of(1)], name=None, stages=early))
     await reader.started.wait()
     clock.now += 2.0
-    second = asyncio.create_task(store.create(picture_of(1), name=None, stages=late))
+    second = asyncio.create_task(store.create([picture_of(1)], name=None, stages=late))
     style_id = style_id_of([picture_of(1).digest])
     while store.extractions.num_waiting(style_id) < 2:
         await turns()

@@ -9,22 +9,18 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import structlog
 from cachetools import LRUCache
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.errors import IdempotencyKeyInUse, IdempotencyKeyReused, StoreUnavailable
+from service.metrics import Metrics
 from service.storage.checksummed import add_checksum, verify_checksum
 from service.storage.client import RETRY_AFTER_SECONDS, count_error
 
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
-    from service.metrics import Metrics
-
-# Ten images of 1024 x 1024 in base64, with room to spare; a longer response is sent and not stored.
+# Ten images of 1024 x 1024 in base64, and more; a longer response is sent and not stored.
 MAX_BYTES = 32 * 2**20
 # A claim outlives its process by this long; while the request runs, it is renewed three times as often.
 CLAIM_SECONDS = 30
@@ -35,8 +31,7 @@ _KIND = b"AtA1"
 log = structlog.get_logger(__name__)
 
 # KEYS: response; ARGV: fingerprint, claim, milliseconds to live
-# Returns the fingerprint and the response that are there, no response while it is claimed; nothing when the
-# claim is ours now.
+# Returns nothing when the claim is ours now; else the fingerprint, and the response unless still claimed.
 CLAIM = """
 local fields = redis.call('HMGET', KEYS[1], 'fingerprint', 'answer', 'claim')
 -- Our own claim: sent again, because Redis went away before it could reply, or before it was released.
@@ -68,58 +63,45 @@ class StoredResponse:
     headers: tuple[tuple[str, str], ...]
     body: bytes
 
-    def to_bytes(self) -> bytes:
-        """With a checksum: a line of JSON, then the body."""
-        return add_checksum(_KIND, json.dumps([self.status, self.headers]).encode() + b"\n" + self.body)
 
-    @classmethod
-    def from_bytes(cls, stored: bytes) -> StoredResponse:
-        """The inverse of `to_bytes`; ValueError when `stored` is damaged."""
-        head, _, body = verify_checksum(_KIND, stored).partition(b"\n")
-        status, headers = json.loads(head)
-        return cls(int(status), tuple((name, value) for name, value in headers), body)
-
-
+@dataclass(slots=True)
 class Claim:
     """`response` is what was sent to the first request with the key. None: this is the first request, and no
     other request with the key may run until the claim is released.
     """
 
-    def __init__(
-        self, store: IdempotencyStore, redis_key: str, token: str, response: StoredResponse | None = None
-    ) -> None:
-        self.response = response
-        self._store = store
-        self._redis_key = redis_key
-        self._token = token
-        self._is_held = response is None
+    store: IdempotencyStore
+    redis_key: str
+    token: str
+    response: StoredResponse | None = None
+    is_held: bool = True
 
     async def save(self, response: StoredResponse) -> None:
         """Store the response and end the claim. A failure is only logged, as the response is sent anyway."""
-        assert self._is_held, "a response is stored once"
-        stored = response.to_bytes()
-        if len(stored) > self._store.max_bytes:
-            log.warning("response_not_stored", num_bytes=len(stored), max_bytes=self._store.max_bytes)
+        head = json.dumps([response.status, response.headers]).encode()
+        stored = add_checksum(_KIND, head + b"\n" + response.body)
+        if len(stored) > self.store.max_bytes:
+            log.warning("response_not_stored", num_bytes=len(stored), max_bytes=self.store.max_bytes)
         else:
-            self._is_held = not await self._update(self._store.seconds, stored)
+            self.is_held = not await self.update(self.store.seconds, stored)
 
     async def release(self) -> None:
         """Let the next request with the key run, unless a response was stored for it."""
-        if self._is_held:
-            self._is_held = False
-            if not await self._update(0):
-                self._store.unreleased[self._redis_key] = self._token
+        if self.is_held:
+            self.is_held = False
+            if not await self.update(0):
+                self.store.unreleased[self.redis_key] = self.token
 
     async def renew(self) -> None:
         """Until the claim ends: redis-py may lose a cancellation while its connection breaks."""
-        while self._is_held:
-            await self._store.sleep(CLAIM_SECONDS / 3)
-            await self._update(CLAIM_SECONDS)
+        while self.is_held:
+            await self.store.sleep(CLAIM_SECONDS / 3)
+            await self.update(CLAIM_SECONDS)
 
-    async def _update(self, seconds: int, stored: bytes = b"") -> bool:
+    async def update(self, seconds: int, stored: bytes = b"") -> bool:
         """Whether Redis replied; a failure is counted, and the claim expires by itself."""
-        args: list[str | int | bytes] = [self._token, 1000 * seconds, stored]
-        return await self._store.succeeds(self._store.update(keys=[self._redis_key], args=args))
+        args: list[str | int | bytes] = [self.token, 1000 * seconds, stored]
+        return await self.store.succeeds(self.store.update(keys=[self.redis_key], args=args))
 
 
 class IdempotencyStore:
@@ -149,10 +131,12 @@ class IdempotencyStore:
         """`scope` says whose the key is: tenant, route, and the key. `fingerprint` identifies the request.
 
         IdempotencyKeyInUse while the first request runs, IdempotencyKeyReused when it was another request,
-        StoreUnavailable when Redis cannot tell.
+        StoreUnavailable when Redis does not reply.
         """
-        digest = hashlib.sha256(json.dumps(scope).encode()).hexdigest()
-        claim = await self._take(f"atelier:answer:{digest}", fingerprint)
+        redis_key = f"atelier:answer:{hashlib.sha256(json.dumps(scope).encode()).hexdigest()}"
+        token = self.unreleased.pop(redis_key, None) or secrets.token_hex(8)
+        claim = Claim(self, redis_key, token)
+        claim.response = await self._take(claim, fingerprint)
         if claim.response is not None:
             yield claim
             return
@@ -172,37 +156,45 @@ class IdempotencyStore:
             return False
         return True
 
-    async def _take(self, redis_key: str, fingerprint: str) -> Claim:
-        token = self.unreleased.pop(redis_key, None) or secrets.token_hex(8)
+    async def _take(self, claim: Claim, fingerprint: str) -> StoredResponse | None:
+        """The response stored for the key; None when the claim is made."""
+        args: list[str | int] = [fingerprint, claim.token, 1000 * CLAIM_SECONDS]
         try:
-            found = await self._claim(keys=[redis_key], args=[fingerprint, token, 1000 * CLAIM_SECONDS])
-            if not found:
-                return Claim(self, redis_key, token)
-            its_fingerprint, stored = found
-            if its_fingerprint.decode() != fingerprint:
-                raise IdempotencyKeyReused(
-                    "This Idempotency-Key was sent with another request before. Send the same request again, "
-                    "or choose a new key for a new one.",
-                    param=HEADER,
-                )
-            if stored is None:
-                raise IdempotencyKeyInUse(
-                    "The first request with this Idempotency-Key is still running. Send it again shortly to "
-                    "get its response.",
-                    param=HEADER,
-                    retry_after_seconds=RETRY_SECONDS,
-                )
-            try:
-                return Claim(self, redis_key, token, StoredResponse.from_bytes(stored))
-            except ValueError as error:
-                log.error("stored_response_damaged", reason=str(error))
-                await self._redis.delete(redis_key)
+            while found := await self._claim(keys=[claim.redis_key], args=args):
+                response = _response(found, fingerprint)
+                if response is not None:
+                    return response
+                await self._redis.delete(claim.redis_key)
         except RedisError as error:
             count_error(error, self._metrics)
-            self.unreleased[redis_key] = token
+            self.unreleased[claim.redis_key] = claim.token
             raise StoreUnavailable(
                 "The store of responses to Idempotency-Keys cannot be used now. Try again shortly, or leave "
                 "the header out.",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             ) from error
-        return await self._take(redis_key, fingerprint)
+        return None
+
+
+def _response(found: Sequence[bytes | None], fingerprint: str) -> StoredResponse | None:
+    """The response of a key that is taken; None when it is damaged."""
+    if found[0] != fingerprint.encode():
+        raise IdempotencyKeyReused(
+            "This Idempotency-Key was sent with another request before. Send the same request again, or "
+            "choose a new key for a new one.",
+            param=HEADER,
+        )
+    if found[1] is None:
+        raise IdempotencyKeyInUse(
+            "The first request with this Idempotency-Key is still running. Send it again shortly to get its "
+            "response.",
+            param=HEADER,
+            retry_after_seconds=RETRY_SECONDS,
+        )
+    try:
+        head, _, body = verify_checksum(_KIND, found[1]).partition(b"\n")
+    except ValueError as error:
+        log.error("stored_response_damaged", reason=str(error))
+        return None
+    status, headers = json.loads(head)
+    return StoredResponse(status, tuple((name, value) for name, value in headers), body)

@@ -21,9 +21,6 @@ class Keyring:
     def __init__(self, api_keys: Sequence[ApiKey]) -> None:
         self.api_keys = tuple(api_keys)
 
-    def __len__(self) -> int:
-        return len(self.api_keys)
-
     def find(self, secret: str) -> ApiKey | None:
         """The key with this secret. Takes constant time, so that timing says nothing about a guess."""
         digest, found = digest_of(secret), None
@@ -43,21 +40,21 @@ class ReloadingKeyring:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         # Taken before the file is read, so that a change during the reading is noticed later.
-        self._state = _state(settings.api_keys_file)
+        self._state = settings.api_keys_file and _state(settings.api_keys_file)
         self._keyring = read_keyring(settings)
 
     @property
     def now(self) -> Keyring:
         """The current keyring; checks the file's dates, which takes some microseconds."""
-        mark = _state(self._settings.api_keys_file)
-        if mark != self._state:
-            self._state = mark
+        path = self._settings.api_keys_file
+        if path is not None and (state := _state(path)) != self._state:
+            self._state = state
             try:
                 self._keyring = read_keyring(self._settings)
             except ValueError as error:
                 log.error("api_keys_unusable", reason=str(error))
             else:
-                log.info("api_keys_read", num_keys=len(self._keyring))
+                log.info("api_keys_read", num_keys=len(self._keyring.api_keys))
         return self._keyring
 
 
@@ -65,20 +62,22 @@ def read_keyring(settings: Settings) -> Keyring:
     """The keys of the file and of the environment. ValueError says what is wrong, and where."""
     limits = Limits(settings.requests_per_minute, settings.images_per_minute)
     found: dict[str, ApiKey] = {}
-    for place, line in _lines(settings):
+    for position, line in _lines(settings):
         try:
             api_key = read_line(line, limits)
         except ValueError as error:
-            raise ValueError(f"{place} is no API key: {error}. `atelier keys new` prints lines.") from error
+            raise ValueError(
+                f"{position} is no API key: {error}. `atelier keys new` prints lines."
+            ) from error
         if api_key.name in found:
-            raise ValueError(f"{place} names {api_key.name} again; give each API key a name of its own.")
+            raise ValueError(f"{position} names {api_key.name} again; give each API key a name of its own.")
         found[api_key.name] = api_key
     return Keyring(list(found.values()))
 
 
 def require_guard(settings: Settings, keyring: Keyring) -> None:
     """ValueError when other machines could call without a key and no setting allows it."""
-    if len(keyring) or settings.allow_anonymous or _is_loopback(settings.host):
+    if keyring.api_keys or settings.allow_anonymous or _is_loopback(settings.host):
         return
     raise ValueError(
         f"Without API keys the service listens on this machine alone, not on {settings.host or 'everything'}"
@@ -88,7 +87,7 @@ def require_guard(settings: Settings, keyring: Keyring) -> None:
 
 
 def _lines(settings: Settings) -> Iterator[tuple[str, str]]:
-    """The lines that are neither blank nor comments, each with its place."""
+    """Where it is and its text, for each line that is neither blank nor a comment."""
     # Commas too, because the environment files of containers hold no line breaks.
     for number, line in enumerate((settings.api_keys or "").replace(",", "\n").split("\n"), start=1):
         if line.strip():
@@ -121,12 +120,12 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _state(path: Path | None) -> tuple[int, ...] | None:
+def _state(path: Path) -> tuple[int, ...] | None:
     """Identifies the state of the file; None when there is none. The inode is part of it, because a file that
-    is moved into place, as Kubernetes does, may be older.
+    replaces another, as in Kubernetes, may be older.
     """
     try:
-        found = None if path is None else path.expanduser().stat()
+        found = path.expanduser().stat()
     except OSError:
         return None
-    return found and (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

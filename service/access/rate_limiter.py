@@ -19,10 +19,10 @@ from redis.exceptions import RedisError
 from service.metrics import Metrics
 
 WINDOW_SECONDS = 60
-# The longest that a request waits for a Redis that hangs, and how long it is then not asked again.
+# The longest that a request waits for a Redis that hangs, and how long it is then left alone.
 REPLY_TIMEOUT_SECONDS = 0.5
 PAUSE_SECONDS = 5.0
-CLOCK_SECONDS = 0.002  # Redis tells times in milliseconds
+CLOCK_SECONDS = 0.002  # Redis counts times in milliseconds
 PREFIX = "atelier:rate"
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -56,10 +56,10 @@ class Window:
         """Until `cost` (at most the limit) is available, if nothing else is requested before."""
         if cost <= self.remaining:
             return 0.0
-        room = self.limit - cost  # the count that leaves room for the request
-        if self.num_now <= room:
-            return self.before_ends_seconds - self._share(room - self.num_now, self.num_before)
-        return self.now_ends_seconds + self.seconds - self._share(room, self.num_now)
+        max_count = self.limit - cost  # at which the request fits
+        if self.num_now <= max_count:
+            return self.before_ends_seconds - self._share(max_count - self.num_now, self.num_before)
+        return self.now_ends_seconds + self.seconds - self._share(max_count, self.num_now)
 
     def _share(self, num_left: int, count: int) -> float:
         """How long before its end a window of `count` begins to count as `num_left`, rounded down."""

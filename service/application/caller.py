@@ -1,46 +1,44 @@
-"""Caller: whose request it is, and how much its API key may still ask for."""
+"""Caller: whose request it is, and how much its API key may still request."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Literal
 
 from service.access.api_key import ApiKey
 from service.access.rate_limiter import RateLimit, RateLimiter, Window
 from service.errors import InvalidRequest, RateLimitExceeded
-from service.metrics import Metrics
 from service.storage.schema import NO_TENANT
 
 Kind = Literal["requests", "images"]
+KINDS: tuple[Kind, ...] = ("requests", "images")
 
 
+@dataclass(slots=True)
 class Caller:
-    """Of one request. Nothing is counted without an API key, its limits, or a rate limiter.
+    """Of one request. `windows` are the counts as this request has seen them last."""
 
-    `windows` are the counts as this request has seen them last.
-    """
+    tenant: str = NO_TENANT
+    rates: dict[Kind, RateLimit] = field(default_factory=dict)
+    limiter: RateLimiter | None = None
+    windows: dict[Kind, Window] = field(default_factory=dict)
 
-    def __init__(
-        self,
-        api_key: ApiKey | None = None,
-        limiter: RateLimiter | None = None,
-        metrics: Metrics | None = None,
-    ) -> None:
-        self.tenant = NO_TENANT if api_key is None else api_key.tenant
-        self.rates: dict[Kind, RateLimit] = {}
-        self.windows: dict[Kind, Window] = {}
-        self._limiter = limiter
-        self._metrics = metrics
-        if api_key is not None and limiter is not None:
-            if api_key.limits.requests is not None:
-                self.rates["requests"] = RateLimit(f"{api_key.name}/requests", api_key.limits.requests)
-            if api_key.limits.images is not None:
-                self.rates["images"] = RateLimit(f"{api_key.name}/images", api_key.limits.images)
+    @classmethod
+    def of(cls, api_key: ApiKey, limiter: RateLimiter | None) -> Caller:
+        """Nothing is counted without limits or without a limiter."""
+        limits = {kind: getattr(api_key.limits, kind) for kind in KINDS if limiter is not None}
+        rates = {
+            kind: RateLimit(f"{api_key.name}/{kind}", limit)
+            for kind, limit in limits.items()
+            if limit is not None
+        }
+        return cls(api_key.tenant, rates, limiter)
 
     async def take(self, kind: Kind, cost: int) -> None:
-        """RateLimitExceeded when there is no room for `cost` now; InvalidRequest when there never will be."""
+        """RateLimitExceeded when `cost` is not available now; InvalidRequest when it never will be."""
         rate = self.rates.get(kind)
-        if rate is None or self._limiter is None:
+        if rate is None or self.limiter is None:
             return
         if cost > rate.limit:
             raise InvalidRequest(
@@ -48,14 +46,12 @@ class Caller:
                 "ask for fewer at a time.",
                 param="n",
             )
-        is_taken, window = await self._limiter.take(rate, cost)
+        is_taken, window = await self.limiter.take(rate, cost)
         self.windows[kind] = window
         if not is_taken:
             wait = window.wait_seconds(cost)
-            if self._metrics is not None:
-                self._metrics.refusals.labels(reason=RateLimitExceeded.code).inc()
             raise RateLimitExceeded(
-                f"This API key may ask for {rate.limit} {kind} a minute. There is room for {cost} more in "
+                f"This API key may ask for {rate.limit} {kind} a minute; {cost} more will be available in "
                 f"{math.ceil(wait)} seconds.",
                 retry_after_seconds=wait,
             )
@@ -63,5 +59,5 @@ class Caller:
     async def look(self) -> None:
         """Fill `windows` in for every rate that this request has not counted against."""
         for kind, rate in self.rates.items():
-            if kind not in self.windows and self._limiter is not None:
-                self.windows[kind] = await self._limiter.look(rate)
+            if kind not in self.windows and self.limiter is not None:
+                self.windows[kind] = await self.limiter.look(rate)

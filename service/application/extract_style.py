@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import BinaryIO
 
 import numpy as np
@@ -24,8 +25,7 @@ from service.model.style.feature import StyleFeature
 from service.model.style.tokens import StyleTokens
 from service.settings import Settings
 from service.stage_timer import RequestTrace, StageTimer
-from service.styles.extractor import StyleText
-from service.styles.record import Style
+from service.styles.record import Style, StyleText
 from service.styles.store import StyleStore
 
 # Kubernetes gives a probe one second by default.
@@ -39,19 +39,12 @@ class PictureSource:
     files: tuple[BinaryIO, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CodeSource:
-    """A style code of the model that is served."""
-
-    code: str
-
-
-StyleSource = PictureSource | StyleText | CodeSource
+UploadedSource = PictureSource | StyleText | str  # a style code
 
 
 @dataclass(frozen=True, slots=True)
 class Styles:
-    """The styles of one tenant; what happens to styles that exist is asked of `store`."""
+    """The styles of one tenant; styles that exist are read and changed through `store`."""
 
     store: StyleStore
     model: str
@@ -66,7 +59,7 @@ class Styles:
 
     async def create(
         self,
-        source: StyleSource,
+        source: UploadedSource,
         trace: RequestTrace,
         *,
         name: str | None = None,
@@ -76,22 +69,21 @@ class Styles:
         PayloadTooLarge or UnsupportedMediaType for a file; InvalidRequest for a text that is too long or a
         code that is damaged or of another model.
         """
-        store = self.store
+        create = partial(self.store.create, name=name, metadata=metadata, stages=trace)
         if isinstance(source, PictureSource):
             with self.uploads.slot():
                 # One after the other: decoding takes memory, and other uploads need a thread, too.
                 with trace.stage("picture"):
                     pictures = [await self._read(file) for file in source.files]
-                return await store.create(*pictures, name=name, metadata=metadata, stages=trace)
-        if isinstance(source, CodeSource):
-            return await store.create_from_code(source.code, name=name, metadata=metadata, stages=trace)
+                return await create(pictures)
         bound = self.settings.max_prompt_chars
-        if len(source.text) > bound:
-            raise InvalidRequest(
-                f"text has {len(source.text)} characters; it may have {bound}.", param="text"
-            )
-        text = StyleText(source.text.strip(), source.seed)
-        return await store.create_from_text(text, name=name, metadata=metadata, stages=trace)
+        if isinstance(source, StyleText):
+            if len(source.text) > bound:
+                raise InvalidRequest(
+                    f"text has {len(source.text)} characters; it may have {bound}.", param="text"
+                )
+            source = StyleText(source.text.strip(), source.seed)
+        return await create(source)
 
     async def store_answers(self) -> bool:
         """Whether the store answers soon enough for a readiness probe."""

@@ -1,4 +1,4 @@
-"""Images: draws what a request asks for, as finished files or as a stream of previews and files."""
+"""Images: draws what is requested, as finished files or as a stream of previews and files."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from service.model.engine.types import (
     Preview,
     PreviewRequest,
     Styling,
+    Timings,
     WeightedStyle,
 )
 from service.model.schedule import Size
@@ -70,6 +71,7 @@ class PreviewImage:
 ImageUpdate = PreviewImage | FinishedImage
 
 
+@dataclass(frozen=True, slots=True)
 class Images:
     """Draws images on the model thread.
 
@@ -77,22 +79,12 @@ class Images:
     do not allow, RateLimitExceeded, QueueFull, NotReady, and whatever the style store raises.
     """
 
-    def __init__(
-        self,
-        generator: Generator,
-        batcher: Batcher[ImageSpec, Drawing],
-        store: StyleStore,
-        *,
-        encoding: Executor,
-        settings: Settings,
-        metrics: Metrics,
-    ) -> None:
-        self.generator = generator
-        self.batcher = batcher
-        self.metrics = metrics
-        self._store = store
-        self._encoding = encoding
-        self._settings = settings
+    generator: Generator
+    batcher: Batcher[ImageSpec, Drawing]
+    store: StyleStore
+    encoding: Executor
+    settings: Settings
+    metrics: Metrics
 
     async def generate(
         self, request: GenerationRequest, caller: Caller, trace: RequestTrace
@@ -128,16 +120,16 @@ class Images:
 
         if image.nbytes <= MAX_INLINE_BYTES:
             return encode()
-        return await asyncio.get_running_loop().run_in_executor(self._encoding, encode)
+        return await asyncio.get_running_loop().run_in_executor(self.encoding, encode)
 
     async def _plan(
         self, request: GenerationRequest, caller: Caller, trace: RequestTrace
     ) -> list[PlannedImage]:
-        size = check_request(request, self.generator, self._settings.max_prompt_chars)
+        size = check_request(request, self.generator, self.settings.max_prompt_chars)
         alpha = self.generator.alpha
         styles = [None if style is None else style.resolved(alpha) for style in request.styles]
-        await caller.take("images", request.total_images)
-        if self._settings.log_prompts:
+        await caller.take("images", request.num_images * len(request.styles))
+        if self.settings.log_prompts:
             trace.fields["prompt"] = request.prompt
         stylings = [await self._styling_of(style, size, caller, trace) for style in styles]
         first_seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
@@ -166,7 +158,7 @@ class Images:
         """The styling, its features looked up now: a style deleted later is drawn all the same."""
         if style is None:
             return None
-        store = self._store.of(caller.tenant)
+        store = self.store.of(caller.tenant)
         with trace.stage("style"), self.metrics.stage_duration_seconds.labels(stage="style").time():
             features = [await store.feature(term.id, size, param=term.param) for term in style.terms]
         weights = [term.weight for term in style.terms]
@@ -255,12 +247,7 @@ def record_timings(trace: RequestTrace, jobs: Sequence[ImageJob], waited_seconds
     """
     last = max(jobs, key=attrgetter("started_at"))
     timings = last.future.result().timings
-    of_batch = {
-        "text": timings.text_seconds,
-        "transformer": timings.transformer_seconds,
-        "decode": timings.decode_seconds,
-    }
-    trace.waited(waited_seconds, then=of_batch)
+    trace.waited(waited_seconds, then=_stage_seconds(timings))
     trace.step_seconds = timings.step_seconds
     trace.fields |= {"num_images": len(jobs), "num_jobs_in_batch": last.num_jobs_in_batch}
 
@@ -295,14 +282,18 @@ def generation_batcher(
 def _observed(drawn: PendingBatch, metrics: Metrics) -> list[Drawing]:
     drawings = drawn.drawings()
     timings = drawings[0].timings
-    for stage, seconds in (
-        ("text", timings.text_seconds),
-        ("transformer", timings.transformer_seconds),
-        ("decode", timings.decode_seconds),
-    ):
+    for stage, seconds in _stage_seconds(timings).items():
         metrics.stage_duration_seconds.labels(stage=stage).observe(seconds)
     for step, seconds in enumerate(timings.step_seconds, start=1):
         metrics.step_duration_seconds.labels(step=str(step)).observe(seconds)
     metrics.batch_rows.observe(timings.num_rows)
     metrics.content_paths_shared.inc(timings.num_content_paths_shared)
     return drawings
+
+
+def _stage_seconds(timings: Timings) -> dict[str, float]:
+    return {
+        "text": timings.text_seconds,
+        "transformer": timings.transformer_seconds,
+        "decode": timings.decode_seconds,
+    }

@@ -1,4 +1,4 @@
-"""GenerationRequest: what images are asked for, and what of it the model and the settings allow."""
+"""GenerationRequest: the images to draw, and what of it the model and the settings allow."""
 
 from __future__ import annotations
 
@@ -77,17 +77,15 @@ class GenerationRequest:
     priority: Priority = Priority.NORMAL
     deadline: float | None = None
 
-    @property
-    def total_images(self) -> int:
-        return self.num_images * len(self.styles)
-
 
 def check_request(request: GenerationRequest, generator: Generator, max_prompt_chars: int) -> Size:
     """The size to draw. ModelNotFound or InvalidRequest for another model, a size that is not enabled, a
     prompt that is blank or too long, too many images, and a compression that the format does not have.
     """
     require_model(request.model, generator)
-    size = _size_of(request.size, generator)
+    by_name = {"auto": generator.default_size} | {str(size): size for size in generator.sizes}
+    if request.size not in by_name:
+        raise _unsupported_size(request.size, generator)
     for name, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
         if len(text) > max_prompt_chars:
             raise InvalidRequest(
@@ -95,14 +93,15 @@ def check_request(request: GenerationRequest, generator: Generator, max_prompt_c
             )
     if not request.prompt.strip():
         raise InvalidRequest("prompt is blank; say what to draw.", param="prompt")
-    if request.total_images > MAX_IMAGES:
+    total_images = request.num_images * len(request.styles)
+    if total_images > MAX_IMAGES:
         raise InvalidRequest(
-            f"{request.num_images} images in each of {len(request.styles)} styles are "
-            f"{request.total_images}; one request draws at most {MAX_IMAGES}.",
+            f"{request.num_images} images in each of {len(request.styles)} styles are {total_images}; one "
+            f"request draws at most {MAX_IMAGES}.",
             param="n",
         )
     check_compression(request.output_format, request.output_compression)
-    return size
+    return by_name[request.size]
 
 
 def require_model(name: str | None, generator: Generator) -> None:
@@ -113,14 +112,9 @@ def require_model(name: str | None, generator: Generator) -> None:
         )
 
 
-def _size_of(name: str, generator: Generator) -> Size:
-    if name == "auto":
-        return generator.default_size
-    for size in generator.sizes:
-        if str(size) == name:
-            return size
+def _unsupported_size(name: str, generator: Generator) -> InvalidRequest:
     draws = f"it draws {', '.join(map(str, generator.sizes))} (auto is {generator.default_size})."
-    raise InvalidRequest(
+    return InvalidRequest(
         f"{name} is not enabled on this service; {draws} ATELIER_SIZES enables more."
         if name in map(str, generator.native_sizes)
         else f"{generator.name} has no size {name}; {draws}",

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from service.batching.model_thread import BatchFailure, ModelThread, PendingOutputs
-from service.batching.priority import Priority
+from service.batching.priority import SHARES, YIELDS_SECONDS, Priority
 from service.errors import (
     DeadlineExceeded,
     GenerationFailed,
@@ -144,7 +144,7 @@ class Batcher(Generic[In, Out]):
         """
         self._admit(len(inputs), priority)
         now, loop = self._clock(), asyncio.get_running_loop()
-        rank = priority.rank(now)
+        rank = now + YIELDS_SECONDS[priority]
         jobs = [
             Job(job_input, self._group(job_input), deadline, now, loop.create_future(), priority, rank)
             for job_input in inputs
@@ -212,32 +212,32 @@ class Batcher(Generic[In, Out]):
         self._settle_all(jobs, outcome)
 
     def _admit(self, num_jobs: int, priority: Priority) -> None:
-        most = priority.max_places(self._max_queued)
-        of_priority = "" if priority is Priority.NORMAL else f" for {priority} priority"
-        refusal: ServiceError | None = None
+        bound = max(1, int(self._max_queued * SHARES[priority]))
+        of_priority = "" if priority is Priority.NORMAL else f" of {priority} priority"
+        waiting = self._waiting()
+        num_alike = sum(job.priority is priority for job in waiting)
+        num_free = min(self._max_queued - len(waiting), bound - num_alike)
+        refusal: type[ServiceError]
         if self._draining or not self.alive:
-            state = "shutting down" if self._draining else "not ready"
-            refusal = NotReady(
-                f"The service is {state}; try again shortly.", retry_after_seconds=self._retry_after_seconds()
-            )
-        elif num_jobs > most:
+            refusal = NotReady
+            message = f"The service is {'shutting down' if self._draining else 'not ready'}."
+        elif num_jobs > bound:
             raise InvalidRequest(
-                f"The request needs {num_jobs} places in a queue of {most}{of_priority}; ask for fewer."
+                f"The request has {num_jobs} jobs, and the queue holds at most {bound}{of_priority}; ask for "
+                "fewer."
+            )
+        elif num_jobs > num_free:
+            refusal = QueueFull
+            message = (
+                f"The queue holds at most {bound} jobs{of_priority} and can take {num_free} more; the "
+                f"request has {num_jobs}."
             )
         else:
-            waiting = self._waiting()
-            num_alike = sum(job.priority is priority for job in waiting)
-            num_free = min(self._max_queued - len(waiting), most - num_alike)
-            if num_jobs > num_free:
-                wait = self._retry_after_seconds()
-                refusal = QueueFull(
-                    f"Free places in the queue{of_priority}: {num_free} of {most}. The request needs "
-                    f"{num_jobs}; try again in {math.ceil(wait)} seconds.",
-                    retry_after_seconds=wait,
-                )
-        if refusal is not None:
-            self._metrics.rejections.labels(queue=self.name, reason=refusal.code).inc(num_jobs)
-            raise refusal
+            return
+        self._metrics.rejections.labels(queue=self.name, reason=refusal.code).inc(num_jobs)
+        # When all that is accepted now will have run, work of other batchers on the thread included.
+        wait = max(1.0, self._executor.accepted_seconds)
+        raise refusal(f"{message} Try again in {math.ceil(wait)} seconds.", retry_after_seconds=wait)
 
     def _next_batch(self) -> list[Job[In, Out]]:
         self._queue = [job for job in self._queue if not self._is_done(job)]
@@ -260,7 +260,7 @@ class Batcher(Generic[In, Out]):
     def _settle_all(
         self, jobs: Sequence[Job[In, Out]], outcome: Sequence[Out] | PendingOutputs[Out] | BatchFailure
     ) -> None:
-        """Gives each job its output or error; what is pending is waited for beside the next batch."""
+        """Gives each job its output or error; pending outputs are awaited while the next batch runs."""
         if isinstance(outcome, PendingOutputs):
             task = asyncio.create_task(self._finish(jobs, outcome), name=f"finish {self.name}")
             self._finishing[task] = jobs
@@ -289,7 +289,7 @@ class Batcher(Generic[In, Out]):
             self._metrics.cancellations.labels(queue=self.name, when=when).inc()
 
     def _is_done(self, job: Job[In, Out]) -> bool:
-        """Whether nobody waits for the job any more; fails it first when its deadline has passed."""
+        """Whether the job has its outcome; fails it first when its deadline has passed."""
         if job.deadline is not None and job.deadline <= self._clock():
             message = "The deadline passed before the result was there; allow more time."
             _settle(job, DeadlineExceeded(message))
@@ -322,10 +322,6 @@ class Batcher(Generic[In, Out]):
             before = self._seconds_per_job.get(group, seconds_per_job)
             self._seconds_per_job[group] = before + NEWEST_WEIGHT * (seconds_per_job - before)
 
-    def _retry_after_seconds(self) -> float:
-        """When all that is accepted now will have run, work of other batchers on the thread included."""
-        return max(1.0, self._executor.accepted_seconds)
-
     def _on_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             log.critical("batcher_died", queue=self.name, exc_info=task.exception())
@@ -334,7 +330,7 @@ class Batcher(Generic[In, Out]):
 
 
 def _settle(job: Job[In, Out], outcome: Out | ServiceError) -> None:
-    """The one place where a future gets its outcome; one that is done, cancelled or not, stays as it is."""
+    """Gives a future its outcome, here and nowhere else; one that is done stays as it is."""
     if job.future.done():
         return
     if isinstance(outcome, ServiceError):

@@ -36,7 +36,7 @@ class PendingOutputs(Generic[Out]):
 
 
 class ModelThread(ThreadPoolExecutor):
-    """The one model thread, and `turn`, the right to use it, which batchers get in the order they asked.
+    """The one model thread, and `turn`, the right to use it, which batchers get in turn.
 
     A batcher forms its batch once it has the turn, so that the batch holds all that queued up while the model
     was busy, with another batcher's work too.

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-# A job of low priority runs after every job that comes within so many seconds after it. Then it counts as the
-# oldest, so that an endless stream of normal jobs delays it by this much and no more.
-LOW_YIELDS_SECONDS = 10.0
-# Share of a queue that jobs of low priority may fill: the rest stays open to normal ones.
-LOW_SHARE = 0.5
-
 
 class Priority(StrEnum):
-    """There is none above normal, so that nobody gets ahead of the others by asking for it."""
+    """There is none above normal: no client can overtake the others by requesting it."""
 
     NORMAL = "normal"
     LOW = "low"
 
-    def rank(self, queued_at: float) -> float:
-        """What the queue is sorted by, in seconds of the queue's clock: the lowest is next."""
-        return queued_at + (LOW_YIELDS_SECONDS if self is Priority.LOW else 0.0)
 
-    def max_places(self, max_queued: int) -> int:
-        """Places of a queue that jobs of this priority may take: at least 1."""
-        return max_queued if self is Priority.NORMAL else max(1, int(max_queued * LOW_SHARE))
+# A job runs after every job that arrives within this time after it, and before all later ones: an endless
+# stream of normal jobs delays one of low priority by this much and no more.
+YIELDS_SECONDS = {Priority.NORMAL: 0.0, Priority.LOW: 10.0}
+# Share of a queue that jobs of a priority may fill.
+SHARES = {Priority.NORMAL: 1.0, Priority.LOW: 0.5}

@@ -32,21 +32,19 @@ def wanted_form(accept: str, body: GenerationBody) -> Form:
     InvalidRequest when the header allows only a raw image and the body asks for something else.
     """
     ranked = [name for name in _ranked(accept) if name in RAW or name in ACCEPTS_JSON]
-    if body.stream:
-        if ranked and all(name in RAW for name in ranked):
-            raise InvalidRequest(
-                f"A stream is made of events, not of {ranked[0]}: leave Accept out, or stream.",
-                param="stream",
-            )
-        return Form(OutputFormat(body.output_format or "png"), is_raw=False)
-    if body.num_images > 1 and any(name in ACCEPTS_JSON for name in ranked):
+    num_images = body.n * len(body.styles_each or [None])
+    if (body.stream or num_images > 1) and any(name in ACCEPTS_JSON for name in ranked):
         ranked = [name for name in ranked if name in ACCEPTS_JSON]
     if not ranked or ranked[0] in ACCEPTS_JSON:
         return Form(OutputFormat(body.output_format or "png"), is_raw=False)
-    wanted = RAW[ranked[0]]
-    if body.num_images > 1:
+    if body.stream:
         raise InvalidRequest(
-            f"The answer to Accept: {ranked[0]} is one image, not {body.num_images}: "
+            f"A stream is made of events, not of {ranked[0]}: leave Accept out, or stream.", param="stream"
+        )
+    wanted = RAW[ranked[0]]
+    if num_images > 1:
+        raise InvalidRequest(
+            f"The answer to Accept: {ranked[0]} is one image, not {num_images}: "
             "n must be 1, with one style, or Accept application/json.",
             param="n",
         )

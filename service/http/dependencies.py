@@ -1,11 +1,14 @@
-"""What routes and middleware depend on: the service once it is ready, the caller and trace of a request."""
+"""What routes depend on: the service once it is ready, the context of a request, and its connection."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
+from starlette.types import Receive
 
 from service.access.idempotency_store import IdempotencyStore
 from service.access.rate_limiter import RateLimiter
@@ -13,12 +16,12 @@ from service.application.caller import Caller
 from service.application.extract_style import Styles
 from service.application.generate import Images
 from service.batching.batcher import Batcher
-from service.errors import NotReady
-from service.metrics import Metrics
+from service.errors import ClientDisconnected, NotReady
 from service.settings import Settings
 from service.stage_timer import RequestTrace
 
-# Nobody knows how long a model takes to load; a client that asks every few seconds costs nothing.
+T = TypeVar("T")
+# How long a model takes to load is unknown; a client that retries every few seconds costs nothing.
 RETRY_SECONDS = 2.0
 
 
@@ -27,7 +30,6 @@ class ReadyService:
     """What a service that is ready offers to HTTP."""
 
     settings: Settings
-    metrics: Metrics
     images: Images
     styles: Styles
     rate_limiter: RateLimiter
@@ -71,29 +73,49 @@ class Readiness:
         return self.service
 
 
-async def _service(request: Request) -> ReadyService:
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a route needs beside its body."""
+
+    service: ReadyService
+    caller: Caller
+    trace: RequestTrace
+    deadline: float | None  # in seconds of `time.monotonic`, the batchers' clock
+
+    @property
+    def styles(self) -> Styles:
+        """Of the caller's tenant, so that no route can forget whose styles they are."""
+        return self.service.styles.of(self.caller)
+
+
+async def _context(request: Request) -> Context:
     readiness: Readiness = request.app.state.readiness
-    return readiness.require()
+    state = request.state
+    return Context(readiness.require(), state.caller, state.trace, state.deadline)
 
 
-async def _caller(request: Request) -> Caller:
-    caller: Caller = request.state.caller
-    return caller
+ContextDep = Annotated[Context, Depends(_context)]
 
 
-async def _trace(request: Request) -> RequestTrace:
-    trace: RequestTrace = request.state.trace
-    return trace
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled as soon as the client disconnects (ClientDisconnected).
+
+    The body must have been read: from then on the connection's only news is its end.
+    """
+    working = asyncio.create_task(work)
+    disconnect = asyncio.create_task(wait_for_disconnect(request.receive))
+    try:
+        await asyncio.wait({working, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnected("The client closed the connection.")
+        return await working
+    finally:
+        working.cancel()
+        disconnect.cancel()
+        await asyncio.gather(working, disconnect, return_exceptions=True)
 
 
-ServiceDep = Annotated[ReadyService, Depends(_service)]
-CallerDep = Annotated[Caller, Depends(_caller)]
-TraceDep = Annotated[RequestTrace, Depends(_trace)]
-
-
-async def _styles(service: ServiceDep, caller: CallerDep) -> Styles:
-    return service.styles.of(caller)
-
-
-# Of the caller's tenant, so that no route can forget whose styles they are.
-StylesDep = Annotated[Styles, Depends(_styles)]
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Returns once the client has disconnected."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

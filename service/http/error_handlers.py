@@ -12,20 +12,27 @@ from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from service.errors import ClientDisconnected, InvalidRequest, MethodNotAllowed, RouteNotFound, ServiceError
+from service.errors import (
+    ClientDisconnected,
+    InvalidApiKey,
+    InvalidRequest,
+    MethodNotAllowed,
+    RouteNotFound,
+    ServiceError,
+)
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Answer every failure of the app with the error body; unexpected ones are answered by Telemetry."""
-    app.add_exception_handler(ServiceError, _on_service_error)
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(ClientDisconnect, _on_client_disconnect)
+    """Answer the framework's own failures with the error body; Telemetry answers all others."""
+    for kind in (RequestValidationError, HTTPException, ClientDisconnect):
+        app.add_exception_handler(kind, _on_framework_error)
 
 
 def error_response(error: ServiceError, headers: dict[str, str] | None = None) -> Response:
-    """The error body with its status, and `Retry-After` where known."""
+    """The error body with its status, and the headers that belong to it."""
     headers = dict(headers or {})
+    if isinstance(error, InvalidApiKey):
+        headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
     return Response(
@@ -77,27 +84,16 @@ def matching_routes(app: FastAPI, path: str) -> list[tuple[str, set[str]]]:
     ]
 
 
-async def _on_service_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ServiceError)
-    return error_response(error)
-
-
-async def _on_validation_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return error_response(validation_error(error))
-
-
-async def _on_client_disconnect(request: Request, error: Exception) -> Response:
-    return error_response(ClientDisconnected("The client closed the connection."))
-
-
-async def _on_http_exception(request: Request, error: Exception) -> Response:
-    """The framework's own errors: no such route, wrong method, a body that it could not read."""
+async def _on_framework_error(request: Request, error: Exception) -> Response:
+    """No such route, wrong method, or a body that the framework could not read."""
+    cause = error.__cause__ or error
+    if isinstance(cause, ServiceError):  # ours, raised while the framework was reading the body
+        return error_response(cause)
+    if isinstance(cause, ClientDisconnect):
+        return error_response(ClientDisconnected("The client closed the connection."))
+    if isinstance(error, RequestValidationError):
+        return error_response(validation_error(error))
     assert isinstance(error, HTTPException)
-    if isinstance(error.__cause__, ServiceError):  # ours, raised while the framework was reading the body
-        return error_response(error.__cause__)
-    if isinstance(error.__cause__, ClientDisconnect):
-        return await _on_client_disconnect(request, error.__cause__)
     path = request.url.path
     if error.status_code == 404:
         return error_response(RouteNotFound(f"There is no {path}; /docs lists what there is."))

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 from prometheus_client.exposition import choose_encoder
+from pydantic import BaseModel, Field
 
 from service import __version__
-from service.http.dependencies import ServiceDep
+from service.http.dependencies import ContextDep
 from service.http.openapi import responses
-from service.http.schemas.health import LiveResponse, ReadyResponse, VersionResponse
 from service.metrics import Metrics
 
 router = APIRouter()
+
+
+class LiveResponse(BaseModel):
+    status: Literal["live"] = Field(default="live", description="The process answers.")
+
+
+class ReadyResponse(BaseModel):
+    status: Literal["ready"] = Field(default="ready", description="Images can be drawn.")
+    model: Literal["ready"] = Field(default="ready", description="Loaded and warm.")
+    store: Literal["ready", "unavailable"] = Field(description="`unavailable`: only styles in memory work.")
+
+
+class VersionResponse(BaseModel):
+    version: str = Field(description="Of the service.")
+    row_tile: int | None = Field(
+        description="Rows to which batches are padded on this CPU, as measured at the start; null on a GPU, "
+        "with a compiled model, where no number of rows holds, and while the model loads."
+    )
+    is_batch_invariant: bool = Field(
+        description="Whether an image has the same bytes alone and in any batch: true with a row tile."
+    )
 
 
 @router.get("/livez", tags=["health"], responses=responses.LIVE)
@@ -22,18 +45,18 @@ async def livez() -> LiveResponse:
 
 
 @router.get("/readyz", tags=["health"], responses=responses.READY)
-async def readyz(service: ServiceDep) -> ReadyResponse:
+async def readyz(context: ContextDep) -> ReadyResponse:
     """200 while images can be drawn; 503 with the reason while the model loads, and once it has died.
 
-    A store that does not answer is reported and leaves the answer at 200: plain images and styles in memory
+    A store that does not answer is reported, still with 200: plain images and styles in memory
     still work, and since all replicas share one store, taking them all out of service would help nobody.
     """
-    return ReadyResponse(store="ready" if await service.styles.store_answers() else "unavailable")
+    return ReadyResponse(store="ready" if await context.service.styles.store_answers() else "unavailable")
 
 
 @router.get("/metrics", tags=["health"], response_class=Response, responses=responses.METRICS)
 async def metrics(request: Request) -> Response:
-    """Prometheus text, or OpenMetrics when `Accept` asks for it."""
+    """Prometheus text, or OpenMetrics when `Accept` names it."""
     served: Metrics = request.app.state.metrics
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(served.registry), headers={"Content-Type": content_type})

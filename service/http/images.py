@@ -13,10 +13,8 @@ from fastapi.responses import JSONResponse
 
 from service.application.generate import FinishedImage, ImageUpdate, PlannedImage, PreviewImage
 from service.http.content_negotiation import json_only, wanted_form
-from service.http.dependencies import CallerDep, ServiceDep, TraceDep
-from service.http.disconnect import cancel_on_disconnect
-from service.http.middleware.idempotency import IDEMPOTENT
-from service.http.middleware.timeout import DeadlineDep
+from service.http.dependencies import ContextDep, cancel_on_disconnect
+from service.http.middleware import idempotency, limits
 from service.http.openapi import examples, responses
 from service.http.schemas.images import (
     CompletedEvent,
@@ -37,15 +35,13 @@ router = APIRouter(tags=["images"])
     "/v1/images/generations",
     response_model=GenerationResponse,
     responses=responses.GENERATE,
-    dependencies=[Depends(json_only), IDEMPOTENT],
+    dependencies=[Depends(json_only)],
+    openapi_extra={"parameters": [idempotency.PARAMETER, limits.TIMEOUT_PARAMETER]},
 )
 async def generate(
     request: Request,
     body: Annotated[GenerationBody, Body(openapi_examples=examples.GENERATIONS)],
-    service: ServiceDep,
-    caller: CallerDep,
-    trace: TraceDep,
-    deadline: DeadlineDep,
+    context: ContextDep,
 ) -> Response:
     """Draw `n` images. When `Accept` is an image type and `n` is 1, the answer is the image itself.
 
@@ -53,14 +49,16 @@ async def generate(
     `image_generation.completed` for each image; or `error`, with the body of any failure.
     """
     form = wanted_form(request.headers.get("accept", ""), body)
-    wanted = body.to_request(form.format, deadline)
+    wanted = body.to_request(form.format, context.deadline)
+    images, trace = context.service.images, context.trace
+    model = images.generator.name
     if body.stream:
-        stream = await cancel_on_disconnect(request, service.images.stream(wanted, caller, trace))
-        to_event = partial(_event, body=body, model=service.images.generator.name)
-        ping_seconds = service.settings.ping_seconds
+        stream = await cancel_on_disconnect(request, images.stream(wanted, context.caller, trace))
+        to_event = partial(_event, body=body, model=model)
+        ping_seconds = context.service.settings.ping_seconds
         return EventStream(stream.updates(), to_event, stream.close, ping_seconds=ping_seconds, trace=trace)
-    images = await cancel_on_disconnect(request, service.images.generate(wanted, caller, trace))
-    return _raw(images[0]) if form.is_raw else _json(images, body, service.images.generator.name)
+    drawn = await cancel_on_disconnect(request, images.generate(wanted, context.caller, trace))
+    return _raw(drawn[0]) if form.is_raw else _json(drawn, body, model)
 
 
 def _raw(image: FinishedImage) -> Response:
@@ -75,12 +73,11 @@ def _raw(image: FinishedImage) -> Response:
 
 
 def _json(images: Sequence[FinishedImage], body: GenerationBody, model: str) -> Response:
-    first = images[0].planned
     data = [
         GeneratedImage(
             b64_json=b64encode(image.file).decode(),
             seed=image.planned.spec.seed,
-            style=_style_fields(image.planned, body).get("style") if body.styles_each else None,
+            style=_fields(image.planned, body).get("style") if body.styles_each else None,
         )
         for image in images
     ]
@@ -88,12 +85,9 @@ def _json(images: Sequence[FinishedImage], body: GenerationBody, model: str) -> 
         created=int(time.time()),
         data=data,
         model=model,
-        size=str(first.spec.size),
-        output_format=first.output_format.value,
-        quality=first.quality.value,
         usage=Usage.of([image.drawing for image in images]),
         warnings=sorted({warning for image in images for warning in image.drawing.warnings}) or None,
-        **({} if body.styles_each else _style_fields(first, body)),
+        **_fields(images[0].planned, body, has_style=not body.styles_each),
     )
     return JSONResponse(answer.model_dump(exclude_none=True))
 
@@ -103,12 +97,9 @@ def _event(update: ImageUpdate, *, body: GenerationBody, model: str) -> PartialI
     fields: dict[str, Any] = {
         "b64_json": b64encode(update.file).decode(),
         "created_at": int(time.time()),
-        "size": str(planned.spec.size),
-        "quality": planned.quality.value,
-        "output_format": planned.output_format.value,
         "image_index": planned.index,
         "seed": planned.spec.seed,
-        **_style_fields(planned, body),
+        **_fields(planned, body),
     }
     if isinstance(update, PreviewImage):
         height, width = update.preview.image.shape[:2]
@@ -130,14 +121,21 @@ def _event(update: ImageUpdate, *, body: GenerationBody, model: str) -> PartialI
     )
 
 
-def _style_fields(planned: PlannedImage, body: GenerationBody) -> dict[str, Any]:
-    """The style in the form in which the body named it, with every value that was used."""
+def _fields(planned: PlannedImage, body: GenerationBody, *, has_style: bool = True) -> dict[str, Any]:
+    """What was drawn; the style in the form in which the body named it, with every value that was used."""
+    fields: dict[str, Any] = {
+        "size": str(planned.spec.size),
+        "quality": planned.quality.value,
+        "output_format": planned.output_format.value,
+    }
     style = planned.style
-    if style is None:
-        return {}
+    if style is None or not has_style:
+        return fields
     if body.styles is None:
-        return {"style": StyleChoice(id=style.terms[0].id, strength=style.strength, alpha=style.alpha)}
-    return {
+        return fields | {
+            "style": StyleChoice(id=style.terms[0].id, strength=style.strength, alpha=style.alpha)
+        }
+    return fields | {
         "styles": [WeightedChoice(id=term.id, weight=term.weight) for term in style.terms],
         "strength": style.strength,
         "alpha": style.alpha,

@@ -12,7 +12,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.types import Receive, Scope, Send
 
 from service.errors import ClientDisconnected, ServiceError
-from service.http.disconnect import wait_for_disconnect
+from service.http.dependencies import wait_for_disconnect
 from service.http.error_handlers import error_json, unexpected_error
 from service.stage_timer import RequestTrace
 

@@ -26,7 +26,7 @@ from service.http.schemas.styles import (
     MAX_METADATA_NAME_CHARS,
     MAX_NAME_CHARS,
     METADATA_SENTENCE,
-    NAME_DESCRIPTION,
+    StyleForm,
     StyleOfCode,
     StyleOfWords,
     is_metadata,
@@ -37,46 +37,15 @@ from service.storage.schema import MAX_PICTURES
 
 log = structlog.stdlib.get_logger(__name__)
 
-FIELDS = ["image", "name", "metadata"]
 DISK_RETRY_SECONDS = 10.0
 # JSON of metadata at its bounds, each character escaped.
 MAX_FIELD_BYTES = 2**14 + 12 * MAX_METADATA * (MAX_METADATA_NAME_CHARS + MAX_METADATA_CHARS)
-FORM_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "required": ["image"],
-    "additionalProperties": False,
-    "properties": {
-        "image": {
-            "type": "array",
-            "minItems": 1,
-            "maxItems": MAX_PICTURES,
-            "items": {"type": "string", "format": "binary"},
-            "description": "PNG, JPEG, WebP or a still GIF, detected from content. Several files become "
-            "one style, their mean. At least 16 pixels a side; all files together at most 10 MiB, and each "
-            "at most 50 million pixels, unless the service is set otherwise.",
-        },
-        "name": {
-            "type": "string",
-            "minLength": 1,
-            "maxLength": MAX_NAME_CHARS,
-            "pattern": r"\S",
-            "description": NAME_DESCRIPTION,
-        },
-        "metadata": {
-            "type": "object",
-            "maxProperties": MAX_METADATA,
-            "propertyNames": {"minLength": 1, "maxLength": MAX_METADATA_NAME_CHARS},
-            "additionalProperties": {"type": "string", "maxLength": MAX_METADATA_CHARS},
-            "description": "As JSON.",
-        },
-    },
-}
 BODY_SCHEMA: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
             MULTIPART: {
-                "schema": FORM_SCHEMA,
+                "schema": StyleForm.model_json_schema(),
                 "encoding": {"metadata": {"contentType": JSON}},
                 "examples": examples.UPLOADS,
             },
@@ -172,8 +141,8 @@ async def _text_or_code(request: Request) -> StyleOfWords | StyleOfCode:
 
 def _upload(form: FormData) -> Upload:
     for field in form:
-        if field not in FIELDS:
-            problem = unknown_field(field, FIELDS)
+        if field not in StyleForm.model_fields:
+            problem = unknown_field(field, list(StyleForm.model_fields))
             raise InvalidRequest(problem.message(), param=field[:60], code=problem.type)
     return Upload(_images(form), _name(form), _metadata(form))
 

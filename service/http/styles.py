@@ -8,9 +8,8 @@ from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 
 from service.application.extract_style import Styles
 from service.http.content_negotiation import json_only
-from service.http.dependencies import StylesDep, TraceDep
-from service.http.disconnect import cancel_on_disconnect
-from service.http.middleware.idempotency import IDEMPOTENT
+from service.http.dependencies import ContextDep, cancel_on_disconnect
+from service.http.middleware import idempotency
 from service.http.openapi import examples, responses
 from service.http.schemas.styles import (
     StyleChange,
@@ -36,19 +35,17 @@ StyleReferencePath = Annotated[
     status_code=201,
     response_model=StyleResponse,
     responses=responses.CREATE_STYLE,
-    openapi_extra=BODY_SCHEMA,
-    dependencies=[IDEMPOTENT],
+    openapi_extra=BODY_SCHEMA | {"parameters": [idempotency.PARAMETER]},
 )
-async def create_style(
-    request: Request, response: Response, styles: StylesDep, trace: TraceDep
-) -> StyleResponse:
+async def create_style(request: Request, response: Response, context: ContextDep) -> StyleResponse:
     """201 for a new style; 200 for pictures, words or a code sent before: the ID is their own.
 
     A form with up to ten pictures makes one style of their mean. JSON makes a style from words, or keeps the
     style of a code.
     """
-    async with style_body(request, trace) as body:
-        creation = styles.create(body.source(), trace, name=body.name, metadata=body.metadata)
+    styles = context.styles
+    async with style_body(request, context.trace) as body:
+        creation = styles.create(body.source(), context.trace, name=body.name, metadata=body.metadata)
         style, is_new = await cancel_on_disconnect(request, creation)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/styles/{style.id}"
@@ -56,14 +53,14 @@ async def create_style(
 
 
 @router.get("/v1/styles", responses=responses.LIST_STYLES)
-async def list_styles(query: Annotated[StyleQuery, Query()], styles: StylesDep) -> StyleListResponse:
+async def list_styles(query: Annotated[StyleQuery, Query()], context: ContextDep) -> StyleListResponse:
     """The styles by time of creation; `after` continues where an answer with `has_more` ended.
 
     A list costs the model nothing: where it has not read a style yet, `is_read` says so, and there is neither
     code nor spectrum.
     """
-    page = await styles.store.list(limit=query.limit, after=query.after, order=query.order)
-    listed = [_response(style, styles) for style in page.styles]
+    page = await context.styles.store.list(limit=query.limit, after=query.after, order=query.order)
+    listed = [_response(style, context.styles) for style in page.styles]
     return StyleListResponse(
         data=listed,
         first_id=listed[0].id if listed else None,
@@ -73,9 +70,9 @@ async def list_styles(query: Annotated[StyleQuery, Query()], styles: StylesDep) 
 
 
 @router.get("/v1/styles/{style_id}", responses=responses.GET_STYLE)
-async def get_style(style_id: StyleReferencePath, styles: StylesDep) -> StyleResponse:
+async def get_style(style_id: StyleReferencePath, context: ContextDep) -> StyleResponse:
     """A style by its ID, or what a style code holds."""
-    return _response(await styles.store.get(style_id), styles)
+    return _response(await context.styles.store.get(style_id), context.styles)
 
 
 @router.get(
@@ -84,11 +81,11 @@ async def get_style(style_id: StyleReferencePath, styles: StylesDep) -> StyleRes
     responses=responses.GET_STYLE_IMAGE,
 )
 async def get_style_image(
-    style_id: StyleIdPath, query: Annotated[StyleImageQuery, Query()], styles: StylesDep
+    style_id: StyleIdPath, query: Annotated[StyleImageQuery, Query()], context: ContextDep
 ) -> Response:
     """A picture as it is kept: upright, in sRGB, bounded, lossless WebP."""
-    content = await styles.store.picture(style_id, query.index)
-    style = await styles.store.get(style_id)
+    content = await context.styles.store.picture(style_id, query.index)
+    style = await context.styles.store.get(style_id)
     return Response(content, media_type=style.image_media_type, headers={"X-Content-Type-Options": "nosniff"})
 
 
@@ -100,17 +97,17 @@ async def get_style_image(
 async def change_style(
     style_id: StyleIdPath,
     body: Annotated[StyleChange, Body(openapi_examples=examples.CHANGES)],
-    styles: StylesDep,
+    context: ContextDep,
 ) -> StyleResponse:
     """Change its name or its metadata. Its look is its sources': for another, create another style."""
-    given = {name: getattr(body, name) for name in body.model_fields_set}
-    return _response(await styles.store.change(style_id, **given), styles)
+    changed = await context.styles.store.change(style_id, body.model_dump(exclude_unset=True))
+    return _response(changed, context.styles)
 
 
 @router.delete("/v1/styles/{style_id}", responses=responses.DELETE_STYLE)
-async def delete_style(style_id: StyleIdPath, styles: StylesDep) -> StyleDeletedResponse:
+async def delete_style(style_id: StyleIdPath, context: ContextDep) -> StyleDeletedResponse:
     """Forget the style: its record, its pictures and everything computed from them."""
-    await styles.store.delete(style_id)
+    await context.styles.store.delete(style_id)
     return StyleDeletedResponse(id=style_id)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -15,9 +14,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.errors import StoreUnavailable
-
-if TYPE_CHECKING:
-    from service.metrics import Metrics
+from service.metrics import Metrics
 
 CONNECT_TIMEOUT_SECONDS = 1.0
 REPLY_TIMEOUT_SECONDS = 3.0  # some megabytes over a slow network, written to a slow disk
@@ -69,7 +66,7 @@ def _message(error: RedisError) -> str:
     # What a Redis replies whose disk is full; the second is from the embedded one, see embedded_valkey/.
     if str(error).startswith(("MISCONF", "NOREPLICAS")):
         return (
-            "The style store accepts no changes now: its disk is full or cannot be written. Make room there; "
+            "The style store accepts no changes now: its disk is full or cannot be written. Free some space; "
             "existing styles keep working."
         )
     return "The style store refused the operation. The service's log says why; try again once that is fixed."

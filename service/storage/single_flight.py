@@ -12,36 +12,36 @@ V = TypeVar("V")
 
 
 @dataclass(slots=True)
-class _Flight(Generic[V]):
+class _SharedTask(Generic[V]):
     task: asyncio.Task[V]
     num_waiting: int = 0
 
 
 class SingleFlight(Generic[K, V]):
-    """Work in flight by key. It is cancelled as soon as no caller waits for it, and only then."""
+    """Running work by key. It is cancelled as soon as no caller waits for it, and only then."""
 
     def __init__(self) -> None:
-        self._flights: dict[K, _Flight[V]] = {}
+        self._shared: dict[K, _SharedTask[V]] = {}
 
     def num_waiting(self, key: K) -> int:
         """The number of callers that wait for the work of `key`."""
-        flight = self._flights.get(key)
-        return 0 if flight is None else flight.num_waiting
+        shared = self._shared.get(key)
+        return 0 if shared is None else shared.num_waiting
 
     async def run(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> V:
-        """The result, or the error, of the work in flight for `key`; `work` is started when there is none."""
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = self._flights[key] = _Flight(asyncio.create_task(work()))
-        flight.num_waiting += 1
+        """The result, or the error, of the running work for `key`; `work` is started when there is none."""
+        shared = self._shared.get(key)
+        if shared is None:
+            shared = self._shared[key] = _SharedTask(asyncio.create_task(work()))
+        shared.num_waiting += 1
         try:
-            return await asyncio.shield(flight.task)
+            return await asyncio.shield(shared.task)
         finally:
-            flight.num_waiting -= 1
-            if flight.num_waiting == 0:
-                flight.task.cancel()  # without effect on finished work
-                flight.task.add_done_callback(_retrieve_error)
-                del self._flights[key]  # later callers start new work
+            shared.num_waiting -= 1
+            if shared.num_waiting == 0:
+                shared.task.cancel()  # without effect on finished work
+                shared.task.add_done_callback(_retrieve_error)
+                del self._shared[key]  # later callers start new work
 
 
 def _retrieve_error(task: asyncio.Task[Any]) -> None:

@@ -2,31 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Protocol
 
 import structlog
 from cachetools import LRUCache
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from service.media.images import Picture
+from service.metrics import Metrics
+from service.model.schedule import Size
 from service.model.style.feature import StyleFeature
+from service.model.style.tokens import StyleTokens
+from service.stage_timer import StageTimer
 from service.storage.checksummed import FEATURE, add_checksum, verify_checksum
 from service.storage.client import count_error, translate_redis_errors
 from service.storage.schema import FEATURE_SECONDS, WRITE_FEATURE, feature_key, features_key, record_key
 from service.storage.single_flight import SingleFlight
-from service.styles.record import not_found
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
-    from service.metrics import Metrics
-    from service.model.schedule import Size
-    from service.styles.extractor import StyleExtractor
-    from service.styles.style_code import StyleCodec
+from service.styles.record import StyleText, not_found
+from service.styles.style_code import StyleCodec
 
 CONFIRM_SECONDS = 30.0  # a deletion by another replica goes unnoticed here for at most this long
 log = structlog.get_logger(__name__)
+
+
+class StyleExtractor(Protocol):
+    """Makes style features of pictures, texts and style tokens. The model's errors pass through the store."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex characters; models of one fingerprint extract the same tokens from the same picture."""
+
+    @property
+    def style_size(self) -> Size:
+        """At which style tokens are extracted: the model's own, whatever sizes are enabled."""
+
+    def schedule_name(self, size: Size) -> str:
+        """Names everything that a style feature depends on besides the picture and the model."""
+
+    async def extract(self, picture: Picture, size: Size, stages: StageTimer) -> StyleFeature: ...
+
+    async def extract_text(self, text: StyleText, stages: StageTimer) -> StyleFeature:
+        """At the style size."""
+
+    def restore(self, tokens: StyleTokens, size: Size) -> StyleFeature:
+        """From tokens extracted at the style size; takes some tenths of a millisecond."""
+
+    def combine(self, features: Sequence[StyleFeature], size: Size) -> StyleFeature:
+        """The feature of all their pictures together, extracted for this size: the mean."""
+
+    def check_tokens(self, tokens: StyleTokens) -> None:
+        """ValueError unless these are tokens of this model, extracted at the style size."""
+
+    def agreement(self, feature: StyleFeature) -> float | None:
+        """How alike the pictures of a style are, -1 to 1; None for one picture."""
 
 
 @dataclass(slots=True)
@@ -58,6 +92,7 @@ class FeatureCache:
         self._codec = codec
         self._rebuild = rebuild
         self._metrics = metrics
+        self._lookups = metrics.style_features
         self._clock = clock
         # By style ID or style code, and schedule.
         self._of_styles = LRUCache[tuple[str, str], CachedFeature](max_features)
@@ -67,14 +102,15 @@ class FeatureCache:
 
     async def get(self, style_id: str, size: Size, *, param: str | None) -> StyleFeature:
         """The feature of a stored style. One that this process has cached needs no Redis."""
-        key = self._memory_key(style_id, size)
+        key = style_id, self._extractor.schedule_name(size)
         cached = self._of_styles.get(key)
         if cached is not None:
-            await self._confirm_exists(style_id, cached, param)
-            self._count("hit")
+            if abs(self._clock() - cached.confirmed) >= CONFIRM_SECONDS:
+                await self._confirm_exists(style_id, cached, param)
+            self._lookups.labels(result="hit").inc()
             return cached.feature
         feature = await self._read(style_id, size)
-        self._count("miss" if feature is None else "hit")
+        self._lookups.labels(result="miss" if feature is None else "hit").inc()
         if feature is None:
             feature = await self._rebuilds.run(key, lambda: self._rebuild_and_write(style_id, size, param))
         self.put(style_id, size, feature)
@@ -82,9 +118,9 @@ class FeatureCache:
 
     def get_of_code(self, code: str, size: Size, *, param: str | None) -> StyleFeature:
         """The feature of a style code. InvalidRequest when the code is damaged or another model's."""
-        key = self._memory_key(code, size)
+        key = code, self._extractor.schedule_name(size)
         feature = self._of_codes.get(key)
-        self._count("miss" if feature is None else "hit")
+        self._lookups.labels(result="miss" if feature is None else "hit").inc()
         if feature is None:
             feature = self._extractor.restore(self._codec.read(code, param=param), size)
             self._of_codes[key] = feature
@@ -92,7 +128,8 @@ class FeatureCache:
 
     def put(self, style_id: str, size: Size, feature: StyleFeature) -> None:
         """Cache the feature of a style that is known to exist, in this process alone."""
-        self._of_styles[self._memory_key(style_id, size)] = CachedFeature(feature, self._clock())
+        key = style_id, self._extractor.schedule_name(size)
+        self._of_styles[key] = CachedFeature(feature, self._clock())
 
     def forget(self, style_id: str) -> None:
         """Drop all features of a style from this process."""
@@ -102,15 +139,9 @@ class FeatureCache:
     def redis_key(self, style_id: str, size: Size) -> str:
         return feature_key(style_id, self._extractor.fingerprint, self._extractor.schedule_name(size))
 
-    def _memory_key(self, style: str, size: Size) -> tuple[str, str]:
-        return style, self._extractor.schedule_name(size)
-
     async def _confirm_exists(self, style_id: str, cached: CachedFeature, param: str | None) -> None:
         """StyleNotFound when another replica has deleted the style. Skipped while Redis is unavailable."""
-        now = self._clock()
-        if abs(now - cached.confirmed) < CONFIRM_SECONDS:
-            return
-        cached.confirmed = now  # before the reply, so that of many requests one asks
+        cached.confirmed = self._clock()  # before the reply, so that of many requests one checks
         try:
             exists = await self._redis.exists(record_key(style_id))
         except RedisError as error:
@@ -140,7 +171,7 @@ class FeatureCache:
 
     async def _rebuild_and_write(self, style_id: str, size: Size, param: str | None) -> StyleFeature:
         feature = await self._rebuild(style_id, size, param)
-        self._count("rebuilt")
+        self._lookups.labels(result="rebuilt").inc()
         keys = [record_key(style_id), self.redis_key(style_id, size), features_key(style_id)]
         args: list[bytes | int] = [add_checksum(FEATURE, feature.to_bytes()), FEATURE_SECONDS]
         if await self._try(self._write(keys=keys, args=args)) == 0:
@@ -154,6 +185,3 @@ class FeatureCache:
         except RedisError as error:
             count_error(error, self._metrics)
             return None
-
-    def _count(self, result: Literal["hit", "miss", "rebuilt"]) -> None:
-        self._metrics.style_features.labels(result=result).inc()

@@ -8,20 +8,26 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import structlog
+from pydantic import TypeAdapter, ValidationError
 
 from service.errors import StyleDamaged, StyleNotFound
-from service.model.style.feature import dominance
+from service.model.style.feature import StyleFeature, dominance
 from service.storage.schema import NO_TENANT
-from service.styles.extractor import StyleText
 from service.styles.style_code import StyleCodec, is_code
 
-if TYPE_CHECKING:
-    from service.model.style.feature import StyleFeature
-
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StyleText:
+    """What a style without pictures is made of."""
+
+    text: str
+    seed: int
+
 
 # Format 1 is a style of one picture, also as the first version wrote it; that version refuses format 2.
 ONE_PICTURE, ANY_SOURCE = "1", "2"
@@ -103,21 +109,6 @@ class StyleAnalysis:
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
-    @classmethod
-    def from_json(cls, text: str) -> StyleAnalysis:
-        """The inverse of `to_json`; ValueError when it is damaged."""
-        try:
-            fields = json.loads(text)
-            found = fields["agreement"]
-            return cls(
-                code=str(fields["code"]),
-                singular_values=tuple(float(value) for value in fields["singular_values"]),
-                dominance=float(fields["dominance"]),
-                agreement=None if found is None else float(found),
-            )
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise ValueError(f"the record's analysis is damaged: {error!r}") from error
-
 
 @dataclass(frozen=True, slots=True)
 class Style:
@@ -137,6 +128,9 @@ class Style:
         if self.image_media_type is not None:
             return "images"
         return "code" if self.source_text is None else "text"
+
+
+_STYLE = TypeAdapter(Style)
 
 
 def to_hash(style: Style, fingerprint: str) -> dict[str, str | int]:
@@ -165,42 +159,27 @@ def from_hash(style_id: str, fields: Mapping[bytes, bytes], fingerprint: str) ->
     """The style that `fields` describe; ValueError says what is damaged. Unknown fields, which another
     version or another model wrote, are ignored.
     """
-
-    def text(name: str) -> str:
-        if (value := fields.get(name.encode())) is None:
-            raise ValueError(f"the record has no {name}")
-        return value.decode()
-
-    def number(name: str) -> int:
-        value = text(name)
-        if not (value.isascii() and value.isdigit()):
-            raise ValueError(f"the record's {name} is {value!r}, not a number")
-        return int(value)
-
-    def has(name: str) -> bool:
-        return name.encode() in fields
-
-    if text("format") not in (ONE_PICTURE, ANY_SOURCE):
+    record: dict[str, Any] = {name.decode(): value.decode() for name, value in fields.items()}
+    if record.get("format") not in (ONE_PICTURE, ANY_SOURCE):
         raise ValueError(
-            f"the record's format is {text('format')!r}; this version reads {ONE_PICTURE} and {ANY_SOURCE}"
+            f"the record's format is {record.get('format')!r}, not {ONE_PICTURE} or {ANY_SOURCE}"
         )
-    has_image = text("format") == ONE_PICTURE or has("image_media_type")
-    return Style(
-        id=style_id,
-        name=text("name") if has("name") else None,
-        created=number("created"),
-        num_images=number("num_images"),
-        image_width=number("image_width") if has_image else None,
-        image_height=number("image_height") if has_image else None,
-        image_media_type=text("image_media_type") if has_image else None,
-        metadata=_metadata(text("metadata")) if has("metadata") else {},
-        source_text=StyleText(text("text"), number("seed")) if has("text") else None,
-        analysis=(
-            StyleAnalysis.from_json(text(analysis_field(fingerprint)))
-            if has(analysis_field(fingerprint))
-            else None
-        ),
-    )
+    if record["format"] == ONE_PICTURE and "image_media_type" not in record:
+        raise ValueError("the record has no image_media_type")
+    found = {
+        "id": style_id,
+        "name": None,
+        **record,
+        "metadata": json.loads(record.get("metadata", "{}")),
+        "source_text": {"text": record["text"], "seed": record.get("seed")} if "text" in record else None,
+        "analysis": json.loads(record.get(analysis_field(fingerprint), "null")),
+    }
+    try:
+        return _STYLE.validate_python(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise ValueError(f"the record's {name} is {first['input']!r}: {first['msg']}") from error
 
 
 def _mark(tenant: str) -> str:
@@ -210,13 +189,6 @@ def _mark(tenant: str) -> str:
 
 def _base32_digest(text: str) -> str:
     return base64.b32encode(hashlib.sha256(text.encode()).digest()).decode().lower()
-
-
-def _metadata(text: str) -> dict[str, str]:
-    found = json.loads(text)
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise ValueError(f"the record's metadata is {text!r}, not names and texts")
-    return found
 
 
 def analyse_style(feature: StyleFeature, codec: StyleCodec, agreement: float | None) -> StyleAnalysis:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
+
+from redis.asyncio import Redis
 
 from service.errors import StyleDamaged
+from service.metrics import Metrics
 from service.storage.checksummed import FEATURE, PICTURE, add_checksum, verify_checksum
 from service.storage.client import translate_redis_errors
 from service.storage.schema import (
@@ -23,11 +26,6 @@ from service.storage.schema import (
     record_key,
 )
 from service.styles.record import Style, damaged, from_hash, not_found, to_hash
-
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
-    from service.metrics import Metrics
 
 
 class StyleRepository:

@@ -8,20 +8,27 @@ import asyncio
 import copy
 import json
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal, TypeAlias
+
+from redis.asyncio import Redis
 
 from service.errors import InvalidRequest, StoreUnavailable
-from service.media.images import picture_from_content
+from service.media.images import Picture, picture_from_content
+from service.metrics import Metrics
+from service.model.schedule import Size
+from service.model.style.feature import StyleFeature
+from service.model.style.tokens import StyleTokens
 from service.stage_timer import StageTimer
 from service.storage.client import translate_redis_errors
 from service.storage.schema import MAX_PICTURES, NO_TENANT
 from service.storage.single_flight import SingleFlight
-from service.styles.feature_cache import FeatureCache
+from service.styles.feature_cache import FeatureCache, StyleExtractor
 from service.styles.record import (
     Style,
     StyleAnalysis,
+    StyleText,
     analyse_style,
     analysis_field,
     damaged,
@@ -33,29 +40,13 @@ from service.styles.record import (
 from service.styles.repository import StyleRepository
 from service.styles.style_code import StyleCodec, is_code
 
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
-    from service.media.images import Picture
-    from service.metrics import Metrics
-    from service.model.schedule import Size
-    from service.model.style.feature import StyleFeature
-    from service.model.style.tokens import StyleTokens
-    from service.styles.extractor import StyleExtractor, StyleText
+StyleSource: TypeAlias = Sequence[Picture] | StyleText | str  # up to MAX_PICTURES pictures; a style code
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     styles: tuple[Style, ...]
     has_more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Unchanged:
-    """A field that a change leaves as it is."""
-
-
-UNCHANGED = Unchanged()
 
 
 class StyleStore:
@@ -80,7 +71,7 @@ class StyleStore:
         self._extractor = extractor
         self._metrics = metrics
         self._clock = clock
-        self.extractions = SingleFlight[str, tuple["StyleFeature", StageTimer]]()
+        self.extractions = SingleFlight[str, tuple[StyleFeature, StageTimer]]()
         self._repository = StyleRepository(redis, fingerprint=extractor.fingerprint, metrics=metrics)
         self._codec = StyleCodec(extractor.name, extractor.fingerprint, extractor.check_tokens)
         self._features = FeatureCache(
@@ -95,87 +86,49 @@ class StyleStore:
 
     def of(self, tenant: str) -> StyleStore:
         """The same store, showing the styles of this tenant alone."""
-        store = copy.copy(self)  # the connection, the cached features and the work in flight are shared
+        store = copy.copy(self)  # the connection, the cached features and the running work are shared
         store._tenant = tenant
         return store
 
     async def create(
         self,
-        *pictures: Picture,
+        source: StyleSource,
+        *,
         name: str | None,
         metadata: Mapping[str, str] | None = None,
         stages: StageTimer | None = None,
     ) -> tuple[Style, bool]:
-        """The style of these pictures, up to MAX_PICTURES, and whether it is new.
+        """The style, and whether it is new. The same picture twice counts once.
 
-        The same picture twice counts once. A style that exists keeps its name and metadata; one whose record
-        or picture is damaged is written anew. Nothing is written until the feature has been extracted.
-        `stages` is given the time of each stage.
+        A style that exists keeps its name and metadata; one whose record or picture is damaged is written
+        again. Nothing is written until the feature has been extracted. `stages` is given the time of each
+        stage.
         """
-        distinct = list({picture.digest: picture for picture in pictures}.values())
-        assert 1 <= len(distinct) <= MAX_PICTURES
-        draft = Style(
-            id=style_id_of([picture.digest for picture in distinct], tenant=self._tenant),
-            name=name,
-            created=int(self._clock()),
-            num_images=len(distinct),
-            image_width=distinct[0].width,
-            image_height=distinct[0].height,
-            image_media_type=distinct[0].media_type,
-            metadata=metadata or {},
-        )
-
-        async def extract(stages: StageTimer) -> StyleFeature:
-            return await self._extract(distinct, self._extractor.style_size, stages)
-
-        return await self._create(draft, [picture.content for picture in distinct], extract, stages)
-
-    async def create_from_text(
-        self,
-        text: StyleText,
-        *,
-        name: str | None,
-        metadata: Mapping[str, str] | None = None,
-        stages: StageTimer | None = None,
-    ) -> tuple[Style, bool]:
-        """As `create`, from a text: the style has no picture."""
-        draft = Style(
-            id=style_id_of(text=text, tenant=self._tenant),
-            name=name,
-            created=int(self._clock()),
-            num_images=0,
-            metadata=metadata or {},
-            source_text=text,
-        )
-
-        async def extract(stages: StageTimer) -> StyleFeature:
-            return await self._extractor.extract_text(text, stages)
-
-        return await self._create(draft, [], extract, stages)
-
-    async def create_from_code(
-        self,
-        code: str,
-        *,
-        name: str | None,
-        metadata: Mapping[str, str] | None = None,
-        stages: StageTimer | None = None,
-    ) -> tuple[Style, bool]:
-        """As `create`, from a style code: the style has no picture here."""
-        tokens = self._codec.read(code, param="code")
-        draft = Style(
-            id=style_id_of(code=code, tenant=self._tenant),
-            name=name,
-            created=int(self._clock()),
-            num_images=tokens.num_images,
-            metadata=metadata or {},
-        )
-
-        async def extract(stages: StageTimer) -> StyleFeature:
-            with stages.stage("decompose"):
-                return self._extractor.restore(tokens, self._extractor.style_size)
-
-        return await self._create(draft, [], extract, stages)
+        if not isinstance(source, StyleText | str):
+            source = list({picture.digest: picture for picture in source}.values())
+        draft = replace(self._draft(source), name=name, metadata=metadata or {})
+        contents = [] if isinstance(source, StyleText | str) else [picture.content for picture in source]
+        stages = stages or StageTimer()
+        with stages.stage("store"):
+            existing, is_intact = await self._repository.examine(draft.id, num_pictures=len(contents))
+            is_intact = is_intact and (existing is None or self._has_intact_code(existing))
+        if existing is not None and is_intact:
+            with stages.stage("style"):
+                return await self._analysed(existing), False
+        feature = await self._extract_once(draft.id, source, stages)
+        with stages.stage("decompose"):
+            style = replace(existing or draft, analysis=self._analysis_of(feature))
+        with stages.stage("store"):
+            earlier = await self._repository.write(
+                style,
+                contents,
+                tenant=self._tenant,
+                feature_key=self._features.redis_key(style.id, self._extractor.style_size),
+                feature=feature.to_bytes(),
+                replace=not is_intact,
+            )
+        self._features.put(style.id, self._extractor.style_size, feature)
+        return (style, existing is None) if earlier is None else (await self._analysed(earlier), False)
 
     async def get(self, style: str) -> Style:
         """The style of an ID, or what a style code says of itself. A style that this model has not analysed
@@ -206,21 +159,14 @@ class StyleStore:
             )
         return Page(tuple(styles[:limit]), has_more=len(styles) > limit)
 
-    async def change(
-        self,
-        style_id: str,
-        *,
-        name: str | Unchanged | None = UNCHANGED,
-        metadata: Mapping[str, str] | Unchanged | None = UNCHANGED,
-    ) -> Style:
-        """The style with another name or other metadata (all of it); None removes it."""
+    async def change(self, style_id: str, changes: Mapping[str, str | Mapping[str, str] | None]) -> Style:
+        """The style with another `name` or other `metadata` (all of it); None removes it."""
         self._check(style_id)
-        changes: dict[str, str | None] = {}
-        if not isinstance(name, Unchanged):
-            changes["name"] = name
-        if not isinstance(metadata, Unchanged):
-            changes["metadata"] = json.dumps(dict(metadata)) if metadata else None
-        return await self._analysed(await self._repository.change(style_id, changes))
+        fields = {
+            field: value if isinstance(value, str) else json.dumps(dict(value)) if value else None
+            for field, value in changes.items()
+        }
+        return await self._analysed(await self._repository.change(style_id, fields))
 
     async def picture(self, style_id: str, number: int = 0) -> bytes:
         """A style image as stored: bounded, re-encoded, of the record's `image_media_type`. StyleNotFound,
@@ -258,56 +204,44 @@ class StyleStore:
         except StoreUnavailable:
             return False
 
-    async def _create(
-        self,
-        draft: Style,
-        pictures: Sequence[bytes],
-        extract: Callable[[StageTimer], Coroutine[Any, Any, StyleFeature]],
-        stages: StageTimer | None,
-    ) -> tuple[Style, bool]:
-        stages = stages or StageTimer()
-        with stages.stage("store"):
-            existing, is_intact = await self._repository.examine(draft.id, num_pictures=len(pictures))
-            is_intact = is_intact and (existing is None or self._has_intact_code(existing))
-        if existing is not None and is_intact:
-            with stages.stage("style"):
-                return await self._analysed(existing), False
-        feature = await self._extract_once(draft.id, extract, stages)
-        with stages.stage("decompose"):
-            style = replace(existing or draft, analysis=self._analysis_of(feature))
-        size = self._extractor.style_size
-        with stages.stage("store"):
-            earlier = await self._repository.write(
-                style,
-                pictures,
-                tenant=self._tenant,
-                feature_key=self._features.redis_key(style.id, size),
-                feature=feature.to_bytes(),
-                replace=not is_intact,
-            )
-        self._features.put(style.id, size, feature)
-        return (style, existing is None) if earlier is None else (await self._analysed(earlier), False)
+    def _draft(self, source: StyleSource) -> Style:
+        now, tenant = int(self._clock()), self._tenant
+        if isinstance(source, StyleText):
+            return Style(style_id_of(text=source, tenant=tenant), None, now, num_images=0, source_text=source)
+        if isinstance(source, str):
+            num_images = self._codec.read(source, param="code").num_images
+            return Style(style_id_of(code=source, tenant=tenant), None, now, num_images)
+        assert 1 <= len(source) <= MAX_PICTURES
+        return Style(
+            style_id_of([picture.digest for picture in source], tenant=tenant),
+            None,
+            now,
+            len(source),
+            image_width=source[0].width,
+            image_height=source[0].height,
+            image_media_type=source[0].media_type,
+        )
 
-    async def _extract_once(
-        self,
-        style_id: str,
-        extract: Callable[[StageTimer], Coroutine[Any, Any, StyleFeature]],
-        stages: StageTimer,
-    ) -> StyleFeature:
-        """The feature that `extract` makes, once for all concurrent requests with the same style."""
+    async def _extract_once(self, style_id: str, source: StyleSource, stages: StageTimer) -> StyleFeature:
+        """The feature, extracted once for all concurrent requests with the same style."""
 
         async def timed() -> tuple[StyleFeature, StageTimer]:
             its_stages = StageTimer(stages.clock)
-            return await extract(its_stages), its_stages
+            return await self._extract(source, self._extractor.style_size, its_stages), its_stages
 
         began = stages.clock()
         feature, its_stages = await self.extractions.run(style_id, timed)
         stages.take(its_stages, since=began)
         return feature
 
-    async def _extract(self, pictures: Sequence[Picture], size: Size, stages: StageTimer) -> StyleFeature:
+    async def _extract(self, source: StyleSource, size: Size, stages: StageTimer) -> StyleFeature:
+        if isinstance(source, StyleText):
+            return await self._extractor.extract_text(source, stages)
+        if isinstance(source, str):
+            with stages.stage("decompose"):
+                return self._extractor.restore(self._codec.read(source), size)
         # One after the other: each holds its pixels, and the model reads one at a time.
-        features = [await self._extractor.extract(picture, size, stages) for picture in pictures]
+        features = [await self._extractor.extract(picture, size, stages) for picture in source]
         if len(features) == 1:
             return features[0]
         with stages.stage("decompose"):

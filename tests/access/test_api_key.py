@@ -80,7 +80,7 @@ def test_a_line_without_limits_has_those_of_the_settings_and_none_lifts_them() -
         ("atl_abc", "this is a key itself"),
     ],
 )
-def test_a_wrong_line_stops_the_start_with_its_place_and_the_reason(
+def test_a_wrong_line_stops_the_start_with_its_number_and_the_reason(
     tmp_path: Path, line: str, part_of_message: str
 ) -> None:
     file = tmp_path / "keys"
@@ -92,7 +92,7 @@ def test_a_wrong_line_stops_the_start_with_its_place_and_the_reason(
         create_app(Settings(data_dir=tmp_path, api_keys=line))
 
 
-def test_a_secret_in_the_wrong_place_is_not_repeated() -> None:
+def test_a_secret_instead_of_a_line_is_not_repeated() -> None:
     secret = new_secret()
     with pytest.raises(ValueError, match="this is a key itself") as refused:
         read_keyring(Settings(api_keys=secret))
@@ -108,7 +108,7 @@ def test_the_file_and_the_environment_count_together_and_no_name_twice(tmp_path:
         read_keyring(Settings(api_keys_file=file, api_keys=Key("first").line))
 
 
-def test_a_file_of_keys_that_is_away_empty_or_no_text_never_lets_everyone_in(tmp_path: Path) -> None:
+def test_a_missing_empty_or_binary_file_of_keys_never_admits_everyone(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     with pytest.raises(ValueError, match="cannot be read: No such file"):
         read_keyring(Settings(api_keys_file=file))
@@ -145,7 +145,7 @@ def test_a_file_that_changes_counts_at_once_and_one_that_is_broken_changes_nothi
     assert let_in() == ["fixed", "first"]
 
 
-def test_a_broken_file_is_told_in_the_log_once_and_without_its_secrets(
+def test_a_broken_file_is_logged_once_and_without_its_secrets(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file, key = tmp_path / "keys", Key("first")
@@ -185,7 +185,7 @@ def test_without_keys_nobody_else_may_call_unless_that_is_said(host: str) -> Non
         require_guard(guarded, read_keyring(guarded))
 
 
-def test_the_command_prints_a_key_and_the_line_that_lets_it_in() -> None:
+def test_the_command_prints_a_key_and_the_line_that_admits_it() -> None:
     printed = CliRunner().invoke(cli, ["keys", "new", "acme", "--tenant", "", "--images", "30"]).stdout
     secret, line = (text.strip() for text in printed.splitlines() if text.startswith("  "))
     found = read_keyring(Settings(api_keys=line)).find(secret)

@@ -24,7 +24,7 @@ def store_on(redis: Redis, **more: Any) -> IdempotencyStore:
     return IdempotencyStore(redis, metrics=Metrics(), seconds=600, **more)
 
 
-async def test_what_is_kept_comes_back_whole_from_any_replica_until_it_expires(redis: Redis) -> None:
+async def test_a_stored_response_is_returned_by_any_replica_until_it_expires(redis: Redis) -> None:
     async with store_on(redis).claim(scope=SCOPE, fingerprint="f") as claim:
         assert claim.response is None
         await claim.save(RESPONSE)
@@ -38,7 +38,7 @@ async def test_what_is_kept_comes_back_whole_from_any_replica_until_it_expires(r
     assert b"claim" not in await redis.hgetall(key)
 
 
-async def test_a_claim_is_let_go_when_nothing_was_kept(redis: Redis) -> None:
+async def test_a_claim_is_released_when_nothing_was_stored(redis: Redis) -> None:
     with pytest.raises(ZeroDivisionError):
         async with store_on(redis).claim(scope=SCOPE, fingerprint="f"):
             raise ZeroDivisionError
@@ -97,7 +97,7 @@ async def test_a_renewal_ends_with_its_request_even_if_its_cancellation_is_lost(
 
 
 @pytest.mark.parametrize("fingerprint", ["f", "another"])
-async def test_a_claim_that_the_store_was_away_to_let_go_of_holds_up_no_next_request(
+async def test_a_claim_that_could_not_be_released_is_taken_over_by_the_next_request(
     valkey: EmbeddedValkey, redis: Redis, fingerprint: str
 ) -> None:
     store = store_on(redis)
@@ -140,7 +140,7 @@ async def test_a_claim_whose_confirmation_was_lost_is_sent_again_and_is_one_clai
     assert await script(keys=["k"], args=["f", "theirs", 1000]) == [b"f", None]
 
 
-async def test_a_damaged_answer_is_forgotten(redis: Redis) -> None:
+async def test_a_damaged_response_is_deleted(redis: Redis) -> None:
     async with store_on(redis).claim(scope=SCOPE, fingerprint="f") as claim:
         await claim.save(RESPONSE)
     (key,) = await redis.keys()
@@ -149,13 +149,13 @@ async def test_a_damaged_answer_is_forgotten(redis: Redis) -> None:
         assert claim.response is None
 
 
-async def test_an_answer_over_the_bound_is_not_kept(redis: Redis) -> None:
+async def test_a_response_over_the_bound_is_not_stored(redis: Redis) -> None:
     async with store_on(redis, max_bytes=1000).claim(scope=SCOPE, fingerprint="f") as claim:
         await claim.save(StoredResponse(200, (), bytes(1000)))
     assert await redis.keys() == []
 
 
-async def test_an_answer_that_cannot_be_kept_is_no_error_and_a_claim_that_cannot_be_made_is(
+async def test_a_response_that_cannot_be_stored_is_no_error_and_a_claim_that_cannot_be_made_is(
     redis: Redis, valkey: EmbeddedValkey
 ) -> None:
     store = store_on(redis)
@@ -170,7 +170,7 @@ async def test_an_answer_that_cannot_be_kept_is_no_error_and_a_claim_that_cannot
 @pytest.mark.parametrize(
     ("event", "is_kept"), [(b"event: image_generation.completed\n", True), (b"event: error\n", False)]
 )
-async def test_a_stream_is_kept_before_its_end_is_sent_unless_it_failed(
+async def test_a_stream_is_stored_before_its_end_is_sent_unless_it_failed(
     redis: Redis, event: bytes, is_kept: bool
 ) -> None:
     when_sent: list[str] = []

@@ -41,7 +41,7 @@ def admits(window: Window, cost: int, after_seconds: float) -> bool:
     elapsed=st.floats(0, 59.999),
     cost=st.integers(1, 1000),
 )
-def test_the_wait_ends_as_soon_as_there_is_room(
+def test_the_wait_ends_as_soon_as_the_request_fits(
     limit: int, before: int, now: int, elapsed: float, cost: int
 ) -> None:
     left = 60 - elapsed
@@ -79,7 +79,7 @@ async def test_what_is_refused_is_not_counted(redis: Redis, shares: bool) -> Non
 
 
 @pytest.mark.parametrize("shares", [True, False])
-async def test_there_is_room_when_the_wait_is_over_and_not_before(redis: Redis, shares: bool) -> None:
+async def test_a_request_fits_when_the_wait_is_over_and_not_before(redis: Redis, shares: bool) -> None:
     rates = RateLimiter(redis if shares else None, metrics=Metrics(), window_seconds=1)
     assert await taken(rates, 5)
     asked = time.monotonic()

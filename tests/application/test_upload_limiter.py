@@ -1,4 +1,4 @@
-"""Upload slots: how many, what a refused one is told, and what is measured."""
+"""Upload slots: how many, how one is refused, and what is measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def limiter(max_slots: int = 2) -> tuple[UploadLimiter, Clock, Metrics]:
     return UploadLimiter(max_slots=max_slots, metrics=metrics, clock=clock), clock, metrics
 
 
-def test_who_finds_no_place_is_refused_and_counted_and_one_that_ends_makes_room() -> None:
+def test_without_a_free_slot_an_upload_is_refused_and_counted_until_one_ends() -> None:
     slots, _, metrics = limiter()
     with slots.slot():
         with (
@@ -32,7 +32,7 @@ def test_who_finds_no_place_is_refused_and_counted_and_one_that_ends_makes_room(
     assert metrics.registry.get_sample_value("atelier_queue_depth", {"queue": "upload"}) == 0
 
 
-def test_work_that_fails_gives_its_place_back() -> None:
+def test_work_that_fails_frees_its_slot() -> None:
     slots, _, _ = limiter()
     with pytest.raises(ValueError, match="broken"), slots.slot():
         raise ValueError("broken")

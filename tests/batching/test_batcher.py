@@ -126,7 +126,7 @@ async def test_a_request_is_queued_whole_or_not_at_all() -> None:
         jobs = batcher.submit(["a0"])
         await model.next_batch()
         jobs += batcher.submit(["a1", "a2"])
-        with pytest.raises(QueueFull, match="Free places in the queue: 1 of 3"):
+        with pytest.raises(QueueFull, match="at most 3 jobs and can take 1 more"):
             batcher.submit(["a3", "a4"])
         assert batcher.num_queued == 2
         jobs += batcher.submit(["a5"])
@@ -136,9 +136,9 @@ async def test_a_request_is_queued_whole_or_not_at_all() -> None:
     assert setup.metric("rejections_total", reason="queue_full") == 2
 
 
-async def test_a_request_that_no_queue_could_hold_is_told_so_instead_of_to_retry() -> None:
+async def test_a_request_that_never_fits_the_queue_is_invalid() -> None:
     async with serving(batcher_setup(GatedModel(), max_queued=3)) as batcher:
-        with pytest.raises(InvalidRequest, match="4 places in a queue of 3; ask for fewer"):
+        with pytest.raises(InvalidRequest, match="4 jobs, and the queue holds at most 3; ask for fewer"):
             batcher.submit(["a", "a", "a", "a"])
 
 

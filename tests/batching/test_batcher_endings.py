@@ -34,7 +34,7 @@ class RealClock(Clock):
 # Clients that go away, deadlines
 
 
-async def test_a_cancelled_job_never_runs_and_frees_its_place_at_once() -> None:
+async def test_a_cancelled_job_never_runs_and_frees_the_queue_at_once() -> None:
     model = GatedModel()
     setup = batcher_setup(model, max_queued=2)
     async with serving(setup) as batcher:
@@ -51,7 +51,7 @@ async def test_a_cancelled_job_never_runs_and_frees_its_place_at_once() -> None:
     assert setup.metric("cancellations_total", when="running") == 0
 
 
-async def test_a_running_batch_runs_until_the_last_of_its_clients_has_gone() -> None:
+async def test_a_running_batch_runs_until_its_last_client_disconnects() -> None:
     loop, answers = asyncio.get_running_loop(), []
     asked: asyncio.Queue[bool] = asyncio.Queue()
     step = threading.Semaphore(0)
@@ -236,7 +236,7 @@ async def test_a_batch_that_does_not_fit_runs_in_halves_and_only_what_fits_nowhe
     assert setup.metric("queue_wait_seconds_count") == 5
 
 
-async def test_a_half_whose_clients_have_gone_is_not_run() -> None:
+async def test_a_half_whose_clients_disconnected_is_not_run() -> None:
     model = GatedModel()
 
     def fits_one(inputs: Sequence[str], cancelled: Callable[[], bool]) -> list[str]:
@@ -307,7 +307,7 @@ async def test_stop_drains_and_ends_the_loop() -> None:
     setup.thread.shutdown()
 
 
-async def test_a_stop_that_is_cut_short_settles_what_is_left_and_lets_the_model_go() -> None:
+async def test_a_stop_that_is_cut_short_settles_the_remaining_jobs_and_frees_the_model() -> None:
     cancelled_at_the_end: list[bool] = []
     model = GatedModel()
 
@@ -333,7 +333,7 @@ async def test_a_stop_that_is_cut_short_settles_what_is_left_and_lets_the_model_
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
-async def test_when_the_model_thread_dies_the_queue_is_told_and_the_batcher_is_not_alive(
+async def test_when_the_model_thread_dies_queued_jobs_fail_and_the_batcher_is_not_alive(
     error: BaseException,
 ) -> None:
     model = GatedModel()
@@ -355,7 +355,7 @@ async def test_when_the_model_thread_dies_the_queue_is_told_and_the_batcher_is_n
         assert batcher.num_queued == 0
 
 
-async def test_when_the_model_thread_was_shut_down_jobs_are_told_and_the_batcher_is_not_alive() -> None:
+async def test_when_the_model_thread_was_shut_down_jobs_fail_and_the_batcher_is_not_alive() -> None:
     setup = batcher_setup(GatedModel())
     async with serving(setup) as batcher:
         setup.thread.shutdown()
@@ -363,7 +363,7 @@ async def test_when_the_model_thread_was_shut_down_jobs_are_told_and_the_batcher
         assert not batcher.alive
 
 
-async def test_when_the_loop_itself_breaks_jobs_are_told_and_the_batcher_is_not_alive() -> None:
+async def test_when_the_loop_itself_breaks_jobs_fail_and_the_batcher_is_not_alive() -> None:
     setup = batcher_setup(GatedModel(), max_jobs="many")  # type: ignore[arg-type]
     async with serving(setup) as batcher:
         assert [type(error) for error in await failures(batcher.submit(["a1"]))] == [NotReady]

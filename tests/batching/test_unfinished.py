@@ -60,7 +60,7 @@ async def test_the_next_batch_runs_while_one_is_decoded_and_may_end_before_it() 
     assert not any(name.startswith("model") for name in model.waiters)
 
 
-async def test_a_batch_that_fails_in_the_end_is_told_and_the_one_beside_it_is_not_touched() -> None:
+async def test_a_batch_whose_outputs_fail_leaves_the_next_one_untouched() -> None:
     model = Decoder()
     async with serving(batcher_setup(model)) as batcher:
         failing = batcher.submit(["a fails"])
@@ -82,7 +82,7 @@ class Exhausted(ModelThread):
         raise RuntimeError("can't start new thread")
 
 
-async def test_when_nobody_can_wait_for_a_batch_its_jobs_are_told() -> None:
+async def test_when_waiting_for_outputs_fails_its_jobs_fail() -> None:
     model = Decoder()
     async with serving(batcher_setup(model, thread=Exhausted())) as batcher:
         (error,) = await failures(batcher.submit(["a1"]))

@@ -33,24 +33,24 @@ SPLITS = 'atelier_out_of_memory_splits_total{queue="generate"}'
 # The store
 
 
-async def test_a_store_that_goes_away_takes_only_cold_styles_with_it_until_it_is_back(
+async def test_without_its_store_only_cached_styles_work_until_it_returns(
     tmp_path: Path, valkey: EmbeddedValkey
 ) -> None:
     with ready_server(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
-        hot = upload(client, picture(90)).json()["id"]
-        before = draw(client, style=hot).json()["data"]
+        cached = upload(client, picture(90)).json()["id"]
+        before = draw(client, style=cached).json()["data"]
         await valkey.stop()
-        cold = draw(client, style=hot, size="96x64")
+        cold = draw(client, style=cached, size="96x64")
         for refused in (upload(client, picture(91)), client.get("/v1/styles"), cold):
             assert error_of(refused, 503)["code"] == "store_unavailable"
             assert int(refused.headers["Retry-After"]) >= 1
-        assert draw(client, style=hot).json()["data"] == before
+        assert draw(client, style=cached).json()["data"] == before
         assert draw(client).status_code == 200
         assert client.get("/readyz").json()["store"] == "unavailable"
         await valkey.start()
-        assert draw(client, style=hot, size="96x64").status_code == 200
+        assert draw(client, style=cached, size="96x64").status_code == 200
         assert upload(client, picture(91)).status_code == 201
-        assert [listed["id"] for listed in client.get("/v1/styles").json()["data"]][-1] == hot
+        assert [listed["id"] for listed in client.get("/v1/styles").json()["data"]][-1] == cached
 
 
 async def test_a_store_that_does_not_answer_is_given_up_in_time(
@@ -72,7 +72,7 @@ async def test_a_store_that_does_not_answer_is_given_up_in_time(
         assert upload(client, picture(92)).status_code == 201
 
 
-async def test_a_full_store_refuses_uploads_with_what_to_do_and_goes_on_drawing(
+async def test_a_full_store_refuses_uploads_with_a_remedy_and_images_are_still_drawn(
     tmp_path: Path, valkey: EmbeddedValkey, redis: Redis
 ) -> None:
     with ready_server(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
@@ -148,11 +148,11 @@ class SmallDevice(Infinity):
 
     def begin(self, paths: Sequence[ImagePath], schedule: Schedule, num_steps: int) -> KVCache:
         if len(paths) > self.max_paths:
-            raise torch.OutOfMemoryError("no room")
+            raise torch.OutOfMemoryError("out of memory")
         return super().begin(paths, schedule, num_steps)
 
 
-def test_a_batch_that_does_not_fit_is_split_and_an_image_that_never_fits_is_told_so(tmp_path: Path) -> None:
+def test_a_batch_that_does_not_fit_is_split_and_an_image_that_never_fits_fails(tmp_path: Path) -> None:
     model = SmallDevice()
     with ready_server(tmp_path, Generator(model)) as (_, client):
         roomy = draw(client, n=4).json()["data"]

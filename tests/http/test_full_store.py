@@ -1,4 +1,4 @@
-"""A store without room, on its disk or in its memory: what is there is read, and room ends it."""
+"""A store whose disk or memory is full: what is there is read, and freed space ends it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def size_of_log(server: EmbeddedValkey) -> int:
     return log.stat().st_size
 
 
-async def test_a_redis_whose_disk_is_full_refuses_uploads_with_the_cure_and_goes_on_drawing(
+async def test_a_redis_whose_disk_is_full_refuses_uploads_with_a_remedy_and_images_are_still_drawn(
     tmp_path: Path, valkey: EmbeddedValkey
 ) -> None:
     async with connect(valkey.url) as redis:
@@ -66,7 +66,7 @@ async def test_a_redis_whose_disk_is_full_refuses_uploads_with_the_cure_and_goes
             await redis.set("the last straw", "x")
             error = error_of(upload(client, picture(98)), 503)
             assert error["code"] == "store_unavailable"
-            assert "Make room" in error["message"]
+            assert "Free some space" in error["message"]
             assert draw(client, style=style).status_code == 200
             assert draw(client, style=style, size="96x64").status_code == 200  # its feature is not kept
             limit(valkey, UNLIMITED)
@@ -74,7 +74,7 @@ async def test_a_redis_whose_disk_is_full_refuses_uploads_with_the_cure_and_goes
                 pass
 
 
-async def test_a_store_whose_memory_is_full_lets_styles_go_and_takes_others_in_their_place(
+async def test_a_store_whose_memory_is_full_accepts_styles_after_others_are_deleted(
     tmp_path: Path, valkey: EmbeddedValkey
 ) -> None:
     async with connect(valkey.url) as redis:
@@ -88,7 +88,7 @@ async def test_a_store_whose_memory_is_full_lets_styles_go_and_takes_others_in_t
             assert upload(client, picture(98)).status_code == 201
 
 
-async def test_the_embedded_store_is_read_while_its_disk_is_full_and_takes_uploads_once_there_is_room(
+async def test_the_embedded_store_is_read_only_while_its_disk_is_full(
     tmp_path: Path, valkey: EmbeddedValkey
 ) -> None:
     asleep: asyncio.Queue[float] = asyncio.Queue()
@@ -103,7 +103,7 @@ async def test_the_embedded_store_is_read_while_its_disk_is_full_and_takes_uploa
         await redis.set("before", "kept")
     with ready_server(tmp_path, tiny_generator(), redis_url=valkey.url) as (_, client):
         style = (await asyncio.to_thread(upload, client, picture(97))).json()
-        with largest_file(size_of_log(valkey)):  # inherited by the one that is started in its place
+        with largest_file(size_of_log(valkey)):  # inherited by the one that is started instead
             limit(valkey, size_of_log(valkey))
             error = error_of(await asyncio.to_thread(upload, client, picture(98)), 503)
             assert error["code"] == "store_unavailable"
@@ -113,7 +113,7 @@ async def test_the_embedded_store_is_read_while_its_disk_is_full_and_takes_uploa
             assert draw(client, style=style["id"], size="96x64").status_code == 200
             for _ in range(2):
                 error = error_of(await asyncio.to_thread(upload, client, picture(98)), 503)
-                assert "Make room" in error["message"]
+                assert "Free some space" in error["message"]
             gate.release()
             assert await asleep.get() == SPACE_CHECK_SECONDS  # it looked, and there was none
         limit(valkey, UNLIMITED)

@@ -40,7 +40,7 @@ def test_a_model_that_cannot_be_loaded_leaves_a_reason(tmp_path: Path) -> None:
         assert "could not start" in client.get("/readyz").json()["error"]["message"]
 
 
-def test_a_service_that_is_told_to_end_while_it_loads_does_not_become_ready_any_more(server: Running) -> None:
+def test_a_service_stopped_while_it_loads_never_becomes_ready(server: Running) -> None:
     readiness = Readiness()
     readiness.close("The service is shutting down.")
     readiness.open(server.service.readiness.require())

@@ -43,7 +43,7 @@ def test_requests_at_once_are_batched_and_each_gets_what_it_gets_alone(server: R
         assert metric(client, size.format("count")) - num_batches < len(bodies) / 2
 
 
-def test_a_full_queue_refuses_with_the_time_to_wait_and_takes_the_next_when_there_is_room(
+def test_a_full_queue_refuses_with_the_time_to_wait_and_accepts_jobs_after_it(
     tmp_path: Path,
 ) -> None:
     with busy(tmp_path, max_queued=4) as (server, generator), server.client() as client:
@@ -68,7 +68,7 @@ def test_more_images_than_the_queue_ever_holds_are_refused_for_good(tmp_path: Pa
         assert post(server, {"prompt": "a star", "n": 3}).status_code == 400
 
 
-def test_a_client_that_leaves_gives_its_places_back(tmp_path: Path) -> None:
+def test_a_client_that_disconnects_frees_the_queue(tmp_path: Path) -> None:
     with busy(tmp_path, max_queued=2) as (server, generator), server.client() as client:
         running = hanging(server, {"prompt": "a star"})
         generator.wait_for_batch()
@@ -84,7 +84,7 @@ def test_a_client_that_leaves_gives_its_places_back(tmp_path: Path) -> None:
         assert metric(client, f'atelier_requests_total{{code="499",route="POST {GENERATIONS}"}}') == 2
 
 
-def test_a_job_that_is_too_late_is_told_so(tmp_path: Path) -> None:
+def test_a_late_job_fails_with_504(tmp_path: Path) -> None:
     with busy(tmp_path, max_queued=4, request_timeout_seconds=0.05) as (server, _):
         late = post(server, {"prompt": "a star"})
         assert late.status_code == 504

@@ -101,9 +101,7 @@ def test_a_wrong_mixture_is_refused_by_name(client: httpx.Client, fields: dict[s
     assert refused.json()["error"]["param"] == param
 
 
-def test_a_style_of_a_mixture_that_is_not_there_is_named_by_its_place(
-    client: httpx.Client, ids: list[str]
-) -> None:
+def test_a_missing_style_of_a_mixture_is_named_by_its_index(client: httpx.Client, ids: list[str]) -> None:
     refused = mixed(client, [ids[0], "sty_" + "a" * 26], [1, 1])
     assert refused.status_code == 404
     assert refused.json()["error"]["param"] == "styles.1.id"

@@ -66,7 +66,7 @@ def test_what_does_not_exist_is_its_not_found_error(guarded: Running) -> None:
             assert (error.status_code, error.code) == (404, code)
 
 
-def test_a_rate_limit_is_its_rate_limit_error_and_says_when_there_is_room(guarded: Running) -> None:
+def test_a_rate_limit_is_a_rate_limit_error_with_the_time_to_wait(guarded: Running) -> None:
     with keyed(guarded, limited.secret) as sdk:
         draw(sdk)
         error = refused(openai.RateLimitError, lambda: draw(sdk))

@@ -60,7 +60,7 @@ def test_high_and_auto_are_exact_and_the_others_are_images_of_their_own(
 
 
 @pytest.mark.parametrize("quality", ["high", "medium", "low"])
-def test_the_openai_client_asks_for_a_quality_and_is_told_of_it(
+def test_the_openai_client_chooses_a_quality_and_sees_it_in_the_response(
     quick: Running, quality: Literal["high", "medium", "low"]
 ) -> None:
     with sdk_of(quick) as sdk:
@@ -90,7 +90,7 @@ def test_a_model_without_shortcuts_draws_exactly_and_says_so(client: httpx.Clien
     assert images_of(low) == images_of(generate(client, seed=3))
 
 
-def test_the_model_tells_what_each_quality_leaves_out(caller: httpx.Client) -> None:
+def test_the_model_lists_what_each_quality_leaves_out(caller: httpx.Client) -> None:
     assert caller.get("/v1/models").json()["data"][0]["qualities"] == {
         "high": "exact",
         "medium": "guidance until step 4",

@@ -146,7 +146,7 @@ class FullAtStepFive(Infinity):
 
     def predict(self, cache: KVCache, features: Tensor, step: int) -> Tensor:
         if step == 5 and len(features) > 1 and self.is_full:
-            raise torch.OutOfMemoryError("no room")
+            raise torch.OutOfMemoryError("out of memory")
         return super().predict(cache, features, step)
 
 
@@ -185,7 +185,7 @@ def test_comments_keep_a_quiet_connection_open(tmp_path: Path) -> None:
     assert named == [f"event: {COMPLETED}"]
 
 
-def test_a_client_that_leaves_its_stream_gives_its_place_back(tmp_path: Path) -> None:
+def test_a_client_that_leaves_its_stream_frees_the_queue(tmp_path: Path) -> None:
     with busy(tmp_path, max_queued=2) as (server, generator), server.client() as client:
         running = hanging(server, {"prompt": "a star", "stream": True})
         generator.wait_for_batch()

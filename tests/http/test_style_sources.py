@@ -143,7 +143,7 @@ def test_a_code_has_nothing_to_change_or_delete(client: httpx.Client) -> None:
         assert "is not kept here" in error_of(refused, 404)["message"]
 
 
-def test_name_and_metadata_can_be_changed_and_taken_away(client: httpx.Client) -> None:
+def test_name_and_metadata_can_be_changed_and_removed(client: httpx.Client) -> None:
     created = upload(client, picture(113), name="before", metadata='{"ü": "1"}').json()
     assert created["metadata"] == {"ü": "1"}
     path = f"/v1/styles/{created['id']}"

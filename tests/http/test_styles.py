@@ -35,7 +35,7 @@ def test_the_stored_picture_can_be_seen(client: httpx.Client) -> None:
     assert is_image(image.content, "WEBP", (96, 64))
 
 
-def test_a_deleted_style_is_gone_and_can_be_uploaded_anew(client: httpx.Client) -> None:
+def test_a_deleted_style_is_not_found_and_can_be_uploaded_again(client: httpx.Client) -> None:
     style = upload(client, picture(4)).json()
     path = f"/v1/styles/{style['id']}"
     deleted = client.delete(path)

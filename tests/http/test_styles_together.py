@@ -25,7 +25,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield running
 
 
-def test_styles_of_words_and_of_codes_belong_to_their_tenant_and_a_code_to_whoever_has_it(
+def test_styles_of_text_and_code_belong_to_their_tenant_and_anyone_can_use_a_code(
     shared: Running,
 ) -> None:
     with ACME.client(shared) as acme, BETA.client(shared) as beta:

@@ -45,7 +45,7 @@ def beta(shared: Running) -> Iterator[httpx.Client]:
         yield client
 
 
-# --- who is let in ------------------------------------------------------------------------------------------
+# Admission
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_without_a_key_of_ours_the_answer_is_401(shared: Running, header: str | 
     assert ACME.secret not in refused.text
 
 
-def test_every_path_of_the_api_asks_for_a_key_and_says_so_in_the_document(shared: Running) -> None:
+def test_every_path_of_the_api_needs_a_key_and_the_document_says_so(shared: Running) -> None:
     with shared.client() as client:
         paths = client.get("/openapi.json").json()["paths"]
         for path, methods in paths.items():
@@ -119,7 +119,7 @@ def test_refusals_are_counted(shared: Running) -> None:
     assert "acme" not in counted
 
 
-# --- what a tenant sees -------------------------------------------------------------------------------------
+# What a tenant sees
 
 
 def test_the_same_picture_of_two_tenants_is_two_styles(acme: httpx.Client, beta: httpx.Client) -> None:
@@ -189,14 +189,14 @@ def test_styles_from_before_there_were_keys_belong_to_the_tenant_without_a_name(
             assert acme.get(f"/v1/styles/{before['id']}").status_code == 404
 
 
-# --- the store ----------------------------------------------------------------------------------------------
+# The store
 
 
 async def test_a_picture_and_a_feature_in_memory_or_lost_are_their_tenants_alone(redis: Redis) -> None:
     replica = Replica(redis)
     acme, beta = replica.store.of("acme"), replica.store.of("beta")
-    style, _ = await acme.create(picture_of(1), name=None)
-    for size in (SMALL, LARGE):  # hot since it was created, and rebuilt from the picture
+    style, _ = await acme.create([picture_of(1)], name=None)
+    for size in (SMALL, LARGE):  # cached since it was created, and rebuilt from the picture
         feature = await acme.feature(style.id, size)
         assert feature.to_bytes() == feature_of(picture_of(1), size).to_bytes()
         for other in (beta, replica.store):
@@ -210,7 +210,7 @@ async def test_a_picture_and_a_feature_in_memory_or_lost_are_their_tenants_alone
 
 async def test_nothing_of_a_tenants_deleted_style_is_left_in_the_store(redis: Redis) -> None:
     acme = Replica(redis).store.of("acme")
-    style, _ = await acme.create(picture_of(1), name=None)
+    style, _ = await acme.create([picture_of(1)], name=None)
     assert await redis.keys("atelier:index:acme") == [b"atelier:index:acme"]
     await acme.delete(style.id)
     assert await redis.keys() == [b"atelier:sequence"]

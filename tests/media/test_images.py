@@ -1,4 +1,4 @@
-"""Every kind of picture people upload becomes bounded RGB; every image leaves in the format asked for."""
+"""Every kind of upload becomes bounded RGB; every image is encoded in the chosen format."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_the_digest_follows_the_pixels_and_not_the_file() -> None:
 
 def test_the_stored_form_carries_no_metadata_and_reads_back_equal() -> None:
     exif = Image.Exif()
-    exif[0x010E] = "a secret place"
+    exif[0x010E] = "a secret location"
     picture = read(saved(gradient(), "PNG", exif=exif))
     assert b"secret" not in picture.content
     assert picture.media_type == "image/webp"

@@ -27,9 +27,9 @@ class Work:
         return self.num_started
 
 
-async def test_work_goes_on_while_anyone_waits_and_stops_when_nobody_does() -> None:
-    flight, work = SingleFlight[str, int](), Work()
-    waiting = [asyncio.create_task(flight.run("a", work)) for _ in range(2)]
+async def test_work_runs_while_a_caller_waits_and_is_cancelled_after_the_last() -> None:
+    single_flight, work = SingleFlight[str, int](), Work()
+    waiting = [asyncio.create_task(single_flight.run("a", work)) for _ in range(2)]
     await work.started.wait()
     waiting[0].cancel()
     await asyncio.wait(waiting[:1])
@@ -37,42 +37,42 @@ async def test_work_goes_on_while_anyone_waits_and_stops_when_nobody_does() -> N
     waiting[1].cancel()
     await asyncio.wait(waiting)
     work.gate.set()
-    assert await flight.run("a", work) == 2
+    assert await single_flight.run("a", work) == 2
     assert work.num_cancelled == 1
 
 
-async def test_who_comes_while_the_abandoned_work_still_ends_gets_work_of_their_own() -> None:
-    flight, work = SingleFlight[str, int](), Work()
-    first = asyncio.create_task(flight.run("a", work))
+async def test_a_caller_that_comes_while_abandoned_work_ends_starts_new_work() -> None:
+    single_flight, work = SingleFlight[str, int](), Work()
+    first = asyncio.create_task(single_flight.run("a", work))
     await work.started.wait()
     first.cancel()
-    second = asyncio.create_task(flight.run("a", work))
+    second = asyncio.create_task(single_flight.run("a", work))
     work.gate.set()
     assert await second == 2
 
 
 async def test_different_keys_share_nothing_and_a_key_is_free_again_afterwards() -> None:
-    flight, work = SingleFlight[str, int](), Work()
+    single_flight, work = SingleFlight[str, int](), Work()
     work.gate.set()
-    assert sorted(await asyncio.gather(*[flight.run(key, work) for key in "aab"])) == [1, 1, 2]
+    assert sorted(await asyncio.gather(*[single_flight.run(key, work) for key in "aab"])) == [1, 1, 2]
     assert work.num_started == 2
-    assert await flight.run("a", work) == 3
+    assert await single_flight.run("a", work) == 3
 
 
-async def test_an_error_reaches_all_who_wait() -> None:
-    flight = SingleFlight[str, int]()
+async def test_an_error_reaches_all_waiting_callers() -> None:
+    single_flight = SingleFlight[str, int]()
 
     async def fail() -> int:
         raise ValueError("no")
 
-    results = await asyncio.gather(*[flight.run("a", fail) for _ in range(3)], return_exceptions=True)
+    results = await asyncio.gather(*[single_flight.run("a", fail) for _ in range(3)], return_exceptions=True)
     assert [str(result) for result in results] == ["no"] * 3
     with pytest.raises(ValueError, match="no"):
-        await flight.run("a", fail)
+        await single_flight.run("a", fail)
 
 
-async def test_work_that_fails_after_everyone_left_troubles_nobody() -> None:
-    flight, complaints = SingleFlight[str, int](), list[dict[str, Any]]()
+async def test_work_that_fails_after_its_last_caller_left_is_not_reported() -> None:
+    single_flight, complaints = SingleFlight[str, int](), list[dict[str, Any]]()
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
     started, ended = asyncio.Event(), asyncio.Event()
 
@@ -85,7 +85,7 @@ async def test_work_that_fails_after_everyone_left_troubles_nobody() -> None:
         finally:
             ended.set()
 
-    waiting = asyncio.create_task(flight.run("a", work))
+    waiting = asyncio.create_task(single_flight.run("a", work))
     await started.wait()
     waiting.cancel()
     await asyncio.wait([waiting])

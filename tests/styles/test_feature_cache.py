@@ -17,7 +17,7 @@ from tests.support.styles import LARGE, SMALL, Replica, feature_of, picture_of
 @pytest.fixture
 async def style_id(redis: Redis) -> str:
     """A style that another replica made: nothing of it is cached here."""
-    style, _ = await Replica(redis).store.create(picture_of(1), name=None)
+    style, _ = await Replica(redis).store.create([picture_of(1)], name=None)
     return style.id
 
 
@@ -32,7 +32,7 @@ def counts(replica: Replica) -> list[float | None]:
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "gone"])
-async def test_a_feature_that_is_damaged_or_gone_is_rebuilt_from_the_picture(
+async def test_a_damaged_or_missing_feature_is_rebuilt_from_the_picture(
     redis: Redis, style_id: str, damage: str
 ) -> None:
     key = await feature_key(redis)
@@ -70,7 +70,7 @@ async def test_a_feature_in_use_does_not_expire(redis: Redis, style_id: str) -> 
     assert await redis.ttl(key) > 29 * 24 * 3600
 
 
-async def test_all_who_ask_meanwhile_share_one_rebuild(redis: Redis, style_id: str) -> None:
+async def test_concurrent_requests_share_one_rebuild(redis: Redis, style_id: str) -> None:
     replica = Replica(redis)
     features = await asyncio.gather(*[replica.store.feature(style_id, LARGE) for _ in range(5)])
     assert len({id(feature) for feature in features}) == 1
@@ -117,7 +117,7 @@ async def test_a_deletion_by_another_replica_is_noticed_within_half_a_minute(
         await replica.store.feature(style_id, SMALL)
 
 
-async def test_while_the_store_is_away_cached_styles_are_served_and_all_else_says_so(
+async def test_while_the_store_is_unavailable_only_cached_styles_are_served(
     valkey: EmbeddedValkey, redis: Redis, style_id: str
 ) -> None:
     replica = Replica(redis)
@@ -133,7 +133,7 @@ async def test_while_the_store_is_away_cached_styles_are_served_and_all_else_say
         replica.store.get(style_id),
         replica.store.picture(style_id),
         replica.store.delete(style_id),
-        replica.store.create(picture_of(2), name=None),
+        replica.store.create([picture_of(2)], name=None),
         replica.store.list(limit=1, after=None, order="asc"),
     ):
         with pytest.raises(StoreUnavailable, match="cannot be reached") as caught:
@@ -168,7 +168,7 @@ async def test_a_full_store_refuses_new_styles_whole_and_still_deletes_and_serve
     replica = Replica(redis)
     await redis.config_set("maxmemory", "1mb")
     with pytest.raises(StoreUnavailable, match="full"):
-        await replica.store.create(picture_of(2), name=None)
+        await replica.store.create([picture_of(2)], name=None)
     assert len(await redis.keys("atelier:style:*")) == 1
     assert len(await redis.keys()) == 6
     await replica.store.feature(style_id, LARGE)  # rebuilt, though it cannot be kept
@@ -178,9 +178,9 @@ async def test_a_full_store_refuses_new_styles_whole_and_still_deletes_and_serve
 
 async def test_only_the_features_used_last_are_cached(valkey: EmbeddedValkey, redis: Redis) -> None:
     replica = Replica(redis, max_features=2)
-    ids = [(await replica.store.create(picture_of(i), name=None))[0].id for i in range(2)]
+    ids = [(await replica.store.create([picture_of(i)], name=None))[0].id for i in range(2)]
     await replica.store.feature(ids[0], SMALL)
-    ids.append((await replica.store.create(picture_of(2), name=None))[0].id)
+    ids.append((await replica.store.create([picture_of(2)], name=None))[0].id)
     await valkey.stop()
     for style_id in (ids[0], ids[2]):
         await replica.store.feature(style_id, SMALL)

@@ -17,8 +17,7 @@ from service.model.style.feature import dominance
 from service.storage.checksummed import FEATURE, PICTURE, add_checksum
 from service.storage.client import connect
 from service.storage.embedded_valkey.server import EmbeddedValkey
-from service.styles.extractor import StyleText
-from service.styles.record import Style
+from service.styles.record import Style, StyleText
 from service.styles.style_code import StyleCodec
 from tests.support.styles import LARGE, SMALL, Replica, feature_of, feature_of_text, mean_of, picture_of
 
@@ -45,7 +44,7 @@ def code_of(style: Style) -> str:
 
 async def test_several_pictures_are_one_style_of_their_mean(replica: Replica) -> None:
     pictures = [picture_of(i) for i in range(3)]
-    style, is_new = await replica.store.create(*pictures, name="reeds")
+    style, is_new = await replica.store.create(pictures, name="reeds")
     assert is_new
     assert (style.num_images, style.source) == (3, "images")
     mean = mean_of([feature_of(picture, SMALL) for picture in pictures])
@@ -61,18 +60,18 @@ async def test_the_same_pictures_are_the_same_style_in_any_order_and_each_counts
     replica: Replica,
 ) -> None:
     one, two, three = (picture_of(i) for i in range(3))
-    style, _ = await replica.store.create(one, two, three, name="first")
-    assert await replica.store.create(three, one, two, one, name="again") == (style, False)
-    assert (await replica.store.create(one, two, name=None))[0].id != style.id
-    alone, _ = await replica.store.create(one, name=None)
-    assert await replica.store.create(one, one, name=None) == (alone, False)
+    style, _ = await replica.store.create([one, two, three], name="first")
+    assert await replica.store.create([three, one, two, one], name="again") == (style, False)
+    assert (await replica.store.create([one, two], name=None))[0].id != style.id
+    alone, _ = await replica.store.create([one], name=None)
+    assert await replica.store.create([one, one], name=None) == (alone, False)
 
 
 async def test_a_lost_feature_of_several_pictures_is_rebuilt_from_all_of_them(
     replica: Replica, redis: Redis
 ) -> None:
     pictures = [picture_of(i) for i in range(3)]
-    style, _ = await replica.store.create(*pictures, name=None)
+    style, _ = await replica.store.create(pictures, name=None)
     await forget_features(redis)
     other = Replica(redis)
     for size in (SMALL, LARGE):
@@ -83,11 +82,11 @@ async def test_a_lost_feature_of_several_pictures_is_rebuilt_from_all_of_them(
 
 async def test_any_damaged_picture_of_several_is_found_and_repaired(replica: Replica, redis: Redis) -> None:
     pictures = [picture_of(i) for i in range(3)]
-    style, _ = await replica.store.create(*pictures, name="reeds")
+    style, _ = await replica.store.create(pictures, name="reeds")
     await redis.delete(f"atelier:picture:{style.id}:2")
     with pytest.raises(ServiceError, match=r"stored picture of style sty_.* is damaged"):
         await replica.store.feature(style.id, LARGE)
-    assert await replica.store.create(*pictures, name="other") == (style, False)
+    assert await replica.store.create(pictures, name="other") == (style, False)
     assert await replica.store.picture(style.id, 2) == pictures[2].content
 
 
@@ -95,13 +94,13 @@ async def test_a_style_tells_its_spectrum_its_dominance_and_how_far_its_pictures
     replica: Replica,
 ) -> None:
     pictures = [picture_of(i) for i in range(3)]
-    style, _ = await replica.store.create(*pictures, name=None)
+    style, _ = await replica.store.create(pictures, name=None)
     mean = mean_of([feature_of(picture, SMALL) for picture in pictures])
     assert style.analysis is not None
     assert np.allclose(style.analysis.singular_values, mean.singular_values, rtol=1e-5)
     assert style.analysis.dominance == pytest.approx(dominance(mean), rel=1e-5)
     assert style.analysis.agreement == pytest.approx(agreement(mean), rel=1e-5)
-    alone, _ = await replica.store.create(pictures[0], name=None)
+    alone, _ = await replica.store.create([pictures[0]], name=None)
     assert alone.analysis is not None
     assert alone.analysis.agreement is None
 
@@ -110,7 +109,7 @@ async def test_a_style_tells_its_spectrum_its_dominance_and_how_far_its_pictures
 
 
 async def test_words_become_a_style_without_pictures(replica: Replica) -> None:
-    style, is_new = await replica.store.create_from_text(NEON, name="neon")
+    style, is_new = await replica.store.create(NEON, name="neon")
     assert is_new
     assert (style.source, style.source_text, style.num_images, style.image_width) == ("text", NEON, 0, None)
     assert await replica.store.get(style.id) == style
@@ -121,16 +120,16 @@ async def test_words_become_a_style_without_pictures(replica: Replica) -> None:
 
 
 async def test_the_same_words_and_seed_are_the_same_style(replica: Replica) -> None:
-    style, _ = await replica.store.create_from_text(NEON, name="neon")
-    assert await replica.store.create_from_text(NEON, name="again") == (style, False)
+    style, _ = await replica.store.create(NEON, name="neon")
+    assert await replica.store.create(NEON, name="again") == (style, False)
     assert replica.extractor.extracted_texts == [NEON]
     for other in (StyleText("neon on black", 1), StyleText("neon on black ", 0)):
-        assert (await replica.store.create_from_text(other, name=None))[0].id != style.id
+        assert (await replica.store.create(other, name=None))[0].id != style.id
 
 
 async def test_words_that_were_read_once_are_not_read_again(replica: Replica, redis: Redis) -> None:
     """So that a style keeps its look, whatever becomes of the transformer."""
-    style, _ = await replica.store.create_from_text(NEON, name=None)
+    style, _ = await replica.store.create(NEON, name=None)
     await forget_features(redis)
     later = Replica(redis)
     kept = feature_of_text(NEON, replica.extractor.fingerprint)
@@ -141,7 +140,7 @@ async def test_words_that_were_read_once_are_not_read_again(replica: Replica, re
 
 
 async def test_another_model_reads_the_words_for_itself_once(replica: Replica, redis: Redis) -> None:
-    style, _ = await replica.store.create_from_text(NEON, name=None)
+    style, _ = await replica.store.create(NEON, name=None)
     newer = Replica(redis, fingerprint=OTHER_MODEL)
     bits = feature_of_text(NEON, OTHER_MODEL).tokens
     feature = await newer.store.feature(style.id, LARGE)
@@ -157,10 +156,8 @@ async def test_another_model_reads_the_words_for_itself_once(replica: Replica, r
 # --- codes --------------------------------------------------------------------------------------------------
 
 
-async def test_a_code_draws_on_a_replica_whose_store_is_empty_and_away(
-    valkey: EmbeddedValkey, replica: Replica
-) -> None:
-    style, _ = await replica.store.create(picture_of(1), picture_of(2), name=None)
+async def test_a_code_works_on_a_replica_without_its_store(valkey: EmbeddedValkey, replica: Replica) -> None:
+    style, _ = await replica.store.create([picture_of(1), picture_of(2)], name=None)
     feature = await replica.store.feature(style.id, SMALL)
     await valkey.stop()
     async with connect(valkey.url) as nowhere:
@@ -178,7 +175,7 @@ async def test_a_code_draws_on_a_replica_whose_store_is_empty_and_away(
 async def test_a_foreign_or_damaged_code_is_refused_by_the_name_of_its_field(
     replica: Replica, redis: Redis
 ) -> None:
-    style, _ = await replica.store.create(picture_of(1), name=None)
+    style, _ = await replica.store.create([picture_of(1)], name=None)
     with pytest.raises(InvalidRequest, match="fingerprint 0123456789abcdef; tiny") as caught:
         await Replica(redis, fingerprint=OTHER_MODEL).store.feature(
             code_of(style), SMALL, param="styles.1.id"
@@ -187,16 +184,16 @@ async def test_a_foreign_or_damaged_code_is_refused_by_the_name_of_its_field(
     for operation in (
         replica.store.feature(code_of(style)[:-1], SMALL),
         replica.store.get(code_of(style)[:-1]),
-        replica.store.create_from_code(code_of(style)[:-1], name=None),
+        replica.store.create(code_of(style)[:-1], name=None),
     ):
         with pytest.raises(InvalidRequest, match="no sound style code"):
             await operation
 
 
 async def test_a_code_is_nothing_that_can_be_changed_or_deleted(replica: Replica) -> None:
-    style, _ = await replica.store.create(picture_of(1), name=None)
+    style, _ = await replica.store.create([picture_of(1)], name=None)
     for operation in (
-        replica.store.change(code_of(style), name="x"),
+        replica.store.change(code_of(style), {"name": "x"}),
         replica.store.picture(code_of(style)),
         replica.store.delete(code_of(style)),
     ):
@@ -205,12 +202,12 @@ async def test_a_code_is_nothing_that_can_be_changed_or_deleted(replica: Replica
 
 
 async def test_a_code_can_be_kept_as_a_style_of_its_own(replica: Replica, redis: Redis) -> None:
-    made, _ = await replica.store.create(picture_of(1), picture_of(2), name=None)
-    kept, is_new = await replica.store.create_from_code(code_of(made), name="from afar")
+    made, _ = await replica.store.create([picture_of(1), picture_of(2)], name=None)
+    kept, is_new = await replica.store.create(code_of(made), name="from afar")
     assert is_new
     assert kept.id != made.id
     assert (kept.source, kept.num_images, kept.analysis) == ("code", 2, made.analysis)
-    assert await replica.store.create_from_code(code_of(made), name=None) == (kept, False)
+    assert await replica.store.create(code_of(made), name=None) == (kept, False)
     await forget_features(redis)
     other = Replica(redis)
     expected = other.extractor.restore(
@@ -220,8 +217,8 @@ async def test_a_code_can_be_kept_as_a_style_of_its_own(replica: Replica, redis:
 
 
 async def test_another_model_says_that_it_cannot_draw_in_a_kept_code(replica: Replica, redis: Redis) -> None:
-    made, _ = await replica.store.create(picture_of(1), name=None)
-    kept, _ = await replica.store.create_from_code(code_of(made), name="from afar")
+    made, _ = await replica.store.create([picture_of(1)], name=None)
+    kept, _ = await replica.store.create(code_of(made), name="from afar")
     newer = Replica(redis, fingerprint=OTHER_MODEL)
     seen = await newer.store.get(kept.id)
     assert (seen.name, seen.analysis) == ("from afar", None)
@@ -233,37 +230,37 @@ async def test_another_model_says_that_it_cannot_draw_in_a_kept_code(replica: Re
 # --- what lasts ---------------------------------------------------------------------------------------------
 
 
-async def test_name_and_metadata_can_be_changed_and_taken_away(replica: Replica) -> None:
-    style, _ = await replica.store.create(picture_of(1), name="reeds", metadata={"by": "me"})
+async def test_name_and_metadata_can_be_changed_and_removed(replica: Replica) -> None:
+    style, _ = await replica.store.create([picture_of(1)], name="reeds", metadata={"by": "me"})
     store = replica.store
-    renamed = await store.change(style.id, name="rushes")
+    renamed = await store.change(style.id, {"name": "rushes"})
     assert (renamed.name, renamed.metadata) == ("rushes", {"by": "me"})
-    noted = await store.change(style.id, metadata={"ü": "", "to": "you"})
+    noted = await store.change(style.id, {"metadata": {"ü": "", "to": "you"}})
     assert (noted.name, noted.metadata) == ("rushes", {"ü": "", "to": "you"})
-    assert await store.change(style.id) == noted == await store.get(style.id)
-    bare = await store.change(style.id, name=None, metadata=None)
+    assert await store.change(style.id, {}) == noted == await store.get(style.id)
+    bare = await store.change(style.id, {"name": None, "metadata": None})
     assert (bare.name, bare.metadata, bare.analysis) == (None, {}, style.analysis)
     with pytest.raises(StyleNotFound):
-        await store.change("sty_" + "a" * 26, name="x")
+        await store.change("sty_" + "a" * 26, {"name": "x"})
 
 
 async def test_a_style_deleted_during_a_change_stays_deleted(replica: Replica, redis: Redis) -> None:
-    style, _ = await replica.store.create(picture_of(1), name=None)
+    style, _ = await replica.store.create([picture_of(1)], name=None)
     await Replica(redis).store.delete(style.id)
     with pytest.raises(StyleNotFound):
-        await replica.store.change(style.id, name="x")
+        await replica.store.change(style.id, {"name": "x"})
     assert await redis.keys() == [b"atelier:sequence"]
 
 
-async def test_deleting_leaves_nothing_behind_of_any_kind_of_style(replica: Replica, redis: Redis) -> None:
+async def test_deleting_any_style_leaves_nothing_behind(replica: Replica, redis: Redis) -> None:
     pictures, _ = await replica.store.create(
-        *(picture_of(i) for i in range(10)), name="x", metadata={"a": "b"}
+        [picture_of(i) for i in range(10)], name="x", metadata={"a": "b"}
     )
-    text, _ = await replica.store.create_from_text(NEON, name=None)
-    code, _ = await replica.store.create_from_code(code_of(pictures), name=None)
+    text, _ = await replica.store.create(NEON, name=None)
+    code, _ = await replica.store.create(code_of(pictures), name=None)
     for style in (pictures, text, code):
         await replica.store.feature(style.id, LARGE)
-        await replica.store.change(style.id, name="y")
+        await replica.store.change(style.id, {"name": "y"})
     assert len(await redis.keys("atelier:picture:*")) == 10
     for style in (pictures, text, code):
         await replica.store.delete(style.id)
@@ -298,7 +295,7 @@ async def write_as_the_first_version_did(redis: Redis) -> str:
     return style_id
 
 
-async def test_a_style_of_the_first_version_goes_on_and_gets_its_code_when_it_is_looked_at(
+async def test_a_style_of_the_first_version_works_and_is_analysed_when_read(
     replica: Replica, redis: Redis
 ) -> None:
     style_id = await write_as_the_first_version_did(redis)
@@ -321,7 +318,7 @@ async def test_a_full_store_shows_a_reading_that_it_cannot_keep(replica: Replica
     await redis.config_set("maxmemory", "1mb")
     assert (await replica.store.get(style_id)).analysis is not None
     with pytest.raises(StoreUnavailable, match="full"):
-        await replica.store.change(style_id, name="x")
+        await replica.store.change(style_id, {"name": "x"})
     await redis.config_set("maxmemory", "0")
     (listed,) = (await replica.store.list(limit=1, after=None, order="asc")).styles
     assert listed.analysis is None
@@ -341,19 +338,19 @@ async def test_a_full_store_shows_a_reading_that_it_cannot_keep(replica: Replica
 async def test_a_damaged_field_is_named_and_repaired_by_the_words(
     replica: Replica, redis: Redis, field: str, value: str
 ) -> None:
-    style, _ = await replica.store.create_from_text(NEON, name=None)
+    style, _ = await replica.store.create(NEON, name=None)
     await redis.hset(f"atelier:style:{style.id}", field, value)
     with pytest.raises(ServiceError, match=r"record of style .* is damaged") as caught:
         await replica.store.get(style.id)
     assert caught.value.code == "style_damaged"
-    assert (await replica.store.create_from_text(NEON, name=None))[0] == style
+    assert (await replica.store.create(NEON, name=None))[0] == style
     assert await replica.store.get(style.id) == style
 
 
 async def test_a_damaged_code_in_a_record_is_named_and_repaired_by_the_words(
     replica: Replica, redis: Redis
 ) -> None:
-    style, _ = await replica.store.create_from_text(NEON, name=None)
+    style, _ = await replica.store.create(NEON, name=None)
     key = f"atelier:style:{style.id}"
     assert style.analysis is not None
     damaged = replace(style.analysis, code="sc1_AAAA")
@@ -362,5 +359,5 @@ async def test_a_damaged_code_in_a_record_is_named_and_repaired_by_the_words(
     with capture_logs() as logs, pytest.raises(ServiceError, match=r"stored code of style .* is damaged"):
         await Replica(redis).store.feature(style.id, SMALL)
     assert "cut off" in logs[0]["reason"]
-    assert await replica.store.create_from_text(NEON, name=None) == (style, False)
+    assert await replica.store.create(NEON, name=None) == (style, False)
     assert await replica.store.get(style.id) == style

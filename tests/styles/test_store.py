@@ -18,8 +18,15 @@ from service.errors import InvalidRequest, ServiceError, StyleNotFound
 from service.storage.checksummed import FEATURE, PICTURE, add_checksum, verify_checksum
 from service.storage.client import connect
 from service.storage.embedded_valkey.server import EmbeddedValkey
-from service.styles.extractor import StyleText
-from service.styles.record import Style, StyleAnalysis, from_hash, is_style_id, style_id_of, to_hash
+from service.styles.record import (
+    Style,
+    StyleAnalysis,
+    StyleText,
+    from_hash,
+    is_style_id,
+    style_id_of,
+    to_hash,
+)
 from tests.support.styles import LARGE, SMALL, Replica, feature_of, picture_of
 
 
@@ -36,7 +43,7 @@ async def key(redis: Redis, pattern: str) -> bytes:
 
 async def test_a_picture_becomes_a_style_that_can_be_read_back(replica: Replica) -> None:
     picture = picture_of(1)
-    style, is_new = await replica.store.create(picture, name="reeds")
+    style, is_new = await replica.store.create([picture], name="reeds")
     assert is_new
     assert is_style_id(style.id)
     assert style == Style(
@@ -47,7 +54,7 @@ async def test_a_picture_becomes_a_style_that_can_be_read_back(replica: Replica)
 
 
 async def test_the_feature_of_a_new_style_needs_no_second_extraction(replica: Replica, redis: Redis) -> None:
-    style, _ = await replica.store.create(picture_of(1), name=None)
+    style, _ = await replica.store.create([picture_of(1)], name=None)
     other = Replica(redis)
     for store in (replica.store, other.store, other.store):
         feature = await store.feature(style.id, SMALL)
@@ -58,11 +65,11 @@ async def test_the_feature_of_a_new_style_needs_no_second_extraction(replica: Re
 
 
 async def test_the_same_picture_again_is_the_same_style_and_changes_nothing(replica: Replica) -> None:
-    first, _ = await replica.store.create(picture_of(1), name="reeds")
+    first, _ = await replica.store.create([picture_of(1)], name="reeds")
     replica.clock.now += 100
-    assert await replica.store.create(picture_of(1), name="other") == (first, False)
+    assert await replica.store.create([picture_of(1)], name="other") == (first, False)
     assert len(replica.extractor.seen) == 1
-    assert (await replica.store.create(picture_of(2), name=None))[0].id != first.id
+    assert (await replica.store.create([picture_of(2)], name=None))[0].id != first.id
 
 
 def test_an_id_once_given_out_never_changes() -> None:
@@ -71,7 +78,7 @@ def test_an_id_once_given_out_never_changes() -> None:
 
 async def test_what_was_created_survives_kill_9(valkey: EmbeddedValkey, replica: Replica) -> None:
     picture = picture_of(1)
-    style, _ = await replica.store.create(picture, name="reeds")
+    style, _ = await replica.store.create([picture], name="reeds")
     assert valkey.pid is not None
     os.kill(valkey.pid, signal.SIGKILL)
     await valkey.wait()
@@ -88,7 +95,7 @@ async def test_what_was_created_survives_kill_9(valkey: EmbeddedValkey, replica:
 async def test_nothing_is_written_when_the_feature_cannot_be_extracted(redis: Redis) -> None:
     replica = Replica(redis)
     replica.extractor.gate.clear()
-    creation = asyncio.create_task(replica.store.create(picture_of(1), name=None))
+    creation = asyncio.create_task(replica.store.create([picture_of(1)], name=None))
     await replica.extractor.started.wait()
     creation.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -98,14 +105,14 @@ async def test_nothing_is_written_when_the_feature_cannot_be_extracted(redis: Re
 
 
 async def test_only_features_expire(replica: Replica, redis: Redis) -> None:
-    await replica.store.create(picture_of(1), name=None)
+    await replica.store.create([picture_of(1)], name=None)
     expiring = {key for key in await redis.keys() if await redis.ttl(key) != -1}
     assert expiring == {await key(redis, "atelier:feature:*")}
     assert await redis.ttl(expiring.pop()) == 30 * 24 * 3600
 
 
 async def test_deleting_leaves_nothing_behind(replica: Replica, redis: Redis) -> None:
-    style, _ = await replica.store.create(picture_of(1), name="reeds")
+    style, _ = await replica.store.create([picture_of(1)], name="reeds")
     newer = Replica(redis, fingerprint="fedcba9876543210")
     for store in (replica.store, newer.store):
         for size in (SMALL, LARGE):
@@ -134,7 +141,7 @@ async def test_of_two_creations_at_once_one_is_new_and_the_picture_is_extracted_
     replica: Replica,
 ) -> None:
     replica.extractor.gate.clear()
-    creations = [asyncio.create_task(replica.store.create(picture_of(1), name=str(i))) for i in range(2)]
+    creations = [asyncio.create_task(replica.store.create([picture_of(1)], name=str(i))) for i in range(2)]
     style_id = style_id_of([picture_of(1).digest])
     while replica.store.extractions.num_waiting(style_id) < 2:  # noqa: ASYNC110
         await asyncio.sleep(0)  # not for a time: only until both have got there
@@ -150,7 +157,7 @@ async def test_of_two_replicas_creating_at_once_one_is_first_and_both_say_the_sa
     for replica in replicas:
         replica.extractor.gate.clear()
     creations = [
-        asyncio.create_task(r.store.create(picture_of(1), name=str(i))) for i, r in enumerate(replicas)
+        asyncio.create_task(r.store.create([picture_of(1)], name=str(i))) for i, r in enumerate(replicas)
     ]
     for replica in replicas:
         await replica.extractor.started.wait()
@@ -170,7 +177,7 @@ async def names(replica: Replica, **where: object) -> tuple[list[str | None], bo
 
 async def test_lists_are_in_order_of_creation_and_continue_after_a_style(replica: Replica) -> None:
     """All five in the same second: the order does not come from the clock."""
-    ids = [(await replica.store.create(picture_of(i), name=str(i)))[0].id for i in range(5)]
+    ids = [(await replica.store.create([picture_of(i)], name=str(i)))[0].id for i in range(5)]
     assert await names(replica) == (["0", "1"], True)
     assert await names(replica, after=ids[1]) == (["2", "3"], True)
     assert await names(replica, after=ids[3]) == (["4"], False)
@@ -187,24 +194,24 @@ async def test_lists_are_in_order_of_creation_and_continue_after_a_style(replica
 async def test_a_damaged_record_is_named_left_out_of_lists_and_repaired_by_its_picture(
     replica: Replica, redis: Redis
 ) -> None:
-    ids = [(await replica.store.create(picture_of(i), name=str(i)))[0].id for i in range(4)]
+    ids = [(await replica.store.create([picture_of(i)], name=str(i)))[0].id for i in range(4)]
     for i in (1, 2):
         await redis.hset(f"atelier:style:{ids[i]}", "created", "yesterday")
     with capture_logs() as logs, pytest.raises(ServiceError, match="Upload its picture again") as caught:
         await replica.store.get(ids[1])
     assert (caught.value.code, caught.value.status) == ("style_damaged", 500)
-    assert logs[0]["reason"] == "the record's created is 'yesterday', not a number"
+    assert logs[0]["reason"].startswith("the record's created is 'yesterday'")
     assert await names(replica) == (["0", "3"], False)
     assert await names(replica, limit=1) == (["0"], True)
 
-    style, is_new = await replica.store.create(picture_of(1), name="again")
+    style, is_new = await replica.store.create([picture_of(1)], name="again")
     assert is_new
     assert await replica.store.get(ids[1]) == style
     assert await names(replica) == (["0", "again"], True)
 
 
 async def test_a_damaged_picture_is_named_and_repaired_by_the_picture(replica: Replica, redis: Redis) -> None:
-    style, _ = await replica.store.create(picture_of(1), name="reeds")
+    style, _ = await replica.store.create([picture_of(1)], name="reeds")
     await redis.setrange(f"atelier:picture:{style.id}:0", 100, "damage")
     with pytest.raises(ServiceError, match=r"stored picture of style sty_.* is damaged") as caught:
         await replica.store.picture(style.id)
@@ -212,14 +219,14 @@ async def test_a_damaged_picture_is_named_and_repaired_by_the_picture(replica: R
     with pytest.raises(ServiceError, match=r"stored picture of style sty_.* is damaged"):
         await replica.store.feature(style.id, LARGE)
     await replica.store.feature(style.id, SMALL)
-    assert await replica.store.create(picture_of(1), name="other") == (style, False)
+    assert await replica.store.create([picture_of(1)], name="other") == (style, False)
     assert await replica.store.picture(style.id) == picture_of(1).content
 
 
 async def test_a_record_of_a_newer_version_is_refused_and_unknown_fields_are_not(
     replica: Replica, redis: Redis
 ) -> None:
-    style, _ = await replica.store.create(picture_of(1), name=None)
+    style, _ = await replica.store.create([picture_of(1)], name=None)
     await redis.hset(f"atelier:style:{style.id}", "colour", "blue")
     assert await replica.store.get(style.id) == style
     await redis.hset(f"atelier:style:{style.id}", "format", "3")
@@ -269,7 +276,7 @@ def test_a_record_reads_back_as_it_was_written(style: Style) -> None:
 
 
 @given(st.binary(max_size=64), st.data())
-def test_a_seal_shows_any_changed_or_missing_byte(content: bytes, draw: st.DataObject) -> None:
+def test_a_checksum_shows_any_changed_or_missing_byte(content: bytes, draw: st.DataObject) -> None:
     stored = add_checksum(FEATURE, content)
     assert verify_checksum(FEATURE, stored) == content
     with pytest.raises(ValueError, match="begins with"):

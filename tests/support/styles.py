@@ -17,7 +17,7 @@ from service.model.schedule import Scale, Size
 from service.model.style.feature import StyleFeature
 from service.model.style.tokens import StyleTokens
 from service.stage_timer import StageTimer
-from service.styles.extractor import StyleText
+from service.styles.record import StyleText
 from service.styles.store import StyleStore
 
 SMALL, LARGE = Size(64, 64), Size(128, 128)

@@ -5,117 +5,79 @@ from __future__ import annotations
 import hashlib
 import re
 from contextlib import AsyncExitStack
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Any
 
-from fastapi import Depends, Header
-from pydantic import Field
-from pydantic.json_schema import SkipJsonSchema
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access.idempotency_store import HEADER, Claim, StoredResponse
-from service.errors import (
-    ClientDisconnected,
-    IdempotencyKeyInUse,
-    IdempotencyKeyReused,
-    InvalidRequest,
-    ServiceError,
-)
+from service.errors import ClientDisconnected, InvalidRequest
 from service.http.content_negotiation import MULTIPART
-from service.http.dependencies import Readiness, ReadyService
-from service.http.error_handlers import error_response
-from service.http.middleware.auth import caller_of
-from service.stage_timer import RequestTrace
+from service.http.dependencies import Readiness
 
 PATHS = ("/v1/images/generations", "/v1/styles")
-REPLAYED = (b"idempotent-replayed", b"true")
 MAX_KEY_CHARS = 255
+PARAMETER: dict[str, Any] = {  # of the OpenAPI document
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "description": "A text of the client's choice. The same request with the same key again gets the first "
+    "response, with `Idempotent-Replayed: true`.",
+    "schema": {"type": "string", "pattern": rf"^[!-~]{{1,{MAX_KEY_CHARS}}}$"},
+}
 _KEY = re.compile(rf"[\x21-\x7e]{{1,{MAX_KEY_CHARS}}}")
 # A stream that failed after its first byte has a status of 200 all the same.
 _FAILED_STREAM = re.compile(rb"(^|\n)event: error\n")
 
 
-async def _documented(
-    key: Annotated[
-        Annotated[str, Field(pattern=rf"^[!-~]{{1,{MAX_KEY_CHARS}}}$")] | SkipJsonSchema[None],
-        Header(
-            alias=HEADER,
-            description="Of the client's choice, one for each thing it wants done. The same request with the "
-            "same key again gets the first one's answer, with `Idempotent-Replayed: true`.",
-        ),
-    ] = None,
-) -> None:
-    """Only adds the header to the OpenAPI document; the middleware has read it by then."""
-
-
-IDEMPOTENT = Depends(_documented)
-
-
+@dataclass
 class Idempotency:
     """Middleware: sends the stored response to a POST that was answered before.
 
-    Only successes are stored. After a failure the same key may be sent again, with another body too: the
-    client has been told what to change, or to try again.
+    Only successes are stored: after a failure the same key may be sent again, with another body too.
     """
 
-    def __init__(self, app: ASGIApp, readiness: Readiness) -> None:
-        self.app = app
-        self.readiness = readiness
+    app: ASGIApp
+    readiness: Readiness
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self.readiness.service
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in PATHS:
-            key = Headers(scope=scope).get(HEADER)
-            if service is not None and key is not None:  # else the route says that the service is not ready
-                try:
-                    await self._respond(service, key, scope, receive, send)
-                except ServiceError as error:  # the app's own are answered within it
-                    if isinstance(error, IdempotencyKeyInUse | IdempotencyKeyReused):
-                        service.metrics.refusals.labels(reason=error.code).inc()
-                    await error_response(error)(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
-
-    async def _respond(
-        self, service: ReadyService, key: str, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+        is_post = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in PATHS
+        key = Headers(scope=scope).get(HEADER) if is_post else None
+        if key is None or service is None:  # the route says that the service is not ready
+            await self.app(scope, receive, send)
+            return
         if not _KEY.fullmatch(key):
             raise InvalidRequest(
                 f"{HEADER} must be 1 to {MAX_KEY_CHARS} characters of ASCII without blanks.", param=HEADER
             )
-        trace: RequestTrace = scope["state"]["trace"]
+        trace, tenant = scope["state"]["trace"], scope["state"]["caller"].tenant
+        request = Request(scope, receive)
         with trace.stage("upload"):
-            body = await _read(scope, receive)
-        claiming = service.idempotency.claim(
-            scope=[caller_of(scope).tenant, scope["path"], key], fingerprint=_fingerprint(scope, body)
-        )
+            try:
+                body = await request.body()
+            except ClientDisconnect as error:
+                raise ClientDisconnected("The client closed the connection.") from error
+        unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive_again() -> Message:
+            return unread.pop() if unread else await receive()
+
         async with AsyncExitStack() as stack:
             with trace.stage("store"):
+                claiming = service.idempotency.claim(
+                    scope=[tenant, scope["path"], key], fingerprint=_fingerprint(request, body)
+                )
                 claim = await stack.enter_async_context(claiming)
             if claim.response is None:
-                await self.app(scope, _receive_again(body, receive), recording(claim, send))
+                await self.app(scope, receive_again, recording(claim, send))
             else:
                 trace.fields["replayed"] = True
-                await _replay(claim.response, send)
-
-
-async def _read(scope: Scope, receive: Receive) -> bytes:
-    try:
-        return await Request(scope, receive).body()
-    except ClientDisconnect as error:
-        raise ClientDisconnected("The client closed the connection.") from error
-
-
-def _receive_again(body: bytes, receive: Receive) -> Receive:
-    """Receives the body that was read, then whatever comes."""
-    unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive_again() -> Message:
-        return unread.pop() if unread else await receive()
-
-    return receive_again
+                await _replay(claim.response)(scope, receive, send)
 
 
 def recording(claim: Claim, send: Send) -> Send:
@@ -139,20 +101,21 @@ def recording(claim: Claim, send: Send) -> Send:
     return send_and_record
 
 
-async def _replay(response: StoredResponse, send: Send) -> None:
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
-    await send({"type": "http.response.start", "status": response.status, "headers": [*headers, REPLAYED]})
-    await send({"type": "http.response.body", "body": response.body})
+def _replay(stored: StoredResponse) -> Response:
+    response = Response(stored.body, status_code=stored.status)
+    headers = [*stored.headers, ("idempotent-replayed", "true")]
+    response.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    return response
 
 
-def _fingerprint(scope: Scope, body: bytes) -> str:
+def _fingerprint(request: Request, body: bytes) -> str:
     """What identifies a request: its body, content type, accepted type and query."""
-    headers = Headers(scope=scope)
-    kind, parameters = parse_options_header(headers.get("content-type", ""))
+    kind, parameters = parse_options_header(request.headers.get("content-type", ""))
     if kind.decode("latin-1").lower() == MULTIPART:
         # Clients draw a new boundary each time they send the same form.
         body = body.replace(b"--" + parameters.get(b"boundary", b""), b"--")
     digest = hashlib.sha256(body)
-    for part in (kind, headers.get("accept", "").encode("latin-1"), scope["query_string"]):
+    accept = request.headers.get("accept", "").encode("latin-1")
+    for part in (kind, accept, request.scope["query_string"]):
         digest.update(b"\n" + hashlib.sha256(part).digest())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Telemetry: the ID, log line, metrics and Server-Timing header of every request."""
+"""Telemetry: the ID, log line, metrics and headers of every request, and the response to every error."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from uuid import uuid4
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.application.caller import Caller
+from service.errors import ServiceError
 from service.http.error_handlers import error_response, matching_routes, unexpected_error
-from service.metrics import Metrics
+from service.metrics import REFUSALS, Metrics
 from service.stage_timer import RequestTrace
 
 ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-# Asked for by machines every few seconds.
+# Requested by machines every few seconds.
 QUIET_ROUTES = ("GET /livez", "GET /readyz", "GET /metrics")
 UNMATCHED = "unmatched"
 log = structlog.stdlib.get_logger(__name__)
 
 
+@dataclass
 class Telemetry:
-    """Middleware, outermost of ours: whatever happens inside is counted and logged, failures included."""
+    """Middleware, outermost of ours: the others raise a ServiceError to refuse a request."""
 
-    def __init__(
-        self, app: ASGIApp, metrics: Metrics, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
-        self.app = app
-        self.metrics = metrics
-        self.clock = clock
+    app: ASGIApp
+    metrics: Metrics
+    clock: Callable[[], float] = time.perf_counter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -39,17 +40,21 @@ class Telemetry:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if ACCEPTABLE_ID.fullmatch(given) else f"req_{uuid4().hex}"
-        trace = scope.setdefault("state", {})["trace"] = RequestTrace(self.clock)
+        trace, caller = RequestTrace(self.clock), Caller()
+        scope.setdefault("state", {}).update(trace=trace, caller=caller)
         status = 0
 
         async def observed_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
-                headers["Server-Timing"] = _server_timing(trace)
+                await _add_headers(message, request_id, scope)
             await send(message)
+
+        async def answer(error: ServiceError) -> None:
+            if error.code in REFUSALS:
+                self.metrics.refusals.labels(reason=error.code).inc()
+            await error_response(error)(scope, receive, observed_send)
 
         with (
             structlog.contextvars.bound_contextvars(request_id=request_id),
@@ -57,10 +62,12 @@ class Telemetry:
         ):
             try:
                 await self.app(scope, receive, observed_send)
-            except Exception:
-                log.exception("request_failed", method=scope["method"], path=scope["path"])
+            except Exception as error:
+                is_expected = isinstance(error, ServiceError) and not status
+                if not is_expected:
+                    log.exception("request_failed", method=scope["method"], path=scope["path"])
                 if not status:
-                    await error_response(unexpected_error())(scope, receive, observed_send)
+                    await answer(error if isinstance(error, ServiceError) else unexpected_error())
             finally:
                 self._record(scope, trace, status or 499)
 
@@ -85,12 +92,22 @@ class Telemetry:
         )
 
 
-def _server_timing(trace: RequestTrace) -> str:
-    """Every stage and step so far in milliseconds and, as "total", the time since the request arrived."""
-    parts = trace.seconds
-    parts |= {f"step{step}": seconds for step, seconds in enumerate(trace.step_seconds, start=1)}
-    parts["total"] = trace.elapsed_seconds
-    return ", ".join(f"{name};dur={1000 * seconds:.2f}" for name, seconds in parts.items())
+async def _add_headers(message: Message, request_id: str, scope: Scope) -> None:
+    """Its ID, its stages and steps in milliseconds, and the rate limits, named as OpenAI names them."""
+    trace: RequestTrace = scope["state"]["trace"]
+    caller: Caller = scope["state"]["caller"]
+    headers = MutableHeaders(scope=message)
+    headers["X-Request-ID"] = request_id
+    seconds = trace.seconds
+    seconds |= {f"step{step}": spent for step, spent in enumerate(trace.step_seconds, start=1)}
+    seconds["total"] = trace.elapsed_seconds
+    headers["Server-Timing"] = ", ".join(f"{name};dur={1000 * spent:.2f}" for name, spent in seconds.items())
+    if caller.rates:
+        await caller.look()
+    for kind, window in caller.windows.items():
+        headers[f"x-ratelimit-limit-{kind}"] = str(window.limit)
+        headers[f"x-ratelimit-remaining-{kind}"] = str(window.remaining)
+        headers[f"x-ratelimit-reset-{kind}"] = f"{window.wait_seconds(window.limit):.3f}s"
 
 
 def route_label(scope: Scope) -> str:

@@ -13,7 +13,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from service.http.content_negotiation import JSON
 from service.http.middleware.auth import is_guarded
-from service.http.openapi.errors import table_of_codes
+from service.http.openapi.errors import described, table_of_codes
 from service.http.schemas.base import ProblemResponse
 from service.http.schemas.images import CompletedEvent, PartialImageEvent
 
@@ -91,10 +91,7 @@ def _add_events(document: dict[str, Any]) -> None:
 
 def _add_headers(document: dict[str, Any]) -> None:
     """The headers that middleware adds to every response."""
-    document["components"]["headers"] = {
-        name: {"description": description, "schema": {"type": "string"}}
-        for name, description in (_HEADERS | _LIMITED).items()
-    }
+    document["components"]["headers"] = described(_HEADERS | _LIMITED)
     for path, operations in document["paths"].items():
         names = [*_HEADERS, *(_LIMITED if is_guarded(path) else ())]
         references = {name: {"$ref": REFERENCE.format(kind="headers", name=name)} for name in names}

@@ -15,66 +15,26 @@ STYLE_CODE = (
 FINGERPRINT = "7a5caf9790f06194"
 CREATED = 1795409142
 
-# Requests
-
 GENERATIONS: dict[str, Any] = {
-    "plain": {"summary": "A prompt, nothing else", "value": {"prompt": "a star"}},
-    "in a style": {
-        "summary": "In a style, found again by its seed",
-        "value": {"prompt": "a star", "style": STYLE_ID, "seed": 7},
+    "in a style": {"value": {"prompt": "a star", "style": STYLE_ID, "seed": 7}},
+    "a mixture of styles": {
+        "value": {"prompt": "a fish", "styles": [{"id": STYLE_ID, "weight": 2}, {"id": OTHER_ID}]},
     },
-    "weaker": {
-        "summary": "Less of the style, and a JPEG",
-        "value": {
-            "prompt": "a heart",
-            "style": {"id": STYLE_ID, "strength": 0.6},
-            "output_format": "jpeg",
-            "output_compression": 85,
-        },
+    "plain and in two styles": {
+        "value": {"prompt": "a house", "styles_each": [None, STYLE_ID, OTHER_ID]},
     },
-    "mixture": {
-        "summary": "Two styles mixed, one of them twice as much",
-        "value": {
-            "prompt": "a fish",
-            "styles": [{"id": STYLE_ID, "weight": 2}, {"id": OTHER_ID, "weight": 1}],
-            "strength": 0.9,
-        },
-    },
-    "each": {
-        "summary": "The same image plain and in two styles",
-        "value": {"prompt": "a house", "styles_each": [None, STYLE_ID, OTHER_ID], "seed": 7},
-    },
-    "stream": {
-        "summary": "Streamed, with partial images on the way",
+    "streamed with previews": {
         "value": {"prompt": "a cat", "style": STYLE_ID, "stream": True, "partial_images": 2},
     },
 }
 UPLOADS: dict[str, Any] = {
-    "one picture": {
-        "summary": "One picture",
-        "value": {"image": ["(the bytes of style.png)"], "name": "reeds at dusk"},
-    },
-    "several": {
-        "summary": "Several pictures: one style, their mean",
-        "value": {
-            "image": ["(the bytes of first.png)", "(the bytes of second.png)"],
-            "metadata": {"shoot": "march"},
-        },
-    },
+    "pictures": {"value": {"image": ["(the bytes of style.png)"], "name": "reeds at dusk"}},
 }
 SOURCES: dict[str, Any] = {
-    "words": {
-        "summary": "From words alone",
-        "value": {"text": "ukiyo-e woodblock", "name": "woodblock", "metadata": {"for": "covers"}},
-    },
-    "code": {"summary": "From a style code", "value": {"code": STYLE_CODE}},
+    "text": {"value": {"text": "ukiyo-e woodblock", "metadata": {"for": "covers"}}},
+    "style code": {"value": {"code": STYLE_CODE}},
 }
-CHANGES: dict[str, Any] = {
-    "rename": {"summary": "Another name", "value": {"name": "reeds at night"}},
-    "clear": {"summary": "No metadata any more", "value": {"metadata": None}},
-}
-
-# Responses
+CHANGES: dict[str, Any] = {"rename": {"value": {"name": "reeds at night", "metadata": None}}}
 
 STYLE: dict[str, Any] = {
     "id": STYLE_ID,
@@ -96,82 +56,39 @@ STYLE: dict[str, Any] = {
     "dominance": 0.472627,
     "agreement": None,
 }
-UNREAD_STYLE = {
-    **STYLE,
-    "id": OTHER_ID,
-    "created": CREATED - 86400,
-    "name": None,
-    "metadata": {},
-    "is_read": False,
-    "code": None,
-    "singular_values": None,
-    "dominance": None,
-}
-STYLES = {
-    "object": "list",
-    "data": [STYLE, UNREAD_STYLE],
-    "first_id": STYLE_ID,
-    "last_id": OTHER_ID,
-    "has_more": False,
-}
-DELETED = {"id": STYLE_ID, "object": "style.deleted", "deleted": True}
+STYLES = {"object": "list", "data": [STYLE], "first_id": STYLE_ID, "last_id": STYLE_ID, "has_more": False}
 USAGE = {
     "input_tokens": 3,
     "input_tokens_details": {"text_tokens": 3, "image_tokens": 0},
     "output_tokens": 130,
     "total_tokens": 133,
 }
-CHOICE = {"id": STYLE_ID, "strength": 1.0, "alpha": 0.15}
-GENERATION: dict[str, Any] = {
+_IMAGE = {
+    "size": "64x64",
+    "quality": "high",
+    "background": "opaque",
+    "output_format": "png",
+    "style": {"id": STYLE_ID, "strength": 1.0, "alpha": 0.15},
+}
+GENERATION = {
     "created": CREATED,
     "data": [{"b64_json": PNG, "seed": 7}],
     "model": "nano",
-    "size": "64x64",
-    "output_format": "png",
-    "quality": "high",
-    "background": "opaque",
     "usage": USAGE,
-    "style": CHOICE,
+    **_IMAGE,
 }
-OF_EACH = {key: value for key, value in GENERATION.items() if key != "style"} | {
-    "data": [
-        {"b64_json": PNG, "seed": 7},
-        {"b64_json": PNG, "seed": 7, "style": CHOICE},
-        {"b64_json": PNG, "seed": 7, "style": {**CHOICE, "id": OTHER_ID}},
-    ]
-}
-OF_MIXTURE = {key: value for key, value in GENERATION.items() if key != "style"} | {
-    "styles": [{"id": STYLE_ID, "weight": 0.667}, {"id": OTHER_ID, "weight": 0.333}],
-    "strength": 0.9,
-    "alpha": 0.15,
-}
-OF_EVENTS = {
-    "b64_json": PNG,
-    "created_at": CREATED,
-    "size": "64x64",
-    "quality": "high",
-    "background": "opaque",
-    "output_format": "png",
-    "image_index": 0,
-    "seed": 7,
-    "style": CHOICE,
-}
-PARTIAL_EVENT = {
-    **OF_EVENTS,
-    "step": 5,
-    "num_steps": 6,
-    "type": "image_generation.partial_image",
-    "partial_image_index": 0,
-    "partial_size": "48x48",
-}
-COMPLETED_EVENT = {
-    **OF_EVENTS,
-    "step": 6,
-    "num_steps": 6,
-    "type": "image_generation.completed",
-    "model": "nano",
-    "usage": USAGE,
-}
+_EVENT = {"b64_json": PNG, "created_at": CREATED, "image_index": 0, "seed": 7, "num_steps": 6, **_IMAGE}
+EVENTS = (
+    {
+        "type": "image_generation.partial_image",
+        "step": 5,
+        "partial_image_index": 0,
+        "partial_size": "48x48",
+        **_EVENT,
+    },
+    {"type": "image_generation.completed", "step": 6, "model": "nano", "usage": USAGE, **_EVENT},
+)
+STREAM = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in EVENTS)
 MODEL = {
     "id": "nano",
     "object": "model",
@@ -188,13 +105,3 @@ MODEL = {
     "qualities": {"high": "exact", "medium": "guidance until step 5", "low": "guidance until step 4"},
     "resident_bytes": 23695228,
 }
-STREAM = "".join(
-    f"event: {event['type']}\ndata: {json.dumps(event, separators=(',', ':'))}\n\n"
-    for event in (PARTIAL_EVENT, COMPLETED_EVENT)
-)
-WEBP = "RIFF...WEBPVP8L... (the bytes of the picture)"
-METRICS = (
-    "# HELP atelier_images_total Images drawn and handed to a response.\n"
-    "# TYPE atelier_images_total counter\n"
-    "atelier_images_total 3.0\n"
-)

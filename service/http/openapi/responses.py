@@ -12,6 +12,7 @@ from service.http.openapi.errors import (
     IDEMPOTENCY,
     JSON_BODY,
     STYLE_LOOKUP,
+    described,
     error_responses,
 )
 from service.http.schemas.styles import StyleResponse
@@ -20,112 +21,77 @@ from service.media.images import OutputFormat
 Responses = dict[int | str, dict[str, Any]]
 
 
-def _json(**by_name: Any) -> dict[str, Any]:
-    """A JSON response with these examples; underscores in names become spaces."""
-    named = {name.replace("_", " "): {"value": value} for name, value in by_name.items()}
-    return {"content": {"application/json": {"examples": named}}}
+def _example(value: Any, media_type: str = "application/json") -> dict[str, Any]:
+    return {"content": {media_type: {"examples": {"example": {"value": value}}}}}
 
 
-def _text(media_type: str, **by_name: str) -> dict[str, Any]:
-    return {"content": {media_type: {"examples": {name: {"value": text} for name, text in by_name.items()}}}}
+_REPLAYED = {"Idempotent-Replayed": "`true` on the response to a request that was answered before."}
+_STORED = described({"Location": "Where the style is: `/v1/styles/{id}`.", **_REPLAYED})
+_RAW = {"X-Seed": "Of a raw image: its seed.", "X-Warnings": "Of a raw image: its warnings."}
 
 
-def _headers(**by_name: str) -> dict[str, Any]:
-    """These headers with their descriptions; underscores in names become hyphens."""
-    return {
-        name.replace("_", "-"): {"description": description, "schema": {"type": "string"}}
-        for name, description in by_name.items()
-    }
+def _guarded(success: dict[str, Any], *codes: str) -> Responses:
+    """The responses of an operation under /v1 that can fail with these codes, too."""
+    return {200: success, **error_responses(*GUARDED, *codes)}
 
 
-_REPLAYED = _headers(Idempotent_Replayed="`true` on the answer to a request that was answered before.")
-_LOCATION = _headers(Location="Where the style is: `/v1/styles/{id}`.")
-_RAW = _headers(X_Seed="Of a raw image: its seed.", X_Warnings="Of a raw image: its warnings.")
-_DRAWN = _json(in_a_style=examples.GENERATION, of_each=examples.OF_EACH, of_a_mixture=examples.OF_MIXTURE)
-GENERATE: Responses = {
-    200: {
-        "content": _DRAWN["content"]
+def _open(success: dict[str, Any], *codes: str) -> Responses:
+    """The same of an operation that needs no API key."""
+    return {200: success, **error_responses(*EVERYWHERE, *codes)}
+
+
+GENERATE = _guarded(
+    {
+        "content": _example(examples.GENERATION)["content"]
         | event_stream(examples.STREAM)
         | {f"image/{output.value}": {} for output in OutputFormat},
-        "headers": _REPLAYED | _RAW,
+        "headers": described(_REPLAYED | _RAW),
     },
-    **error_responses(
-        *GUARDED,
-        *JSON_BODY,
-        *IDEMPOTENCY,
-        *STYLE_LOOKUP,
-        "missing_required_parameter",
-        "unsupported_value",
-        "unsupported_size",
-        "conflicting_parameters",
-        "invalid_style_code",
-        "model_not_found",
-    ),
-}
-CREATE_STYLE: Responses = {
-    201: {"description": "The style is new.", "headers": _LOCATION | _REPLAYED, **_json(new=examples.STYLE)},
-    200: {
-        "model": StyleResponse,
-        "description": "This style was there before.",
-        "headers": _LOCATION | _REPLAYED,
-        **_json(known=examples.STYLE),
-    },
-    **error_responses(
-        *GUARDED,
-        *JSON_BODY,
-        *IDEMPOTENCY,
-        "missing_required_parameter",
-        "conflicting_parameters",
-        "invalid_style_code",
-        "foreign_style_code",
-        "invalid_image",
-        "queue_full",
-        "generation_failed",
-        "style_damaged",
-    ),
-}
-LIST_STYLES: Responses = {
-    200: _json(page=examples.STYLES),
-    **error_responses(*GUARDED, "unknown_parameter", "store_unavailable"),
-}
-GET_STYLE: Responses = {
-    200: _json(style=examples.STYLE),
-    **error_responses(*GUARDED, *STYLE_LOOKUP, "invalid_style_code"),
-}
-GET_STYLE_IMAGE: Responses = {
-    200: _text("image/webp", picture=examples.WEBP),
-    **error_responses(
-        *GUARDED,
-        "unknown_parameter",
-        "style_not_found",
-        "style_image_not_found",
-        "style_damaged",
-        "store_unavailable",
-    ),
-}
-CHANGE_STYLE: Responses = {
-    200: _json(renamed={**examples.STYLE, "name": "reeds at night"}),
-    **error_responses(*GUARDED, *JSON_BODY, *STYLE_LOOKUP),
-}
-DELETE_STYLE: Responses = {
-    200: _json(deleted=examples.DELETED),
-    **error_responses(*GUARDED, "style_not_found", "store_unavailable"),
-}
-LIST_MODELS: Responses = {
-    200: _json(models={"object": "list", "data": [examples.MODEL]}),
-    **error_responses(*GUARDED),
-}
-GET_MODEL: Responses = {200: _json(model=examples.MODEL), **error_responses(*GUARDED, "model_not_found")}
-LIVE: Responses = {200: _json(live={"status": "live"}), **error_responses(*EVERYWHERE)}
-READY: Responses = {
-    200: _json(
-        ready={"status": "ready", "model": "ready", "store": "ready"},
-        without_a_store={"status": "ready", "model": "ready", "store": "unavailable"},
-    ),
-    **error_responses(*EVERYWHERE, "not_ready"),
-}
-METRICS: Responses = {200: _text("text/plain", text=examples.METRICS), **error_responses(*EVERYWHERE)}
-VERSION: Responses = {
-    200: _json(version={"version": "0.1.0", "row_tile": 8, "is_batch_invariant": True}),
-    **error_responses(*EVERYWHERE),
-}
+    *JSON_BODY,
+    *IDEMPOTENCY,
+    *STYLE_LOOKUP,
+    "missing_required_parameter",
+    "unsupported_value",
+    "unsupported_size",
+    "conflicting_parameters",
+    "invalid_style_code",
+    "model_not_found",
+)
+_CREATED = {"description": "The style is new.", "headers": _STORED, **_example(examples.STYLE)}
+_EXISTED = _CREATED | {"model": StyleResponse, "description": "The style existed before."}
+CREATE_STYLE = _guarded(
+    _EXISTED,
+    *JSON_BODY,
+    *IDEMPOTENCY,
+    "missing_required_parameter",
+    "conflicting_parameters",
+    "invalid_style_code",
+    "foreign_style_code",
+    "invalid_image",
+    "queue_full",
+    "generation_failed",
+    "style_damaged",
+)
+CREATE_STYLE[201] = _CREATED
+LIST_STYLES = _guarded(_example(examples.STYLES), "unknown_parameter", "store_unavailable")
+GET_STYLE = _guarded(_example(examples.STYLE), *STYLE_LOOKUP, "invalid_style_code")
+GET_STYLE_IMAGE = _guarded(
+    _example("RIFF...WEBPVP8L...", "image/webp"),
+    "unknown_parameter",
+    "style_not_found",
+    "style_image_not_found",
+    "style_damaged",
+    "store_unavailable",
+)
+CHANGE_STYLE = _guarded(_example(examples.STYLE), *JSON_BODY, *STYLE_LOOKUP)
+DELETE_STYLE = _guarded(
+    _example({"id": examples.STYLE_ID, "object": "style.deleted", "deleted": True}),
+    "style_not_found",
+    "store_unavailable",
+)
+LIST_MODELS = _guarded(_example({"object": "list", "data": [examples.MODEL]}))
+GET_MODEL = _guarded(_example(examples.MODEL), "model_not_found")
+LIVE = _open(_example({"status": "live"}))
+READY = _open(_example({"status": "ready", "model": "ready", "store": "ready"}), "not_ready")
+METRICS = _open(_example("atelier_images_total 3.0", "text/plain"))
+VERSION = _open(_example({"version": "0.1.0", "row_tile": 8, "is_batch_invariant": True}))

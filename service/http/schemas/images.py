@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from service.application.generation_request import (
@@ -42,11 +42,7 @@ def _only_base64(value: Any) -> Any:
 
 StyleReference = Annotated[
     str,
-    Field(
-        min_length=1,
-        max_length=MAX_CODE_CHARS,
-        description="A style ID, `sty_...`, or a style code, `sc1_...`.",
-    ),
+    Field(min_length=1, max_length=MAX_CODE_CHARS, description="A style ID or a style code."),
 ]
 Strength = Annotated[
     float,
@@ -54,15 +50,7 @@ Strength = Annotated[
         ge=0, le=1.5, allow_inf_nan=False, description="Amount of style: 0 is the plain model, 1 the paper."
     ),
 ]
-Alpha = Annotated[
-    float,
-    Field(
-        ge=0,
-        le=10,
-        allow_inf_nan=False,
-        description="Decay over the singular values of the style feature; the model's own when left out.",
-    ),
-]
+Alpha = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
 
 
 class StyleChoice(Incoming):
@@ -71,7 +59,7 @@ class StyleChoice(Incoming):
     id: StyleReference
     strength: Strength = 1.0
     alpha: Alpha | None = Field(
-        default=None, description="How fast its lesser components fade; the model's own when left out."
+        default=None, description="How fast its lesser components fade; the model's own by default."
     )
 
     def to_mix(self, param: str) -> StyleMix:
@@ -91,37 +79,26 @@ class WeightedChoice(Incoming):
     )
 
 
+StyleOrId = Annotated[StyleChoice, BeforeValidator(_style_of_id, json_schema_input_type=str | StyleChoice)]
+
+
 class GenerationBody(Incoming):
     """OpenAI's image generation request, with `style`, `seed`, `negative_prompt` and `guidance` added."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"prompt": "a star", "style": "sty_...", "seed": 7}]},
-    )
 
     prompt: str = Field(
         min_length=1,
         description="What to draw. At most 4000 characters, unless the service is set otherwise; what is "
         "beyond the model's `max_prompt_tokens` is cut, with a warning.",
     )
-    model: str | None = Field(
-        default=None, description="Name of the model that is served, as in `/v1/models`."
-    )
+    model: str | None = Field(default=None, description="Name of the model served, as in `/v1/models`.")
     n: int = Field(
         default=1, ge=1, le=MAX_IMAGES, description="Number of images; image i is drawn with seed + i."
     )
-    size: str = Field(
-        default="auto", max_length=20, description="`WIDTHxHEIGHT` among the model's sizes, or `auto`."
+    size: str = Field(default="auto", max_length=20, description="`WIDTHxHEIGHT`, or `auto`.")
+    style: StyleOrId | None = Field(
+        default=None, description="A style ID or code, or the style with its strength and alpha."
     )
-    style: (
-        Annotated[StyleChoice, BeforeValidator(_style_of_id, json_schema_input_type=str | StyleChoice)] | None
-    ) = Field(default=None, description="A style ID or code, or the style with its strength and alpha.")
-    styles_each: (
-        list[
-            Annotated[StyleChoice, BeforeValidator(_style_of_id, json_schema_input_type=str | StyleChoice)]
-            | None
-        ]
-        | None
-    ) = Field(
+    styles_each: list[StyleOrId | None] | None = Field(
         default=None,
         min_length=1,
         max_length=MAX_IMAGES,
@@ -129,71 +106,68 @@ class GenerationBody(Incoming):
         "They share the work on the prompt. `null` is the image without a style.",
     )
     styles: list[WeightedChoice] | None = Field(
-        default=None,
-        min_length=1,
-        max_length=MAX_MIXED_STYLES,
-        description="Styles mixed by weight, in place of `style`.",
+        default=None, min_length=1, max_length=MAX_MIXED_STYLES, description="Instead of `style`: a mixture."
     )
-    strength: Strength | None = Field(
-        default=None, description="Of `styles`: as in `style`; 1 when left out."
-    )
+    strength: Strength | None = Field(default=None, description="Of `styles`; 1 by default.")
     alpha: Alpha | None = Field(default=None, description="Of `styles`: as in `style`.")
     seed: int | None = Field(
-        default=None,
-        ge=0,
-        le=MAX_SEED,
-        description="Same seed, same image. One is drawn and returned when left out.",
+        default=None, ge=0, le=MAX_SEED, description="Same seed, same image; chosen and returned by default."
     )
-    negative_prompt: str = Field(default="", description="What to keep away from; bounded as the prompt is.")
+    negative_prompt: str = Field(default="", description="What to avoid; bounded as the prompt is.")
     guidance: float | None = Field(
         default=None,
         ge=0,
         le=30,
         allow_inf_nan=False,
-        description="Weight of the prompt; the model's own when left out.",
+        description="Weight of the prompt; the model's own by default.",
     )
     priority: Literal["normal", "low"] = Field(
-        default="normal", description="`low` lets others pass for a while: for work that nobody waits for."
+        default="normal", description="`low` yields to others for a while: for work that is not urgent."
     )
     response_format: Annotated[Literal["b64_json"], BeforeValidator(_only_base64)] = Field(
-        default="b64_json", description="Images come inside the answer: they are not kept, so none has a URL."
+        default="b64_json", description="Images are in the response: they are not kept, so none has a URL."
     )
     output_format: Literal["png", "jpeg", "webp"] | None = Field(
-        default=None, description="`png` when left out, or what `Accept` asks for."
+        default=None, description="By default what `Accept` names, or `png`."
     )
     output_compression: int | None = Field(
-        default=None,
-        ge=0,
-        le=100,
-        description="Quality of a JPEG or WebP image in percent; 90 when left out.",
+        default=None, ge=0, le=100, description="Quality of a JPEG or WebP in percent; 90 by default."
     )
-    user: str | None = Field(
-        default=None, max_length=512, description="Accepted for OpenAI's clients; not used."
-    )
+    user: str | None = Field(default=None, max_length=512, description="Accepted, not used.")
     quality: Literal["auto", "high", "medium", "low"] = Field(
         default="auto",
-        description="`high`, as `auto`, is exact; `medium` and `low` are quicker: `/v1/models` tells how.",
+        description="`high`, as `auto`, is exact; `medium` and `low` are faster, see `/v1/models`.",
     )
     background: Literal["auto", "opaque"] = Field(default="auto", description="Images are opaque.")
     moderation: Literal["auto"] = Field(default="auto", description="There is no moderation to choose.")
-    stream: bool = Field(default=False, description="Answer with server-sent events.")
+    stream: bool = Field(default=False, description="Respond with server-sent events.")
     partial_images: int | None = Field(
-        default=None, ge=0, le=3, description="Partial images of each image, streamed before it; 0 to 3."
+        default=None, ge=0, le=3, description="Previews of each image, streamed before it."
     )
-
-    @property
-    def num_images(self) -> int:
-        return self.n * len(self.styles_each or [None])
 
     def to_request(self, output_format: OutputFormat, deadline: float | None) -> GenerationRequest:
         """InvalidRequest when fields contradict each other."""
         self._check_conflicts()
+        if self.styles is not None:
+            terms = [
+                StyleTerm(style.id, style.weight, f"styles.{index}.id")
+                for index, style in enumerate(self.styles)
+            ]
+            strength = 1.0 if self.strength is None else self.strength
+            styles: list[StyleMix | None] = [StyleMix(tuple(terms), strength, self.alpha)]
+        elif self.styles_each is not None:
+            styles = [
+                None if style is None else style.to_mix(f"styles_each.{index}")
+                for index, style in enumerate(self.styles_each)
+            ]
+        else:
+            styles = [None if self.style is None else self.style.to_mix("style")]
         return GenerationRequest(
             prompt=self.prompt,
             negative_prompt=self.negative_prompt,
             model=self.model,
             size=self.size,
-            styles=self._style_mixes(),
+            styles=tuple(styles),
             num_images=self.n,
             num_previews=self.partial_images or 0,
             seed=self.seed,
@@ -205,35 +179,17 @@ class GenerationBody(Incoming):
             deadline=deadline,
         )
 
-    def _style_mixes(self) -> tuple[StyleMix | None, ...]:
-        if self.styles_each is not None:
-            return tuple(
-                None if style is None else style.to_mix(f"styles_each.{index}")
-                for index, style in enumerate(self.styles_each)
-            )
-        if self.styles is None:
-            return (None if self.style is None else self.style.to_mix("style"),)
-        terms = tuple(
-            StyleTerm(style.id, style.weight, f"styles.{index}.id") for index, style in enumerate(self.styles)
-        )
-        return (StyleMix(terms, 1.0 if self.strength is None else self.strength, self.alpha),)
-
     def _check_conflicts(self) -> None:
-        if self.styles_each is not None and self.style is not None:
-            raise InvalidRequest(
-                "style and styles_each exclude each other: move the style into styles_each.",
-                param="styles_each",
-                code="conflicting_parameters",
-            )
         if self.partial_images and not self.stream:
             raise InvalidRequest(
                 "partial_images come while an image is streamed: set stream to true, or leave them out.",
                 param="partial_images",
             )
-        if self.styles is not None and (self.style is not None or self.styles_each is not None):
+        given = [name for name in ("styles", "styles_each", "style") if getattr(self, name) is not None]
+        if len(given) > 1:
             raise InvalidRequest(
-                "Give one of style, for one, styles, for a mixture, and styles_each, for images in each.",
-                param="styles",
+                "style, styles (a mixture) and styles_each (images in each) exclude each other: give one.",
+                param=given[0],
                 code="conflicting_parameters",
             )
         for name in ("strength", "alpha"):
@@ -245,11 +201,25 @@ class GenerationBody(Incoming):
                 )
 
 
-# Of an image that was drawn.
 AnsweredQuality = Annotated[
     Literal["high", "medium", "low"],
-    Field(description="What was taken: `high` also where the model has nothing quicker."),
+    Field(description="The quality used: `high` also where the model has nothing faster."),
 ]
+
+
+class DrawnImage(BaseModel):
+    """What a response and both events say of an image."""
+
+    size: str = Field(description="`WIDTHxHEIGHT`.")
+    quality: AnsweredQuality
+    background: Literal["opaque"] = Field(default="opaque", description="Images are opaque.")
+    output_format: Literal["png", "jpeg", "webp"] = Field(description="Of the image file.")
+    style: StyleChoice | None = Field(default=None, description="The one style, with the values used.")
+    styles: list[WeightedChoice] | None = Field(
+        default=None, description="Of a mixture: with the weights used, whose sum is 1."
+    )
+    strength: float | None = Field(default=None, description="Of a mixture.")
+    alpha: float | None = Field(default=None, description="Of a mixture.")
 
 
 class GeneratedImage(BaseModel):
@@ -283,45 +253,26 @@ class Usage(BaseModel):
         )
 
 
-class GenerationResponse(BaseModel):
+Warnings = Annotated[
+    list[str] | None, Field(description="What was done other than requested, such as a cut prompt.")
+]
+
+
+class GenerationResponse(DrawnImage):
     created: int = Field(description="Seconds since 1970.")
     data: list[GeneratedImage] = Field(description="The images: seed by seed, style by style within.")
     model: str = Field(description="The model that drew them.")
-    size: str = Field(description="Of each image, `WIDTHxHEIGHT`.")
-    output_format: Literal["png", "jpeg", "webp"] = Field(description="Of the image files.")
-    quality: AnsweredQuality
-    background: Literal["opaque"] = Field(default="opaque", description="Images are opaque.")
     usage: Usage = Field(description="Tokens, of all images together.")
-    style: StyleChoice | None = Field(
-        default=None, description="The style with every value that was used, where there was one `style`."
-    )
-    styles: list[WeightedChoice] | None = Field(
-        default=None, description="With the weights as they were used: their sum is 1."
-    )
-    strength: float | None = Field(default=None, description="Of a mixture.")
-    alpha: float | None = Field(default=None, description="Of a mixture.")
-    warnings: list[str] | None = Field(
-        default=None, description="What was done other than asked, such as a cut prompt."
-    )
+    warnings: Warnings = None
 
 
-class ImageEvent(BaseModel):
+class ImageEvent(DrawnImage):
     """The fields of both events."""
 
     b64_json: str = Field(description="The image file, in base64.")
     created_at: int = Field(description="Seconds since 1970.")
-    size: str = Field(description="Size of the image that is being drawn, `WIDTHxHEIGHT`.")
-    quality: AnsweredQuality
-    background: Literal["opaque"] = Field(default="opaque", description="Images are opaque.")
-    output_format: Literal["png", "jpeg", "webp"] = Field(description="Of the image file.")
     image_index: int = Field(description="Which image of the request, from 0.")
     seed: int = Field(description="The seed that makes this image.")
-    style: StyleChoice | None = Field(default=None, description="Its style, where it has one.")
-    styles: list[WeightedChoice] | None = Field(
-        default=None, description="Of a mixture, with the weights as they were used: their sum is 1."
-    )
-    strength: float | None = Field(default=None, description="Of the mixture.")
-    alpha: float | None = Field(default=None, description="Of the mixture.")
     step: int = Field(description="The step after which the image looks like this, from 1.")
     num_steps: int = Field(description="How many steps the image takes.")
 
@@ -331,7 +282,7 @@ class PartialImageEvent(ImageEvent):
         default="image_generation.partial_image", description="The event's name."
     )
     partial_image_index: int = Field(description="Which partial image of this image, from 0.")
-    partial_size: str = Field(description="Size of the partial image itself; it is the smaller the earlier.")
+    partial_size: str = Field(description="Size of the partial image itself; earlier ones are smaller.")
 
 
 class CompletedEvent(ImageEvent):
@@ -340,6 +291,4 @@ class CompletedEvent(ImageEvent):
     )
     model: str = Field(description="The model that drew it.")
     usage: Usage = Field(description="Tokens of this image.")
-    warnings: list[str] | None = Field(
-        default=None, description="What was done other than asked, such as a cut prompt."
-    )
+    warnings: Warnings = None

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from service.application.extract_style import CodeSource
 from service.application.generation_request import MAX_SEED
 from service.http.schemas.base import Incoming
-from service.styles.extractor import StyleText
+from service.storage.schema import MAX_PICTURES
+from service.styles.record import StyleText
 from service.styles.style_code import MAX_CODE_CHARS
 
 MAX_NAME_CHARS = 200
@@ -53,54 +53,56 @@ Metadata = Annotated[
 ]
 
 
-class StyleOfWords(Incoming):
-    """A style without pictures, imagined from words."""
+class Named(Incoming):
+    """The fields of every body that describes a style."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"text": "ukiyo-e woodblock", "name": "woodblock"}]}
-    )
-
-    text: str = Field(
-        min_length=1, pattern=r"\S", description="What the style is, in words; bounded as a prompt is."
-    )
-    seed: int = Field(
-        default=0, ge=0, le=MAX_SEED, description="Another seed, another look of the same words."
-    )
     name: Name | None = Field(default=None, description=NAME_DESCRIPTION)
     metadata: Annotated[Metadata | None, BeforeValidator(_checked_metadata)] = Field(
         default=None, description=METADATA_DESCRIPTION
     )
 
+
+class StyleForm(BaseModel):
+    """For the OpenAPI document alone."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: list[bytes] = Field(
+        min_length=1,
+        max_length=MAX_PICTURES,
+        description="PNG, JPEG, WebP or a still GIF, detected from content. Several files become one style, "
+        "their mean. At least 16 pixels a side; all files together at most 10 MiB, and each at most 50 "
+        "million pixels, unless the service is set otherwise.",
+    )
+    name: Name = Field(default_factory=str, description=NAME_DESCRIPTION)
+    metadata: Metadata = Field(default_factory=dict, description="As JSON.")
+
+
+class StyleOfWords(Named):
+    """A style without pictures, made from a text."""
+
+    text: str = Field(min_length=1, pattern=r"\S", description="Describes the style; bounded as a prompt is.")
+    seed: int = Field(default=0, ge=0, le=MAX_SEED, description="Another seed, another look of the text.")
+
     def source(self) -> StyleText:
         return StyleText(self.text, self.seed)
 
 
-class StyleOfCode(Incoming):
-    """The style of a style code, kept here under an ID."""
+class StyleOfCode(Named):
+    """The style of a style code, stored under an ID."""
 
     code: str = Field(
         min_length=1,
         max_length=MAX_CODE_CHARS,
         description="The code of a style of the same model, from here or elsewhere.",
     )
-    name: Name | None = Field(default=None, description=NAME_DESCRIPTION)
-    metadata: Annotated[Metadata | None, BeforeValidator(_checked_metadata)] = Field(
-        default=None, description=METADATA_DESCRIPTION
-    )
 
-    def source(self) -> CodeSource:
-        return CodeSource(self.code)
+    def source(self) -> str:
+        return self.code
 
 
-class StyleChange(Incoming):
+class StyleChange(Named):
     """A field that is left out stays as it is; null removes it."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "reeds at dusk"}]})
-
-    name: Name | None = Field(default=None, description=NAME_DESCRIPTION)
-    metadata: Annotated[Metadata | None, BeforeValidator(_checked_metadata)] = Field(
-        default=None, description="Replaces all of it."
-    )
 
 
 class StyleResponse(BaseModel):
@@ -110,30 +112,28 @@ class StyleResponse(BaseModel):
     name: str | None = Field(description=NAME_DESCRIPTION)
     metadata: dict[str, str] = Field(description=METADATA_DESCRIPTION)
     source: Literal["images", "text", "code"] = Field(description="What the style was made from.")
-    num_images: int = Field(description="Pictures whose mean it is; 0 for a style from words.")
+    num_images: int = Field(description="Pictures whose mean it is; 0 for a style made from text.")
     image_width: int | None = Field(description="Of its first picture as stored; null without one.")
     image_height: int | None = Field(description="As `image_width`.")
-    text: str | None = Field(description="The words of a style from words.")
-    seed: int | None = Field(description="The seed of a style from words.")
+    text: str | None = Field(description="The text of a style made from text.")
+    seed: int | None = Field(description="The seed of a style made from text.")
     model: str = Field(description="The model served: the code and the numbers below are its own.")
     fingerprint: str = Field(description="The model's, as in `/v1/models`.")
     is_read: bool = Field(
-        description="Whether this model has read the style. If not, the four fields below are null. "
-        "Creating a style reads it, and so does asking for it by its ID. A list reads nothing: there it is "
-        "false for a style that came from another model or an earlier version and was not asked for since. "
-        "By ID it is false only for a style from another model's code."
+        description="Whether this model has analysed the style; if not, the four fields below are null. "
+        "Creating a style and getting it by its ID analyse it; a list does not, and shows false for a style "
+        "that only another model or an earlier version has analysed. By ID it is false only for a style from "
+        "another model's code."
     )
     code: str | None = Field(
-        description="The style itself as text: accepted in place of an ID by every service with this model, "
-        "without an upload."
+        description="The style itself as text: accepted instead of an ID by every service with this model."
     )
     singular_values: list[float] | None = Field(description="Of the style feature, descending.")
     dominance: float | None = Field(
-        description="Share of the first component in the feature's energy, 0 to 1. Low: a mixed reference."
+        description="Share of the first component in the feature's energy, 0 to 1; low for a mixed style."
     )
     agreement: float | None = Field(
-        description="How alike its pictures are, 1 for equal ones, about 0 for unrelated ones. Low: pictures "
-        "of several styles. Null for one picture."
+        description="How alike its pictures are: 1 equal, about 0 unrelated. Null for one picture."
     )
 
 
@@ -163,6 +163,6 @@ class StyleListResponse(BaseModel):
 
 
 class StyleDeletedResponse(BaseModel):
-    id: str = Field(description="The style ID, which names nothing any more.")
+    id: str = Field(description="The ID of the deleted style.")
     object: Literal["style.deleted"] = Field(default="style.deleted", description="What this is.")
     deleted: Literal[True] = Field(default=True, description="Always true.")

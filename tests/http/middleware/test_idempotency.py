@@ -130,7 +130,7 @@ def gated(tmp_path: Path) -> Iterator[tuple[Running, GatedGenerator]]:
             generator.open()
 
 
-def test_while_the_first_runs_the_second_is_told_to_come_again(
+def test_while_the_first_runs_the_second_gets_409_with_the_time_to_wait(
     gated: tuple[Running, GatedGenerator],
 ) -> None:
     server, generator = gated
@@ -170,7 +170,7 @@ def test_the_sdk_raises_its_class_and_by_itself_comes_again_for_the_answer(
     assert len(generator.batches) == 1
 
 
-def test_a_failure_of_ours_and_a_client_that_left_free_the_key(tmp_path: Path) -> None:
+def test_our_failure_and_a_disconnected_client_free_the_key(tmp_path: Path) -> None:
     generator = FailingOnce(tiny_generator())
     generator.open()
     with serving(Settings(data_dir=tmp_path), generator) as server, server.client() as client:

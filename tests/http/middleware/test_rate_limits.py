@@ -42,22 +42,22 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield running
 
 
-def told(response: httpx.Response, what: str) -> list[int]:
+def limits_of(response: httpx.Response, what: str) -> list[int]:
     """The limit and what is left of it; the time until it is whole again must be a duration."""
     assert re.fullmatch(r"\d+\.\d{3}s", response.headers[f"x-ratelimit-reset-{what}"])
     return [int(response.headers[f"x-ratelimit-{name}-{what}"]) for name in ("limit", "remaining")]
 
 
-def test_every_answer_tells_what_is_left_and_a_429_when_there_is_room(limited: Running) -> None:
+def test_every_response_has_the_remaining_limits_and_a_429_the_time_to_wait(limited: Running) -> None:
     with KEYS["tells"].client(limited) as client:
         listed = client.get("/v1/models")
-        assert (told(listed, "requests"), told(listed, "images")) == ([3, 2], [5, 5])
+        assert (limits_of(listed, "requests"), limits_of(listed, "images")) == ([3, 2], [5, 5])
         drawn = client.post(GENERATIONS, json=STAR | {"n": 2})
-        assert (told(drawn, "requests"), told(drawn, "images")) == ([3, 1], [5, 3])
+        assert (limits_of(drawn, "requests"), limits_of(drawn, "images")) == ([3, 1], [5, 3])
         assert client.get("/v1/nothing").status_code == 404
         refused = client.post(GENERATIONS, json=STAR)
     assert refused.status_code == 429
-    assert told(refused, "requests") == [3, 0]
+    assert limits_of(refused, "requests") == [3, 0]
     assert 0 < int(refused.headers["Retry-After"]) <= 60
     error = refused.json()["error"]
     assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
@@ -65,14 +65,14 @@ def test_every_answer_tells_what_is_left_and_a_429_when_there_is_room(limited: R
     assert f"in {refused.headers['Retry-After']} seconds" in error["message"]
 
 
-def test_images_are_counted_as_many_as_are_asked_for(limited: Running) -> None:
+def test_every_requested_image_counts(limited: Running) -> None:
     with KEYS["images"].client(limited) as client:
         assert client.post(GENERATIONS, json=STAR | {"n": 2}).status_code == 200
         refused = client.post(GENERATIONS, json=STAR | {"n": 2})
         assert refused.status_code == 429
-        assert "room for 2 more" in refused.json()["error"]["message"]
+        assert "2 more will be available" in refused.json()["error"]["message"]
         drawn = client.post(GENERATIONS, json=STAR)
-        assert (drawn.status_code, told(drawn, "images")) == (200, [3, 0])
+        assert (drawn.status_code, limits_of(drawn, "images")) == (200, [3, 0])
         never = client.post(GENERATIONS, json=STAR | {"n": 4})
         assert never.status_code == 400
         assert never.json()["error"]["param"] == "n"
@@ -83,9 +83,9 @@ def test_images_are_counted_as_many_as_are_asked_for(limited: Running) -> None:
 def test_a_request_that_is_wrong_costs_no_image(limited: Running) -> None:
     with KEYS["errors"].client(limited) as client:
         refused = client.post(GENERATIONS, json=STAR | {"size": "7x7"})
-        assert (refused.status_code, told(refused, "images")) == (400, [50, 50])
+        assert (refused.status_code, limits_of(refused, "images")) == (400, [50, 50])
         refused = client.post(GENERATIONS, json=STAR | {"n": "two"})
-        assert (refused.status_code, told(refused, "images")) == (400, [50, 50])
+        assert (refused.status_code, limits_of(refused, "images")) == (400, [50, 50])
 
 
 def test_a_key_without_limits_and_an_answer_without_a_key_tell_nothing(limited: Running) -> None:
@@ -120,7 +120,7 @@ async def test_replicas_on_one_redis_share_the_count(tmp_path: Path, valkey: Emb
     assert statuses == [200, 200, 200, 429]
 
 
-async def test_a_replica_goes_on_alone_when_redis_goes_away(tmp_path: Path, valkey: EmbeddedValkey) -> None:
+async def test_a_replica_counts_alone_without_redis(tmp_path: Path, valkey: EmbeddedValkey) -> None:
     key = Key("acme", limits=Limits(requests=2))
     settings = Settings(data_dir=tmp_path, redis_url=valkey.url, api_keys=lines(key))
     with serving(settings, tiny_generator()) as server, key.client(server) as client:

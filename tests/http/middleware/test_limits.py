@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.http.middleware.timeout import allowed_seconds
+from service.http.middleware.limits import allowed_seconds
 from service.settings import Settings
 from tests.support.busy_server import busy, hanging, metric, post, wait_for_metric, wait_until_queued
 from tests.support.gated_generator import SteppingGenerator
@@ -102,7 +102,7 @@ def test_uploads_beyond_the_bound_are_refused_with_the_time_to_wait_and_none_is_
         assert upload(client, picture(62)).status_code == 201
 
 
-def test_an_upload_whose_deadline_passes_is_not_kept_and_gives_its_place_back(tmp_path: Path) -> None:
+def test_an_upload_whose_deadline_passes_is_not_stored_and_frees_its_slot(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path, max_queued_uploads=1)
     with serving(settings, tiny_generator()) as server, server.client() as client:
         server.wait_until_settled()
@@ -133,7 +133,7 @@ def test_an_upload_that_expires_while_the_model_is_busy_is_never_extracted(tmp_p
 # Clients that leave
 
 
-def test_a_batch_whose_clients_have_all_gone_stops_at_the_next_step(tmp_path: Path) -> None:
+def test_a_batch_whose_clients_all_disconnected_stops_at_the_next_step(tmp_path: Path) -> None:
     generator = SteppingGenerator(tiny_generator())
     generator.let_go(12)  # the warm-up of both sizes
     cancelled = 'atelier_cancellations_total{queue="generate",when="running"}'
@@ -177,7 +177,7 @@ def test_draining_is_red_refuses_new_work_and_finishes_what_was_accepted(tmp_pat
         assert running.result().status_code == queued.result().status_code == 200
 
 
-def test_low_priority_over_http_waits_for_those_who_came_later(tmp_path: Path) -> None:
+def test_low_priority_over_http_waits_for_later_requests(tmp_path: Path) -> None:
     with ThreadPoolExecutor(3) as threads, busy(tmp_path, max_queued=4) as (server, generator):
         running = threads.submit(post, server, {"prompt": "a star"})
         generator.wait_for_batch()

@@ -1,0 +1,114 @@
+"""Limits of a request: its time from its arrival, and the size of its body."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge
+from service.http.content_negotiation import MULTIPART, media_type
+
+TIMEOUT_HEADER = "X-Request-Timeout"
+MAX_SECONDS = 24 * 3600
+MAX_JSON_BYTES = 2**20
+# Boundaries, part headers and the other fields of a form around its file.
+MAX_FORM_OVERHEAD_BYTES = 64 * 2**10
+TIMEOUT_PARAMETER: dict[str, Any] = {  # of the OpenAPI document
+    "name": TIMEOUT_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "Seconds, from the arrival of the request; then 504.",
+    "schema": {"type": "number", "minimum": 0.001, "maximum": MAX_SECONDS},
+}
+
+
+@dataclass
+class RequestTimeout:
+    """Middleware: DeadlineExceeded once the time that the client or the settings allow is over.
+
+    Whatever the request waits for is cancelled: its body, its upload, its jobs. A response that has begun is
+    not cut off; a stream ends by the deadline of its jobs.
+    """
+
+    app: ASGIApp
+    max_seconds: float | None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        seconds = allowed_seconds(Headers(scope=scope).get(TIMEOUT_HEADER), self.max_seconds)
+        # By the batchers' clock.
+        scope["state"]["deadline"] = None if seconds is None else time.monotonic() + seconds
+        try:
+            async with asyncio.timeout(seconds) as timeout:
+
+                async def send_without_timeout(message: Message) -> None:
+                    if not timeout.expired():
+                        timeout.reschedule(None)
+                    await send(message)
+
+                await self.app(scope, receive, send_without_timeout)
+        except TimeoutError as error:
+            if not timeout.expired():
+                raise
+            message = "The deadline passed before the result was there; allow more time."
+            raise DeadlineExceeded(message) from error
+
+
+def allowed_seconds(header: str | None, bound: float | None) -> float | None:
+    """The shorter of what the header and the settings allow; None is no bound. InvalidRequest when the header
+    is not a number of seconds.
+    """
+    if header is None:
+        return bound
+    try:
+        seconds = float(header)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= MAX_SECONDS:
+        raise InvalidRequest(
+            f"{TIMEOUT_HEADER} must be a number of seconds above 0 and at most {MAX_SECONDS}, such as 2.5.",
+            param=TIMEOUT_HEADER,
+        )
+    return seconds if bound is None else min(seconds, bound)
+
+
+@dataclass
+class BodyLimit:
+    """Middleware: PayloadTooLarge at once when Content-Length is over the bound, or as soon as more has come
+    in. The rest of a refused body is not read, so memory and disk stay flat.
+    """
+
+    app: ASGIApp
+    max_upload_bytes: int
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        is_form = media_type(headers) == MULTIPART
+        max_bytes = self.max_upload_bytes if is_form else MAX_JSON_BYTES  # as in the message
+        bound = max_bytes + (MAX_FORM_OVERHEAD_BYTES if is_form else 0)
+        message = f"The body is too large: it may hold {max_bytes} bytes."
+        declared = headers.get("content-length", "0")
+        if not declared.isdecimal() or int(declared) > bound:
+            raise PayloadTooLarge(message)
+        num_bytes = 0
+
+        async def bounded_receive() -> Message:
+            nonlocal num_bytes
+            part = await receive()
+            num_bytes += len(part.get("body", b""))
+            if num_bytes > bound:
+                raise PayloadTooLarge(message)
+            return part
+
+        await self.app(scope, bounded_receive, send)
