@@ -39,6 +39,7 @@ class InvalidRequest(ServiceError):  # `param` names the field
         "invalid_body",
         "invalid_json",
         "invalid_style_code",
+        "malformed_request",
         "missing_required_parameter",
         "unknown_parameter",
         "unsupported_size",
@@ -48,6 +49,11 @@ class InvalidRequest(ServiceError):  # `param` names the field
 
 class InvalidApiKey(ServiceError):
     code, status, type = "invalid_api_key", 401, "invalid_request_error"
+
+
+class HostNotAllowed(ServiceError):  # without API keys: DNS rebinding, or a page of another site
+    code, status, type = "host_not_allowed", 403, "invalid_request_error"
+    more_codes = ("cross_site_request",)
 
 
 class StyleNotFound(ServiceError):
@@ -65,6 +71,10 @@ class RouteNotFound(ServiceError):
 
 class MethodNotAllowed(ServiceError):  # the path exists, the method does not
     code, status, type = "method_not_allowed", 405, "invalid_request_error"
+
+
+class RequestTimedOut(ServiceError):  # the client did not send the rest of its request
+    code, status, type = "request_timeout", 408, "invalid_request_error"
 
 
 class IdempotencyKeyInUse(ServiceError):  # the first request with this key is still running
@@ -91,6 +101,10 @@ class RateLimitExceeded(ServiceError):  # `retry_after_seconds` until there is r
     code, status, type = "rate_limit_exceeded", 429, "rate_limit_error"
 
 
+class HeaderTooLarge(ServiceError):
+    code, status, type = "header_too_large", 431, "invalid_request_error"
+
+
 class ClientDisconnected(ServiceError):  # never read by a client; for the log and the metrics
     code, status, type = "client_closed_request", 499, "invalid_request_error"
 
@@ -101,6 +115,10 @@ class QueueFull(ServiceError):  # `retry_after_seconds` until the work already a
 
 class NotReady(ServiceError):  # warming up or draining
     code, status, type = "not_ready", 503, "server_error"
+
+
+class TooManyConnections(ServiceError):
+    code, status, type = "too_many_connections", 503, "server_error"
 
 
 class StoreUnavailable(ServiceError):  # Redis cannot be reached, or the disk refuses an upload

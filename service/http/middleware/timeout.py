@@ -28,9 +28,7 @@ class RequestTimeout:
     batch. A response that has begun is not cut off; a stream ends by the deadline of its jobs.
     """
 
-    def __init__(
-        self, app: ASGIApp, max_seconds: float | None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, app: ASGIApp, max_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.app = app
         self.max_seconds = max_seconds
         self.clock = clock
@@ -44,7 +42,7 @@ class RequestTimeout:
         except InvalidRequest as error:
             await error_response(error)(scope, receive, send)
             return
-        scope["state"]["deadline"] = None if seconds is None else self.clock() + seconds
+        scope["state"]["deadline"] = self.clock() + seconds
         try:
             async with asyncio.timeout(seconds) as timeout:
 
@@ -77,9 +75,9 @@ async def _deadline(
 DeadlineDep = Annotated[float | None, Depends(_deadline)]
 
 
-def allowed_seconds(header: str | None, bound: float | None) -> float | None:
-    """The shorter of what the header and the settings allow; None is no bound. InvalidRequest when the header
-    is not a number of seconds.
+def allowed_seconds(header: str | None, bound: float) -> float:
+    """The shorter of what the header and the settings allow. InvalidRequest when the header is not a number
+    of seconds.
     """
     if header is None:
         return bound
@@ -92,4 +90,4 @@ def allowed_seconds(header: str | None, bound: float | None) -> float | None:
             f"{HEADER} must be a number of seconds above 0 and at most {MAX_SECONDS}, such as 2.5.",
             param=HEADER,
         )
-    return seconds if bound is None else min(seconds, bound)
+    return min(seconds, bound)
