@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -69,7 +71,10 @@ def run_server(settings: Settings, generator: Generator | None = None, *, progre
     service: Service = app.state.service
     server = DrainingServer(config, close=service.close, drain_seconds=settings.drain_seconds)
     with listener, asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        return runner.run(_serve(server, listener, service))
+        status = runner.run(_serve(server, listener, service))
+    if server.force_exit:
+        os._exit(1)  # a thread in the middle of a batch, or of loading a model, would be waited for
+    return status
 
 
 def server_config(app: FastAPI, settings: Settings, **more: Any) -> uvicorn.Config:
@@ -138,9 +143,16 @@ class DrainingServer(uvicorn.Server):
         self.close = close  # turns readiness red
         self.drain_seconds = drain_seconds
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains; a second one of any kind ends at once."""
+        self.force_exit = self.should_exit
+        super().handle_exit(sig, frame)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.close()
         accepted, until = set(self.server_state.tasks), time.monotonic() + self.drain_seconds
         while accepted and not self.force_exit and time.monotonic() < until:
             _, accepted = await asyncio.wait(accepted, timeout=SIGNAL_POLL_SECONDS)
+        # uvicorn waits once more: for what is left of the time, not for all of it again.
+        self.config.timeout_graceful_shutdown = max(0, round(until - time.monotonic()))
         await super().shutdown(sockets)

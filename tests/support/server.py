@@ -26,7 +26,7 @@ class _Server(DrainingServer):
     """Ours, with an event for the moment from which it listens."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config, close=service.close, drain_seconds=PATIENCE_SECONDS)
+        super().__init__(config, close=service.close, drain_seconds=service.settings.drain_seconds)
         self.listens = threading.Event()
         self.loop: asyncio.AbstractEventLoop | None = None
 
