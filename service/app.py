@@ -277,8 +277,17 @@ def create_app(
     app.openapi = complete(app)  # type: ignore[method-assign]
     # The last one added is the outermost.
     app.add_middleware(Idempotency, readiness=service.readiness)
-    app.add_middleware(BodyLimit, max_upload_bytes=settings.max_upload_bytes)
-    app.add_middleware(Authentication, keyring=keyring, readiness=service.readiness)
+    app.add_middleware(
+        BodyLimit,
+        max_upload_bytes=settings.max_upload_bytes,
+        max_bytes_in_progress=settings.max_body_bytes_in_progress,
+    )
+    app.add_middleware(
+        Authentication,
+        keyring=keyring,
+        readiness=service.readiness,
+        allowed_hosts=frozenset(settings.allowed_hosts.lower().replace(" ", "").split(",")),
+    )
     app.add_middleware(RequestTimeout, max_seconds=settings.request_timeout_seconds)
     app.add_middleware(Telemetry, metrics=service.metrics, clock=clock)
     return app

@@ -48,6 +48,7 @@ class InvalidRequest(ServiceError):
         "invalid_body": "The body is not a JSON object, or not a form that can be read.",
         "invalid_json": "The body is not JSON.",
         "invalid_style_code": "A damaged style code.",
+        "malformed_request": "Bytes that are not HTTP/1.1.",
         "missing_required_parameter": "A field is missing.",
         "unknown_parameter": "A field that does not exist.",
         "unsupported_size": "The model has no such size; the message lists those it has.",
@@ -59,6 +60,13 @@ class InvalidApiKey(ServiceError):
     """No API key, or an unknown one."""
 
     code, status, type = "invalid_api_key", 401, "invalid_request_error"
+
+
+class HostNotAllowed(ServiceError):
+    """Without API keys: the `Host` is neither a loopback name nor an allowed one."""
+
+    code, status, type = "host_not_allowed", 403, "invalid_request_error"
+    more_codes: ClassVar[dict[str, str]] = {"cross_site_request": "Without API keys: a page of another site."}
 
 
 class StyleNotFound(ServiceError):
@@ -84,6 +92,12 @@ class MethodNotAllowed(ServiceError):
     """The path has no such method; `Allow` lists those it has."""
 
     code, status, type = "method_not_allowed", 405, "invalid_request_error"
+
+
+class RequestTimedOut(ServiceError):
+    """The rest of the request did not arrive in time."""
+
+    code, status, type = "request_timeout", 408, "invalid_request_error"
 
 
 class IdempotencyKeyInUse(ServiceError):
@@ -122,6 +136,12 @@ class RateLimitExceeded(ServiceError):
     code, status, type = "rate_limit_exceeded", 429, "rate_limit_error"
 
 
+class HeaderTooLarge(ServiceError):
+    """The request's line and headers are too long."""
+
+    code, status, type = "header_too_large", 431, "invalid_request_error"
+
+
 class ClientDisconnected(ServiceError):
     """The client closed the connection: for the log and the metrics."""
 
@@ -138,6 +158,12 @@ class NotReady(ServiceError):
     """The service is starting or shutting down."""
 
     code, status, type = "not_ready", 503, "server_error"
+
+
+class TooManyConnections(ServiceError):
+    """Too many connections are open."""
+
+    code, status, type = "too_many_connections", 503, "server_error"
 
 
 class StoreUnavailable(ServiceError):

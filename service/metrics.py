@@ -24,7 +24,18 @@ LATENCY_BUCKETS = (
 SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 QUEUES = ("generate", "extract")
-REFUSALS = ("invalid_api_key", "rate_limit_exceeded", "idempotency_key_in_use", "idempotency_key_reused")
+# Codes of errors that close a connection; see http/protocol.py.
+CLOSED_CONNECTIONS = (
+    "header_too_large", "invalid_value", "malformed_request", "request_timeout", "too_many_connections",
+)  # fmt: skip
+REFUSALS = (
+    "cross_site_request",
+    "host_not_allowed",
+    "invalid_api_key",
+    "rate_limit_exceeded",
+    "idempotency_key_in_use",
+    "idempotency_key_reused",
+)
 # Uploads wait for a slot to be decoded, then for the model in the queue "extract".
 ADMISSIONS = (*QUEUES, "upload")
 STAGES_OF_REQUESTS = ("upload", "picture", "store")
@@ -79,6 +90,9 @@ class Metrics:
         self.first_preview_seconds = latency(
             "first_preview_seconds", "From a request's first byte to its first partial image."
         )
+        self.closed_connections = counter(
+            "closed_connections", "Connections closed before their request was complete.", "reason"
+        )
         self.images = counter("images", "Images drawn and handed to a response.")
 
         self.queue_depth = gauge(
@@ -127,6 +141,8 @@ class Metrics:
         self._start_at_zero()
 
     def _start_at_zero(self) -> None:
+        for reason in CLOSED_CONNECTIONS:
+            self.closed_connections.labels(reason=reason)
         for reason in REFUSALS:
             self.refusals.labels(reason=reason)
         for queue, reason in product(ADMISSIONS, REJECTIONS):

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from service.app import SILENT, CannotStart, Progress, Service, create_app
+from service.http.protocol import ConnectionLimits, bounded_protocol
 from service.logs import configure_logs
 from service.model.engine.generator import Generator
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+if sys.platform != "win32":
+    import resource
+
+# File descriptors for logs, the store's connections, uploads on their way to disk, and libraries.
+OWN_DESCRIPTORS = 96
 # Connections that may wait to be accepted: bursts are refused by us, with a reason, not by the kernel.
 BACKLOG = 2048
 # How soon a second signal, to end at once, is noticed while draining.
@@ -55,17 +67,42 @@ def run_server(settings: Settings, generator: Generator | None = None, *, progre
             file=sys.stderr,
         )
         return 1
-    config = uvicorn.Config(
+    config = server_config(app, settings)
+    service: Service = app.state.service
+    server = DrainingServer(config, close=service.close, drain_seconds=settings.drain_seconds)
+    with listener, asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        status = runner.run(_serve(server, listener, service))
+    if server.force_exit:
+        os._exit(1)  # a thread in the middle of a batch, or of loading a model, would be waited for
+    return status
+
+
+def server_config(app: FastAPI, settings: Settings, **more: Any) -> uvicorn.Config:
+    """How uvicorn serves the app. Nothing that a client sends, or does not, is waited for without bound."""
+    limits = ConnectionLimits(
+        max_connections=min(settings.max_connections, _most_connections()),
+        max_header_bytes=settings.max_header_bytes,
+        header_timeout_seconds=settings.header_timeout_seconds,
+        silence_timeout_seconds=settings.silence_timeout_seconds,
+    )
+    service: Service = app.state.service
+    return uvicorn.Config(
         app,
+        http=bounded_protocol(limits, service.metrics),
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=settings.drain_seconds,
+        **more,
     )
-    service: Service = app.state.service
-    server = DrainingServer(config, close=service.close, drain_seconds=settings.drain_seconds)
-    with listener, asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        return runner.run(_serve(server, listener, service))
+
+
+def _most_connections() -> int:
+    """As many as there are file descriptors for, beside those that the service itself needs."""
+    if sys.platform == "win32":
+        return sys.maxsize
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else max(1, soft - OWN_DESCRIPTORS)
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket, service: Service) -> int:
@@ -106,9 +143,16 @@ class DrainingServer(uvicorn.Server):
         self.close = close  # turns readiness red
         self.drain_seconds = drain_seconds
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains; a second one of any kind ends at once."""
+        self.force_exit = self.should_exit
+        super().handle_exit(sig, frame)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.close()
         accepted, until = set(self.server_state.tasks), time.monotonic() + self.drain_seconds
         while accepted and not self.force_exit and time.monotonic() < until:
             _, accepted = await asyncio.wait(accepted, timeout=SIGNAL_POLL_SECONDS)
+        # uvicorn waits once more: for what is left of the time, not for all of it again.
+        self.config.timeout_graceful_shutdown = max(0, round(until - time.monotonic()))
         await super().shutdown(sockets)

@@ -107,6 +107,32 @@ class Settings(BaseSettings):
     idempotency_seconds: int = Field(
         default=3600, ge=1, description="How long the response to a request with an Idempotency-Key is kept."
     )
+    allowed_hosts: str = Field(
+        default="",
+        description="Host names, separated by commas, under which a service without API keys may be called "
+        "besides loopback names; * allows any.",
+    )
+    max_connections: int = Field(
+        default=1000,
+        ge=1,
+        description="Maximum number of open connections; fewer where the limit of file descriptors is lower.",
+    )
+    max_header_bytes: int = Field(
+        default=64 * 2**10, ge=1024, description="Maximum size of a request's line and headers together."
+    )
+    max_body_bytes_in_progress: int = Field(
+        default=256 * 2**20,
+        ge=2**20,
+        description="Maximum size of all bodies together that are being received or used.",
+    )
+    header_timeout_seconds: float = Field(
+        default=10.0, gt=0, description="Maximum time for the headers of a request to arrive."
+    )
+    silence_timeout_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="Maximum time without progress while a client sends a body or takes a response.",
+    )
     max_queued: int = Field(default=64, ge=1, description="Maximum number of images waiting for the model.")
     max_queued_uploads: int = Field(
         default=64, ge=1, description="Maximum number of uploads in progress, including those that wait."
@@ -118,10 +144,10 @@ class Settings(BaseSettings):
         default=50_000_000, ge=1, description="Maximum number of pixels of an uploaded picture."
     )
     max_prompt_chars: int = Field(default=4000, ge=1, description="Maximum length of a prompt.")
-    request_timeout_seconds: float | None = Field(
-        default=None,
+    request_timeout_seconds: float = Field(
+        default=600.0,
         gt=0,
-        description="Maximum time from the arrival of a request to its response; unset: no limit. "
+        description="Maximum time from the arrival of a request to its response. "
         "A client can ask for less with X-Request-Timeout.",
     )
     ping_seconds: float = Field(

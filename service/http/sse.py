@@ -77,9 +77,10 @@ class EventStream(Response, Generic[T]):
                     await send_part(part)
                 else:
                     break
-            if disconnect.done():
+            if disconnect.done():  # no last part: a stream that was cut off is no response to keep
                 self.trace.fields["failure"] = ClientDisconnected.code
-            await send_part(b"", more=False)
+            else:
+                await send_part(b"", more=False)
         finally:
             disconnect.cancel()
             coming.cancel()

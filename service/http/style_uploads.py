@@ -12,6 +12,7 @@ import structlog
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 
 from service.application.extract_style import PictureSource
@@ -85,6 +86,7 @@ async def style_body(request: Request, trace: RequestTrace) -> AsyncIterator[Sty
             body = await _text_or_code(request)
         yield body
     elif kind == MULTIPART:
+        _require_utf8(request)
         async with AsyncExitStack() as stack:
             with _spooling(), trace.stage("upload"):
                 form = await stack.enter_async_context(
@@ -102,6 +104,16 @@ async def style_body(request: Request, trace: RequestTrace) -> AsyncIterator[Sty
     for stage, seconds in trace.seconds.items():
         if stage in STAGES_OF_REQUESTS:
             metrics.stage_duration_seconds.labels(stage=stage).observe(seconds)
+
+
+def _require_utf8(request: Request) -> None:
+    """UnsupportedMediaType for a form in another charset: Python has codecs that take minutes for a megabyte,
+    and the library would decode with whichever the client names.
+    """
+    _, options = parse_options_header(request.headers.get("content-type", ""))
+    charset = options.get(b"charset", b"utf-8").decode("latin-1").lower()
+    if charset not in ("utf-8", "utf8", "us-ascii"):
+        raise UnsupportedMediaType(f"The form's charset must be utf-8, not {charset[:60]}.")
 
 
 @contextmanager

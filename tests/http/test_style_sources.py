@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from service.settings import Settings
 from service.storage.embedded_valkey.server import EmbeddedValkey
 from tests.support.busy_server import metric
-from tests.support.generations import generate, images_of
+from tests.support.generations import error_of, generate, images_of
 from tests.support.server import serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import is_image, picture, upload, upload_several
@@ -23,12 +22,6 @@ pytestmark = pytest.mark.slow
 def create(client: httpx.Client, **fields: object) -> httpx.Response:
     """POST /v1/styles as JSON."""
     return client.post("/v1/styles", json=fields)
-
-
-def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    error: dict[str, Any] = response.json()["error"]
-    return error
 
 
 def test_several_pictures_make_one_style_whatever_their_order(client: httpx.Client) -> None:
@@ -254,3 +247,13 @@ async def test_a_list_says_which_styles_the_model_has_not_read_and_asking_for_on
         listed = client.get("/v1/styles").json()["data"]
         assert [style["is_read"] for style in listed] == [False, False, True]
         assert listed[2] == read
+
+
+@pytest.mark.parametrize("charset", ["punycode", "undefined", "utf-7", "utf-16"])
+def test_a_form_in_another_charset_is_refused_before_it_is_decoded(
+    client: httpx.Client, charset: str
+) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="name"\r\n\r\n' + b"a" * 10_000 + b"\r\n--x--\r\n"
+    headers = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
+    response = client.post("/v1/styles", content=body, headers=headers)
+    assert error_of(response, 415)["message"] == f"The form's charset must be utf-8, not {charset}."

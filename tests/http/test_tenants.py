@@ -94,7 +94,7 @@ def test_the_scheme_is_read_in_any_case(shared: Running) -> None:
 
 
 def test_the_answer_comes_before_the_body(shared: Running) -> None:
-    head = "POST /v1/styles HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    head = "POST /v1/styles HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
     with socket.create_connection((shared.host, shared.port)) as connection:
         connection.sendall(f"{head}Content-Length: 1000000\r\n\r\n".encode())
         assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")

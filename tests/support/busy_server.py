@@ -60,6 +60,6 @@ def hanging(server: Running, body: dict[str, Any]) -> socket.socket:
     """A connection that has sent a request and does not read the answer."""
     content = json.dumps(body).encode()
     connection = socket.create_connection((server.host, server.port))
-    head = f"POST {GENERATIONS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = f"POST {GENERATIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
     return connection

@@ -16,7 +16,7 @@ import uvicorn
 
 from service.app import Service, create_app
 from service.model.engine.generator import Generator
-from service.server import DrainingServer
+from service.server import DrainingServer, server_config
 from service.settings import Settings
 
 PATIENCE_SECONDS = 60
@@ -26,7 +26,7 @@ class _Server(DrainingServer):
     """Ours, with an event for the moment from which it listens."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config, close=service.close, drain_seconds=PATIENCE_SECONDS)
+        super().__init__(config, close=service.close, drain_seconds=service.settings.drain_seconds)
         self.listens = threading.Event()
         self.loop: asyncio.AbstractEventLoop | None = None
 
@@ -67,9 +67,7 @@ class Running:
 def serving(settings: Settings, generator: Generator | None = None) -> Iterator[Running]:
     """Serves on a free port; at the end it stops as after SIGTERM and everything it started has ended."""
     app = create_app(settings, generator)
-    config = uvicorn.Config(
-        app, host=settings.host, port=0, loop="asyncio", log_config=None, access_log=False
-    )
+    config = server_config(app, settings, host=settings.host, port=0, loop="asyncio")
     server = _Server(config, app.state.service)
     thread = threading.Thread(target=server.run, name="server")
     thread.start()

@@ -182,7 +182,7 @@ class SoakClient:
         path, kind = self.chance.choice([(GENERATIONS, JSON), ("/v1/styles", MULTIPART)])
         url = httpx.URL(self.url)
         _, writer = await asyncio.open_connection(url.host, url.port)
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind['Content-Type']}\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind['Content-Type']}\r\n"
         body = b'--x\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n' + bytes(2**20 + 9)
         writer.write(f"{head}Content-Length: {2**22}\r\n\r\n".encode() + body)
         await writer.drain()

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge
+from service.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, QueueFull
 from service.http.content_negotiation import MULTIPART, media_type
 
 TIMEOUT_HEADER = "X-Request-Timeout"
@@ -19,6 +19,7 @@ MAX_SECONDS = 24 * 3600
 MAX_JSON_BYTES = 2**20
 # Boundaries, part headers and the other fields of a form around its file.
 MAX_FORM_OVERHEAD_BYTES = 64 * 2**10
+RETRY_SECONDS = 2.0
 TIMEOUT_PARAMETER: dict[str, Any] = {  # of the OpenAPI document
     "name": TIMEOUT_HEADER,
     "in": "header",
@@ -37,7 +38,7 @@ class RequestTimeout:
     """
 
     app: ASGIApp
-    max_seconds: float | None
+    max_seconds: float
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,7 +46,7 @@ class RequestTimeout:
             return
         seconds = allowed_seconds(Headers(scope=scope).get(TIMEOUT_HEADER), self.max_seconds)
         # By the batchers' clock.
-        scope["state"]["deadline"] = None if seconds is None else time.monotonic() + seconds
+        scope["state"]["deadline"] = time.monotonic() + seconds
         try:
             async with asyncio.timeout(seconds) as timeout:
 
@@ -62,9 +63,9 @@ class RequestTimeout:
             raise DeadlineExceeded(message) from error
 
 
-def allowed_seconds(header: str | None, bound: float | None) -> float | None:
-    """The shorter of what the header and the settings allow; None is no bound. InvalidRequest when the header
-    is not a number of seconds.
+def allowed_seconds(header: str | None, bound: float) -> float:
+    """The shorter of what the header and the settings allow. InvalidRequest when the header is not a number
+    of seconds.
     """
     if header is None:
         return bound
@@ -77,17 +78,22 @@ def allowed_seconds(header: str | None, bound: float | None) -> float | None:
             f"{TIMEOUT_HEADER} must be a number of seconds above 0 and at most {MAX_SECONDS}, such as 2.5.",
             param=TIMEOUT_HEADER,
         )
-    return seconds if bound is None else min(seconds, bound)
+    return min(seconds, bound)
 
 
 @dataclass
 class BodyLimit:
     """Middleware: PayloadTooLarge at once when Content-Length is over the bound, or as soon as more has come
     in. The rest of a refused body is not read, so memory and disk stay flat.
+
+    All bodies together may hold `max_bytes_in_progress`: each takes its length before it is read and gives it
+    back when its request ends; QueueFull when there is not enough.
     """
 
     app: ASGIApp
     max_upload_bytes: int
+    max_bytes_in_progress: int
+    bytes_in_progress: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -101,6 +107,13 @@ class BodyLimit:
         declared = headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared) > bound:
             raise PayloadTooLarge(message)
+        # A body without a length may be as long as is allowed.
+        reserved = bound if "transfer-encoding" in headers else int(declared)
+        if self.bytes_in_progress and self.bytes_in_progress + reserved > self.max_bytes_in_progress:
+            raise QueueFull(
+                "The service is receiving as many bytes as it may hold; try again shortly.",
+                retry_after_seconds=RETRY_SECONDS,
+            )
         num_bytes = 0
 
         async def bounded_receive() -> Message:
@@ -111,4 +124,8 @@ class BodyLimit:
                 raise PayloadTooLarge(message)
             return part
 
-        await self.app(scope, bounded_receive, send)
+        self.bytes_in_progress += reserved
+        try:
+            await self.app(scope, bounded_receive, send)
+        finally:
+            self.bytes_in_progress -= reserved

@@ -9,8 +9,25 @@ from service.http.schemas.base import ProblemResponse
 
 KINDS = {code: kind for code, kind in kinds_of_codes().items() if kind is not ClientDisconnected}
 # What middleware answers before routing: on any path, and on those under /v1.
-EVERYWHERE = ("invalid_value", "payload_too_large", "internal_error", "deadline_exceeded")
-GUARDED = (*EVERYWHERE, "invalid_api_key", "rate_limit_exceeded", "not_ready")
+EVERYWHERE = (
+    "invalid_value",
+    "malformed_request",
+    "request_timeout",
+    "payload_too_large",
+    "queue_full",
+    "header_too_large",
+    "internal_error",
+    "too_many_connections",
+    "deadline_exceeded",
+)
+GUARDED = (
+    *EVERYWHERE,
+    "invalid_api_key",
+    "host_not_allowed",
+    "cross_site_request",
+    "rate_limit_exceeded",
+    "not_ready",
+)
 # What a JSON body, an Idempotency-Key and a lookup in the style store add.
 JSON_BODY = ("unknown_parameter", "invalid_json", "invalid_body", "unsupported_media_type")
 IDEMPOTENCY = ("idempotency_key_in_use", "idempotency_key_reused", "store_unavailable")

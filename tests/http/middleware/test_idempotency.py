@@ -15,6 +15,7 @@ import pytest
 from service.settings import Settings
 from service.storage.embedded_valkey.server import EmbeddedValkey
 from tests.support.api_keys import Key, lines
+from tests.support.busy_server import busy, metric
 from tests.support.gated_generator import GatedGenerator
 from tests.support.generations import GENERATIONS
 from tests.support.server import Running, serving
@@ -226,3 +227,18 @@ def test_the_document_names_the_header_on_both(client: httpx.Client) -> None:
         if any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", ()))
     ]
     assert described == [(GENERATIONS, "post"), ("/v1/styles", "post")]
+
+
+def test_a_stream_that_its_client_left_is_not_the_answer_of_its_key(tmp_path: Path) -> None:
+    body = {"prompt": "a star", "stream": True, "seed": 5}
+    with busy(tmp_path, max_queued=4, ping_seconds=0.01) as (server, generator), server.client() as client:
+        with client.stream("POST", GENERATIONS, json=body, headers={"Idempotency-Key": "left"}) as response:
+            assert next(response.iter_lines()).startswith(":")
+            generator.wait_for_batch()
+        generator.open()
+        running = "atelier_requests_running"
+        while metric(client, running) > 1:
+            pass
+        again = draw(client, "left", body)
+        assert not is_replayed(again)
+        assert "image_generation.completed" in again.text
