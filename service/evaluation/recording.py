@@ -15,9 +15,9 @@ from service.model.device.transfer import DecodedImages
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Text
 from service.model.infinity.backbone import Infinity
-from service.model.infinity.kv_cache import KVCache
 from service.model.infinity.sampling import NoiseStream, draw_noise
 from service.model.infinity.transformer import Transformer
+from service.model.kv_cache import KVCache
 from service.model.schedule import Schedule
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from service.model.engine.generator import Generator
 from service.model.infinity.backbone import Infinity
-from service.model.infinity.kv_cache import KVCache
+from service.model.kv_cache import KVCache
 from service.settings import Settings
 from tests.support.busy_server import busy, hanging, metric, post, wait_for_metric, wait_until_queued
 from tests.support.gated_generator import FailingGenerator, SteppingGenerator

@@ -81,6 +81,7 @@ class Download:
 @dataclass(frozen=True, slots=True)
 class DownloadPlan:
     model: str
+    models_dir: Path
     sources: tuple[tuple[Source, str], ...]  # with the commit that each one's revision is now
     downloads: tuple[Download, ...]
 
@@ -128,7 +129,7 @@ class Hub:
                 commit = str(self._api().model_info(source.repository, revision=revision).sha)
                 downloads += self._downloads(source, commit, models_dir / source.into)
             sources.append((source, commit))
-        return DownloadPlan(model, tuple(sources), tuple(downloads))
+        return DownloadPlan(model, models_dir, tuple(sources), tuple(downloads))
 
     def fetch(self, plan: DownloadPlan, say: Callable[[str], None]) -> None:
         """Download what is missing, where it was interrupted if it was, and check every file.
@@ -210,8 +211,8 @@ def _headers() -> dict[str, str]:
 
 
 def _require_room(plan: DownloadPlan) -> Path:
-    """The folder of the plan's first file, made."""
-    folder = plan.downloads[0].folder
+    """The models folder, made."""
+    folder = plan.models_dir
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < plan.num_missing_bytes:

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torch import Tensor
+
+from service.model.schedule import Size
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
@@ -49,6 +52,13 @@ class HostCopy:
             with torch.cuda.device(self._device):
                 self._arrival.synchronize()
         return self._copies
+
+
+def pixels_of(image: NDArray[np.uint8], size: Size, device: torch.device) -> Tensor:
+    """A picture [h, w, 3] RGB, cropped and scaled to a size: [1, 3, height, width] fp32 in [-1, 1]."""
+    fitted = ImageOps.fit(Image.fromarray(image), (size.width, size.height), Image.Resampling.LANCZOS)
+    pixels = torch.from_numpy(np.array(fitted)).to(device).permute(2, 0, 1)[None]
+    return pixels.float() / 255 * 2 - 1
 
 
 class DecodedImages:

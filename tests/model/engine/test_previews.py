@@ -15,7 +15,7 @@ from service.model.engine.generator import Generator
 from service.model.engine.previews import preview_steps
 from service.model.engine.types import ImageSpec, Preview, PreviewRequest, Styling, WeightedStyle
 from service.model.infinity.backbone import Infinity
-from service.model.infinity.kv_cache import KVCache
+from service.model.kv_cache import KVCache
 from service.model.style.resize import resize
 from tests.support.specs import SQUARE, picture
 from tests.support.tiny import tiny_generator, tiny_infinity

@@ -18,8 +18,8 @@ from service.model.engine.generator import Generator
 from service.model.engine.quality import EXACT, Qualities, Quality, Shortcuts
 from service.model.engine.types import ImageSpec, PreviewRequest, Styling, WeightedStyle
 from service.model.infinity.backbone import Infinity
-from service.model.infinity.kv_cache import KVCache
 from service.model.infinity.schedules import BUDGETS
+from service.model.kv_cache import KVCache
 from tests.support.specs import SQUARE, picture
 from tests.support.specs import specs as specs_of
 from tests.support.tiny import tiny_config, tiny_generator, tiny_infinity
