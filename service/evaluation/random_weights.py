@@ -140,11 +140,11 @@ def random_switti(
     precision: Precision = FULL,
     decoding: DecodingChoice = "auto",
 ) -> Switti:
-    """As `random_infinity`."""
+    """As `random_infinity`; its fingerprints are others."""
     if device.type == "cuda":
         forbid_tf32()
     shape = config.transformer
-    words, num_words = _clip_words()
+    words, num_words = clip_words()
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
         transformer = SwittiTransformer(shape, config.tokenizer, len(config.grids))
@@ -169,7 +169,7 @@ def random_switti(
         transformer.requires_grad_(False).eval(),
         tokenizer.requires_grad_(False).eval(),
         TextEncoders(words, tower, pooled_tower, device=device, max_tokens=shape.max_text_tokens),
-        fingerprint=f"{seed:016x}",
+        fingerprint=f"5{seed:015x}",
         decoding=decoding,
     )
 
@@ -194,7 +194,7 @@ def _clip(channels: int, num_words: int, config: switti.SwittiConfig) -> CLIPTex
     )
 
 
-def _clip_words() -> tuple[WordTokenizer, int]:
+def clip_words() -> tuple[WordTokenizer, int]:
     """nano's words between CLIP's two marks, and how many IDs there are."""
     start, end = "<|startoftext|>", "<|endoftext|>"
     ids = {word: index for index, word in enumerate((*VOCABULARY, "<unk>", start, end))}

@@ -9,11 +9,12 @@ import httpx
 import openai
 import pytest
 
+from tests.support.backbones import SERVED_BY_BOTH
 from tests.support.generations import events_of, generate, images_of
 from tests.support.server import Running
 from tests.support.uploads import picture, upload
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, SERVED_BY_BOTH]
 
 
 @pytest.fixture

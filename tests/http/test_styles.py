@@ -5,7 +5,10 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from tests.support.backbones import SERVED_BY_BOTH
 from tests.support.uploads import is_image, picture, upload, upload_several
+
+pytestmark = SERVED_BY_BOTH
 
 
 def test_a_new_picture_becomes_a_style_with_a_location(client: httpx.Client) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.backbones import SERVED_BY_BOTH
 from tests.support.busy_server import busy, metric, post, wait_until_queued
 from tests.support.generations import COMPLETED, GENERATIONS, events_of, generate, images_of
 from tests.support.uploads import picture, upload
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, SERVED_BY_BOTH]
 
 SHARED = "atelier_content_paths_shared_total"
 

@@ -9,12 +9,15 @@ import pytest
 
 from service.settings import Settings
 from tests.support.api_keys import Key, lines
+from tests.support.backbones import SERVED_BY_BOTH
 from tests.support.generations import events_of, file_of, generate, images_of
 from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import picture, upload
 
 ACME, BETA = Key("acme"), Key("beta")
+
+pytestmark = SERVED_BY_BOTH
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from service.model.engine.types import ImageSpec, Preview, PreviewRequest, Styli
 from service.model.infinity.backbone import Infinity
 from service.model.kv_cache import KVCache
 from service.model.style.resize import resize
+from tests.support.backbones import ON_EVERY_BACKBONE, generator_of, style_of
 from tests.support.specs import SQUARE, picture
 from tests.support.tiny import tiny_generator, tiny_infinity
 
@@ -65,10 +66,12 @@ def test_a_partial_image_is_the_codes_so_far_and_the_final_one_adds_only_what_co
     assert np.array_equal(shown[-1].image, drawing.image)
 
 
-def test_partial_images_of_a_style_show_it_from_the_key_step_on() -> None:
-    spec, shown = watched(STYLED, *EVERY_STEP)
+@ON_EVERY_BACKBONE
+def test_partial_images_of_a_style_show_it_from_the_key_step_on(backbone: str) -> None:
+    spec, shown = watched(replace(STYLED, styling=Styling((style_of(backbone, 0),))), *EVERY_STEP)
     plain, plain_shown = watched(replace(STYLED, styling=None), *EVERY_STEP)
-    GENERATOR.generate([spec, plain])
+    (drawing, _) = generator_of(backbone).generate([spec, plain])
+    assert np.array_equal(shown[-1].image, drawing.image)
     same = [np.array_equal(a.image, b.image) for a, b in zip(shown, plain_shown, strict=True)]
     assert same == [True, True, False, False, False, False]
 
