@@ -51,10 +51,10 @@ BENCH_512 = InfinityConfig(
 BENCH_SWITTI_512 = switti.SwittiConfig(
     name="bench-switti-512",
     transformer=switti.TransformerConfig(
-        depth=4, width=256, num_heads=4, is_causal=False, text_channels=128, pooled_channels=64
+        depth=2, width=256, num_heads=4, is_causal=False, text_channels=128, pooled_channels=64
     ),
     tokenizer=switti.TokenizerConfig(
-        num_codes=4096, code_channels=32, channels=8, multipliers=(1, 1, 2, 2, 4), num_blocks=1, num_groups=4
+        num_codes=512, code_channels=32, channels=8, multipliers=(1, 1, 2, 2, 4), num_blocks=1, num_groups=4
     ),
     sampling=switti.SamplingConfig(num_guided_steps=8),
     grids=GRIDS_512,

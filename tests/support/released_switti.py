@@ -1,4 +1,4 @@
-"""Switti's checkpoints in the released form, of random weights: names, folders and shapes of the real ones."""
+"""Switti's checkpoints in the released form, of random weights: names, folders, shapes of the real ones."""
 
 from __future__ import annotations
 

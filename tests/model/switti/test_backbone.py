@@ -1,4 +1,4 @@
-"""What is Switti's own behind the seam of the engine; what both backbones promise is tested with the engine."""
+"""What is Switti's own behind the engine's seam; what both backbones promise is tested with the engine."""
 
 from __future__ import annotations
 
