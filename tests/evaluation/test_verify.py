@@ -19,7 +19,13 @@ from service.evaluation.verify import table, verify
 pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-SETS = ("infinity_transformer_tiny", "infinity_vae_tiny", "infinity_8b_tiny", "style_personalization_tiny")
+SETS = (
+    "infinity_transformer_tiny",
+    "infinity_vae_tiny",
+    "infinity_8b_tiny",
+    "style_personalization_tiny",
+    "switti_tiny",
+)
 
 
 @cache
@@ -39,6 +45,7 @@ def test_our_numbers_are_those_of_the_reference(name: str) -> None:
     [
         ("infinity_vae_tiny", ["p16.bits", "p8.h"]),
         ("infinity_transformer_tiny", ["g_b1.logits", "dbg.cond_BD", "text.kv_compact"]),
+        ("switti_tiny", ["nar.g.logits"]),
     ],
 )
 def test_one_changed_number_is_a_miss(name: str, changed: list[str], tmp_path: Path) -> None:

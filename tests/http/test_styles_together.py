@@ -17,8 +17,6 @@ from tests.support.uploads import picture, upload
 
 ACME, BETA = Key("acme"), Key("beta")
 
-pytestmark = SERVED_BY_BOTH
-
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
@@ -48,12 +46,14 @@ def test_styles_of_words_and_of_codes_belong_to_their_tenant_and_a_code_to_whoev
         assert drawn[0] == drawn[1] == images_of(generate(acme, style=words["id"], seed=1))
 
 
+@SERVED_BY_BOTH
 def test_a_mixture_is_streamed_as_it_is_answered(client: httpx.Client) -> None:
     styles = [{"id": upload(client, picture(seed)).json()["id"]} for seed in (300, 301)]
     *_, last = events_of(client, styles=styles, seed=1, partial_images=1)
     assert [file_of(last)] == images_of(generate(client, styles=styles, seed=1))
 
 
+@SERVED_BY_BOTH
 def test_a_mixture_and_images_in_each_style_exclude_each_other(client: httpx.Client) -> None:
     code = upload(client, picture(302)).json()["code"]
     refused = generate(client, styles=[{"id": code}], styles_each=[code])
