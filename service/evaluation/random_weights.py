@@ -61,15 +61,13 @@ BENCH_SWITTI_512 = switti.SwittiConfig(
 )
 AnyConfig = InfinityConfig | switti.SwittiConfig
 
-SHAPES: dict[str, AnyConfig] = {
-    config.name: config
-    for config in (
-        BENCH_512,
-        BENCH_SWITTI_512,
-        *(preset.config for preset in RELEASED.values()),
-        *(preset.config for preset in switti_presets.PRESETS.values()),
-    )
-}
+_CONFIGS: tuple[AnyConfig, ...] = (
+    BENCH_512,
+    BENCH_SWITTI_512,
+    *(preset.config for preset in RELEASED.values()),
+    *(preset.config for preset in switti_presets.PRESETS.values()),
+)
+SHAPES = {config.name: config for config in _CONFIGS}
 
 
 def shape_of(name_or_path: str) -> AnyConfig:
@@ -199,9 +197,9 @@ def clip_words() -> tuple[WordTokenizer, int]:
     start, end = "<|startoftext|>", "<|endoftext|>"
     ids = {word: index for index, word in enumerate((*VOCABULARY, "<unk>", start, end))}
     words = WordTokenizer(WordLevel(ids, unk_token="<unk>"))  # noqa: S106  a word
-    words.normalizer = normalizers.Lowercase()  # type: ignore[assignment]  # the library's own annotation
-    words.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
-    words.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+    words.normalizer = normalizers.Lowercase()
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {end}", special_tokens=[(start, ids[start]), (end, ids[end])]
     )
     return words, len(ids)

@@ -17,7 +17,7 @@ from service.bench.throughput import Bounded, bound_of, bounds, measure_throughp
 from service.evaluation.flops import Count, Traffic, count
 from service.evaluation.hardware import Peaks, measure_peaks
 from service.evaluation.random_weights import BENCH_512, SHAPES
-from service.evaluation.two_run import equality, has_plain_form
+from service.evaluation.two_run import equality, has_plain_form, plain_form_of
 from service.model.schedule import Size
 from tests.support.tiny import tiny_config, tiny_infinity
 from tests.support.tiny_switti import served_config, tiny_switti
@@ -41,7 +41,9 @@ def rows(findings: Findings, title: str) -> dict[str, Row]:
 @pytest.mark.parametrize("size", [SQUARE, WIDE], ids=str)
 def test_the_plain_form_draws_the_engines_image_bit_for_bit(subject: Subject, size: Size) -> None:
     at = subject.at(size)
-    found = equality(at.backbone, at.spec(3, style=1))
+    infinity = plain_form_of(at.backbone)
+    assert infinity is not None
+    found = equality(infinity, at.spec(3, style=1))
     num_tokens = at.backbone.schedules[size].num_tokens
     assert (found.num_bits, found.num_different_bits) == (num_tokens * 8, 0)
     assert found.largest_difference <= 1

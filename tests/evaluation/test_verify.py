@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from service.cli.main import cli
 from service.evaluation.checks import Check
 from service.evaluation.verify import table, verify
+from service.evaluation.verify_switti import INPUTS
 
 pytestmark = pytest.mark.slow
 
@@ -86,6 +87,7 @@ def test_the_command_prints_a_table_and_ends_with_one_on_a_miss(tmp_path: Path) 
 
 def test_every_expected_number_is_checked() -> None:
     inputs = {"text.kv_compact", "text.lens", "neg.kv_compact", "neg.lens", "style_image_u8"}
+    inputs |= INPUTS
     for name in SETS:
         stored = set(json.loads((GOLDEN / name / "config.json").read_text())["tensors"])
         images = {tensor for tensor in stored if tensor.endswith("image_u8")}

@@ -22,8 +22,9 @@ _ROWS, _OWN_ROWS, _PATHS, _TEXTS = 4, 2, 2, 2  # of one stylised image
 # feed-forward is widest: the gate before and after its activation function, which on a CPU is computed row by
 # row and put together, and the other half.
 _BETWEEN_LAYERS, _WIDE_LAYERS = 3, 3
-# Tensors of a path's scores, fp32, that are alive at once: guided, and where codes are mixed, noise as well.
-_DRAWN, _MIXED = 4, 7
+# Tensors of a path's scores, fp32, that are alive at once beside those of its rows: to draw from, to guide,
+# and to mix codes, for which there is noise as well.
+_DRAWN, _GUIDED, _MIXED = 3, 4, 7
 # Modulations [layers, 6, channels] of a text or row: of the texts, and of three selections of the rows.
 _MODULATIONS = 6
 # Scores of the decoder's attention between all cells, where it is computed at once.
@@ -56,11 +57,14 @@ def cache_bytes(config: SwittiConfig, num_images: int, dtype: torch.dtype) -> in
 def _step_bytes(config: SwittiConfig, step: int, num_images: int, dtype: torch.dtype) -> int:
     """Activations of one step."""
     shape, num_tokens = config.transformer, config.grids[step - 1] ** 2
-    num_rows = _ROWS if step <= config.sampling.num_guided_steps else _PATHS
+    is_guided, is_last = step <= config.sampling.num_guided_steps, step == len(config.grids)
+    num_rows = _ROWS if is_guided else _PATHS
+    num_paths = 1 if is_last else _PATHS  # that the last layer leaves: at the end those that are drawn
     inside = dtype.itemsize * (shape.width + _WIDE_LAYERS * shape.feedforward_width)
     layer = num_rows * (_FULL * _BETWEEN_LAYERS * shape.width + inside)
-    num_scores = _PATHS * (_MIXED if is_smooth(config.sampling, step) else _DRAWN)
-    drawing = _FULL * config.tokenizer.num_codes * (num_scores + num_rows)
+    each = _MIXED if is_smooth(config.sampling, step) else _GUIDED if is_guided else _DRAWN
+    num_scores = num_paths * (each + 1 + is_guided)
+    drawing = _FULL * config.tokenizer.num_codes * num_scores
     return num_images * num_tokens * max(layer, drawing + _FULL * num_rows * shape.width)
 
 

@@ -14,8 +14,7 @@ from service.model.device.transfer import DecodedImages
 from service.model.engine.generator import Generator
 from service.model.engine.previews import preview_steps
 from service.model.engine.types import ImageSpec, Preview, PreviewRequest, Styling, WeightedStyle
-from service.model.infinity.backbone import Infinity
-from service.model.kv_cache import KVCache
+from service.model.infinity.backbone import Cache, Infinity
 from service.model.style.resize import resize
 from tests.support.backbones import ON_EVERY_BACKBONE, generator_of, style_of
 from tests.support.specs import SQUARE, picture
@@ -37,7 +36,7 @@ class Looking(Infinity):
         self.decoded: list[Tensor] = []
         self.codes: list[Tensor] = []
 
-    def accumulate(self, cache: KVCache, features: Tensor, codes: Tensor, step: int) -> Tensor:
+    def accumulate(self, cache: Cache, features: Tensor, codes: Tensor, step: int) -> Tensor:
         self.codes.append(codes)
         return super().accumulate(cache, features, codes, step)
 
@@ -155,7 +154,7 @@ class Remote(Looking):
         super().__init__()
         self.events: list[str] = []
 
-    def predict(self, cache: KVCache, features: Tensor, step: int) -> Tensor:
+    def predict(self, cache: Cache, features: Tensor, step: int) -> Tensor:
         self.events.append(f"step {step}")
         return super().predict(cache, features, step)
 

@@ -55,7 +55,8 @@ SHAPES = {
     "cache": (replace(shape(width=256, depth=12, is_causal=True), sampling=GUIDED), 2),
     "step": (shape(width=512, depth=1), 3),
     "drawing": (shape(width=128, depth=1, num_codes=4096), 3),
-    "decoding": (shape(width=64, depth=1, channels=32), 1),
+    "mixing": (replace(shape(width=128, depth=1, num_codes=4096), sampling=GUIDED), 2),
+    "decoding": (shape(width=64, depth=1, channels=64), 1),
 }
 
 

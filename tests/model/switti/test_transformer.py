@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from service.model.attention import StepAttention, attend, attend_fused
 from service.model.kv_cache import KeyValues
 from service.model.layers import ReadText, rotate
+from service.model.style.resize import pool
 from service.model.switti.config import TransformerConfig
 from service.model.switti.noise import StepNoise
 from service.model.switti.presets import PRESETS
@@ -20,7 +21,7 @@ from service.model.switti.sampling import draw_codes, scaled
 from service.model.switti.schedules import square_scales
 from service.model.switti.text_conditioning import TextConditioning
 from service.model.switti.text_encoders import TextFeatures
-from service.model.switti.tokenizer import Tokenizer, as_planes, as_tokens, pool
+from service.model.switti.tokenizer import Tokenizer, as_planes, as_tokens
 from service.model.switti.transformer import Block, Transformer
 from service.model.text_layers import LayerTexts
 from tests.support.tiny_switti import Networks, random_text, tiny_config, tiny_networks
