@@ -154,6 +154,8 @@ def random_switti(
         for parameter in transformer.parameters():
             if parameter.dim() > 1:
                 nn.init.normal_(parameter, std=1.0 / parameter.shape[-1] ** 0.5)
+        # As far apart as the codes are: else nearly every picture would be read as the same ones.
+        tokenizer.quant_conv.weight.data.mul_(8)
     tokenizer.hold_decoder_in(precision.blocks)
     transformer.hold_blocks_in(precision.blocks)
     text_home = device if precision.text_device is TextEncoderDevice.BESIDE else torch.device("cpu")

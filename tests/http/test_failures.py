@@ -145,7 +145,7 @@ class SmallDevice(Infinity):
         super().__init__(of.config, of.transformer, of.tokenizer, of.text_encoder, fingerprint="0" * 16)
         self.max_paths = 100
 
-    def begin(self, paths: Sequence[ImagePath], schedule: Schedule, num_steps: int) -> KVCache:
+    def begin(self, paths: Sequence[ImagePath], schedule: Schedule, num_steps: int) -> Cache:
         if len(paths) > self.max_paths:
             raise torch.OutOfMemoryError("no room")
         return super().begin(paths, schedule, num_steps)
