@@ -63,8 +63,8 @@ AnyConfig = InfinityConfig | switti.SwittiConfig
 
 _CONFIGS: tuple[AnyConfig, ...] = (
     BENCH_512,
-    BENCH_SWITTI_512,
     *(preset.config for preset in RELEASED.values()),
+    BENCH_SWITTI_512,
     *(preset.config for preset in switti_presets.PRESETS.values()),
 )
 SHAPES = {config.name: config for config in _CONFIGS}

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from service.model.engine.generator import Generator
 from service.model.engine.types import Path as ImagePath
-from service.model.infinity.backbone import Infinity
+from service.model.infinity.backbone import Cache, Infinity
 from service.model.schedule import Schedule
 from service.storage.embedded_valkey.server import EmbeddedValkey
 from tests.support.busy_server import metric
