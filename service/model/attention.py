@@ -55,6 +55,8 @@ class StepAttention:
         """
         if self.cached is None:
             known_keys, known_values = keys.transpose(1, 2), _joined(values).transpose(1, 2)
+            if not self.is_fused:  # a head's rows must be neighbours: oneDNN is slow on others
+                known_keys, known_values = known_keys.contiguous(), known_values.contiguous()
         else:
             known_keys, known_values = self._extended(self.cached, keys, values)
         if self.is_fused:

@@ -412,3 +412,19 @@ def test_half_precision_is_near(is_causal: bool) -> None:
     for x, expected in zip(run_steps(half, inputs, [0], dtype=torch.bfloat16), exact, strict=True):
         assert x.dtype == torch.float32
         assert 0 < torch.dist(x, expected) < 0.05 * expected.norm()
+
+
+@torch.inference_mode()
+def test_what_the_exact_kernels_multiply_lies_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On heads whose rows lie apart oneDNN took minutes for a step of 576 tokens."""
+    seen = []
+
+    def watched(queries: Tensor, keys: Tensor, values: Tensor, sources: Sequence[int]) -> Tensor:
+        seen.append(keys.is_contiguous() and values.is_contiguous())
+        return attend(queries, keys, values, sources)
+
+    monkeypatch.setattr("service.model.attention.attend", watched)
+    networks = tiny_networks()
+    run_steps(networks, step_inputs(networks, 2), [0, 1])
+    assert seen
+    assert all(seen)
