@@ -53,7 +53,7 @@ GUIDED = SamplingConfig(num_guided_steps=7, top_k=100)
 SHAPES = {
     # Guided to the end: a CPU gives memory only to what is filled, and rows are dropped when guidance ends.
     "cache": (replace(shape(width=256, depth=12, is_causal=True), sampling=GUIDED), 2),
-    "step": (shape(width=384, depth=1), 3),
+    "step": (shape(width=384, depth=2), 3),
     "drawing": (shape(width=128, depth=1, num_codes=4096), 3),
     "mixing": (replace(shape(width=128, depth=1, num_codes=4096), sampling=GUIDED), 2),
     "decoding": (shape(width=64, depth=1, channels=64), 1),
