@@ -30,14 +30,15 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A ready server of the tiny model, with a store of its own."""
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A ready server of the tiny Infinity, or of the tiny backbone that is asked for, with its own store."""
     # Imported here, so that tests of one part run without loading all the others.
     from service.settings import Settings
+    from tests.support.backbones import MAKERS
     from tests.support.server import serving
-    from tests.support.tiny import tiny_generator
 
-    with serving(Settings(data_dir=tmp_path_factory.mktemp("server")), tiny_generator()) as running:
+    generator = MAKERS[getattr(request, "param", "infinity")]()
+    with serving(Settings(data_dir=tmp_path_factory.mktemp("server")), generator) as running:
         running.wait_until_settled()
         yield running
 

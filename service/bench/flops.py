@@ -7,22 +7,29 @@ from collections.abc import Sequence
 from service.bench.report import Findings, Row, Table, Value
 from service.bench.subject import Subject
 from service.evaluation.flops import Batch, Counts, Floor, count, floor, operations
-from service.evaluation.two_run import draw, has_plain_form
+from service.evaluation.two_run import draw, plain_form_of
 from service.model.engine.types import ImageSpec
+from service.model.infinity.backbone import Infinity
 
 NUM_STYLES = (1, 4)
 
 
 def measure_flops(subject: Subject) -> Findings:
-    """One stylised image by step, several styles of one prompt, and the plain two-run form."""
+    """One stylised image by step, several styles of one prompt, and the plain two-run form.
+
+    ValueError for a model of which the least is not known.
+    """
+    infinity = subject.backbone
+    if not isinstance(infinity, Infinity):
+        raise ValueError(f"bench flops knows the least that an Infinity needs, and {infinity.name} is none")
     tables = []
     for num in NUM_STYLES:
         specs = [subject.spec(0, style=style) for style in range(num)]
-        least = _floor(subject, specs)
+        least = _floor(infinity, subject, specs)
         title = "one stylised image" if num == 1 else f"{num} styles of one prompt"
         tables.append(_table(title, count(subject.generator, specs), least))
-    if has_plain_form(subject.backbone.config):
-        plain, least = _plain_flops(subject), _floor(subject, [subject.spec(0, style=0)])
+    if plain_form_of(infinity):
+        plain, least = _plain_flops(infinity, subject), _floor(infinity, subject, [subject.spec(0, style=0)])
         tables.append(
             Table(
                 "plain two-run form of one, without the decoder",
@@ -36,8 +43,7 @@ def measure_flops(subject: Subject) -> Findings:
     return Findings(tuple(tables), (note,))
 
 
-def _floor(subject: Subject, specs: Sequence[ImageSpec]) -> Floor:
-    backbone = subject.backbone
+def _floor(backbone: Infinity, subject: Subject, specs: Sequence[ImageSpec]) -> Floor:
     batch = Batch(num_corrected=len(specs), num_text_tokens=backbone.encode_text(specs[0].prompt).num_tokens)
     return floor(backbone.config, backbone.schedules[subject.size], batch)
 
@@ -55,10 +61,10 @@ def _table(title: str, counts: Counts, least: Floor) -> Table:
     return Table(title, tuple(rows))
 
 
-def _plain_flops(subject: Subject) -> int:
+def _plain_flops(infinity: Infinity, subject: Subject) -> int:
     spec = subject.spec(0, style=0)
     with operations() as counter:
-        draw(subject.backbone, spec)
+        draw(infinity, spec)
     flops: int = counter.get_total_flops()
     return flops
 

@@ -12,7 +12,7 @@ import numpy as np
 from service.bench.report import Findings, Row, Table
 from service.bench.subject import Subject
 from service.bench.timing import Samples, interleaved, ratio, spread
-from service.evaluation.two_run import PlainDrawing, draw_plainly, equality, has_plain_form
+from service.evaluation.two_run import PlainDrawing, draw_plainly, equality, plain_form_of
 from service.model.engine.types import Timings
 
 COLD, PLAIN, STYLISED, FOUR = "first image", "unstylised image", "stylised image", "4 styles of one prompt"
@@ -42,7 +42,9 @@ class _Works:
         self.subject.generator.extract_style(self.subject.picture(8 + number), self.subject.size)
 
     def two_runs(self, number: int) -> None:
-        self.plainly.append(draw_plainly(self.subject.backbone, self.subject.spec(4 * number + 3, style=0)))
+        infinity = plain_form_of(self.subject.backbone)
+        assert infinity is not None, "only a model with a plain form is measured in it"
+        self.plainly.append(draw_plainly(infinity, self.subject.spec(4 * number + 3, style=0)))
 
 
 def measure_latency(subject: Subject, *, num_repeats: int, num_warm_up: int) -> Findings:
@@ -57,7 +59,7 @@ def measure_latency(subject: Subject, *, num_repeats: int, num_warm_up: int) -> 
         FOUR: works.four_styles,
         EXTRACTION: works.extraction,
     }
-    if has_plain_form(subject.backbone.config):
+    if plain_form_of(subject.backbone):
         kinds[TWO_RUNS] = works.two_runs
     measured = interleaved(
         kinds,
@@ -129,9 +131,10 @@ def _steps(subject: Subject, timings: Sequence[Timings]) -> Table:
 
 def _notes(subject: Subject) -> tuple[str, ...]:
     """Whether the two forms that were timed against each other draw the same."""
-    if not has_plain_form(subject.backbone.config):
+    infinity = plain_form_of(subject.backbone)
+    if infinity is None:
         return (f"{subject.backbone.name} has no plain form to compare with.",)
-    found = equality(subject.backbone, subject.spec(0, style=0))
+    found = equality(infinity, subject.spec(0, style=0))
     return (
         f"Engine and plain two-run form: {found.num_different_bits} of {found.num_bits} bits differ; "
         f"pixels by at most {found.largest_difference} of 255.",

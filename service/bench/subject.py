@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from service.evaluation.random_weights import random_infinity, shape_of
+from service.evaluation.random_weights import random_model, shape_of
 from service.model.checkpoints import registry as presets
 from service.model.checkpoints.loader import OnProgress, no_progress
 from service.model.checkpoints.options import DEFAULT_OPTIONS, LoadOptions
@@ -19,6 +19,7 @@ from service.model.infinity import schedules as scales
 from service.model.infinity.backbone import Infinity
 from service.model.schedule import Size
 from service.model.style.feature import StyleFeature
+from service.model.switti.backbone import Switti
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +42,7 @@ class SubjectOptions:
 class Subject:
     """A resident model at one size. All its work follows from the seed."""
 
-    backbone: Infinity
+    backbone: Infinity | Switti
     size: Size
     seed: int
     weights: str
@@ -61,7 +62,7 @@ class Subject:
     @cached_property
     def budget_sizes(self) -> tuple[Size, ...]:
         """The square size of each official budget; the subject's own alone, for schedules of one's own."""
-        if self.backbone.config.budget is None:
+        if not isinstance(self.backbone, Infinity) or self.backbone.config.budget is None:
             return (self.size,)
         return tuple(scales.schedule(1.0, budget).size for budget in scales.BUDGETS)
 
@@ -91,7 +92,7 @@ def load_subject(options: SubjectOptions, on_progress: OnProgress = no_progress)
         shape = shape_of(options.model)
         if options.choices.compile:
             presets.require_compiler()
-        backbone = random_infinity(shape, options.seed, device, precision, options.choices.decoding)
+        backbone = random_model(shape, options.seed, device, precision, options.choices.decoding)
         if options.choices.compile:
             backbone.compile()
     else:
@@ -102,21 +103,23 @@ def load_subject(options: SubjectOptions, on_progress: OnProgress = no_progress)
             choices=options.choices,
             on_progress=on_progress,
         )
-        assert isinstance(loaded.backbone, Infinity)
+        assert isinstance(loaded.backbone, Infinity | Switti)  # the families that there are
         backbone = loaded.backbone
     size = next(iter(backbone.schedules)) if options.size is None else Size.parse(options.size)
     weights = "random" if options.is_random else backbone.fingerprint
     return Subject(_sized(backbone, size), size, options.seed, weights)
 
 
-def _sized(backbone: Infinity, size: Size) -> Infinity:
+def _sized(backbone: Infinity | Switti, size: Size) -> Infinity | Switti:
     """The same weights on the schedules that have this size. How good the image is does not matter."""
     if size in backbone.schedules:
         return backbone
-    budgets = () if backbone.config.budget is None else tuple(scales.BUDGETS)
-    for budget in budgets:
-        if size in scales.schedules(budget):
-            return Infinity.sharing_weights(backbone, replace(backbone.config, budget=budget))
+    budgets: tuple[str, ...] = ()
+    if isinstance(backbone, Infinity) and backbone.config.budget is not None:
+        budgets = tuple(scales.BUDGETS)
+        for budget in budgets:
+            if size in scales.schedules(budget):
+                return Infinity.sharing_weights(backbone, replace(backbone.config, budget=budget))
     squares = [str(scales.schedule(1.0, budget).size) for budget in budgets]
     known = ", ".join(dict.fromkeys([*map(str, backbone.schedules), *squares]))
     raise ValueError(f"{backbone.name} has no size {size}; it draws {known}")

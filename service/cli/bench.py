@@ -40,7 +40,8 @@ def bench(
     random: Annotated[
         bool,
         typer.Option(
-            "--random", help="Random weights of the model's shape: needs no files. Also for bench-512."
+            "--random",
+            help="Random weights of the model's shape: needs no files. Also for bench-512, bench-switti-512.",
         ),
     ] = False,
     device: options.Device = None,

@@ -10,7 +10,10 @@ from service.cli.options import ModelsDir, settings_under
 
 
 def fetch(
-    name: Annotated[str, typer.Argument(help="infinity-2b, infinity-8b, infinity-8b-512 or infinity-125m.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="A released model, such as infinity-2b or switti-512; `atelier fit` lists them."),
+    ],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be downloaded, and stop.")
     ] = False,

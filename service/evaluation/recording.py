@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from service.model.device.transfer import DecodedImages
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Text
-from service.model.infinity.backbone import Infinity
-from service.model.infinity.kv_cache import KVCache
+from service.model.infinity.backbone import Cache, Infinity
 from service.model.infinity.sampling import NoiseStream, draw_noise
 from service.model.infinity.transformer import Transformer
 from service.model.schedule import Schedule
@@ -68,7 +67,7 @@ class Recording(Infinity):
         num_bits = [scale.num_tokens * self.config.bits_per_token for scale in schedule.scales]
         return _JointNoise(self._joint_seed, len(seeds), num_bits, self.config.bits_per_token)
 
-    def predict(self, cache: KVCache, features: Tensor, step: int) -> Tensor:
+    def predict(self, cache: Cache, features: Tensor, step: int) -> Tensor:
         if self._forced is not None:
             features = self._forced[step - 1]
         logits = super().predict(cache, features, step)
@@ -76,13 +75,13 @@ class Recording(Infinity):
         self.logits.append(_by_path(logits.flatten(2), cache))
         return logits
 
-    def sample(self, cache: KVCache, logits: Tensor, noise: NoiseStream, step: int) -> Tensor:
+    def sample(self, cache: Cache, logits: Tensor, noise: NoiseStream, step: int) -> Tensor:
         codes = super().sample(cache, logits, noise, step)
         planes = F.pixel_unshuffle(codes, self.config.patch)
         self.bits.append(_by_path((planes > 0).flatten(2).transpose(1, 2), cache))
         return codes
 
-    def accumulate(self, cache: KVCache, features: Tensor, codes: Tensor, step: int) -> Tensor:
+    def accumulate(self, cache: Cache, features: Tensor, codes: Tensor, step: int) -> Tensor:
         after = super().accumulate(cache, features, codes, step)
         self.features.append(_by_path(after, cache))
         return after
@@ -106,7 +105,7 @@ class _JointNoise(NoiseStream):
         return self._drawn[step - 1]
 
 
-def _by_path(values: Tensor, cache: KVCache) -> Tensor:
+def _by_path(values: Tensor, cache: Cache) -> Tensor:
     """The values of active paths; after the last step, which drops some, each at its path's index again."""
     paths = cache.active.rows.paths
     if paths == tuple(range(len(paths))):

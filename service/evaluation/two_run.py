@@ -21,11 +21,12 @@ from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Method
 from service.model.infinity.backbone import Infinity
 from service.model.infinity.config import InfinityConfig
-from service.model.infinity.rope import rotate, rotations
+from service.model.infinity.rope import rotations
 from service.model.infinity.sampling import draw_noise, sample_bits
 from service.model.infinity.style import feature_of
 from service.model.infinity.tokenizer import codes_from_bits
-from service.model.infinity.transformer import Block, layer_norm, merge_heads, split_heads
+from service.model.infinity.transformer import Block
+from service.model.layers import layer_norm, merge_heads, rotate, split_heads
 from service.model.schedule import Schedule
 from service.model.style.resize import resize
 
@@ -217,6 +218,11 @@ class Equality:
 def has_plain_form(config: InfinityConfig) -> bool:
     """The plain form knows one token a cell and guidance on the logits: not the 8B models."""
     return config.patch == 1 and config.sampling.guidance_layer == 0
+
+
+def plain_form_of(backbone: object) -> Infinity | None:
+    """The model itself where it has a plain form."""
+    return backbone if isinstance(backbone, Infinity) and has_plain_form(backbone.config) else None
 
 
 @torch.inference_mode()

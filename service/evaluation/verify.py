@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from service.evaluation.checks import FEATURES, IMAGES, Check, compare, read_tokenizer, tokenizer_config
+from service.evaluation.verify_switti import switti_checks
 from service.evaluation.verify_transformer import TransformerSet
 from service.model.checkpoints.loader import read_tensors
 from service.model.device.linear import choose_row_tile
@@ -86,17 +87,20 @@ def verify(folder: Path) -> list[Check]:
             return list(TransformerSet(folder, config, expected).checks())
         if any(folder.glob("vae_*.safetensors")):
             return list(tokenizer_checks(folder, config, expected))
+        if (folder / "switti.safetensors").is_file():
+            return list(switti_checks(folder, config, expected))
     except KeyError as error:
         raise ValueError(f"{folder} is not laid out like a golden set: it has no {error}") from error
-    raise ValueError(f"{folder} holds neither transformer.safetensors nor vae_*.safetensors")
+    raise ValueError(
+        f"{folder} holds neither transformer.safetensors, vae_*.safetensors nor switti.safetensors"
+    )
 
 
 def row_tile_line(folder: Path) -> str:
     """What `choose_row_tile` measures on this CPU for the matrices of the folder's transformer."""
-    file = folder / "transformer.safetensors"
-    matrices = (
-        [tensor for tensor in read_tensors(file).values() if tensor.dim() == 2] if file.is_file() else []
-    )
+    files = [folder / f"{name}.safetensors" for name in ("transformer", "switti")]
+    tensors = [tensor for file in files if file.is_file() for tensor in read_tensors(file).values()]
+    matrices = [tensor for tensor in tensors if tensor.dim() == 2]
     if not matrices:
         return "Row tile: not measured, as this set has no transformer."
     tile = choose_row_tile(matrices)

@@ -1,11 +1,11 @@
 """Checking Switti against the reference: image tokenizer, both variants' plain runs, and the method on them.
 
-The runs of a set are repeated by a plain loop over the networks themselves, one prompt at a time.
+The runs of a set are drawn by the engine itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,33 +15,23 @@ from torch import Tensor
 
 from service.evaluation.checks import BLENDED, FEATURES, IMAGES, LOGITS, Check, compare, read_weights
 from service.model.checkpoints.loader import load_into
-from service.model.schedule import Scale
-from service.model.switti.attention import StepAttention
-from service.model.switti.config import SamplingConfig, TokenizerConfig, TransformerConfig
-from service.model.switti.kv_cache import KeyValueCache
-from service.model.switti.rope import rotations
-from service.model.switti.sampling import (
-    draw_tokens,
-    guidance_of_steps,
-    guided,
-    is_smooth,
-    mix_codes,
-    ratio_of,
-    scaled,
-)
+from service.model.device.transfer import DecodedImages
+from service.model.engine.generator import Generator
+from service.model.engine.types import ImageSpec, Styling, Text, WeightedStyle
+from service.model.switti.backbone import Cache, Seeds, Switti
+from service.model.switti.config import SamplingConfig, SwittiConfig, TokenizerConfig, TransformerConfig
+from service.model.switti.sampling import draw_tokens, is_smooth
 from service.model.switti.schedules import square_scales
-from service.model.switti.style import decompose, feature_of, principal
-from service.model.switti.text_conditioning import RowConditioning, TextConditioning
+from service.model.switti.style import decompose
 from service.model.switti.text_encoders import TextFeatures
-from service.model.switti.tokenizer import Tokenizer, as_planes, as_tokens, pool
+from service.model.switti.tokenizer import Tokenizer
 from service.model.switti.transformer import Transformer
 from service.model.switti.weight_names import tokenizer_from_official, transformer_from_official
 
 # Where codes are mixed and not drawn, rounding reaches the features: the same runs in fp64 end 3e-5 from ours
 # and 2e-5 from the reference's.
 MIXED = 5e-5
-_KEY_STEP, _ALPHA = 3, 1.0  # of the set's runs with a style
-_HALVES = 2  # rows of a path: the prompt's and the null prompt's
+_KEY_STEP = 3  # of the set's runs with a style; alpha is 1
 # Tensors of the set that go in; every other one is compared.
 INPUTS = frozenset({"image_u8", "ctx_f8", "attn_bias", "pooled", "nar.s.noise"})
 
@@ -60,120 +50,55 @@ class GivenNoise:
         return self.values.expand(len(codes), -1, -1).gather(-1, codes)
 
 
-@dataclass(slots=True)
-class Drawn:
-    """What one run leaves, of its last path: without a style the only one. Lists have a step each."""
+class RecordingSwitti(Switti):
+    """A Switti that draws one image at a time from given noise and texts, and keeps what its last path did.
 
-    logits: list[Tensor]  # [1, tokens, codes], guided, at their temperature
-    tokens: list[Tensor | None]  # [1, tokens]; None where codes are mixed
-    features: list[Tensor]  # [1, code channels, H, W]; at the key step after blending
-    before_blending: Tensor  # [code channels, H, W]
+    Without a style that is its only path, with one the generation path. Lists have an entry a step.
+    """
 
+    def __init__(
+        self, config: SwittiConfig, transformer: Transformer, tokenizer: Tokenizer, noise: Tensor,
+        texts: Sequence[TextFeatures],
+    ) -> None:  # fmt: skip
+        """`noise` [tokens, codes] is of all steps; `texts` are the prompt's and the null prompt's."""
+        super().__init__(config, transformer, tokenizer, None, fingerprint="0" * 16)
+        self._noise, self._prompt, self._null_text = noise, texts[0], texts[1]
+        self.logits: list[Tensor] = []  # [1, tokens, codes], guided, at their temperature
+        self.tokens: list[Tensor | None] = []  # [1, tokens]; None where codes are mixed
+        self.sums: list[Tensor] = []  # [1, code channels, H, W], before any blending
+        self.inputs: list[Tensor] = []  # of each step: the features it started from
 
-@dataclass(frozen=True, slots=True)
-class Networks:
-    """A transformer of one variant, an image tokenizer, and the grids that they are run on."""
+    @property
+    def features(self) -> list[Tensor]:
+        """After each step, at the key step after blending."""
+        return [*self.inputs[1:], self.sums[-1]]
 
-    transformer: Transformer
-    tokenizer: Tokenizer
-    grids: tuple[Scale, ...]
+    def encode_texts(self, prompts: Sequence[str]) -> Sequence[Text]:
+        return [Text(self._prompt, len(self._prompt.states), 0) for _ in prompts]
 
-    def draw(
-        self,
-        texts: TextConditioning,
-        sampling: SamplingConfig,
-        noise: Tensor,
-        style: Tensor | None = None,
-    ) -> Drawn:
-        """Draw one image. `noise` [tokens, codes] is of all scales; `style` [code channels, H, W].
+    def predict(self, cache: Cache, features: Tensor, step: int) -> Tensor:
+        self.inputs.append(features[-1:])
+        logits = super().predict(cache, features, step)
+        self.logits.append(logits[-1:])
+        return logits
 
-        With a style a generation path forks off after the key step: its feature is blended, and its
-        attention corrected by the content path's.
-        """
-        config, extent = self.tokenizer.config, self.grids[-1]
-        features = torch.zeros(1, config.code_channels, extent.height, extent.width)
-        loop = _Loop(self, texts, num_paths=1 if style is None else 2)
-        drawn = Drawn([], [], [], features[0])
-        for step, grid in enumerate(self.grids, start=1):
-            logits = loop.predict(features, step, sampling)
-            step_noise = GivenNoise(noise[loop.num_tokens - grid.num_tokens : loop.num_tokens][None])
-            tokens, codes = self._sample(logits, step_noise, sampling, step)
-            features = features + self.tokenizer.spread(as_planes(codes, grid), step, self.grids)
-            if step == _KEY_STEP:
-                drawn.before_blending = features[0]
-                if style is not None:
-                    features = torch.cat([features, _blended(features[0], style)[None]])
-                    loop.fork()
-            drawn.logits.append(logits[-1:])
-            drawn.tokens.append(None if tokens is None else tokens[-1:])
-            drawn.features.append(features[-1:])
-        return drawn
+    def sample(self, cache: Cache, logits: Tensor, noise: Seeds, step: int) -> Tensor:
+        start, sampling = self._num_tokens(step - 1), self.config.sampling
+        given = GivenNoise(self._noise[start : start + self.grids[step - 1].num_tokens][None])
+        tokens = None
+        if not is_smooth(sampling, step):
+            tokens = draw_tokens(logits, given, top_k=sampling.top_k, top_p=sampling.top_p)[-1:]
+        self.tokens.append(tokens)
+        return self._draw(logits, given, step)
 
-    def _sample(
-        self, logits: Tensor, noise: GivenNoise, sampling: SamplingConfig, step: int
-    ) -> tuple[Tensor | None, Tensor]:
-        codebook = self.tokenizer.codebook.weight
-        if is_smooth(sampling, step):
-            return None, mix_codes(logits, noise, codebook, ratio_of(step, len(self.grids)))
-        tokens = draw_tokens(logits, noise, top_k=sampling.top_k, top_p=sampling.top_p)
-        return tokens, codebook[tokens]
+    def accumulate(self, cache: Cache, features: Tensor, codes: Tensor, step: int) -> Tensor:
+        after = super().accumulate(cache, features, codes, step)
+        self.sums.append(after[-1:])
+        return after
 
-
-class _Loop:
-    """The state of one run: rows are content and generation path, each with its two halves."""
-
-    def __init__(self, networks: Networks, texts: TextConditioning, num_paths: int) -> None:
-        self._networks, self._texts = networks, texts
-        self._num_paths, self._most_paths = 1, num_paths
-        transformer = networks.transformer
-        self._rotation = rotations(
-            networks.grids, transformer.config.head_width, transformer.config.rope_extent, torch.device("cpu")
-        )
-        self.num_tokens = 0
-        self._cache = KeyValueCache.empty(
-            transformer.config,
-            num_own=_HALVES,
-            num_rows=_HALVES * num_paths,
-            num_tokens=sum(grid.num_tokens for grid in networks.grids),
-            device=torch.device("cpu"),
-        )
-
-    def fork(self) -> None:
-        """Let the generation path start from the content path's state."""
-        self._cache.fork([row % _HALVES for row in range(_HALVES * self._most_paths)])
-        self._num_paths = self._most_paths
-
-    def predict(self, features: Tensor, step: int, sampling: SamplingConfig) -> Tensor:
-        """Logits of each path, [paths, tokens, codes], guided and at their temperature."""
-        is_guided = step <= sampling.num_guided_steps
-        num_halves = _HALVES if is_guided else 1
-        assert is_guided or self._num_paths == 1, "rows without guidance would not be a prefix"
-        conditioning = self._texts.of_rows([*range(num_halves)] * self._num_paths)
-        transformer, grid = self._networks.transformer, self._networks.grids[step - 1]
-        if step == 1:
-            x = conditioning.start
-        else:
-            inputs = transformer.inputs(as_tokens(pool(features, grid)), step)
-            x = inputs.repeat_interleave(num_halves, 0)
-        x = self._through_blocks(x, conditioning, num_halves)
-        logits = transformer.logits(x, conditioning.head_modulations).unflatten(0, (-1, num_halves))
-        if is_guided:
-            guidance = guidance_of_steps(sampling, len(self._networks.grids))[step - 1]
-            return guided(logits[:, 0], logits[:, 1], guidance)
-        return scaled(logits[:, 0], sampling, step)
-
-    def _through_blocks(self, x: Tensor, conditioning: RowConditioning, num_own: int) -> Tensor:
-        num_rows, num_new = x.shape[:2]
-        rotation = self._rotation[:, self.num_tokens : self.num_tokens + num_new]
-        sources = tuple(row % num_own for row in range(num_rows))
-        for layer, block in enumerate(self._networks.transformer.blocks):
-            cached = self._cache.layer(layer, num_own, num_rows, num_new)
-            attention = StepAttention(sources, cached=cached)
-            modulations, read = conditioning.modulations[layer], conditioning.read_text[layer]
-            x = block(x, modulations, rotation, num_own, attention.attend, read)
-        self.num_tokens += num_new
-        self._cache.num_tokens = self.num_tokens
-        return x
+    def decode(self, features: Tensor) -> DecodedImages:
+        """The set has no images of its runs."""
+        return DecodedImages(torch.zeros(len(features), 3, 1, 1))
 
 
 class SwittiSet:
@@ -207,8 +132,26 @@ class SwittiSet:
         seen = self.expected["attn_bias"] == 0
         return [TextFeatures(states[row, seen[row]], pooled[row]) for row in range(len(states))]
 
-    def networks(self, variant: str) -> Networks:
-        return Networks(self.transformers[variant], self.tokenizer, self.grids)
+    def draw(self, variant: str, run: Mapping[str, Any], *, is_styled: bool) -> RecordingSwitti:
+        """One run by the engine, with the set's picture as its style if it has one."""
+        transformer = self.transformers[variant]
+        config = SwittiConfig(
+            name=variant,
+            transformer=transformer.config,
+            tokenizer=self.tokenizer.config,
+            sampling=self.sampling(run),
+            grids=tuple(self.config["pns"]),
+        )
+        noise, texts = self.expected["nar.s.noise"], self.texts()
+        recording = RecordingSwitti(config, transformer, self.tokenizer, noise, texts)
+        generator = Generator(recording)
+        (size,) = generator.sizes
+        styling = None
+        if is_styled:
+            picture = self.expected["image_u8"].numpy()
+            styling = Styling((WeightedStyle(generator.extract_style(picture, size)),))
+        generator.generate([ImageSpec("the prompt", 0, size, styling=styling)])
+        return recording
 
     def sampling(self, run: Mapping[str, Any]) -> SamplingConfig:
         return SamplingConfig(
@@ -222,22 +165,18 @@ class SwittiSet:
 
     def checks(self) -> Iterator[Check]:
         """A check for each tensor of the set but its inputs."""
-        tokens = yield from self._tokenizer_checks()
-        style = feature_of(self.tokenizer, torch.cat(tokens[:_KEY_STEP], 1)[0], self.grids).float()
+        yield from self._tokenizer_checks()
         runs: Mapping[str, Any] = self.config["runs"]
-        for variant, transformer in self.transformers.items():
-            texts = TextConditioning(transformer, self.texts())
+        for variant in self.transformers:
             for name, run in runs.items():
                 # A run in words is another one with the method added: "g + PFB (alpha 1, ...) + SAC".
-                settings = run if isinstance(run, Mapping) else runs[run.split()[0]]
-                own_style = None if isinstance(run, Mapping) else style
-                drawn = self.networks(variant).draw(
-                    texts, self.sampling(settings), self.expected["nar.s.noise"], own_style
-                )
-                yield from self._run_checks(f"{variant}.{name}", drawn, is_styled=own_style is not None)
+                is_styled = not isinstance(run, Mapping)
+                settings = runs[run.split()[0]] if is_styled else run
+                drawn = self.draw(variant, settings, is_styled=is_styled)
+                yield from self._run_checks(f"{variant}.{name}", drawn, is_styled=is_styled)
 
-    def _tokenizer_checks(self) -> Generator[Check, None, list[Tensor]]:
-        """Of the image; returns its tokens, a scale each."""
+    def _tokenizer_checks(self) -> Iterator[Check]:
+        """Of the image."""
         pixels = self.expected["image_u8"].permute(2, 0, 1)[None].float() / 255 * 2 - 1
         features = self.tokenizer.encode(pixels)
         yield compare("vae.f", features, self.expected["vae.f"], FEATURES)
@@ -247,15 +186,14 @@ class SwittiSet:
         yield compare("vae.fhat", accumulated, self.expected["vae.fhat"], FEATURES)
         images = self.tokenizer.decode(accumulated[-1:])
         yield compare("vae.rec_s2", images[:, :, ::2, 1::2], self.expected["vae.rec_s2"], IMAGES)
-        return tokens
 
-    def _run_checks(self, name: str, drawn: Drawn, *, is_styled: bool) -> Iterator[Check]:
+    def _run_checks(self, name: str, drawn: RecordingSwitti, *, is_styled: bool) -> Iterator[Check]:
         tokens = torch.cat([tokens for tokens in drawn.tokens if tokens is not None], 1)
         yield compare(f"{name}.idx", tokens, self.expected[f"{name}.idx"], 0)
         is_mixed = any(tokens is None for tokens in drawn.tokens)
         tolerance = BLENDED if is_styled else MIXED if is_mixed else FEATURES
-        before, after = drawn.before_blending.flatten(1), drawn.features[_KEY_STEP - 1][0].flatten(1)
-        spectrum = decompose(drawn.before_blending).singular_values
+        blended, after = drawn.sums[_KEY_STEP - 1][0], drawn.features[_KEY_STEP - 1][0].flatten(1)
+        before, spectrum = blended.flatten(1), decompose(blended).singular_values
         of_run = {
             "fhat_last": (drawn.features[-1], tolerance),
             "fhat": (torch.cat(drawn.features), tolerance),
@@ -274,9 +212,3 @@ class SwittiSet:
 def switti_checks(folder: Path, config: Mapping[str, Any], expected: Mapping[str, Tensor]) -> Iterator[Check]:
     """Every check of a folder laid out like golden/switti_tiny. KeyError: a tensor or setting is missing."""
     return SwittiSet(folder, config, expected).checks()
-
-
-def _blended(feature: Tensor, style: Tensor) -> Tensor:
-    """Principal Feature Blending (paper, section 4.2) of a feature with a style's [code channels, H, W]."""
-    ours, theirs = (principal(part, decompose(part).directions, _ALPHA) for part in (feature, style))
-    return feature + theirs - ours

@@ -18,11 +18,12 @@ from service.model.engine.generator import Generator
 from service.model.infinity.backbone import Infinity
 from service.model.infinity.rope import rotations
 from service.model.infinity.t5 import TextEncoder
-from service.model.infinity.text_conditioning import pad_texts
 from service.model.infinity.tokenizer import Tokenizer, codes_from_bits
-from service.model.infinity.transformer import Block, TextAttention, Transformer, merge_heads, split_heads
+from service.model.infinity.transformer import Block, TextAttention, Transformer
+from service.model.layers import merge_heads, split_heads
 from service.model.nano.words import untrained_encoder, write_vocabulary
 from service.model.style.resize import pool, resize
+from service.model.text_layers import pad_texts
 from service.training.captions import caption
 from service.training.corpus import Pictures
 from service.training.muon import muon_and_adam

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,9 +17,10 @@ from service.bench.throughput import Bounded, bound_of, bounds, measure_throughp
 from service.evaluation.flops import Count, Traffic, count
 from service.evaluation.hardware import Peaks, measure_peaks
 from service.evaluation.random_weights import BENCH_512, SHAPES
-from service.evaluation.two_run import equality, has_plain_form
+from service.evaluation.two_run import equality, has_plain_form, plain_form_of
 from service.model.schedule import Size
 from tests.support.tiny import tiny_config, tiny_infinity
+from tests.support.tiny_switti import served_config, tiny_switti
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +41,9 @@ def rows(findings: Findings, title: str) -> dict[str, Row]:
 @pytest.mark.parametrize("size", [SQUARE, WIDE], ids=str)
 def test_the_plain_form_draws_the_engines_image_bit_for_bit(subject: Subject, size: Size) -> None:
     at = subject.at(size)
-    found = equality(at.backbone, at.spec(3, style=1))
+    infinity = plain_form_of(at.backbone)
+    assert infinity is not None
+    found = equality(infinity, at.spec(3, style=1))
     num_tokens = at.backbone.schedules[size].num_tokens
     assert (found.num_bits, found.num_different_bits) == (num_tokens * 8, 0)
     assert found.largest_difference <= 1
@@ -72,6 +76,29 @@ def test_a_model_without_a_plain_form_is_measured_without_it() -> None:
     found = measure_latency(Subject(tiny_infinity(config), SQUARE, 0, "random"), num_repeats=1, num_warm_up=0)
     assert "plain two-run form" not in rows(found, "one request at a time")
     assert found.notes == ("tiny has no plain form to compare with.",)
+
+
+def test_switti_is_measured_without_a_plain_form() -> None:
+    found = measure_latency(Subject(tiny_switti(), SQUARE, 0, "random"), num_repeats=1, num_warm_up=0)
+    works = rows(found, "one request at a time")
+    assert {"unstylised image", "stylised image", "4 styles of one prompt"} <= set(works)
+    steps = rows(found, "steps of a stylised image")
+    assert [row.values["num_tokens"] for row in steps.values()] == [1, 4, 9, 16, 36, 64]
+    assert found.notes == ("tiny-switti has no plain form to compare with.",)
+
+
+def test_operations_are_counted_against_the_least_of_an_infinity_alone() -> None:
+    with pytest.raises(ValueError, match="knows the least that an Infinity needs, and tiny-switti is none"):
+        measure_flops(Subject(tiny_switti(), SQUARE, 0, "random"))
+
+
+def test_random_weights_of_a_model_folder_are_of_its_family(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(served_config().to_json())
+    subject = load_subject(SubjectOptions(model=str(tmp_path), is_random=True, device="cpu"))
+    assert (subject.size, subject.weights) == (SQUARE, "random")
+    assert subject.budget_sizes == (SQUARE,)
+    with pytest.raises(ValueError, match="tiny-switti has no size 32x32; it draws 64x64"):
+        subject.at(Size(32, 32))
 
 
 def test_throughput_has_batches_and_styles_of_each_size_with_what_bounds_them(subject: Subject) -> None:
@@ -188,7 +215,7 @@ def test_any_budget_of_a_released_shape_is_chosen_by_its_size() -> None:
 def test_random_weights_need_no_files_but_a_known_shape() -> None:
     subject = load_subject(SubjectOptions(model="nano", is_random=True, device="cpu", seed=3))
     assert (subject.weights, str(subject.size)) == ("random", "64x64")
-    assert {"bench-512", "infinity-2b", "infinity-8b"} <= set(SHAPES)
+    assert {"bench-512", "infinity-2b", "infinity-8b", "bench-switti-512", "switti-512"} <= set(SHAPES)
     shape = BENCH_512.transformer
     assert (shape.depth, shape.width, shape.num_heads, BENCH_512.tokenizer.num_bits) == (8, 512, 4, 32)
     with pytest.raises(ValueError, match="no shape 'infinity-3b': give one of nano, bench-512, infinity-2b"):

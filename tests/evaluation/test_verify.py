@@ -15,11 +15,18 @@ from typer.testing import CliRunner
 from service.cli.main import cli
 from service.evaluation.checks import Check
 from service.evaluation.verify import table, verify
+from service.evaluation.verify_switti import INPUTS
 
 pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-SETS = ("infinity_transformer_tiny", "infinity_vae_tiny", "infinity_8b_tiny", "style_personalization_tiny")
+SETS = (
+    "infinity_transformer_tiny",
+    "infinity_vae_tiny",
+    "infinity_8b_tiny",
+    "style_personalization_tiny",
+    "switti_tiny",
+)
 
 
 @cache
@@ -39,6 +46,7 @@ def test_our_numbers_are_those_of_the_reference(name: str) -> None:
     [
         ("infinity_vae_tiny", ["p16.bits", "p8.h"]),
         ("infinity_transformer_tiny", ["g_b1.logits", "dbg.cond_BD", "text.kv_compact"]),
+        ("switti_tiny", ["nar.g.logits"]),
     ],
 )
 def test_one_changed_number_is_a_miss(name: str, changed: list[str], tmp_path: Path) -> None:
@@ -79,6 +87,7 @@ def test_the_command_prints_a_table_and_ends_with_one_on_a_miss(tmp_path: Path) 
 
 def test_every_expected_number_is_checked() -> None:
     inputs = {"text.kv_compact", "text.lens", "neg.kv_compact", "neg.lens", "style_image_u8"}
+    inputs |= INPUTS
     for name in SETS:
         stored = set(json.loads((GOLDEN / name / "config.json").read_text())["tensors"])
         images = {tensor for tensor in stored if tensor.endswith("image_u8")}

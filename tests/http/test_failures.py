@@ -13,8 +13,7 @@ from redis.asyncio import Redis
 
 from service.model.engine.generator import Generator
 from service.model.engine.types import Path as ImagePath
-from service.model.infinity.backbone import Infinity
-from service.model.infinity.kv_cache import KVCache
+from service.model.infinity.backbone import Cache, Infinity
 from service.model.schedule import Schedule
 from service.storage.embedded_valkey.server import EmbeddedValkey
 from tests.support.busy_server import metric
@@ -146,7 +145,7 @@ class SmallDevice(Infinity):
         super().__init__(of.config, of.transformer, of.tokenizer, of.text_encoder, fingerprint="0" * 16)
         self.max_paths = 100
 
-    def begin(self, paths: Sequence[ImagePath], schedule: Schedule, num_steps: int) -> KVCache:
+    def begin(self, paths: Sequence[ImagePath], schedule: Schedule, num_steps: int) -> Cache:
         if len(paths) > self.max_paths:
             raise torch.OutOfMemoryError("out of memory")
         return super().begin(paths, schedule, num_steps)

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from service.model.engine.generator import Generator
-from service.model.infinity.backbone import Infinity
-from service.model.infinity.kv_cache import KVCache
+from service.model.infinity.backbone import Cache, Infinity
 from service.settings import Settings
 from tests.support.busy_server import busy, hanging, metric, post, wait_for_metric, wait_until_queued
 from tests.support.gated_generator import FailingGenerator, SteppingGenerator
@@ -144,7 +143,7 @@ class FullAtStepFive(Infinity):
         super().__init__(of.config, of.transformer, of.tokenizer, of.text_encoder, fingerprint="0" * 16)
         self.is_full = False  # the warm-up draws two paths at once
 
-    def predict(self, cache: KVCache, features: Tensor, step: int) -> Tensor:
+    def predict(self, cache: Cache, features: Tensor, step: int) -> Tensor:
         if step == 5 and len(features) > 1 and self.is_full:
             raise torch.OutOfMemoryError("out of memory")
         return super().predict(cache, features, step)

@@ -10,6 +10,7 @@ import pytest
 
 from service.settings import Settings
 from service.storage.embedded_valkey.server import EmbeddedValkey
+from tests.support.backbones import MAKERS, SERVED_BY_BOTH
 from tests.support.busy_server import metric
 from tests.support.generations import error_of, generate, images_of
 from tests.support.server import serving
@@ -24,6 +25,7 @@ def create(client: httpx.Client, **fields: object) -> httpx.Response:
     return client.post("/v1/styles", json=fields)
 
 
+@SERVED_BY_BOTH
 def test_several_pictures_make_one_style_whatever_their_order(client: httpx.Client) -> None:
     pictures = [picture(seed) for seed in (100, 101, 102)]
     created = upload_several(client, pictures, name="three")
@@ -55,6 +57,7 @@ def test_one_bad_picture_of_several_is_refused_and_leaves_nothing(client: httpx.
     assert client.get("/v1/styles").json() == before
 
 
+@SERVED_BY_BOTH
 def test_a_style_reports_its_spectrum_and_its_dominance(client: httpx.Client) -> None:
     style = upload(client, picture(107)).json()
     sigma = style["singular_values"]
@@ -66,6 +69,7 @@ def test_a_style_reports_its_spectrum_and_its_dominance(client: httpx.Client) ->
     assert listed == style == client.get(f"/v1/styles/{style['id']}").json()
 
 
+@SERVED_BY_BOTH
 def test_words_make_a_style_that_draws(client: httpx.Client) -> None:
     created = create(client, text="  a red star ", name="words", metadata={"a": "b"})
     style = created.json()
@@ -120,6 +124,20 @@ def test_another_models_code_is_refused_with_both_fingerprints(client: httpx.Cli
         assert error_of(other.get(f"/v1/styles/{code}"), 400)["code"] == "foreign_style_code"
 
 
+@pytest.mark.parametrize("names", [("infinity", "switti"), ("switti", "infinity")], ids="->".join)
+def test_another_backbones_code_is_refused(names: tuple[str, str], tmp_path: Path) -> None:
+    code = ""
+    for name in names:
+        with serving(Settings(data_dir=tmp_path / name), MAKERS[name]()) as server, server.client() as client:
+            server.wait_until_settled()
+            if code:
+                error = error_of(generate(client, style=code), 400)
+            code = upload(client, picture(110)).json()["code"]
+    assert (error["code"], error["param"]) == ("foreign_style_code", "style")
+    assert error["message"].startswith("This style code is of a model with the fingerprint ")
+
+
+@SERVED_BY_BOTH
 def test_a_damaged_code_is_refused_with_the_reason(client: httpx.Client) -> None:
     code = upload(client, picture(111)).json()["code"]
     damaged = code[:-5] + ("A" if code[-5] != "A" else "B") + code[-4:]

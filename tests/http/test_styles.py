@@ -5,9 +5,11 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from tests.support.backbones import SERVED_BY_BOTH
 from tests.support.uploads import is_image, picture, upload, upload_several
 
 
+@SERVED_BY_BOTH
 def test_a_new_picture_becomes_a_style_with_a_location(client: httpx.Client) -> None:
     created = upload(client, picture(1), name="  Blocks ")
     assert created.status_code == 201
@@ -20,6 +22,7 @@ def test_a_new_picture_becomes_a_style_with_a_location(client: httpx.Client) -> 
     assert client.get(created.headers["Location"]).json() == style
 
 
+@SERVED_BY_BOTH
 def test_the_same_picture_again_has_the_same_id_and_status_200(client: httpx.Client) -> None:
     first = upload(client, picture(2), name="first")
     again = upload(client, picture(2, format="GIF"))
@@ -28,6 +31,7 @@ def test_the_same_picture_again_has_the_same_id_and_status_200(client: httpx.Cli
     assert again.headers["Location"] == first.headers["Location"]
 
 
+@SERVED_BY_BOTH
 def test_the_stored_picture_can_be_seen(client: httpx.Client) -> None:
     style = upload(client, picture(3)).json()
     image = client.get(f"/v1/styles/{style['id']}/image")
@@ -35,6 +39,7 @@ def test_the_stored_picture_can_be_seen(client: httpx.Client) -> None:
     assert is_image(image.content, "WEBP", (96, 64))
 
 
+@SERVED_BY_BOTH
 def test_a_deleted_style_is_not_found_and_can_be_uploaded_again(client: httpx.Client) -> None:
     style = upload(client, picture(4)).json()
     path = f"/v1/styles/{style['id']}"
@@ -46,6 +51,7 @@ def test_a_deleted_style_is_not_found_and_can_be_uploaded_again(client: httpx.Cl
     assert upload(client, picture(4)).status_code == 201
 
 
+@SERVED_BY_BOTH
 def test_the_list_is_paged_by_cursor(client: httpx.Client) -> None:
     for style in client.get("/v1/styles", params={"limit": 100}).json()["data"]:
         client.delete(f"/v1/styles/{style['id']}")
@@ -81,6 +87,7 @@ def test_the_list_is_paged_by_cursor(client: httpx.Client) -> None:
         ({"metadata": "[" * 5000}, "metadata", "as JSON"),
     ],
 )
+@SERVED_BY_BOTH
 def test_a_wrong_field_is_refused_by_name(
     client: httpx.Client, fields: dict[str, str], param: str, part_of_message: str
 ) -> None:
@@ -90,6 +97,7 @@ def test_a_wrong_field_is_refused_by_name(
     assert part_of_message in refused.json()["error"]["message"]
 
 
+@SERVED_BY_BOTH
 def test_a_form_without_a_picture_or_with_too_many_is_refused(client: httpx.Client) -> None:
     none = client.post("/v1/styles", files={"name": (None, "x")})
     text = client.post("/v1/styles", files={"image": (None, "x")})
@@ -101,6 +109,7 @@ def test_a_form_without_a_picture_or_with_too_many_is_refused(client: httpx.Clie
         assert refused.json()["error"]["param"] == "image"
 
 
+@SERVED_BY_BOTH
 def test_what_is_not_a_picture_is_refused_and_leaves_nothing(client: httpx.Client) -> None:
     before = client.get("/v1/styles").json()
     broken = upload(client, picture(8)[:100])

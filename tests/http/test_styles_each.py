@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.backbones import SERVED_BY_BOTH
 from tests.support.busy_server import busy, metric, post, wait_until_queued
 from tests.support.generations import COMPLETED, GENERATIONS, events_of, generate, images_of
 from tests.support.uploads import picture, upload
@@ -24,6 +25,7 @@ def styles(client: httpx.Client) -> list[str]:
     return [upload(client, picture(seed)).json()["id"] for seed in (80, 81)]
 
 
+@SERVED_BY_BOTH
 def test_each_image_is_the_one_of_its_style_and_seed_alone(client: httpx.Client, styles: list[str]) -> None:
     weak = {"id": styles[0], "strength": 0.5}
     mixed: list[Any] = [None, styles[0], styles[1], weak]
@@ -42,6 +44,7 @@ def test_each_image_is_the_one_of_its_style_and_seed_alone(client: httpx.Client,
     assert len(set(alone)) == 8
 
 
+@SERVED_BY_BOTH
 def test_several_styles_cost_one_content_path(client: httpx.Client, styles: list[str]) -> None:
     before = metric(client, SHARED), metric(client, "atelier_batch_rows_sum")
     images_of(generate(client, seed=5, styles_each=styles))
@@ -50,6 +53,7 @@ def test_several_styles_cost_one_content_path(client: httpx.Client, styles: list
     assert metric(client, "atelier_batch_rows_sum") - before[1] == 6
 
 
+@SERVED_BY_BOTH
 def test_a_seed_that_is_left_out_is_the_same_for_all_styles(client: httpx.Client, styles: list[str]) -> None:
     first, second = generate(client, styles_each=styles).json()["data"]
     assert first["seed"] == second["seed"]
@@ -82,6 +86,7 @@ def test_separate_requests_that_meet_share_a_content_path_when_all_of_it_agrees(
         assert [future.result().json()["data"] for future in waiting] == alone
 
 
+@SERVED_BY_BOTH
 def test_a_stream_names_the_style_of_each_image(client: httpx.Client, styles: list[str]) -> None:
     events = events_of(client, seed=5, styles_each=[*styles, None], partial_images=1)
     done = sorted(
@@ -106,6 +111,7 @@ def test_a_stream_names_the_style_of_each_image(client: httpx.Client, styles: li
         ({"styles_each": [None, "sty_nobody"]}, 404, "styles_each.1", "sty_nobody"),
     ],
 )
+@SERVED_BY_BOTH
 def test_what_cannot_be_drawn_is_refused_with_a_sentence(
     client: httpx.Client, fields: dict[str, Any], status: int, param: str, part_of_message: str
 ) -> None:
@@ -115,6 +121,7 @@ def test_what_cannot_be_drawn_is_refused_with_a_sentence(
     assert part_of_message in refused.json()["error"]["message"]
 
 
+@SERVED_BY_BOTH
 def test_one_style_of_each_may_be_a_raw_image_and_several_may_not(
     client: httpx.Client, styles: list[str]
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from service.settings import Settings
 from tests.support.api_keys import Key, lines
+from tests.support.backbones import SERVED_BY_BOTH
 from tests.support.generations import events_of, file_of, generate, images_of
 from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
@@ -45,12 +46,14 @@ def test_styles_of_text_and_code_belong_to_their_tenant_and_anyone_can_use_a_cod
         assert drawn[0] == drawn[1] == images_of(generate(acme, style=words["id"], seed=1))
 
 
+@SERVED_BY_BOTH
 def test_a_mixture_is_streamed_as_it_is_answered(client: httpx.Client) -> None:
     styles = [{"id": upload(client, picture(seed)).json()["id"]} for seed in (300, 301)]
     *_, last = events_of(client, styles=styles, seed=1, partial_images=1)
     assert [file_of(last)] == images_of(generate(client, styles=styles, seed=1))
 
 
+@SERVED_BY_BOTH
 def test_a_mixture_and_images_in_each_style_exclude_each_other(client: httpx.Client) -> None:
     code = upload(client, picture(302)).json()["code"]
     refused = generate(client, styles=[{"id": code}], styles_each=[code])

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch
 from torch import nn
 
-from service.evaluation.verify_switti import Networks
+from service.evaluation.random_weights import random_switti
+from service.model.engine.generator import Generator
+from service.model.schedule import Scale
+from service.model.switti.backbone import Switti
 from service.model.switti.config import SamplingConfig, SwittiConfig, TokenizerConfig, TransformerConfig
 from service.model.switti.schedules import square_scales
 from service.model.switti.text_encoders import TextFeatures
 from service.model.switti.tokenizer import Tokenizer
 from service.model.switti.transformer import Transformer
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """A transformer of one variant, an image tokenizer, and the grids that they are run on."""
+
+    transformer: Transformer
+    tokenizer: Tokenizer
+    grids: tuple[Scale, ...]
 
 
 def tiny_config(*, is_causal: bool = False, **changes: object) -> SwittiConfig:
@@ -26,6 +40,30 @@ def tiny_config(*, is_causal: bool = False, **changes: object) -> SwittiConfig:
         "grids": (1, 2, 3, 5, 6),
     }
     return SwittiConfig(**(settings | changes))  # type: ignore[arg-type]
+
+
+def served_config(*, is_causal: bool = False, **changes: object) -> SwittiConfig:
+    """Of the same size, steps and key step as the tiny Infinity: 64x64 in six."""
+    config = tiny_config(
+        transformer=TransformerConfig(
+            depth=2, width=64, num_heads=2, is_causal=is_causal, text_channels=48, pooled_channels=32,
+            max_text_tokens=64,
+        ),
+        tokenizer=TokenizerConfig(
+            num_codes=300, code_channels=8, channels=8, multipliers=(1, 1, 2, 2), num_blocks=1, num_groups=4
+        ),
+        sampling=SamplingConfig(num_guided_steps=5, top_k=100),
+        grids=(1, 2, 3, 4, 6, 8),
+    )  # fmt: skip
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+def tiny_switti(config: SwittiConfig | None = None, seed: int = 0) -> Switti:
+    return random_switti(config or served_config(), seed)
+
+
+def switti_generator(seed: int = 0, *, is_causal: bool = False) -> Generator:
+    return Generator(tiny_switti(served_config(is_causal=is_causal), seed))
 
 
 def tiny_networks(*, is_causal: bool = False, seed: int = 0) -> Networks:

@@ -71,6 +71,7 @@ class Download:
 @dataclass(frozen=True, slots=True)
 class DownloadPlan:
     model: str
+    models_dir: Path
     sources: tuple[tuple[Source, str], ...]  # with the commit that each one's revision is now
     downloads: tuple[Download, ...]
 
@@ -118,7 +119,7 @@ class Hub:
                 commit = str(HfApi(self.endpoint).model_info(source.repository, revision=revision).sha)
                 downloads += self._downloads(source, commit, models_dir / source.into)
             sources.append((source, commit))
-        return DownloadPlan(model, tuple(sources), tuple(downloads))
+        return DownloadPlan(model, models_dir, tuple(sources), tuple(downloads))
 
     def fetch(self, plan: DownloadPlan, say: Callable[[str], None]) -> None:
         """Download what is missing, resume what was interrupted, and check every file.
@@ -191,8 +192,8 @@ class Hub:
 
 
 def _require_room(plan: DownloadPlan) -> Path:
-    """The folder of the plan's first file, made."""
-    folder = plan.downloads[0].folder
+    """The models folder, made."""
+    folder = plan.models_dir
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < plan.num_missing_bytes:

@@ -6,7 +6,9 @@ import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +24,7 @@ _INDICES = (
 )
 _SINGLE = ("model.safetensors", ".safetensors", "pytorch_model.bin", ".bin", ".pth")
 Shape = tuple[int, ...]
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 OnProgress = Callable[[str, int, int], None]  # what is read, bytes of it so far, bytes in all
 
 
@@ -167,6 +170,51 @@ def match(shapes: Mapping[str, Shape], weights: Weights, naming: Naming, *, mode
         f"{weights.path} does not fit {model}",
     )
     return name_in_file
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[ModuleT]):
+    """One network of a model, its weights found to fit and not yet read."""
+
+    module: ModuleT  # without memory
+    weights: Weights
+    naming: Naming
+    model: str
+
+    @classmethod
+    def of(
+        cls,
+        module: ModuleT,
+        weights: Weights,
+        naming: Naming,
+        model: str,
+        *,
+        recognised: Callable[[Weights], str] = lambda weights: "",
+    ) -> Part[ModuleT]:
+        """WeightsMismatch when they do not fit, with the sentence that `recognised` has on what they are."""
+        try:
+            match(shapes_of(module), weights, naming, model=model)
+        except WeightsMismatch as error:
+            raise WeightsMismatch(f"{error}.{recognised(weights)}") from error
+        return cls(module, weights, naming, model)
+
+    def make_resident(self, device: torch.device, on_progress: OnProgress) -> int:
+        """Bytes of the weights that stay in their file, mapped."""
+        self.module.to_empty(device=device).requires_grad_(False).eval()
+        return load_weights(self.module, self.weights, self.naming, model=self.model, on_progress=on_progress)
+
+
+def fingerprint_of(settings: Sequence[object], tokenizer: nn.Module) -> str:
+    """16 hex characters over what decides a style feature: settings, and the image tokenizer's weights.
+
+    Of the values and not of the files, so that a converted model has its original's. Of nothing else, so that
+    another way of sampling, or another word about the model, leaves the features that are kept of use.
+    """
+    digest = sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, parameter in sorted(tokenizer.named_parameters()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def _refuse_differences(wanted: Mapping[str, Shape], held: Mapping[str, Shape], finding: str) -> None:

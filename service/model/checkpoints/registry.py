@@ -25,9 +25,10 @@ from service.model.device.memory import free_bytes
 from service.model.device.precision import Precision, choose, forbid_tf32
 from service.model.engine.generator import Generator
 from service.model.infinity.model_folder import FAMILY as INFINITY
+from service.model.switti.model_folder import FAMILY as SWITTI
 
 # The kinds of backbone, by what config.json says as `family`; a folder that says nothing is an Infinity's.
-FAMILIES: dict[str, Family[Any]] = {"infinity": INFINITY}
+FAMILIES: dict[str, Family[Any]] = {"infinity": INFINITY, "switti": SWITTI}
 PRESETS: dict[str, tuple[Family[Any], Preset[Any]]] = {
     name: (family, preset) for family in FAMILIES.values() for name, preset in family.presets.items()
 }

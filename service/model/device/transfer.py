@@ -10,7 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torch import Tensor
+
+from service.model.schedule import Size
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
@@ -22,6 +25,13 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 def index_tensor(indices: Sequence[int], device: torch.device) -> Tensor:
     """Indices to index a tensor on that device with."""
     return send(torch.tensor(indices, dtype=torch.int64), device)
+
+
+def pixels_of(image: NDArray[np.uint8], size: Size, device: torch.device) -> Tensor:
+    """A picture [h, w, 3] RGB, cropped and scaled to a size: [1, 3, height, width] fp32 in [-1, 1]."""
+    fitted = ImageOps.fit(Image.fromarray(image), (size.width, size.height), Image.Resampling.LANCZOS)
+    pixels = torch.from_numpy(np.array(fitted)).to(device).permute(2, 0, 1)[None]
+    return pixels.float() / 255 * 2 - 1
 
 
 class DecodedImages:

@@ -4,36 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 
+from service.model.block_runner import RunBlock, compiled_run_block, configure_compiler, run_block
 from service.model.checkpoints.options import DecodingChoice
-from service.model.device.transfer import DecodedImages, send
+from service.model.device.transfer import DecodedImages, pixels_of, send
 from service.model.engine.types import Path, Text
 from service.model.infinity import style
-from service.model.infinity.attention import LayerCache
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.decoding import DecoderRunner
-from service.model.infinity.kv_cache import KVCache, RowGroup
 from service.model.infinity.memory import footprint
 from service.model.infinity.rope import rotations
 from service.model.infinity.sampling import NoiseStream, sample_bits
 from service.model.infinity.t5 import TextEncoder
-from service.model.infinity.text_conditioning import BatchTexts, LayerTexts, PaddedTexts, SeparateTexts
+from service.model.infinity.text_conditioning import BatchTexts, TextConditioning
 from service.model.infinity.tokenizer import Tokenizer, codes_from_bits, quantise
 from service.model.infinity.transformer import Block, Transformer
+from service.model.kv_cache import KeyValues, KVCache, RowGroup
 from service.model.rows import lay_out_rows
 from service.model.schedule import Scale, Schedule, Size
 from service.model.style.feature import StyleFeature
 from service.model.style.resize import resize
 from service.model.style.tokens import StyleTokens
+from service.model.text_layers import text_layers
+
+Cache = KVCache[TextConditioning]
 
 
 class Infinity:
@@ -67,7 +68,7 @@ class Infinity:
         self.device = transformer.start.device
         self.dtype = transformer.code_in.weight.dtype  # of the blocks, and of their keys and values
         self.precision: Literal["fp32", "bf16"] = "fp32" if self.dtype == torch.float32 else "bf16"
-        self._run_block = _run_block
+        self._run_block: RunBlock = run_block
         # Kernels of one row at a time round alike in any company, and are fast enough on a CPU alone.
         self.is_fused = self.device.type != "cpu"
         if self.device.type == "cuda":
@@ -98,14 +99,10 @@ class Infinity:
         return shared
 
     def compile(self, backend: str | Callable[..., Any] = "inductor") -> None:
-        """Compile the block and the image decoder, without a graph break, at their first use.
-
-        All blocks share the code, and so do all steps, prompts and batches: no shape is written into it.
-        There are some twenty versions, for what a batch has or lacks (`warmup.compiled_batches`).
-        """
+        """Compile the block (`compiled_run_block`) and the image decoder, at their first use."""
         self.is_compiled = True
         self.is_fused = True  # the exact kernels go through the rows, and are compiled for their number
-        self._run_block = torch.compile(_run_block, fullgraph=True, dynamic=True, backend=backend)
+        self._run_block = compiled_run_block(backend)
         self.tokenizer.decoder.compile(fullgraph=True, dynamic=True, backend=backend)
 
     def feature_grids(self, schedule: Schedule) -> tuple[Scale, ...]:
@@ -127,24 +124,31 @@ class Infinity:
 
     # The loop over scales
 
-    def begin(self, paths: Sequence[Path], schedule: Schedule, num_steps: int) -> KVCache:
+    def begin(self, paths: Sequence[Path], schedule: Schedule, num_steps: int) -> Cache:
         if self.is_compiled:
-            _configure_compiler()
+            configure_compiler()
         rows, config = lay_out_rows(paths), self.config.transformer
         extent = self.feature_grids(schedule)[-1]
         rotation = rotations(schedule, config.head_width, self.device)
         schedule = replace(schedule, scales=schedule.scales[:num_steps])
 
-        def empty(num_rows: int) -> list[Tensor]:
-            shape = (num_rows, config.num_heads, schedule.num_tokens, config.head_width)
-            return [torch.empty(shape, device=self.device, dtype=self.dtype) for _ in range(config.depth)]
-
+        row_texts = [self._row_text(paths[row.path], row.conditional) for row in rows]
+        texts, text_of_row = self._batch_texts(row_texts)
         return KVCache(
             paths,
             rows,
-            self._batch_texts([self._row_text(paths[row.path], row.conditional) for row in rows]),
-            keys=empty(sum(not paths[row.path].corrected for row in rows)),
-            values=empty(len(rows)),
+            texts,
+            text_of_row,
+            key_values=KeyValues.empty(
+                num_layers=config.depth,
+                num_heads=config.num_heads,
+                head_width=config.head_width,
+                num_own=sum(not paths[row.path].corrected for row in rows),
+                num_rows=len(rows),
+                num_tokens=schedule.num_tokens,
+                device=self.device,
+                dtype=self.dtype,
+            ),
             rotation=rotation,
             schedule=schedule,
             extent=extent,
@@ -156,12 +160,12 @@ class Infinity:
         num_bits_of_steps = [scale.num_tokens * num_bits for scale in schedule.scales[:num_steps]]
         return NoiseStream(seeds, num_bits_of_steps, num_bits)
 
-    def empty_features(self, cache: KVCache) -> Tensor:
+    def empty_features(self, cache: Cache) -> Tensor:
         num_paths = len(cache.active.rows.paths)
         shape = (num_paths, self.num_channels, cache.extent.height, cache.extent.width)
         return torch.zeros(shape, device=self.device)
 
-    def predict(self, cache: KVCache, features: Tensor, step: int) -> Tensor:
+    def predict(self, cache: Cache, features: Tensor, step: int) -> Tensor:
         rotation = cache.begin_step(step)
         x = self._inputs(cache, features, step)
         x, group = self._through_blocks(x, rotation, cache, step)
@@ -175,7 +179,7 @@ class Infinity:
         cache.is_finite = cache.is_finite & torch.isfinite(logits).all()
         return logits
 
-    def sample(self, cache: KVCache, logits: Tensor, noise: NoiseStream, step: int) -> Tensor:
+    def sample(self, cache: Cache, logits: Tensor, noise: NoiseStream, step: int) -> Tensor:
         sampling = self.config.sampling
         drawn = send(noise.at(step)[cache.content_of_active()], logits.device)
         bits = sample_bits(logits, drawn, top_k=sampling.top_k, top_p=sampling.top_p)
@@ -183,7 +187,7 @@ class Infinity:
         planes = bits.float().transpose(1, 2).unflatten(-1, (scale.height, scale.width))
         return codes_from_bits(F.pixel_shuffle(planes, self.config.patch))
 
-    def accumulate(self, cache: KVCache, features: Tensor, codes: Tensor, step: int) -> Tensor:
+    def accumulate(self, cache: Cache, features: Tensor, codes: Tensor, step: int) -> Tensor:
         return cache.keep_active(features) + resize(codes, cache.extent)
 
     def decode(self, features: Tensor) -> DecodedImages:
@@ -196,10 +200,7 @@ class Infinity:
     # Styles
 
     def encode_image(self, image: NDArray[np.uint8], schedule: Schedule, num_steps: int) -> StyleTokens:
-        size = (schedule.size.width, schedule.size.height)
-        fitted = ImageOps.fit(Image.fromarray(image), size, Image.Resampling.LANCZOS)
-        pixels = torch.from_numpy(np.array(fitted)).to(self.device).permute(2, 0, 1)[None]
-        h = self.tokenizer.encode(pixels.float() / 255 * 2 - 1)
+        h = self.tokenizer.encode(pixels_of(image, schedule.size, self.device))
         return self._tokens_of_bits(quantise(h, self.feature_grids(schedule), num_steps))
 
     def tokens_of_codes(self, codes: Sequence[Tensor]) -> StyleTokens:
@@ -242,8 +243,8 @@ class Infinity:
             return path.negative.conditioning
         return self.transformer.unconditional_text[: len(text)]
 
-    def _batch_texts(self, texts: Sequence[Tensor]) -> BatchTexts:
-        """What each row's text contributes to every layer; rows of the same tensor share it."""
+    def _batch_texts(self, texts: Sequence[Tensor]) -> tuple[BatchTexts, tuple[int, ...]]:
+        """The distinct ones of the rows' texts, and which of them each row has; the same tensor is one."""
         distinct = {_identity(text): text for text in texts}
         index_of = {identity: index for index, identity in enumerate(distinct)}
         normed = [self.transformer.text_norm(text) for text in distinct.values()]
@@ -251,19 +252,19 @@ class Infinity:
         condition = self.transformer.condition(pooled)
         tokens = [self.transformer.text_in(text) for text in normed]
         attentions = [block.text_attention for block in self._blocks]
-        return BatchTexts(
+        batch = BatchTexts(
             pooled=pooled,
             modulations=torch.stack([block.modulations(condition) for block in self._blocks]),
             head_modulations=self.transformer.head_modulations(pooled),
-            layers=(PaddedTexts if self.is_fused else SeparateTexts)(attentions, tokens),
-            of_row=tuple(index_of[_identity(text)] for text in texts),
+            layers=text_layers(attentions, tokens, is_padded=self.is_fused),
         )
+        return batch, tuple(index_of[_identity(text)] for text in texts)
 
     @property
     def _blocks(self) -> list[Block]:
         return list(self.transformer.blocks)  # type: ignore[arg-type]
 
-    def _inputs(self, cache: KVCache, features: Tensor, step: int) -> Tensor:
+    def _inputs(self, cache: Cache, features: Tensor, step: int) -> Tensor:
         """The input tokens of a step, [rows, tokens, width]."""
         if step == 1:
             x = cache.active.text.pooled[:, None] + self.transformer.start
@@ -275,36 +276,21 @@ class Infinity:
         return x + self.transformer.scale_embedding.weight[step - 1]
 
     def _through_blocks(
-        self, x: Tensor, rotation: Tensor, cache: KVCache, step: int
-    ) -> tuple[Tensor, RowGroup]:
+        self, x: Tensor, rotation: Tensor, cache: Cache, step: int
+    ) -> tuple[Tensor, RowGroup[TextConditioning]]:
         """The rows that the last block leaves, [rows, tokens, width], and which they are."""
         group, blocks = cache.active, self._blocks
         for layer, block in enumerate(blocks):
             if layer == len(blocks) - 1:
                 group = cache.last_group(step)
             modulations = cache.active.text.modulations[layer]
-            x = self._run_block(
-                block, x, modulations, rotation, cache.layer(layer, group), group.text.layers[layer]
-            )
+            attention, texts = cache.attention(layer, group), group.text.layers[layer]
+            x = self._run_block(block, x, modulations, rotation, cache.active.rows.num_own, attention, texts)
             if self.config.sampling.guidance_layer == layer - len(blocks):
                 x = group.rows.guided(x, step)[
                     group.rows.path_of_row
                 ]  # both halves go through the next block (golden README, 1.7)
         return x, group
-
-
-def _run_block(
-    block: Block, x: Tensor, modulations: Tensor, rotation: Tensor, cache: LayerCache, texts: LayerTexts
-) -> Tensor:
-    """One block over its rows: what is compiled."""
-    read = partial(texts.read, block.text_attention)
-    return block(x, modulations, rotation, len(cache.keys), cache.attend, read, cache.kept)
-
-
-def _configure_compiler() -> None:
-    """On the thread that draws: each thread has settings of its own."""
-    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 64
-    torch.fx.experimental._config.use_duck_shape = False  # as many rows as tokens is a coincidence
 
 
 def _identity(text: Tensor) -> tuple[int, int]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from service.model.checkpoints.options import DecodingChoice
+from service.model.decoder_memory import DecoderLayer, layers_of, whole_bytes
 from service.model.device.memory import free_bytes
 from service.model.infinity.config import TokenizerConfig
 from service.model.infinity.tiled_decoding import STRIP, decode_in_strips
@@ -23,25 +21,15 @@ _STRIPS_ALIVE = 6
 _SHARE = 0.6
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """A residual block or an upsampling: channels in and out, and pixels, of one image."""
-
-    channels_in: int
-    channels_out: int
-    num_pixels: int  # of the output
-    scale: int = 1  # 2: upsamples
-    held: int = 0  # elements of the level's input, kept by whoever called
-
-
 def workspace_bytes(config: TokenizerConfig, grid: Scale, dtype: torch.dtype, *, in_strips: bool) -> int:
     """Memory that decoding one image of a tokenizer grid takes at its peak, besides the weights.
 
     Counts the tensors that live at once, and a copy of a convolution's input, which a GPU's kernel may take.
     For 1024 x 1024 that is 3.5 GiB in fp32 and 1.7 in strips; measured on an EPYC: 3.0 and 1.6.
     """
-    peaks = _strips_peak if in_strips else _whole_peak
-    return max(peaks(layer, dtype.itemsize) for layer in _layers(config, grid))
+    if not in_strips:
+        return whole_bytes(config, grid, dtype)
+    return max(_strips_peak(layer, dtype.itemsize) for layer in layers_of(config, grid))
 
 
 class DecoderRunner:
@@ -93,30 +81,7 @@ class DecoderRunner:
         return torch.cat(parts)
 
 
-def _layers(config: TokenizerConfig, grid: Scale) -> Iterator[_Layer]:
-    widths = [config.channels * multiplier for multiplier in config.multipliers]
-    num_pixels, before = grid.num_tokens, widths[-1]
-    yield _Layer(before, before, num_pixels)
-    num_doublings = config.stride.bit_length() - 1
-    for level, width in reversed(list(enumerate(widths))):
-        yield _Layer(before, width, num_pixels)
-        yield _Layer(width, width, num_pixels, held=before * num_pixels)
-        if 1 <= level <= num_doublings:
-            num_pixels *= 4
-            yield _Layer(width, width, num_pixels, scale=2, held=before * num_pixels // 4)
-        before = width
-
-
-def _whole_peak(layer: _Layer, number: int) -> int:
-    x, y = layer.channels_in * layer.num_pixels, layer.channels_out * layer.num_pixels
-    if layer.scale == 2:  # the input, it doubled, and the result
-        return number * (layer.held + x // 4 + x + y)
-    norms = number * (x + 2 * max(x, y))
-    convolutions = number * (x + max(x, y) + y + x)  # the last is what a GPU's kernel may take
-    return number * layer.held + max(norms, convolutions)
-
-
-def _strips_peak(layer: _Layer, number: int) -> int:
+def _strips_peak(layer: DecoderLayer, number: int) -> int:
     x, y = layer.channels_in * layer.num_pixels // layer.scale**2, layer.channels_out * layer.num_pixels
     widest = max(layer.channels_in, layer.channels_out) * layer.num_pixels
     return number * (x + y) + _STRIPS_ALIVE * _FULL * min(widest, STRIP)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +14,10 @@ from service.model.checkpoints.family import Conversion, ConvertedFile, Family
 from service.model.checkpoints.loader import (
     Naming,
     OnProgress,
+    Part,
     Shape,
     Weights,
-    WeightsMismatch,
-    load_weights,
+    fingerprint_of,
     match,
     no_progress,
     open_weights,
@@ -49,7 +46,6 @@ from service.model.schedule import Schedule, Size
 # The released image tokenizers keep their tensors one level in, and may keep averaged ones beside them; the
 # reference runs on the former.
 _NESTS = ("vae", "ema")
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +103,20 @@ class InfinityCheckpoint:
         naming = transformer_naming(config.transformer.blocks_per_chunk)
         transformer_file, tokenizer_file, _ = self.files
         return (
-            _part(transformer, transformer_file, naming, f"{config.name}'s transformer"),
-            _part(tokenizer, tokenizer_file, TOKENIZER_NAMING, f"{config.name}'s image tokenizer"),
+            Part.of(
+                transformer,
+                open_weights(transformer_file, nests=_NESTS),
+                naming,
+                f"{config.name}'s transformer",
+                recognised=_recognised,
+            ),
+            Part.of(
+                tokenizer,
+                open_weights(tokenizer_file, nests=_NESTS),
+                TOKENIZER_NAMING,
+                f"{config.name}'s image tokenizer",
+                recognised=_recognised,
+            ),
         )
 
     def load(
@@ -176,21 +184,6 @@ class InfinityCheckpoint:
 FAMILY = Family(RELEASED, InfinityConfig.from_settings, InfinityCheckpoint)
 
 
-@dataclass(frozen=True, slots=True)
-class Part(Generic[ModuleT]):
-    """One of the two networks of a model, its weights found to fit and not yet read."""
-
-    module: ModuleT  # without memory
-    weights: Weights
-    naming: Naming
-    model: str
-
-    def make_resident(self, device: torch.device, on_progress: OnProgress) -> int:
-        """Bytes of the weights that stay in their file, mapped."""
-        self.module.to_empty(device=device).requires_grad_(False).eval()
-        return load_weights(self.module, self.weights, self.naming, model=self.model, on_progress=on_progress)
-
-
 def empty_networks(config: InfinityConfig) -> tuple[Transformer, Tokenizer]:
     """Without memory."""
     with torch.device("meta"):
@@ -223,26 +216,8 @@ def cpu_matrices(transformer: Transformer) -> list[Tensor]:
 
 
 def fingerprint(config: InfinityConfig, tokenizer: nn.Module) -> str:
-    """16 hex characters over what decides a style feature: the image tokenizer and the grids it codes on.
-
-    Of the values and not of the files, so that a converted model has its original's. Of nothing else, so that
-    another way of sampling, or another word about the model, leaves the features that are kept of use.
-    """
-    settings = [asdict(config.tokenizer), config.patch, config.budget, config.grids]
-    digest = sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, parameter in sorted(tokenizer.named_parameters()):
-        digest.update(name.encode())
-        digest.update(parameter.detach().float().cpu().contiguous().numpy().data)
-    return digest.hexdigest()[:16]
-
-
-def _part(module: ModuleT, path: Path, naming: Naming, model: str) -> Part[ModuleT]:
-    weights = open_weights(path, nests=_NESTS)
-    try:
-        match(shapes_of(module), weights, naming, model=model)
-    except WeightsMismatch as error:
-        raise WeightsMismatch(f"{error}.{_recognised(weights)}") from error
-    return Part(module, weights, naming, model)
+    """Of the image tokenizer and the grids it codes on."""
+    return fingerprint_of([asdict(config.tokenizer), config.patch, config.budget, config.grids], tokenizer)
 
 
 def _recognised(weights: Weights) -> str:

@@ -32,17 +32,3 @@ def _angles(scale: Scale, extent: Scale, frequencies: Tensor) -> Tensor:
     vertical = (ys[:, None] * frequencies)[:, None].expand(grid)
     horizontal = (xs[:, None] * frequencies)[None].expand(grid)
     return torch.cat([vertical, horizontal], dim=-1).flatten(0, 1)  # [tokens, head_width / 2]
-
-
-def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn neighbouring channel pairs by their token's angles.
-
-    x: [..., head_width], of a shape with which `rotation` [2, tokens, ..., head_width / 2] broadcasts.
-    """
-    pairs = x.unflatten(-1, (-1, 2))
-    cos, sin = rotation.unbind(0)  # [tokens, ..., head_width / 2]
-    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling():
-        # One complex product: a third of the time of four real ones and a stack, which a compiler makes one.
-        return torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin)).flatten(-2)
-    even, odd = pairs.unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)

@@ -6,7 +6,6 @@ Conventions and their source: golden README, 1.2 to 1.7. Shapes use rows, tokens
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,34 +14,9 @@ from torch import Tensor, nn
 from service.model.device.linear import Linear, linear
 from service.model.device.precision import hold_matrices
 from service.model.infinity.config import TransformerConfig
-from service.model.infinity.rope import rotate
+from service.model.layers import Attend, ReadText, RMSNorm, layer_norm, merge_heads, rotate, split_heads
 
-# attend(queries, keys, values): the first two of the rows that compute their own attention, [rows, tokens,
-# heads, head width]; the values in parts that make up every row. The result is [rows, tokens, channels].
-Attend = Callable[[Tensor, Tensor, Sequence[Tensor]], Tensor]
-ReadText = Callable[[Tensor], Tensor]  # normed tokens [rows, tokens, channels] -> what the text adds to them
 _EPSILON = 1e-6
-
-
-def layer_norm(x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], eps=_EPSILON)
-
-
-def split_heads(x: Tensor, num_heads: int) -> Tensor:
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)  # [rows, heads, tokens, head width]
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).flatten(2)  # [rows, tokens, channels]
-
-
-class RMSNorm(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + _EPSILON) * self.weight
 
 
 class SelfAttention(nn.Module):

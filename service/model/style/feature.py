@@ -102,9 +102,12 @@ def directions_of(features: Tensor) -> Tensor:
 
 
 def principal(feature: Tensor, alpha: float, directions: Tensor) -> Tensor:
-    """Phi_alpha of an accumulated feature [channels, H, W], from its `directions_of`."""
+    """Phi_alpha of an accumulated feature [channels, H, W], from its directions [channels, rank].
+
+    Computed in fp64; the result has the feature's dtype.
+    """
     matrix = feature.flatten(1).T.double()  # [tokens, channels]
-    return reweighted(matrix, directions, alpha).T.reshape(feature.shape).float()
+    return reweighted(matrix, directions, alpha).T.reshape(feature.shape).to(feature.dtype)
 
 
 def blend(feature: Tensor, style: Tensor, alpha: float, strength: float, directions: Tensor) -> Tensor:

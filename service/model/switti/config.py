@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass
 
-ConfigT = TypeVar("ConfigT")
+from service.model.checkpoints.config_file import read_dataclass
+from service.model.engine.quality import ALL_EXACT, Qualities, Shortcuts
+
+FAMILY_NAME = "switti"  # in config.json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,20 +94,33 @@ class SwittiConfig:
     @classmethod
     def from_json(cls, text: str | bytes) -> SwittiConfig:
         """Read a `config.json`; ValueError names the field that is missing, unknown or wrong."""
-        try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"not JSON: {error}") from error
-        config = _read(cls, values, "")
+        settings = json.loads(text)
+        if not isinstance(settings, Mapping) or settings.get("family") != FAMILY_NAME:
+            raise ValueError(f"family: must be {FAMILY_NAME!r}")
+        return cls.from_settings({name: value for name, value in settings.items() if name != "family"})
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, object]) -> SwittiConfig:
+        """The same from JSON that is parsed already, without `family`."""
+        config = read_dataclass(cls, settings)
         config._check_steps()
         return config
 
     def to_json(self) -> str:
         """What `from_json` reads; default files are left out."""
-        settings = asdict(self)
+        settings = {"family": FAMILY_NAME, **asdict(self)}
         if self.files == FilesConfig():
             del settings["files"]
         return json.dumps(settings, indent=1) + "\n"
+
+    def qualities(self) -> Qualities:
+        """What the model leaves out at each quality.
+
+        Guidance ends before the last steps as it is, which is why `medium` leaves out nothing. The last scale
+        is nearly half of all tokens, and what it adds to the feature is fine: `low` leaves it out.
+        """
+        last = len(self.grids) - 1
+        return Qualities(low=Shortcuts(stop_after=last)) if last > self.style.key_step else ALL_EXACT
 
     @property
     def pixels(self) -> int:
@@ -126,36 +140,3 @@ class SwittiConfig:
             raise ValueError("transformer.num_heads: must divide transformer.width")
         if self.transformer.head_width % 4 or self.transformer.width % 8:
             raise ValueError("transformer.width: a head must have a multiple of 4 channels")
-
-
-def _read(cls: type[ConfigT], values: Any, place: str) -> ConfigT:
-    """A configuration from what JSON gave. `place` is its own name with a dot, or empty."""
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{place[:-1] or 'the file'}: must be an object, not {values!r}")
-    assert is_dataclass(cls)
-    hints, known = get_type_hints(cls), {field.name: field for field in fields(cls)}
-    for name in values:
-        if name not in known:
-            raise ValueError(f"{place}{name}: is not a field")
-    for name, field in known.items():
-        if name not in values and field.default is MISSING:
-            raise ValueError(f"{place}{name}: is missing")
-    read = {name: _value(hints[name], value, f"{place}{name}") for name, value in values.items()}
-    return cls(**read)
-
-
-def _value(hint: Any, value: Any, place: str) -> Any:
-    if is_dataclass(hint):
-        assert isinstance(hint, type)
-        return _read(hint, value, f"{place}.")
-    if get_origin(hint) is tuple:
-        if not isinstance(value, list):
-            raise ValueError(f"{place}: must be a list, not {value!r}")
-        return tuple(_value(get_args(hint)[0], part, place) for part in value)
-    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    if float in kinds and type(value) is int:
-        return float(value)
-    if type(value) not in kinds:  # True is no number here
-        names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
-        raise ValueError(f"{place}: must be {names}, not {value!r}")
-    return value

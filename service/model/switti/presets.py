@@ -1,4 +1,4 @@
-"""The released Switti checkpoints, as data: what they are and where they come from.
+"""The released Switti checkpoints, as data: their configurations and where their files come from.
 
 Guidance, top-k, top-p, the start of smoothing and the last temperature are those of the released README. So
 is the end of guidance at 512 x 512: off from scale index 8 of 10. At 1024 x 1024 it is off from index 11 of
@@ -7,8 +7,9 @@ is the end of guidance at 512 x 512: off from scale index 8 of 10. At 1024 x 102
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
+from service.model.checkpoints.family import Preset, Source
 from service.model.switti.config import (
     FilesConfig,
     SamplingConfig,
@@ -17,11 +18,29 @@ from service.model.switti.config import (
     TransformerConfig,
 )
 from service.model.switti.schedules import GRIDS_512, GRIDS_1024
+from service.model.switti.weight_names import is_clip_text
 
-# Repositories on the hub, shared by all presets.
-TOKENIZER_REPOSITORY = "yresearch/VQVAE-Switti"
-TEXT_REPOSITORY = "openai/clip-vit-large-patch14"
-POOLED_TEXT_REPOSITORY = "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"
+# Not pinned: no commit of these repositories is known here, as the hub could not be reached where this was
+# written. `atelier fetch --dry-run` prints the commit that the branch is at.
+TOKENIZER_SOURCE = Source("yresearch/VQVAE-Switti", "main", into="yresearch/VQVAE-Switti", weights=("",))
+TRANSFORMER_SOURCE = Source("yresearch/Switti", "main", into="yresearch/Switti", weights=("",))
+# The commits under which the two have been used in public since 2023. Both read words by the first's table.
+CLIP = Source(
+    "openai/clip-vit-large-patch14",
+    "32bd64288804d66eefd0ccbe215aa642df71cc41",
+    into="clip-vit-large-patch14",
+    files=("config.json", "tokenizer.json"),
+    weights=("",),
+    holds=is_clip_text,
+)
+POOLED_CLIP = Source(
+    "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",
+    "bc7788f151930d91b58474715fdce5524ad9a189",
+    into="clip-vit-bigg-14",
+    files=("config.json",),
+    weights=("",),
+    holds=is_clip_text,
+)
 # Parameters of the two text encoders without projections and vision towers.
 TEXT_PARAMETERS = 123_060_480
 POOLED_TEXT_PARAMETERS = 693_021_440
@@ -31,17 +50,9 @@ TOKENIZER = TokenizerConfig(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """A released Switti: its configuration, and the repository of its transformer."""
-
-    config: SwittiConfig
-    repository: str
-
-
 def _preset(
     name: str, repository: str, grids: tuple[int, ...], *, is_causal: bool, num_guided: int
-) -> Preset:
+) -> Preset[SwittiConfig]:
     config = SwittiConfig(
         name=name,
         transformer=TransformerConfig(depth=30, width=1920, num_heads=30, is_causal=is_causal),
@@ -49,13 +60,15 @@ def _preset(
         sampling=SamplingConfig(num_guided_steps=num_guided),
         grids=grids,
         files=FilesConfig(
-            transformer=name,
-            tokenizer="vqvae-switti",
-            text_encoder="clip-vit-large-patch14",
-            pooled_text_encoder="clip-vit-bigg-14",
+            transformer=repository,
+            tokenizer=TOKENIZER_SOURCE.into,
+            text_encoder=CLIP.into,
+            pooled_text_encoder=POOLED_CLIP.into,
         ),
     )
-    return Preset(config, repository)
+    # Not in a folder of the preset's name: that is where `convert` writes.
+    transformer = replace(TRANSFORMER_SOURCE, repository=repository, into=repository)
+    return Preset(config, (transformer, TOKENIZER_SOURCE, CLIP, POOLED_CLIP))
 
 
 _ALL = (
@@ -64,4 +77,4 @@ _ALL = (
     _preset("switti-1024", "yresearch/Switti-1024", GRIDS_1024, is_causal=False, num_guided=11),
     _preset("switti-1024-ar", "yresearch/Switti-1024-AR", GRIDS_1024, is_causal=True, num_guided=11),
 )
-PRESETS: dict[str, Preset] = {preset.config.name: preset for preset in _ALL}
+PRESETS: dict[str, Preset[SwittiConfig]] = {preset.config.name: preset for preset in _ALL}

@@ -12,7 +12,7 @@ M does not change with the sign of a direction, nor, where sigma is 0, with the 
 
 Cost at 4,096 tokens of 32 channels, in fp64: 8.4 MFLOP for F^T F, an eigendecomposition of 32 x 32 and 8.4
 MFLOP for F M; the convolutions of F itself take 226 MFLOP for three scales. In fp64, as squaring halves the
-precision: singular values below 1e-8 of the largest are rounding.
+precision: singular values below 1e-8 of the largest are rounding. F M is `style.feature.principal`.
 
 Each phi_k is affine, and so is F in the codes: the mean feature of several pictures is the feature of their
 mean codes. A style of several pictures is Phi of that.
@@ -31,8 +31,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.model.schedule import Scale
+from service.model.style.tokens import StyleTokens
 from service.model.switti.tokenizer import Tokenizer, as_planes
 
+# Pictures of one style, of which each has tokens of its own: with more, a code would be too long to be read.
+MAX_IMAGES = 100
 # A singular value below this share of the largest is rounding, and its vector arbitrary.
 _RANK_TOLERANCE = 1e-7
 
@@ -70,16 +73,24 @@ def decompose(feature: Tensor) -> Decomposition:
     return Decomposition(values[:rank], vectors.flip(1)[:, :rank].T.contiguous())
 
 
-def principal(feature: Tensor, directions: Tensor, alpha: float) -> Tensor:
-    """Phi_alpha of a feature [channels, H, W], of the `directions` [rank, channels] of its decomposition.
+def pack(pictures: NDArray[np.uint16], num_codes: int) -> StyleTokens:
+    """Style tokens of pictures' tokens [images, tokens]."""
+    return StyleTokens(pack_tokens(pictures, num_codes), len(pictures))
 
-    In fp64; the result has the feature's shape and dtype.
-    """
-    directions = directions.double()
-    ranks = torch.arange(len(directions), dtype=torch.float64, device=directions.device)
-    weighted = directions * torch.exp(-alpha * ranks)[:, None]
-    matrix = feature.flatten(1).double()  # F^T: M is symmetric
-    return (directions.T @ (weighted @ matrix)).reshape(feature.shape).to(feature.dtype)
+
+def unpack(tokens: StyleTokens, num_tokens: int, num_codes: int) -> NDArray[np.uint16]:
+    """The inverse of `pack`; ValueError when these are not such tokens of so many pictures."""
+    if not 1 <= tokens.num_images <= MAX_IMAGES:
+        raise ValueError(f"the tokens of {tokens.num_images} pictures cannot be")
+    return unpack_tokens(tokens.packed, (tokens.num_images, num_tokens), num_codes)
+
+
+def combine(tokens: Sequence[StyleTokens], num_tokens: int, num_codes: int) -> StyleTokens:
+    """The tokens of all these pictures; ValueError when they are too many, or of another model."""
+    num_images = sum(part.num_images for part in tokens)
+    if num_images > MAX_IMAGES:
+        raise ValueError(f"a style is made of at most {MAX_IMAGES} pictures, not {num_images}")
+    return pack(combine_tokens([unpack(part, num_tokens, num_codes) for part in tokens]), num_codes)
 
 
 def combine_tokens(parts: Sequence[NDArray[np.uint16]]) -> NDArray[np.uint16]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from service.model.checkpoints.loader import OnProgress, load_weights, no_progress, open_weights
-from service.model.device.linear import Linear
+from service.model.device.linear import Linear, linear_weights
 from service.model.device.precision import TextEncoderDevice
 from service.model.device.transfer import send
 from service.model.switti.config import TransformerConfig
@@ -53,6 +53,7 @@ class ClipTower:
         self._reads_on = reads_on or home
         self._is_fetched = self._reads_on != home
         self.num_channels: int = encoder.config.hidden_size
+        self.weights_on_cpu = linear_weights(self._module) if self._reads_on.type == "cpu" else []
         for module in self._module.modules():
             if type(module) is nn.Linear:
                 # The same weights, on arithmetic that rounds a prompt alike alone and beside others.
@@ -139,6 +140,11 @@ class TextEncoders:
             words, tower, pooled_tower,
             device=device, max_tokens=config.max_text_tokens, mapped_bytes=num_mapped,
         )  # fmt: skip
+
+    @property
+    def weights_on_cpu(self) -> list[Tensor]:
+        """The matrices that prompts are multiplied by on the CPU."""
+        return [weight for tower in self._towers for weight in tower.weights_on_cpu]
 
     @property
     def num_bytes(self) -> int:

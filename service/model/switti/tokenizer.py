@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service.model.schedule import Scale
+from service.model.style.resize import pool
 from service.model.switti.config import TokenizerConfig
 
 NUM_PHIS = 4  # residual convolutions, shared by neighbouring scales
@@ -29,12 +30,6 @@ def upsample(planes: Tensor, extent: Scale) -> Tensor:
     """Bicubic, without corner alignment."""
     size = (extent.height, extent.width)
     return planes if planes.shape[-2:] == size else F.interpolate(planes, size=size, mode="bicubic")
-
-
-def pool(planes: Tensor, scale: Scale) -> Tensor:
-    """The mean over each cell of a coarser grid."""
-    size = (scale.height, scale.width)
-    return planes if planes.shape[-2:] == size else F.interpolate(planes, size=size, mode="area")
 
 
 def phi_index(step: int, num_steps: int) -> int:

@@ -6,7 +6,6 @@ Conventions and their source: golden README, 6. Shapes use rows, tokens, channel
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,37 +13,13 @@ from torch import Tensor, nn
 
 from service.model.device.linear import Linear, linear
 from service.model.device.precision import hold_matrices
+from service.model.layers import Attend, ReadText, RMSNorm, layer_norm, merge_heads, rotate, split_heads
 from service.model.switti.by_row import by_row
 from service.model.switti.config import TokenizerConfig, TransformerConfig
-from service.model.switti.rope import rotate
 
-# attend(queries, keys, values): the first two of the rows that compute their own attention, [rows, tokens,
-# heads, head width]; the values in parts that make up every row. The result is [rows, tokens, channels].
-Attend = Callable[[Tensor, Tensor, Sequence[Tensor]], Tensor]
-ReadText = Callable[[Tensor], Tensor]  # normed tokens [rows, tokens, channels] -> what the text adds to them
-_EPSILON = 1e-6
 # What the transformer is told of an image's crop: height and width of the whole, and the upper left corner.
 # The reference scales the shorter side to 512 whatever the size drawn, so that every square image has these.
 _CROP = (512, 512, 0, 0)
-
-
-def layer_norm(x: Tensor) -> Tensor:
-    """Over all channels, without weights, in fp32."""
-    return F.layer_norm(x.float(), x.shape[-1:], eps=_EPSILON)
-
-
-def split_heads(x: Tensor, num_heads: int) -> Tensor:
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)  # [rows, heads, tokens, head width]
-
-
-class RMSNorm(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.float()
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + _EPSILON) * self.weight
 
 
 class SelfAttention(nn.Module):
@@ -110,7 +85,7 @@ class TextAttention(nn.Module):
         of_rows = (len(x), -1, -1, -1)
         q = split_heads(layer_norm(self.query(x)).to(keys.dtype), self.num_heads)
         read = F.scaled_dot_product_attention(q, keys.expand(of_rows), values.expand(of_rows), attn_mask=bias)
-        return self.out(read.transpose(1, 2).flatten(2)).float()
+        return self.out(merge_heads(read)).float()
 
     def reader(self, text: Tensor) -> ReadText:
         """`forward` for one text [tokens, text channels]."""

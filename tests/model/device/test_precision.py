@@ -111,7 +111,7 @@ def test_what_passes_between_layers_is_fp32_and_what_attends_is_bf16() -> None:
         next(iter(infinity.schedules.values())),
         6,
     )
-    assert {tensor.dtype for tensor in (*cache.keys, *cache.values)} == {BF16}
+    assert {tensor.dtype for tensor in (*cache.key_values.keys, *cache.key_values.values)} == {BF16}
 
 
 @multiplies_bf16

@@ -14,55 +14,69 @@ from service.model.engine.generator import Cancelled, Generator
 from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
 from service.model.schedule import Size
 from service.model.style.feature import StyleFeature
+from tests.support.backbones import ON_EVERY_BACKBONE, generator_of, style_of
 from tests.support.process import write_tiny_model
 from tests.support.specs import SQUARE, WIDE, picture
-from tests.support.tiny import tiny_config, tiny_generator, tiny_infinity
+from tests.support.tiny import tiny_config, tiny_infinity
 
-GENERATOR = tiny_generator()
-STYLE, OTHER = (GENERATOR.extract_style(picture(seed), SQUARE) for seed in (0, 1))
+GENERATOR = generator_of("infinity")
+STYLE = style_of("infinity", 0).feature
 PLAIN = ImageSpec("a red star", 11, SQUARE)
 
 
-def draw(**changes: object) -> np.ndarray:
-    styling = Styling((WeightedStyle(STYLE),), **changes)  # type: ignore[arg-type]
-    return GENERATOR.generate([replace(PLAIN, styling=styling)])[0].image
+def draw(backbone: str = "infinity", **changes: object) -> np.ndarray:
+    styling = Styling((style_of(backbone, 0),), **changes)  # type: ignore[arg-type]
+    return generator_of(backbone).generate([replace(PLAIN, styling=styling)])[0].image
 
 
-def test_strength_zero_is_the_plain_model_bit_for_bit_and_more_is_not() -> None:
-    (plain,) = GENERATOR.generate([PLAIN])
-    assert np.array_equal(draw(strength=0.0), plain.image)
-    assert not np.array_equal(draw(strength=0.5), plain.image)
-    assert not np.array_equal(draw(strength=0.5), draw(strength=1.0))
+@ON_EVERY_BACKBONE
+def test_strength_zero_is_the_plain_model_bit_for_bit_and_more_is_not(backbone: str) -> None:
+    (plain,) = generator_of(backbone).generate([PLAIN])
+    assert np.array_equal(draw(backbone, strength=0.0), plain.image)
+    assert not np.array_equal(draw(backbone, strength=0.5), plain.image)
+    assert not np.array_equal(draw(backbone, strength=0.5), draw(backbone, strength=1.0))
 
 
-def test_alpha_and_every_method_change_the_image() -> None:
+@ON_EVERY_BACKBONE
+def test_alpha_and_every_method_change_the_image(backbone: str) -> None:
     images = [
-        draw(),
-        draw(alpha=5.0),
-        draw(method=Method.PFB),
-        draw(method=Method.REP),
-        draw(method=Method.REP_SAC),
+        draw(backbone),
+        draw(backbone, alpha=5.0),
+        draw(backbone, method=Method.PFB),
+        draw(backbone, method=Method.REP),
+        draw(backbone, method=Method.REP_SAC),
     ]
     assert len({image.tobytes() for image in images}) == len(images)
 
 
-def test_a_mixture_with_one_weight_zero_is_the_other_style() -> None:
-    both = Styling((WeightedStyle(STYLE, 1.0), WeightedStyle(OTHER, 0.0)))
-    (drawing,) = GENERATOR.generate([replace(PLAIN, styling=both)])
-    assert np.array_equal(drawing.image, draw())
+@ON_EVERY_BACKBONE
+def test_a_mixture_with_one_weight_zero_is_the_other_style(backbone: str) -> None:
+    both = Styling((style_of(backbone, 0), replace(style_of(backbone, 1), weight=0.0)))
+    (drawing,) = generator_of(backbone).generate([replace(PLAIN, styling=both)])
+    assert np.array_equal(drawing.image, draw(backbone))
 
 
-def test_jobs_of_one_prompt_and_seed_share_a_content_path() -> None:
+@ON_EVERY_BACKBONE
+def test_jobs_of_one_prompt_and_seed_share_a_content_path(backbone: str) -> None:
     batch = [
         PLAIN,
-        replace(PLAIN, styling=Styling((WeightedStyle(STYLE),))),
-        replace(PLAIN, styling=Styling((WeightedStyle(OTHER),))),
+        replace(PLAIN, styling=Styling((style_of(backbone, 0),))),
+        replace(PLAIN, styling=Styling((style_of(backbone, 1),))),
         replace(PLAIN, seed=12),
     ]
-    timings = GENERATOR.generate(batch)[0].timings
+    timings = generator_of(backbone).generate(batch)[0].timings
     assert timings.num_content_paths_shared == 2
     assert timings.num_rows == 2 * (2 + 2)  # two content and two generation paths, two guidance halves each
     assert timings.num_jobs == 4
+
+
+@ON_EVERY_BACKBONE
+def test_several_styles_of_one_prompt_are_what_as_many_requests_give(backbone: str) -> None:
+    styled = [replace(PLAIN, styling=Styling((style_of(backbone, seed),))) for seed in range(3)]
+    together = generator_of(backbone).generate(styled)
+    for spec, drawing in zip(styled, together, strict=True):
+        (alone,) = generator_of(backbone).generate([spec])
+        assert np.array_equal(drawing.image, alone.image)
 
 
 def test_no_guidance_needs_no_unconditional_rows() -> None:
@@ -126,10 +140,12 @@ def test_the_key_step_belongs_to_the_configuration_and_to_the_schedules_name() -
     assert not np.array_equal(image, draw())
 
 
-def test_a_style_feature_does_not_change_when_it_is_stored() -> None:
-    stored = StyleFeature.from_bytes(STYLE.to_bytes())
-    (drawing,) = GENERATOR.generate([replace(PLAIN, styling=Styling((WeightedStyle(stored),)))])
-    assert np.array_equal(drawing.image, draw())
+@ON_EVERY_BACKBONE
+def test_a_style_feature_does_not_change_when_it_is_stored(backbone: str) -> None:
+    stored = StyleFeature.from_bytes(style_of(backbone, 0).feature.to_bytes())
+    styling = Styling((WeightedStyle(stored),))
+    (drawing,) = generator_of(backbone).generate([replace(PLAIN, styling=styling)])
+    assert np.array_equal(drawing.image, draw(backbone))
 
 
 def test_a_prompt_without_a_known_word_carries_a_warning() -> None:
@@ -143,9 +159,11 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_warning() -> None:
     assert drawing.warnings == ("the prompt was cut: tiny reads 64 tokens",)
 
 
-def test_warm_up_draws_every_size_and_memory_gives_at_least_one_image() -> None:
-    GENERATOR.warm_up()
-    assert all(1 <= GENERATOR.max_images(size) <= 16 for size in GENERATOR.sizes)
+@ON_EVERY_BACKBONE
+def test_warm_up_draws_every_size_and_memory_gives_at_least_one_image(backbone: str) -> None:
+    generator = generator_of(backbone)
+    generator.warm_up()
+    assert all(1 <= generator.max_images(size) <= 16 for size in generator.sizes)
 
 
 def test_logits_that_are_not_finite_are_an_error_and_no_image() -> None:
@@ -211,7 +229,8 @@ def test_a_pixel_budget_that_is_none_of_the_official_ones_is_refused(tmp_path: P
         presets.load(str(tmp_path / "tiny"))
 
 
-def test_an_empty_prompt_in_the_batch_is_no_negative_prompt_of_the_others() -> None:
-    (alone,) = GENERATOR.generate([PLAIN])
-    beside = GENERATOR.generate([PLAIN, replace(PLAIN, prompt="")])[0]
+@ON_EVERY_BACKBONE
+def test_an_empty_prompt_in_the_batch_is_no_negative_prompt_of_the_others(backbone: str) -> None:
+    (alone,) = generator_of(backbone).generate([PLAIN])
+    beside = generator_of(backbone).generate([PLAIN, replace(PLAIN, prompt="")])[0]
     assert np.array_equal(alone.image, beside.image)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -12,9 +14,11 @@ from service.evaluation.recording import Recording
 from service.evaluation.two_run import draw
 from service.model.engine.generator import Generator
 from service.model.engine.plan import Plan, texts_of
+from service.model.engine.types import ImageSpec
 from service.model.schedule import Size
+from tests.support.backbones import MAKERS, ON_EVERY_BACKBONE, generator_of
 from tests.support.specs import SQUARE, WIDE, specs
-from tests.support.tiny import tiny_generator, tiny_infinity
+from tests.support.tiny import tiny_infinity
 
 pytestmark = pytest.mark.slow
 
@@ -34,24 +38,32 @@ def test_a_mixed_batch_has_the_bits_of_two_plain_runs_a_job(size: Size) -> None:
         assert (recording.features[-1][path] - trace.feature).abs().max() < 1e-5
 
 
-GENERATOR = tiny_generator()
-POOL = specs(GENERATOR, SQUARE)
-ALONE = [GENERATOR.generate([spec])[0].image for spec in POOL]
+@cache
+def pool(backbone: str) -> tuple[list[ImageSpec], list[np.ndarray]]:
+    """Images to draw, and each drawn alone."""
+    generator = generator_of(backbone)
+    wanted = specs(generator, SQUARE)
+    return wanted, [generator.generate([spec])[0].image for spec in wanted]
 
 
+@ON_EVERY_BACKBONE
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.integers(0, len(POOL) - 1), min_size=1, max_size=9))
-def test_an_image_is_the_same_alone_and_in_any_batch(chosen: list[int]) -> None:
-    drawings = GENERATOR.generate([POOL[index] for index in chosen])
+@given(chosen=st.lists(st.integers(0, 8), min_size=1, max_size=9))
+def test_an_image_is_the_same_alone_and_in_any_batch(backbone: str, chosen: list[int]) -> None:
+    wanted, alone = pool(backbone)
+    drawings = generator_of(backbone).generate([wanted[index] for index in chosen])
     for index, drawing in zip(chosen, drawings, strict=True):
-        assert np.array_equal(drawing.image, ALONE[index])
+        assert np.array_equal(drawing.image, alone[index])
 
 
-def test_an_image_is_the_same_after_a_restart() -> None:
-    again = tiny_generator()
-    for spec, image in zip(specs(again, SQUARE), ALONE, strict=True):
+@ON_EVERY_BACKBONE
+def test_an_image_is_the_same_after_a_restart(backbone: str) -> None:
+    again = MAKERS[backbone]()
+    for spec, image in zip(specs(again, SQUARE), pool(backbone)[1], strict=True):
         assert np.array_equal(again.generate([spec])[0].image, image)
 
 
-def test_specs_that_differ_give_different_images() -> None:
-    assert len({image.tobytes() for image in ALONE}) == len(ALONE)
+@ON_EVERY_BACKBONE
+def test_specs_that_differ_give_different_images(backbone: str) -> None:
+    wanted, alone = pool(backbone)
+    assert len({image.tobytes() for image in alone}) == len(wanted) == 9

@@ -14,9 +14,9 @@ from service.model.device.transfer import DecodedImages
 from service.model.engine.generator import Generator
 from service.model.engine.previews import preview_steps
 from service.model.engine.types import ImageSpec, Preview, PreviewRequest, Styling, WeightedStyle
-from service.model.infinity.backbone import Infinity
-from service.model.infinity.kv_cache import KVCache
+from service.model.infinity.backbone import Cache, Infinity
 from service.model.style.resize import resize
+from tests.support.backbones import ON_EVERY_BACKBONE, generator_of, style_of
 from tests.support.specs import SQUARE, picture
 from tests.support.tiny import tiny_generator, tiny_infinity
 
@@ -36,7 +36,7 @@ class Looking(Infinity):
         self.decoded: list[Tensor] = []
         self.codes: list[Tensor] = []
 
-    def accumulate(self, cache: KVCache, features: Tensor, codes: Tensor, step: int) -> Tensor:
+    def accumulate(self, cache: Cache, features: Tensor, codes: Tensor, step: int) -> Tensor:
         self.codes.append(codes)
         return super().accumulate(cache, features, codes, step)
 
@@ -65,10 +65,12 @@ def test_a_partial_image_is_the_codes_so_far_and_the_final_one_adds_only_what_co
     assert np.array_equal(shown[-1].image, drawing.image)
 
 
-def test_partial_images_of_a_style_show_it_from_the_key_step_on() -> None:
-    spec, shown = watched(STYLED, *EVERY_STEP)
+@ON_EVERY_BACKBONE
+def test_partial_images_of_a_style_show_it_from_the_key_step_on(backbone: str) -> None:
+    spec, shown = watched(replace(STYLED, styling=Styling((style_of(backbone, 0),))), *EVERY_STEP)
     plain, plain_shown = watched(replace(STYLED, styling=None), *EVERY_STEP)
-    GENERATOR.generate([spec, plain])
+    (drawing, _) = generator_of(backbone).generate([spec, plain])
+    assert np.array_equal(shown[-1].image, drawing.image)
     same = [np.array_equal(a.image, b.image) for a, b in zip(shown, plain_shown, strict=True)]
     assert same == [True, True, False, False, False, False]
 
@@ -152,7 +154,7 @@ class Remote(Looking):
         super().__init__()
         self.events: list[str] = []
 
-    def predict(self, cache: KVCache, features: Tensor, step: int) -> Tensor:
+    def predict(self, cache: Cache, features: Tensor, step: int) -> Tensor:
         self.events.append(f"step {step}")
         return super().predict(cache, features, step)
 

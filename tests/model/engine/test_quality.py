@@ -19,8 +19,7 @@ from service.model.device.linear import row_tile
 from service.model.engine.generator import Generator
 from service.model.engine.quality import EXACT, Qualities, Quality, Shortcuts
 from service.model.engine.types import ImageSpec, PreviewRequest, Styling, WeightedStyle
-from service.model.infinity.backbone import Infinity
-from service.model.infinity.kv_cache import KVCache
+from service.model.infinity.backbone import Cache, Infinity
 from service.model.infinity.schedules import BUDGETS
 from tests.support.specs import SQUARE, picture
 from tests.support.specs import specs as specs_of
@@ -112,7 +111,7 @@ class Summing(Infinity):
         super().__init__(of.config, of.transformer, of.tokenizer, of.text_encoder, fingerprint="0" * 16)
         self.features: list[Tensor] = []
 
-    def accumulate(self, cache: KVCache, features: Tensor, codes: Tensor, step: int) -> Tensor:
+    def accumulate(self, cache: Cache, features: Tensor, codes: Tensor, step: int) -> Tensor:
         self.features.append(super().accumulate(cache, features, codes, step))
         return self.features[-1]
 

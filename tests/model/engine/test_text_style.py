@@ -13,6 +13,7 @@ from service.model.engine.types import ImageSpec, Styling, WeightedStyle
 from service.model.infinity.config import SamplingConfig
 from service.model.infinity.style import feature_of, pack, unpack
 from service.model.style.feature import StyleFeature
+from tests.support.backbones import ON_EVERY_BACKBONE, generator_of
 from tests.support.specs import SQUARE, WIDE, picture
 from tests.support.tiny import tiny_config, tiny_generator, tiny_infinity
 
@@ -41,12 +42,13 @@ def test_other_texts_and_other_seeds_give_other_styles_and_the_same_the_same() -
     assert style_of_text(warm, "neon", 1).to_bytes() == styles[3].to_bytes()
 
 
-def test_an_image_can_be_drawn_in_a_style_from_text() -> None:
-    plain = ImageSpec("a blue cat", 3, SQUARE)
+@ON_EVERY_BACKBONE
+def test_an_image_can_be_drawn_in_a_style_from_text(backbone: str) -> None:
+    generator, plain = generator_of(backbone), ImageSpec("a blue cat", 3, SQUARE)
     styled = ImageSpec(
-        "a blue cat", 3, SQUARE, styling=Styling((WeightedStyle(style_of_text(GENERATOR, "neon", 0)),))
+        "a blue cat", 3, SQUARE, styling=Styling((WeightedStyle(style_of_text(generator, "neon", 0)),))
     )
-    first, second = GENERATOR.generate([plain, styled])
+    first, second = generator.generate([plain, styled])
     assert not np.array_equal(first.image, second.image)
 
 
@@ -57,10 +59,11 @@ def test_logits_that_are_not_finite_are_an_error_and_no_style() -> None:
         style_of_text(Generator(broken), "neon", 0)
 
 
-def test_a_style_is_restored_from_its_tokens_exactly_at_the_default_size() -> None:
-    style = GENERATOR.extract_style(picture(0), SQUARE)
+@ON_EVERY_BACKBONE
+def test_a_style_is_restored_from_its_tokens_exactly_at_the_default_size(backbone: str) -> None:
+    style = generator_of(backbone).extract_style(picture(0), SQUARE)
     assert (style.num_tokens, style.num_channels) == SHAPE
-    assert GENERATOR.restore_style(style.tokens, SQUARE).to_bytes() == style.to_bytes()
+    assert generator_of(backbone).restore_style(style.tokens, SQUARE).to_bytes() == style.to_bytes()
 
 
 def test_for_another_shape_a_restored_style_is_stretched_over_the_image() -> None:

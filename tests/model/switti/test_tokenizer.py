@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from service.model.style.resize import pool
 from service.model.switti.schedules import GRIDS_512, GRIDS_1024, square_scales
-from service.model.switti.tokenizer import Tokenizer, as_planes, as_tokens, phi_index, pool, upsample
+from service.model.switti.tokenizer import Tokenizer, as_planes, as_tokens, phi_index, upsample
 from tests.support.tiny_switti import tiny_networks
 
 

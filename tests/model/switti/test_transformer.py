@@ -3,27 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from service.evaluation.verify_switti import Networks
-from service.model.switti.attention import StepAttention, attend, attend_fused
-from service.model.switti.kv_cache import KeyValueCache
+from service.model.attention import StepAttention, attend, attend_fused
+from service.model.kv_cache import KeyValues
+from service.model.layers import ReadText, rotate
+from service.model.style.resize import pool
+from service.model.switti.config import TransformerConfig
 from service.model.switti.noise import StepNoise
 from service.model.switti.presets import PRESETS
-from service.model.switti.rope import rotate, rotations
+from service.model.switti.rope import rotations
 from service.model.switti.sampling import draw_codes, scaled
 from service.model.switti.schedules import square_scales
 from service.model.switti.text_conditioning import TextConditioning
 from service.model.switti.text_encoders import TextFeatures
-from service.model.switti.tokenizer import Tokenizer, as_planes, as_tokens, pool
+from service.model.switti.tokenizer import Tokenizer, as_planes, as_tokens
 from service.model.switti.transformer import Block, Transformer
-from tests.support.tiny_switti import random_text, tiny_config, tiny_networks
+from service.model.text_layers import LayerTexts
+from tests.support.tiny_switti import Networks, random_text, tiny_config, tiny_networks
 
 CPU = torch.device("cpu")
 VARIANTS = pytest.mark.parametrize("is_causal", [False, True], ids=["scale by scale", "causal"])
+
+
+def empty_cache(
+    config: TransformerConfig,
+    *,
+    num_own: int,
+    num_rows: int,
+    num_tokens: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> KeyValues:
+    """As the backbone makes it: no layers where a scale attends to itself alone."""
+    return KeyValues.empty(
+        num_layers=config.depth if config.is_causal else 0,
+        num_heads=config.num_heads,
+        head_width=config.head_width,
+        num_own=num_own,
+        num_rows=num_rows,
+        num_tokens=num_tokens,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def reader(block: nn.Module, texts: LayerTexts) -> ReadText:
+    assert isinstance(block, Block)
+    return partial(texts.read, block.text_attention)
 
 
 def rotation_of(networks: Networks) -> Tensor:
@@ -54,7 +85,7 @@ def run_steps(
     num_own = len(set(of_rows))
     both = TextConditioning(transformer, [random_text(5, 0), random_text(3, 1)])
     conditioning = both.of_rows(texts)
-    cache = KeyValueCache.empty(
+    cache = empty_cache(
         transformer.config,
         num_own=num_own,
         num_rows=len(texts),
@@ -76,9 +107,9 @@ def run_steps(
                 cached=cache.layer(layer, num_own, len(texts), x.shape[1]),
                 is_fused=is_fused,
             )
-            read = conditioning.read_text[layer]
+            read = reader(block, conditioning.layers[layer])
             if kept is not None:
-                read = both.of_rows([texts[row] for row in kept.tolist()]).read_text[layer]
+                read = reader(block, both.of_rows([texts[row] for row in kept.tolist()]).layers[layer])
             assert isinstance(block, Block)
             x = block(
                 x,
@@ -109,7 +140,7 @@ def run_at_once(networks: Networks, inputs: Sequence[Tensor], texts: Sequence[in
 
     x = torch.cat(list(inputs), 1)
     for layer, block in enumerate(transformer.blocks):
-        read = conditioning.read_text[layer]
+        read = reader(block, conditioning.layers[layer])
         x = block(x, conditioning.modulations[layer], rotation, len(texts), masked, read)
     return list(x.split(lengths, 1))
 
@@ -209,8 +240,8 @@ def test_texts_read_together_with_padding_agree(is_causal: bool) -> None:
     )
     assert torch.equal(separate.modulations, padded.modulations)
     x = torch.randn(4, 9, transformer.config.width)
-    for ours, expected in zip(padded.read_text, separate.read_text, strict=True):
-        assert torch.allclose(ours(x), expected(x), atol=1e-5)
+    for block, ours, expected in zip(transformer.blocks, padded.layers, separate.layers, strict=True):
+        assert torch.allclose(reader(block, ours)(x), reader(block, expected)(x), atol=1e-5)
 
 
 @torch.inference_mode()
@@ -230,7 +261,9 @@ def test_a_whole_step_is_bit_for_bit_the_same_alone_and_in_any_batch() -> None:
         attend = StepAttention(tuple(range(len(images)))).attend
         for layer, block in enumerate(transformer.blocks):
             rotation = rotation_of(networks)[:, start : start + grid.num_tokens]
-            x = block(x, rows.modulations[layer], rotation, len(images), attend, rows.read_text[layer])
+            x = block(
+                x, rows.modulations[layer], rotation, len(images), attend, reader(block, rows.layers[layer])
+            )
         logits = scaled(transformer.logits(x, rows.head_modulations), sampling, step)
         noise = StepNoise(tuple(100 + image for image in images), step, CPU)
         codes = draw_codes(logits, noise, tokenizer.codebook.weight, sampling, step, len(grids))
@@ -246,7 +279,7 @@ def test_a_whole_step_is_bit_for_bit_the_same_alone_and_in_any_batch() -> None:
 @torch.inference_mode()
 def test_a_forked_row_starts_from_its_source() -> None:
     networks = tiny_networks(is_causal=True)
-    cache = KeyValueCache.empty(networks.transformer.config, num_own=2, num_rows=4, num_tokens=7, device=CPU)
+    cache = empty_cache(networks.transformer.config, num_own=2, num_rows=4, num_tokens=7, device=CPU)
     for tensor in (*cache.keys, *cache.values):
         tensor.copy_(torch.randn(tensor.shape))
     cache.num_tokens = 5
@@ -259,7 +292,7 @@ def test_a_forked_row_starts_from_its_source() -> None:
 
 def test_the_variant_that_sees_one_scale_caches_nothing() -> None:
     config = tiny_networks().transformer.config
-    cache = KeyValueCache.empty(config, num_own=1, num_rows=1, num_tokens=7, device=CPU)
+    cache = empty_cache(config, num_own=1, num_rows=1, num_tokens=7, device=CPU)
     assert (cache.keys, cache.values, cache.layer(0, 1, 1, 3)) == ([], [], None)
 
 
@@ -290,7 +323,7 @@ def test_at_the_released_size_a_step_has_its_shapes(name: str) -> None:
         features = torch.empty(2, 32, side, side)
     rows = TextConditioning(transformer, [text, text], is_padded=True).of_rows([0, 1, 0, 1])
     assert rows.start.shape == (4, 1, 1920)
-    cache = KeyValueCache.empty(
+    cache = empty_cache(
         config.transformer, num_own=2, num_rows=4, num_tokens=sum(s.num_tokens for s in scales), device=meta
     )
     cache.num_tokens = sum(scale.num_tokens for scale in scales[:-1])
@@ -301,7 +334,9 @@ def test_at_the_released_size_a_step_has_its_shapes(name: str) -> None:
         attention = StepAttention(
             (0, 1, 0, 1), torch.empty(4, dtype=torch.int64, device=meta), cached=cached, is_fused=True
         )
-        x = block(x, rows.modulations[layer], rotation, 2, attention.attend, rows.read_text[layer])
+        x = block(
+            x, rows.modulations[layer], rotation, 2, attention.attend, reader(block, rows.layers[layer])
+        )
     logits = transformer.logits(x, rows.head_modulations)
     assert logits.shape == (4, side * side, 4096)
     picture = tokenizer.decode(features)
@@ -377,3 +412,19 @@ def test_half_precision_is_near(is_causal: bool) -> None:
     for x, expected in zip(run_steps(half, inputs, [0], dtype=torch.bfloat16), exact, strict=True):
         assert x.dtype == torch.float32
         assert 0 < torch.dist(x, expected) < 0.05 * expected.norm()
+
+
+@torch.inference_mode()
+def test_what_the_exact_kernels_multiply_lies_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On heads whose rows lie apart oneDNN took minutes for a step of 576 tokens."""
+    seen = []
+
+    def watched(queries: Tensor, keys: Tensor, values: Tensor, sources: Sequence[int]) -> Tensor:
+        seen.append(keys.is_contiguous() and values.is_contiguous())
+        return attend(queries, keys, values, sources)
+
+    monkeypatch.setattr("service.model.attention.attend", watched)
+    networks = tiny_networks()
+    run_steps(networks, step_inputs(networks, 2), [0, 1])
+    assert seen
+    assert all(seen)

@@ -1,0 +1,219 @@
+"""KVCache: what one batch keeps between steps: its active rows, their keys and values, their texts.
+
+Nothing of it outlives the batch, and nothing of it lives on the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from service.model.attention import CachedLayer, StepAttention
+from service.model.device.transfer import index_tensor
+from service.model.engine.types import Path
+from service.model.rows import ActiveRows, Row, content_rows_of
+from service.model.schedule import Scale, Schedule
+
+TextT = TypeVar("TextT")
+TextT_co = TypeVar("TextT_co", covariant=True)
+
+
+class DistinctTexts(Protocol[TextT_co]):
+    """The distinct texts of a batch, as the model reads them."""
+
+    def of_rows(self, text_of_row: Sequence[int]) -> TextT_co:
+        """All that they contribute to rows with these texts."""
+
+
+@dataclass(slots=True)
+class KeyValues:
+    """Keys and values of every layer of one batch; no layers where a scale attends to itself alone.
+
+    The rows in use are a prefix; own rows, which have keys, come first.
+    """
+
+    keys: list[Tensor]  # a layer: [own rows, heads, tokens of the schedule, head width]
+    values: list[Tensor]  # a layer: [rows, heads, tokens of the schedule, head width]
+    num_tokens: int = 0  # computed so far
+
+    @classmethod
+    def empty(
+        cls,
+        *,
+        num_layers: int,
+        num_heads: int,
+        head_width: int,
+        num_own: int,
+        num_rows: int,
+        num_tokens: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> KeyValues:
+        """Room for `num_tokens`, not filled."""
+
+        def allocated(rows: int) -> list[Tensor]:
+            shape = (rows, num_heads, num_tokens, head_width)
+            return [torch.empty(shape, device=device, dtype=dtype) for _ in range(num_layers)]
+
+        return cls(keys=allocated(num_own), values=allocated(num_rows))
+
+    def layer(self, index: int, num_own: int, num_rows: int, num_new: int) -> CachedLayer | None:
+        """One layer at a step of `num_new` tokens, for the first rows; None where nothing is cached."""
+        if not self.keys:
+            return None
+        end = self.num_tokens + num_new
+        return CachedLayer(self.keys[index][:num_own], self.values[index][:num_rows], self.num_tokens, end)
+
+    def fork(self, sources: Sequence[int]) -> None:
+        """Let row i start from what row `sources[i]` has; a row that is its own source stays."""
+        done = slice(0, self.num_tokens)
+        for keys, values in zip(self.keys, self.values, strict=True):
+            for row, source in enumerate(sources):
+                if row == source:
+                    continue
+                values[row, :, done] = values[source, :, done]
+                if row < len(keys):
+                    keys[row, :, done] = keys[source, :, done]
+
+    def keep_rows(self, indices: Sequence[int], num_own: int) -> None:
+        """Keep these rows, of which the first `num_own` have keys."""
+        for layer in range(len(self.keys)):  # one after another: only one layer is there twice
+            self.keys[layer] = self._copied(self.keys[layer], indices[:num_own])
+            self.values[layer] = self._copied(self.values[layer], indices)
+
+    def _copied(self, cached: Tensor, indices: Sequence[int]) -> Tensor:
+        """The rows at `indices` of keys or values, with room for as many tokens."""
+        if list(indices) == list(range(len(indices))):
+            return cached[: len(indices)]
+        copied, done = cached.new_empty(len(indices), *cached.shape[1:]), slice(0, self.num_tokens)
+        copied[:, :, done] = cached[:, :, done].index_select(0, index_tensor(indices, cached.device))
+        return copied
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup(Generic[TextT]):
+    """Rows that are active together, and their texts."""
+
+    rows: ActiveRows
+    text: TextT
+
+
+class KVCache(Generic[TextT]):
+    """The state of one batch. Rows are ordered by `lay_out_rows`; those before the fork are a prefix."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        rows: Sequence[Row],
+        texts: DistinctTexts[TextT],
+        text_of_row: Sequence[int],
+        *,
+        key_values: KeyValues,
+        rotation: Tensor,
+        schedule: Schedule,
+        extent: Scale,
+        is_fused: bool,
+    ) -> None:
+        """`key_values` has room for all rows; `rotation` is cos and sin of every token, [2, tokens, head
+        width / 2]; `schedule` has the steps that are run; `extent` is the grid of features.
+        """
+        self.paths = tuple(paths)
+        self.key_values = key_values
+        self.rotation = rotation
+        self.schedule = schedule
+        self.extent = extent
+        self.is_fused = is_fused
+        self.is_finite = torch.ones((), dtype=torch.bool, device=rotation.device)
+        self.num_rows = len(rows)
+        self._step_tokens = 0  # of the current step
+        self._is_forked = False
+        self._texts, self._text_of_row = texts, tuple(text_of_row)
+        self.active: RowGroup[TextT]
+        self._set_rows(rows)
+        self._feature_paths = self.active.rows.paths
+
+    def feature_index(self, path: int) -> int:
+        """Where a path is among the features; before the fork, where its content path is."""
+        return self._feature_paths.index(path if path in self._feature_paths else self._content_of(path))
+
+    def content_of_active(self) -> list[int]:
+        """The content path of each active path."""
+        return [self._content_of(path) for path in self.active.rows.paths]
+
+    def keep_active(self, features: Tensor) -> Tensor:
+        """The features of the paths that are still active, of [paths, channels, H, W] before the step."""
+        before, now = self._feature_paths, self.active.rows.paths
+        if now == before:
+            return features
+        self._feature_paths = now
+        return features[index_tensor([before.index(path) for path in now], features.device)]
+
+    def attention(self, layer: int, group: RowGroup[TextT]) -> StepAttention:
+        """How one layer attends at the current step, whose result is of the rows of `group`."""
+        active = self.active.rows
+        return StepAttention(
+            sources=group.rows.attention_sources,
+            source_rows=group.rows.attention_source_index,
+            kept=group.rows.index if len(group.rows.rows) < len(active.rows) else None,
+            cached=self.key_values.layer(layer, active.num_own, len(active.rows), self._step_tokens),
+            is_fused=self.is_fused,
+        )
+
+    def begin_step(self, step: int) -> Tensor:
+        """Make room for a step's tokens; the rotation of these, [2, tokens, head width / 2]."""
+        self.key_values.num_tokens += self._step_tokens
+        self._drop_rows(step)
+        self._step_tokens = self.schedule.scales[step - 1].num_tokens
+        start = self.key_values.num_tokens
+        return self.rotation[:, start : start + self._step_tokens]
+
+    def last_group(self, step: int) -> RowGroup[TextT]:
+        """The rows that a step's last layer computes: at the last step of a forked batch, those of drawn
+        paths. Of a content path that is not drawn only the attention weights are needed then.
+        """
+        return self._drawn if step == len(self.schedule.scales) and self._is_forked else self.active
+
+    def fork(self, features: Tensor) -> Tensor:
+        """Activate every row; generation rows start from their content row's cache."""
+        self.key_values.num_tokens += self._step_tokens
+        self._step_tokens = 0
+        self.key_values.fork(content_rows_of(self.paths, self._all.rows.rows))
+        self._is_forked = True
+        self.active = self._all
+        self._feature_paths = self.active.rows.paths
+        return features[index_tensor(self.content_of_active(), features.device)]
+
+    def _content_of(self, path: int) -> int:
+        source = self.paths[path].source
+        return path if source is None else source
+
+    def _drop_rows(self, step: int) -> None:
+        """Drop the unconditional rows that neither this step nor a later one needs."""
+        rows = self._all.rows.rows
+        needed = [
+            index
+            for index, row in enumerate(rows)
+            if row.conditional or any(value != 1.0 for value in self.paths[row.path].guidance[step - 1 :])
+        ]
+        if len(needed) == len(rows):
+            return
+        kept = [rows[index] for index in needed]
+        num_own = sum(not self.paths[row.path].corrected for row in kept)
+        self.key_values.keep_rows(needed, num_own)
+        self._text_of_row = tuple(self._text_of_row[index] for index in needed)
+        self._set_rows(kept)
+
+    def _set_rows(self, rows: Sequence[Row]) -> None:
+        num_content = sum(self.paths[row.path].source is None for row in rows)
+        drawn = [index for index, row in enumerate(rows) if self.paths[row.path].drawn]
+        self._all = self._group(rows, range(len(rows)))
+        self._drawn = self._group(rows, drawn)
+        self.active = self._all if self._is_forked else self._group(rows, range(num_content))
+
+    def _group(self, rows: Sequence[Row], indices: Sequence[int]) -> RowGroup[TextT]:
+        active = ActiveRows.of(self.paths, rows, indices, self.rotation.device)
+        return RowGroup(active, self._texts.of_rows([self._text_of_row[index] for index in indices]))
