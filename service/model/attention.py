@@ -1,6 +1,6 @@
 """Self-attention whose weights are computed once for a content row and for all rows that are corrected by it.
 
-Structural Attention Correction (paper, section 4.3): a corrected generation row attends with the queries and
+Structural Attention Correction, of the paper: a corrected generation row attends with the queries and
 keys of its content row, and with its own values. Where a scale attends to those before it, their keys and
 values are cached; where it attends to itself alone, the content row's queries and keys of the same step are
 all that is needed.

@@ -137,7 +137,7 @@ class Backbone(Protocol[CacheT, NoiseT]):
         """F_style itself, [channels, H, W] fp32 on the CPU."""
 
     def style_principal(self, style: StyleFeature, alpha: float) -> Tensor:
-        """Phi_alpha(F_style), [channels, H, W] fp32 on the CPU (paper, section 4.2)."""
+        """Phi_alpha(F_style), [channels, H, W] fp32 on the CPU (the paper's style feature)."""
 
     def style_agreement(self, style: StyleFeature) -> float | None:
         """How alike the pictures of a style are, from -1 to 1; None for one picture."""

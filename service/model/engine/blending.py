@@ -1,4 +1,4 @@
-"""The key step of a batch: each generation path's feature is blended with its styles (paper, section 4.2)."""
+"""Principal Feature Blending of a batch: each generation path's feature, blended with its styles."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ class Generator:
                 logits = backbone.predict(cache, features, step)  # of the active paths
                 codes = backbone.sample(cache, logits, noise, step)  # R_s
                 features = backbone.accumulate(cache, features, codes, step)  # F_s = F_{s-1} + up(R_s)
-                if step == plan.key_step:  # Principal Feature Blending, section 4.2
+                if step == plan.key_step:  # Principal Feature Blending
                     features = blend_styles(cache.fork(features), plan.paths, styles)
             previews.emit(features, step)
             if cancelled():

@@ -16,7 +16,7 @@ from service.model.style.feature import StyleFeature
 
 
 class Method(StrEnum):
-    """How a style enters. The paper's method is PFB_SAC; the others are its ablation (section 5.3)."""
+    """How a style enters. The paper's method is PFB_SAC; the others are its ablations."""
 
     PFB_SAC = "pfb+sac"
     PFB = "pfb"
@@ -120,7 +120,7 @@ class Path:
 
     `source` is None on a content path. On a generation path it is the index of the content path that it is
     forked from at the key step; `corrected` says whether it attends with that path's queries and keys from
-    then on (Structural Attention Correction, paper, section 4.3).
+    then on (the paper's Structural Attention Correction).
     """
 
     text: Text

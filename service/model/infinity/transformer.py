@@ -38,8 +38,8 @@ class SelfAttention(nn.Module):
         """x: [rows, tokens, channels]. The first `num_own` rows need queries and keys, the rest values only.
 
         That is Structural Attention Correction's saving: a corrected row's attention weights are those of
-        its content path (paper, section 4.3), so its own queries and keys are never used. With `kept` only
-        those rows go on: no other needs values.
+        its content path, so its own queries and keys are never used. With `kept` only those rows go on: no
+        other needs values.
         """
         width, weight = x.shape[-1], self.qkv.weight
         zeros = torch.zeros_like(self.q_bias)

@@ -1,4 +1,4 @@
-"""The style feature and Principal Feature Blending: pure tensor maths (paper, section 4.2).
+"""The style feature and Principal Feature Blending: pure tensor maths, as in the paper.
 
 With F as a matrix of tokens x channels and its thin SVD F = U diag(sigma) V^T, sigma descending,
 

@@ -1,4 +1,4 @@
-"""A style image's tokens, their feature and its decomposition: pure tensor maths (paper, section 4.2).
+"""A style image's tokens, their feature and its decomposition: pure tensor maths, as in the paper.
 
 The accumulated feature after K scales is F_K = sum over k of phi_k(up(codebook[tokens_k])), where
 phi_k(h) = (h + conv_k(h) + bias_k) / 2 mixes channels and neighbours. So F is not A C with one basis A for

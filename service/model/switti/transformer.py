@@ -37,8 +37,8 @@ class SelfAttention(nn.Module):
         """x: [rows, tokens, channels]. The first `num_own` rows need queries and keys, the rest values only.
 
         That is Structural Attention Correction's saving: a corrected row uses its content row's queries and
-        keys (paper, section 4.3), so its own are never computed. With `kept` only those rows are computed
-        further: no other needs values. The result is fp32.
+        keys, so its own are never computed. With `kept` only those rows are computed further: no other
+        needs values. The result is fp32.
         """
         width, weight, bias = x.shape[-1], self.qkv.weight, self.qkv.bias
         if kept is not None:
