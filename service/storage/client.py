@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -20,7 +21,27 @@ CONNECT_TIMEOUT_SECONDS = 1.0
 REPLY_TIMEOUT_SECONDS = 3.0  # some megabytes over a slow network, written to a slow disk
 RETRY_AFTER_SECONDS = 2.0
 MAX_CONNECTIONS = 32
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
+
+
+class _RetryUnlessSilent(Retry):
+    """Retries a lost connection. One to a server that accepts it and then says nothing is not lost, although
+    redis-py raises its ConnectionError for that, too: from a TimeoutError.
+    """
+
+    async def call_with_retry(
+        self,
+        do: Callable[[], Awaitable[T]],
+        fail: Callable[[Exception], Any] | Callable[[Exception, int], Any],
+        is_retryable: Callable[[Exception], bool] | None = None,
+        with_failure_count: bool = False,
+    ) -> T:
+        def is_lost(error: Exception) -> bool:
+            is_silent = isinstance(error.__cause__, RedisTimeoutError)
+            return not is_silent and (is_retryable is None or is_retryable(error))
+
+        return await super().call_with_retry(do, fail, is_lost, with_failure_count)
 
 
 def connect(url: str) -> Redis:
@@ -35,7 +56,7 @@ def connect(url: str) -> Redis:
         timeout=REPLY_TIMEOUT_SECONDS,  # for a free connection
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         socket_timeout=REPLY_TIMEOUT_SECONDS,
-        retry=Retry(
+        retry=_RetryUnlessSilent(
             ExponentialBackoff(cap=0.1, base=0.02), retries=5, supported_errors=(RedisConnectionError,)
         ),
         protocol=2,

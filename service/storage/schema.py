@@ -7,6 +7,7 @@
     atelier:index                             sorted set of the IDs of NO_TENANT in the order of creation
     atelier:index:TENANT                      the same of a tenant
     atelier:sequence                          number of the latest creation
+    atelier:removed:ID                        number of a removed style's creation; expires
     atelier:answer:DIGEST                     hash, the response to an Idempotency-Key (idempotency_store.py)
     atelier:rate:...                          counts of the rate limits; access/rate_limiter.py
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 SEQUENCE = "atelier:sequence"
 MAX_PICTURES = 10  # of one style
 FEATURE_SECONDS = 30 * 24 * 3600  # a stored feature expires this long after it was last read (to within half)
+REMOVED_SECONDS = 3600  # how long a list can go on after a style that has been removed
 NO_TENANT = ""  # owns the styles of a service without API keys
 
 
@@ -41,6 +43,10 @@ def feature_key(style_id: str, fingerprint: str, schedule: str) -> str:
 
 def features_key(style_id: str) -> str:
     return f"atelier:features:{style_id}"
+
+
+def removed_key(style_id: str) -> str:
+    return f"atelier:removed:{style_id}"
 
 
 # KEYS: record, feature, features, index, sequence, then the pictures
@@ -89,25 +95,38 @@ redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[2])
 redis.call('SADD', KEYS[3], KEYS[2])
 return 1
 """
-# KEYS: index, features, record, then every key that a picture may have; ARGV: ID
+# KEYS: index, removed, features, record, then every key that a picture may have
+# ARGV: ID, seconds for which the place in the index is remembered
 # Returns the number of keys and entries removed: 0 when there was no such style.
 DELETE = """
-for _, key in ipairs(redis.call('SMEMBERS', KEYS[2])) do
+local number = redis.call('ZSCORE', KEYS[1], ARGV[1])
+for _, key in ipairs(redis.call('SMEMBERS', KEYS[3])) do
   redis.call('DEL', key)
 end
-return redis.call('DEL', unpack(KEYS, 2)) + redis.call('ZREM', KEYS[1], ARGV[1])
+local num_removed = redis.call('DEL', unpack(KEYS, 3)) + redis.call('ZREM', KEYS[1], ARGV[1])
+if number then
+  redis.call('SET', KEYS[2], number, 'EX', ARGV[2])
+end
+return num_removed
 """
-# KEYS: index; ARGV: the ID to continue after or "", the maximal number, "asc" or "desc"
-# Returns IDs; nil when the index does not hold the ID to continue after.
+# KEYS: index, removed (of the ID to continue after)
+# ARGV: the ID to continue after or "", the maximal number, "asc" or "desc"
+# Returns IDs; nil when the ID to continue after is not in the index, nor was it lately.
 LIST = """
 local rev = ARGV[3] == 'desc' and 'REV' or ''
 local first = 0
 if ARGV[1] ~= '' then
   local rank = redis.call('Z' .. rev .. 'RANK', KEYS[1], ARGV[1])
-  if not rank then
+  local removed = not rank and redis.call('GET', KEYS[2])
+  if rank then
+    first = rank + 1
+  elseif removed and rev == '' then
+    first = redis.call('ZCOUNT', KEYS[1], '-inf', removed)
+  elseif removed then
+    first = redis.call('ZCOUNT', KEYS[1], removed, '+inf')
+  else
     return false
   end
-  first = rank + 1
 end
 return redis.call('Z' .. rev .. 'RANGE', KEYS[1], first, first + ARGV[2] - 1)
 """

@@ -19,11 +19,13 @@ from service.storage.schema import (
     FEATURE_SECONDS,
     LIST,
     MAX_PICTURES,
+    REMOVED_SECONDS,
     SEQUENCE,
     features_key,
     index_key,
     picture_key,
     record_key,
+    removed_key,
 )
 from service.styles.record import Style, damaged, from_hash, not_found, to_hash
 
@@ -126,17 +128,19 @@ class StyleRepository:
         return _picture(style_id, stored)
 
     async def ids(self, tenant: str, *, after: str | None, limit: int, order: str) -> Sequence[str] | None:
-        """IDs in the order of their creation; None when there is no style `after`."""
+        """IDs in the order of their creation; None when there is no style `after`, nor was lately."""
         with translate_redis_errors(self._metrics):
-            ids = await self._list(keys=[index_key(tenant)], args=[after or "", limit, order])
+            ids = await self._list(
+                keys=[index_key(tenant), removed_key(after or "")], args=[after or "", limit, order]
+            )
         return None if ids is None else [id.decode() for id in ids]
 
     async def remove(self, style_id: str, *, tenant: str) -> bool:
         """Remove the record, the pictures, and the features of all models; whether there was anything."""
-        keys = [index_key(tenant), features_key(style_id), record_key(style_id)]
+        keys = [index_key(tenant), removed_key(style_id), features_key(style_id), record_key(style_id)]
         keys += [picture_key(style_id, number) for number in range(MAX_PICTURES)]
         with translate_redis_errors(self._metrics):
-            return bool(await self._delete(keys=keys, args=[style_id]))
+            return bool(await self._delete(keys=keys, args=[style_id, REMOVED_SECONDS]))
 
     def _style(self, style_id: str, fields: Mapping[bytes, bytes]) -> Style:
         try:

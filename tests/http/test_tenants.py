@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from service.errors import StyleNotFound
 from service.settings import Settings
+from service.storage.schema import removed_key
 from service.styles.record import is_style_id, style_id_of
 from tests.support.api_keys import Key, lines
 from tests.support.generations import GENERATIONS
@@ -208,12 +209,12 @@ async def test_a_picture_and_a_feature_in_memory_or_lost_are_their_tenants_alone
     assert await acme.picture(style.id) == picture_of(1).content
 
 
-async def test_nothing_of_a_tenants_deleted_style_is_left_in_the_store(redis: Redis) -> None:
+async def test_of_a_tenants_deleted_style_its_place_in_lists_alone_is_left(redis: Redis) -> None:
     acme = Replica(redis).store.of("acme")
     style, _ = await acme.create([picture_of(1)], name=None)
     assert await redis.keys("atelier:index:acme") == [b"atelier:index:acme"]
     await acme.delete(style.id)
-    assert await redis.keys() == [b"atelier:sequence"]
+    assert sorted(await redis.keys()) == [removed_key(style.id).encode(), b"atelier:sequence"]
 
 
 def test_an_id_belongs_to_one_tenant() -> None:

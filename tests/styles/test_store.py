@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -18,6 +18,7 @@ from service.errors import InvalidRequest, ServiceError, StyleNotFound
 from service.storage.checksummed import FEATURE, PICTURE, add_checksum, verify_checksum
 from service.storage.client import connect
 from service.storage.embedded_valkey.server import EmbeddedValkey
+from service.storage.schema import REMOVED_SECONDS, removed_key
 from service.styles.record import (
     Style,
     StyleAnalysis,
@@ -111,7 +112,9 @@ async def test_only_features_expire(replica: Replica, redis: Redis) -> None:
     assert await redis.ttl(expiring.pop()) == 30 * 24 * 3600
 
 
-async def test_deleting_leaves_nothing_behind(replica: Replica, redis: Redis) -> None:
+async def test_deleting_leaves_a_place_in_lists_for_a_while_and_nothing_else(
+    replica: Replica, redis: Redis
+) -> None:
     style, _ = await replica.store.create([picture_of(1)], name="reeds")
     newer = Replica(redis, fingerprint="fedcba9876543210")
     for store in (replica.store, newer.store):
@@ -119,7 +122,7 @@ async def test_deleting_leaves_nothing_behind(replica: Replica, redis: Redis) ->
             await store.feature(style.id, size)
     assert len(await redis.keys("atelier:feature:*")) == 4
     await replica.store.delete(style.id)
-    assert await redis.keys() == [b"atelier:sequence"]
+    assert sorted(await redis.keys()) == [removed_key(style.id).encode(), b"atelier:sequence"]
     for lookup in (replica.store.get, replica.store.picture, replica.store.delete):
         with pytest.raises(StyleNotFound, match="POST /v1/styles"):
             await lookup(style.id)
@@ -187,8 +190,24 @@ async def test_lists_are_in_order_of_creation_and_continue_after_a_style(replica
     await replica.store.delete(ids[3])
     assert await names(replica, after=ids[2]) == (["4"], False)
     with pytest.raises(InvalidRequest, match="start again") as caught:
-        await names(replica, after=ids[3])
+        await names(replica, after="sty_" + "a" * 26)
     assert caught.value.param == "after"
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_who_deletes_what_was_listed_and_lists_on_sees_every_style_once(
+    replica: Replica, redis: Redis, order: Literal["asc", "desc"]
+) -> None:
+    ids = {(await replica.store.create([picture_of(i)], name=None))[0].id for i in range(5)}
+    after, seen, has_more = None, list[str](), True
+    while has_more:
+        page = await replica.store.list(limit=2, after=after, order=order)
+        has_more, after = page.has_more, page.styles[-1].id
+        for style in page.styles:
+            seen.append(style.id)
+            await replica.store.delete(style.id)
+    assert sorted(seen) == sorted(ids)
+    assert 0 < await redis.ttl(removed_key(seen[0])) <= REMOVED_SECONDS
 
 
 async def test_a_damaged_record_is_named_left_out_of_lists_and_repaired_by_its_picture(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from service.model.checkpoints.family import Checkpoint, ConvertedFile
@@ -32,9 +33,24 @@ def convert(
 
     `dtype` is that of the transformer's blocks and of the text encoder; None: as stored. What runs in fp32 in
     any precision stays as it is, and so does the image tokenizer, which decides what a style is. Takes the
-    memory of one tensor. ValueError when the model's files do not fit, or `out` exists; it is written under
-    another name until it is complete.
+    memory of one tensor. ValueError when the model's files do not fit, or `out` exists, is being written or
+    cannot be; it is written under another name until it is complete.
     """
+    lock = out.with_name(f".{out.name}.lock")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock, timeout=0):
+            try:
+                _convert(checkpoint, out, dtype, on_progress)
+            finally:
+                lock.unlink(missing_ok=True)
+    except Timeout as error:
+        raise ValueError(f"Another `atelier convert` is writing {out}") from error
+    except OSError as error:
+        raise ValueError(f"{out} could not be written: {error}") from error
+
+
+def _convert(checkpoint: Checkpoint, out: Path, dtype: torch.dtype | None, on_progress: OnProgress) -> None:
     if out.exists():
         raise ValueError(f"{out} is there already: remove it, or choose another folder")
     conversion = checkpoint.conversion()

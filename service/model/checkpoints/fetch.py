@@ -168,6 +168,10 @@ class Hub:
         for name in wanted:
             if name not in files:
                 raise ValueError(f"{source.repository} at {source.revision} has no {name}")
+            if not (folder / name).resolve().is_relative_to(folder.resolve()):
+                raise ValueError(
+                    f"{source.repository} names a file outside its folder, {name!r}: not fetched"
+                )
             file = files[name]
             checksum = file.lfs.sha256 if file.lfs else file.blob_id
             yield Download(source.repository, commit, name, folder, file.size, checksum, file.lfs is None)

@@ -100,6 +100,23 @@ def test_a_conversion_that_was_interrupted_leaves_no_model_and_can_be_repeated(
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
+def test_two_conversions_do_not_write_the_same_folder(checkpoint: InfinityCheckpoint, tmp_path: Path) -> None:
+    def again(name: str, num_done: int, num_bytes: int) -> None:
+        with pytest.raises(ValueError, match="Another `atelier convert` is writing"):
+            convert(checkpoint, tmp_path / "out")
+
+    convert(checkpoint, tmp_path / "out", on_progress=again)
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_a_sentence(
+    checkpoint: InfinityCheckpoint, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="out could not be written: "):
+        convert(checkpoint, tmp_path / "file" / "out")
+
+
 def test_a_converted_preset_comes_before_its_released_files(tmp_path: Path) -> None:
     config = shrunk("infinity-2b")
     write_released(tmp_path, config, FLAN_TINY)

@@ -190,6 +190,13 @@ def test_what_the_hub_does_not_have_is_told_in_a_sentence(hub: LocalHub, tmp_pat
     refused(f"The hub has no {INFINITY}, or this login may not read it")
 
 
+def test_a_name_that_leads_out_of_the_folder_is_not_fetched(hub: LocalHub, tmp_path: Path) -> None:
+    index = json.dumps({"weight_map": {"encoder.x": "../../outside.safetensors"}}).encode()
+    hub.repositories[FLAN] |= {"model.safetensors.index.json": index, "../../outside.safetensors": b"x"}
+    with pytest.raises(ValueError, match=rf"{FLAN} names a file outside its folder, '\.\./\.\./outside"):
+        Hub(hub.url).plan("infinity-2b", tmp_path, FLAN_AT_MAIN)
+
+
 def test_no_room_is_told_before_anything_is_fetched(hub: LocalHub, tmp_path: Path) -> None:
     plan = Hub(hub.url).plan("infinity-2b", tmp_path, FLAN_AT_MAIN)
     large = replace(plan.downloads[0], num_bytes=2 * shutil.disk_usage(tmp_path).free)
