@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import structlog
 import uvicorn
 
 from service.app import SILENT, CannotStart, Progress, Service, create_app
@@ -40,6 +41,7 @@ Atelier is ready on {url} with the model {model}. Try:
 -d '{{"prompt": "a star", "style": "sty_..."}}' -o star.png
   curl {url}/metrics
 """
+log = structlog.get_logger(__name__)
 KEY = ' -H "Authorization: Bearer $API_KEY"'
 
 
@@ -47,7 +49,7 @@ def run_server(settings: Settings, generator: Generator | None = None, *, progre
     """Serve until a signal ends it, and print how to use the service once it is ready.
 
     Without a generator the model of the settings is loaded. Returns the exit status: 0, or 1 when the service
-    could not start.
+    could not start or its model died.
     """
     # uvicorn puts these back and raises the signal again once it has finished; this makes that a success.
     for ending in (signal.SIGTERM, signal.SIGINT):
@@ -109,15 +111,22 @@ async def _serve(server: uvicorn.Server, listener: socket.socket, service: Servi
     url = _url(listener)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     settled = asyncio.create_task(service.settled.wait())
+    has_died = False
     await asyncio.wait({serving, settled}, return_when=asyncio.FIRST_COMPLETED)
     if service.failure is not None:
         server.should_exit = True
     elif (ready := service.readiness.service) is not None:
         key = KEY if service.keyring.now.api_keys else ""
         print(START.format(url=url, model=ready.images.generator.name, key=key), flush=True)
+        ended = asyncio.create_task(ready.ended())
+        await asyncio.wait({serving, ended}, return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        if not serving.done() and not server.should_exit:
+            log.critical("model_died", remedy="The process ends with status 1, to be started again.")
+            server.should_exit = has_died = True
     await serving
     settled.cancel()
-    return 0 if service.failure is None else 1
+    return 0 if service.failure is None and not has_died else 1
 
 
 def _listen(host: str, port: int) -> socket.socket:

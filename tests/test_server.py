@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 
 import uvicorn
 
 from service.server import DrainingServer
 from tests.support.busy_server import busy, hanging
+from tests.support.generations import draw, error_of
+from tests.support.lost_device import LostDevice
+from tests.support.process import PATIENCE_SECONDS, started
 
 
 async def app(scope: object, receive: object, send: object) -> None:
@@ -32,3 +36,13 @@ def test_a_second_signal_of_any_kind_ends_at_once() -> None:
     assert (server.should_exit, server.force_exit) == (True, False)
     server.handle_exit(signal.SIGTERM, None)
     assert server.force_exit
+
+
+def test_a_process_whose_accelerator_failed_for_good_ends_to_be_started_again(tmp_path: Path) -> None:
+    server = [sys.executable, "-m", "tests.support.lost_device", str(tmp_path)]
+    with started(server, log=tmp_path / "log") as serving, serving.client() as client:
+        assert draw(client).status_code == 200
+        error = error_of(draw(client, prompt=LostDevice.FAILS_ON), 500)
+        assert "restarted" in error["message"]
+        assert serving.process.wait(PATIENCE_SECONDS) == 1
+    assert "model_died" in (tmp_path / "log").read_text()

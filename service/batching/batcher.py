@@ -162,6 +162,11 @@ class Batcher(Generic[In, Out]):
         self._task = asyncio.create_task(self._serve(), name=f"batcher {self.name}")
         self._task.add_done_callback(self._on_end)
 
+    async def ended(self) -> None:
+        """Returns once no job will be run any more, for whatever reason: see `alive`."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
     async def drain(self) -> None:
         """Refuses new work from now on and returns when every accepted job is settled."""
         self._draining = True
@@ -210,6 +215,8 @@ class Batcher(Generic[In, Out]):
         except Exception:  # there is no thread to wait on
             log.exception("waiting_for_outputs_failed", num_jobs=len(jobs))
         self._settle_all(jobs, outcome)
+        if outcome is BatchFailure.DIED and self._task is not None:
+            self._task.cancel()
 
     def _admit(self, num_jobs: int, priority: Priority) -> None:
         bound = max(1, int(self._max_queued * SHARES[priority]))

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from service.model.engine.generator import Cancelled, OutOfMemory
+from service.model.engine.generator import Cancelled, OutOfMemory, is_device_failure
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -88,7 +88,10 @@ def _outcome(
         return BatchFailure.OUT_OF_MEMORY
     except Cancelled:
         return BatchFailure.CANCELLED
-    except Exception:
+    except Exception as error:
+        if is_device_failure(error):
+            log.critical("device_failed", num_jobs=num_jobs, exc_info=True)
+            return BatchFailure.DIED
         log.exception("batch_failed", num_jobs=num_jobs)
         return BatchFailure.RAISED
     except BaseException:

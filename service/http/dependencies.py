@@ -42,6 +42,15 @@ class ReadyService:
         """False for good once a batcher or the model thread has died."""
         return all(batcher.alive for batcher in self.batchers)
 
+    async def ended(self) -> None:
+        """Returns once `is_alive` is False."""
+        waiting = [asyncio.create_task(batcher.ended()) for batcher in self.batchers]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+
 
 @dataclass(slots=True)
 class Readiness:

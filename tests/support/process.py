@@ -7,8 +7,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,13 +57,18 @@ class Serving:
         return self.process.wait(PATIENCE_SECONDS)
 
 
+def serve(*arguments: str | Path, log: Path) -> AbstractContextManager[Serving]:
+    """`atelier serve` on a free port; its log goes to a file."""
+    return started(command("serve", "--port", "0", *arguments), log=log)
+
+
 @contextmanager
-def serve(*arguments: str | Path, log: Path) -> Iterator[Serving]:
-    """Serves on a free port; its log goes to a file."""
+def started(server: Sequence[str], *, log: Path) -> Iterator[Serving]:
+    """The process of a command that serves, once it says that it is ready."""
     with (
         log.open("w") as errors,
         subprocess.Popen(
-            command("serve", "--port", "0", *arguments),
+            server,
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=errors,

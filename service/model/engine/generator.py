@@ -36,6 +36,11 @@ class OutOfMemory(RuntimeError):
     """A batch did not fit the device; a smaller one may."""
 
 
+def is_device_failure(error: Exception) -> bool:
+    """Whether the accelerator failed in a way that only a new process mends (no memory left is none)."""
+    return isinstance(error, torch.AcceleratorError)
+
+
 class Cancelled(Exception):
     """The batch was cancelled and stopped after a step."""
 
