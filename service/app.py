@@ -34,7 +34,7 @@ from service.http.openapi.document import DESCRIPTION, complete
 from service.http.schemas.base import ProblemResponse
 from service.metrics import Metrics
 from service.model.checkpoints import registry
-from service.model.engine.generator import Generator
+from service.model.engine.generator import Cancelled, Generator
 from service.model.schedule import Size
 from service.settings import Settings
 from service.storage.client import connect
@@ -93,6 +93,7 @@ class Service:
         self.readiness = Readiness()
         self.settled = asyncio.Event()
         self.failure: Exception | None = None
+        self._is_closed = False
         self.row_tile: int | None = None  # of the loaded model, see `registry.row_tile_of`
         self._generator = generator
         self._progress = progress
@@ -106,7 +107,8 @@ class Service:
         self._starting = asyncio.create_task(self._start(), name="start")
 
     def close(self) -> None:
-        """Refuse new requests from now on; those that were accepted are still answered."""
+        """Refuse new requests from now on; those that were accepted are still answered. Loading stops."""
+        self._is_closed = True
         self.readiness.close(
             "The service is shutting down; send the request to another replica, or again later."
         )
@@ -122,6 +124,8 @@ class Service:
     async def _start(self) -> None:
         try:
             self.readiness.open(await self._wire())
+        except Cancelled:
+            log.info("loading_stopped")
         except (CannotStart, EmbeddedValkeyError) as error:
             self.failure = error
             log.error("cannot_start", reason=str(error))
@@ -190,7 +194,13 @@ class Service:
         generator = self._generator
         if generator is None:
             try:
-                with self._progress.bars() as on_progress:
+                with self._progress.bars() as show:
+
+                    def on_progress(name: str, num_done: int, num_bytes: int) -> None:
+                        if self._is_closed:
+                            raise Cancelled
+                        show(name, num_done, num_bytes)
+
                     generator = registry.load(
                         self.settings.model,
                         self.settings.device,
@@ -213,7 +223,7 @@ class Service:
                 log.info("warmed_up", size=str(size), seconds=round(seconds, 3))
                 count()
 
-            generator.warm_up(warmed)
+            generator.warm_up(warmed, lambda: self._is_closed)
         return generator
 
     def _thread_pool(self, pool: PoolT) -> PoolT:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
+from service.app import Silent
 from service.errors import NotReady
 from service.http.dependencies import Readiness
 from service.settings import Settings
 from tests.support.gated_generator import GatedGenerator
-from tests.support.server import Running, serving
+from tests.support.server import PATIENCE_SECONDS, Running, serving
 from tests.support.tiny import tiny_generator
 
 
@@ -38,6 +42,46 @@ def test_a_model_that_cannot_be_loaded_leaves_a_reason(tmp_path: Path) -> None:
         assert "nonesuch" in str(running.service.failure)
         assert client.get("/livez").status_code == 200
         assert "could not start" in client.get("/readyz").json()["error"]["message"]
+
+
+def test_a_service_that_is_stopped_while_it_warms_up_draws_no_more(tmp_path: Path) -> None:
+    generator = GatedGenerator(tiny_generator())
+    with serving(Settings(data_dir=tmp_path), generator) as running:
+        generator.wait_for_batch()
+        running.service.close()
+        generator.open()
+        running.wait_until_settled()
+        assert len(generator.sizes) > 1
+        assert len(generator.batches) == 1
+        assert running.service.failure is None
+
+
+class GatedReading(Silent):
+    """Each report of progress waits, on the model thread, while the gate is closed."""
+
+    def __init__(self) -> None:
+        self.num_reports = 0
+        self.reported, self.gate = threading.Event(), threading.Event()
+
+    @contextmanager
+    def bars(self) -> Iterator[Callable[[str, int, int], None]]:
+        yield self._report
+
+    def _report(self, name: str, num_done: int, num_bytes: int) -> None:
+        self.num_reports += 1
+        self.reported.set()
+        assert self.gate.wait(PATIENCE_SECONDS), "nobody opened the gate"
+
+
+def test_a_service_that_is_stopped_while_it_reads_weights_reads_no_more(tmp_path: Path) -> None:
+    reading = GatedReading()
+    with serving(Settings(data_dir=tmp_path), progress=reading) as running:
+        assert reading.reported.wait(PATIENCE_SECONDS)
+        running.service.close()
+        reading.gate.set()
+        running.wait_until_settled()
+        assert reading.num_reports == 1
+        assert running.service.failure is None
 
 
 def test_a_service_stopped_while_it_loads_never_becomes_ready(server: Running) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from service.app import Service, create_app
+from service.app import SILENT, Progress, Service, create_app
 from service.model.engine.generator import Generator
 from service.server import DrainingServer, server_config
 from service.settings import Settings
@@ -64,9 +64,11 @@ class Running:
 
 
 @contextmanager
-def serving(settings: Settings, generator: Generator | None = None) -> Iterator[Running]:
+def serving(
+    settings: Settings, generator: Generator | None = None, progress: Progress = SILENT
+) -> Iterator[Running]:
     """Serves on a free port; at the end it stops as after SIGTERM and everything it started has ended."""
-    app = create_app(settings, generator)
+    app = create_app(settings, generator, progress=progress)
     config = server_config(app, settings, host=settings.host, port=0, loop="asyncio")
     server = _Server(config, app.state.service)
     thread = threading.Thread(target=server.run, name="server")

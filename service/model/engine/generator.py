@@ -113,10 +113,14 @@ class Generator:
         """How many stylised images one batch may hold, from the memory that the resident weights left."""
         return max(1, self.limits.max_images[size])
 
-    def warm_up(self, on_warm: Callable[[Size, float], None] = lambda size, seconds: None) -> None:
+    def warm_up(
+        self,
+        on_warm: Callable[[Size, float], None] = lambda size, seconds: None,
+        cancelled: Callable[[], bool] = never,
+    ) -> None:
         """Draw one stylised image of every enabled size; where code is compiled, each kind of batch once.
 
-        `on_warm` is called with each size and the seconds it took.
+        `on_warm` is called with each size and the seconds it took; `cancelled` is asked as by `generate`.
         """
         tokens = self.read_tokens(_grey(self.style_size), self.style_size)
         for size in self.sizes:
@@ -124,10 +128,10 @@ class Generator:
             self.restore_style(tokens, size)
             styling = Styling((WeightedStyle(self.extract_style(_grey(size), size)),))
             stylised = ImageSpec("warm up", 0, size, styling=styling)
-            self.generate([stylised])
+            self.generate([stylised], cancelled)
             if size == self.default_size and self.backbone.is_compiled:
                 for batch in compiled_batches(stylised, styling, self.qualities, self.num_steps(size)):
-                    self.generate(batch[: self.max_images(size)])
+                    self.generate(batch[: self.max_images(size)], cancelled)
             on_warm(size, time.perf_counter() - began)
 
     # Styles
