@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from service.errors import StoreUnavailable, StyleNotFound
 from service.storage.client import connect
 from service.storage.embedded_valkey.server import EmbeddedValkey
-from tests.support.styles import LARGE, SMALL, Replica, feature_of, picture_of
+from tests.support.styles import LARGE, SMALL, Replica, feature_of, keys_of_styles, picture_of
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ async def test_a_style_deleted_during_its_rebuild_stays_deleted(redis: Redis, st
     replica.extractor.gate.set()
     with pytest.raises(StyleNotFound):
         await rebuild
-    assert await redis.keys() == [b"atelier:sequence"]
+    assert await keys_of_styles(redis) == [b"atelier:sequence"]
     with pytest.raises(StyleNotFound):
         await replica.store.feature(style_id, LARGE)
 
@@ -173,7 +173,7 @@ async def test_a_full_store_refuses_new_styles_whole_and_still_deletes_and_serve
     assert len(await redis.keys()) == 6
     await replica.store.feature(style_id, LARGE)  # rebuilt, though it cannot be kept
     await replica.store.delete(style_id)
-    assert await redis.keys() == [b"atelier:sequence"]
+    assert await keys_of_styles(redis) == [b"atelier:sequence"]
 
 
 async def test_only_the_features_used_last_are_cached(valkey: EmbeddedValkey, redis: Redis) -> None:

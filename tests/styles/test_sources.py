@@ -19,7 +19,16 @@ from service.storage.client import connect
 from service.storage.embedded_valkey.server import EmbeddedValkey
 from service.styles.record import Style, StyleText
 from service.styles.style_code import StyleCodec
-from tests.support.styles import LARGE, SMALL, Replica, feature_of, feature_of_text, mean_of, picture_of
+from tests.support.styles import (
+    LARGE,
+    SMALL,
+    Replica,
+    feature_of,
+    feature_of_text,
+    keys_of_styles,
+    mean_of,
+    picture_of,
+)
 
 OTHER_MODEL = "fedcba9876543210"
 NEON = StyleText("neon on black", 0)
@@ -249,7 +258,7 @@ async def test_a_style_deleted_during_a_change_stays_deleted(replica: Replica, r
     await Replica(redis).store.delete(style.id)
     with pytest.raises(StyleNotFound):
         await replica.store.change(style.id, {"name": "x"})
-    assert await redis.keys() == [b"atelier:sequence"]
+    assert await keys_of_styles(redis) == [b"atelier:sequence"]
 
 
 async def test_deleting_any_style_leaves_nothing_behind(replica: Replica, redis: Redis) -> None:
@@ -264,8 +273,8 @@ async def test_deleting_any_style_leaves_nothing_behind(replica: Replica, redis:
     assert len(await redis.keys("atelier:picture:*")) == 10
     for style in (pictures, text, code):
         await replica.store.delete(style.id)
-        assert [key for key in await redis.keys() if style.id.encode() in key] == []
-    assert await redis.keys() == [b"atelier:sequence"]
+        assert [key for key in await keys_of_styles(redis) if style.id.encode() in key] == []
+    assert await keys_of_styles(redis) == [b"atelier:sequence"]
     assert (await replica.store.list(limit=10, after=None, order="asc")).styles == ()
 
 
@@ -310,7 +319,7 @@ async def test_a_style_of_the_first_version_works_and_is_analysed_when_read(
     assert (await replica.store.feature(style_id, SMALL)).to_bytes() == feature.to_bytes()
     assert await replica.store.picture(style_id) == picture_of(1).content
     await replica.store.delete(style_id)
-    assert await redis.keys() == [b"atelier:sequence"]
+    assert await keys_of_styles(redis) == [b"atelier:sequence"]
 
 
 async def test_a_full_store_shows_a_reading_that_it_cannot_keep(replica: Replica, redis: Redis) -> None:

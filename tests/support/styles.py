@@ -25,6 +25,11 @@ GRIDS = (Scale(1, 1), Scale(2, 2), Scale(4, 4))
 STYLE_SHAPE = (sum(grid.num_tokens for grid in GRIDS), 16)  # tokens and channels
 
 
+async def keys_of_styles(redis: Redis) -> list[bytes]:
+    """All keys but those that remember for a while where a deleted style was in the list."""
+    return [key for key in await redis.keys() if not key.startswith(b"atelier:removed:")]
+
+
 def picture_of(seed: int) -> Picture:
     pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)
     upload = io.BytesIO()
