@@ -235,5 +235,5 @@ def paused(valkey: EmbeddedValkey) -> Iterator[None]:
 async def in_process(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     """A client on the test's own event loop, which can tell when what has happened."""
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client

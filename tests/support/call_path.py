@@ -56,7 +56,7 @@ async def functions_crossed() -> set[tuple[str, str]]:
         transport = httpx.ASGITransport(app)
         async with (
             app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+            httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
         ):
             await app.state.service.settled.wait()
             style = await client.post("/v1/styles", files={"image": ("style.png", picture.getvalue())})
