@@ -19,6 +19,8 @@ BENCH ?= latency
 SOAK_SECONDS ?= 60
 SOAK_CONNECTIONS ?= 200
 BIN := $(VENV)/bin
+# Two processes with a thread each: the tests' tensors are too small for more threads to pay.
+IN_PARALLEL = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 ifeq ($(UV),)
 CREATE_VENV = $(PYTHON) -m venv $(VENV)
@@ -39,10 +41,10 @@ run: $(VENV)/.installed  ## Serve on http://127.0.0.1:8000; installs everything 
 	$(BIN)/atelier serve $(ARGS)
 
 test: $(VENV)/.installed-dev  ## Run all tests: minutes; a real server, a real Valkey, real HTTP
-	$(BIN)/python -m pytest $(ARGS)
+	$(IN_PARALLEL) $(ARGS)
 
 test-quick: $(VENV)/.installed-dev  ## Run the tests that take at most 90 s together, before each commit
-	$(BIN)/python -m pytest -m "not slow and not large" $(ARGS)
+	$(IN_PARALLEL) -m "not slow and not large" $(ARGS)
 
 check: $(VENV)/.installed-dev  ## Check format, lint, types and layers
 	$(BIN)/ruff format --check .

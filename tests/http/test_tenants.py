@@ -60,6 +60,7 @@ def beta(shared: Running) -> Iterator[httpx.Client]:
         f"Bearer {ACME.secret}x",
         "Bearer \xff",
     ],
+    ids=["none", "empty", "no_secret", "basic", "no_scheme", "one_character_more", "no_ascii"],
 )
 def test_without_a_key_of_ours_the_answer_is_401(shared: Running, header: str | None) -> None:
     headers = [] if header is None else [(b"authorization", header.encode("latin-1"))]
