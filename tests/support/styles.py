@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -27,7 +28,8 @@ STYLE_SHAPE = (sum(grid.num_tokens for grid in GRIDS), 16)  # tokens and channel
 
 async def keys_of_styles(redis: Redis) -> list[bytes]:
     """All keys but those that remember for a while where a deleted style was in the list."""
-    return [key for key in await redis.keys() if not key.startswith(b"atelier:removed:")]
+    keys: list[Any] = await redis.keys()
+    return [key for key in keys if not key.startswith(b"atelier:removed:")]
 
 
 def picture_of(seed: int) -> Picture:
