@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from service.model.infinity.tokenizer import Decoder, ResidualBlock, Upsample
+from service.model.convolutions import ResidualBlock, Upsample
+from service.model.infinity.tokenizer import Decoder
 
 # Elements of a strip: 32 rows of 256 channels, the widest layer of a picture 1024 pixels wide.
 STRIP = 2**23

@@ -13,11 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from service.model.convolutions import NORM_EPSILON, Downsample, ResidualBlock, Upsample
 from service.model.infinity.config import TokenizerConfig
 from service.model.schedule import Scale
 from service.model.style.resize import pool, resize
-
-_EPSILON = 1e-6
 
 
 def codes_from_bits(bits: Tensor) -> Tensor:
@@ -44,38 +43,6 @@ def accumulated(bits: Sequence[Tensor], extent: Scale) -> list[Tensor]:
         code = resize(codes_from_bits(bit), extent)
         features.append(features[-1] + code if features else code)
     return features
-
-
-class ResidualBlock(nn.Module):
-    def __init__(self, channels_in: int, channels: int, num_groups: int) -> None:
-        super().__init__()
-        self.norm1 = nn.GroupNorm(num_groups, channels_in, eps=_EPSILON)
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1)
-        self.norm2 = nn.GroupNorm(num_groups, channels, eps=_EPSILON)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.nin_shortcut = nn.Conv2d(channels_in, channels, 1) if channels_in != channels else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
-        return self.nin_shortcut(x) + y
-
-
-class Downsample(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))  # right and bottom only
-
-
-class Upsample(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class Middle(nn.Module):
@@ -119,7 +86,7 @@ class Encoder(nn.Module):
             for level, (before, width) in enumerate(zip([config.channels, *widths], widths, strict=False))
         )
         self.mid = Middle(widths[-1], config.num_groups)
-        self.norm_out = nn.GroupNorm(config.num_groups, widths[-1], eps=_EPSILON)
+        self.norm_out = nn.GroupNorm(config.num_groups, widths[-1], eps=NORM_EPSILON)
         self.conv_out = nn.Conv2d(widths[-1], config.num_bits, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -145,7 +112,7 @@ class Decoder(nn.Module):
             )
             for level, (before, width) in enumerate(zip([*widths[1:], widths[-1]], widths, strict=True))
         )
-        self.norm_out = nn.GroupNorm(config.num_groups, widths[0], eps=_EPSILON)
+        self.norm_out = nn.GroupNorm(config.num_groups, widths[0], eps=NORM_EPSILON)
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     @property

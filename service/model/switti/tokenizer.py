@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from service.model.convolutions import NORM_EPSILON, Downsample, ResidualBlock, Upsample
 from service.model.schedule import Scale
 from service.model.style.resize import pool
 from service.model.switti.config import TokenizerConfig
 
 NUM_PHIS = 4  # residual convolutions, shared by neighbouring scales
-_EPSILON = 1e-6
 
 
 def upsample(planes: Tensor, extent: Scale) -> Tensor:
@@ -42,26 +42,12 @@ def phi_index(step: int, num_steps: int) -> int:
     return int(np.argmin(np.abs(ticks - (step - 1) / (num_steps - 1))))
 
 
-class ResidualBlock(nn.Module):
-    def __init__(self, channels_in: int, channels: int, num_groups: int) -> None:
-        super().__init__()
-        self.norm1 = nn.GroupNorm(num_groups, channels_in, eps=_EPSILON)
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1)
-        self.norm2 = nn.GroupNorm(num_groups, channels, eps=_EPSILON)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.nin_shortcut = nn.Conv2d(channels_in, channels, 1) if channels_in != channels else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
-        return self.nin_shortcut(x) + y
-
-
 class Attention(nn.Module):
     """Attention of one head between all cells."""
 
     def __init__(self, channels: int, num_groups: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(num_groups, channels, eps=_EPSILON)
+        self.norm = nn.GroupNorm(num_groups, channels, eps=NORM_EPSILON)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
@@ -70,24 +56,6 @@ class Attention(nn.Module):
         q, k, v = cells.contiguous().chunk(3, dim=-1)
         attended = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
         return x + self.proj_out(attended.mT.reshape(x.shape))
-
-
-class Downsample(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))  # right and bottom only
-
-
-class Upsample(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class Middle(nn.Module):
@@ -156,7 +124,7 @@ class Encoder(nn.Module):
             for level, (before, width) in enumerate(zip([config.channels, *widths], widths, strict=False))
         )
         self.mid = Middle(widths[-1], num_groups)
-        self.norm_out = nn.GroupNorm(num_groups, widths[-1], eps=_EPSILON)
+        self.norm_out = nn.GroupNorm(num_groups, widths[-1], eps=NORM_EPSILON)
         self.conv_out = nn.Conv2d(widths[-1], config.code_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -182,7 +150,7 @@ class Decoder(nn.Module):
             )
             for level, (before, width) in enumerate(zip([*widths[1:], widths[-1]], widths, strict=True))
         )
-        self.norm_out = nn.GroupNorm(num_groups, widths[0], eps=_EPSILON)
+        self.norm_out = nn.GroupNorm(num_groups, widths[0], eps=NORM_EPSILON)
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     @property
