@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from service.bench.report import Findings, Row, Table, Value
 from service.bench.subject import Subject
 from service.evaluation.flops import Batch, Counts, Floor, count, floor, operations
-from service.evaluation.two_run import draw, plain_form_of
+from service.evaluation.two_run import PlainForm
 from service.model.engine.types import ImageSpec
 from service.model.infinity.backbone import Infinity
 
@@ -28,8 +28,11 @@ def measure_flops(subject: Subject) -> Findings:
         least = _floor(infinity, subject, specs)
         title = "one stylised image" if num == 1 else f"{num} styles of one prompt"
         tables.append(_table(title, count(subject.generator, specs), least))
-    if plain_form_of(infinity):
-        plain, least = _plain_flops(infinity, subject), _floor(infinity, subject, [subject.spec(0, style=0)])
+    if subject.plain_form:
+        plain, least = (
+            _plain_flops(subject.plain_form, subject),
+            _floor(infinity, subject, [subject.spec(0, style=0)]),
+        )
         tables.append(
             Table(
                 "plain two-run form of one, without the decoder",
@@ -61,10 +64,10 @@ def _table(title: str, counts: Counts, least: Floor) -> Table:
     return Table(title, tuple(rows))
 
 
-def _plain_flops(infinity: Infinity, subject: Subject) -> int:
+def _plain_flops(plain_form: PlainForm[Infinity], subject: Subject) -> int:
     spec = subject.spec(0, style=0)
     with operations() as counter:
-        draw(infinity, spec)
+        plain_form.draw(spec)
     flops: int = counter.get_total_flops()
     return flops
 

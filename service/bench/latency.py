@@ -12,7 +12,7 @@ import numpy as np
 from service.bench.report import Findings, Row, Table
 from service.bench.subject import Subject
 from service.bench.timing import Samples, interleaved, ratio, spread
-from service.evaluation.two_run import PlainDrawing, draw_plainly, equality, plain_form_of
+from service.evaluation.two_run import PlainDrawing
 from service.model.engine.types import Timings
 
 COLD, PLAIN, STYLISED, FOUR = "first image", "unstylised image", "stylised image", "4 styles of one prompt"
@@ -42,9 +42,9 @@ class _Works:
         self.subject.generator.extract_style(self.subject.picture(8 + number), self.subject.size)
 
     def two_runs(self, number: int) -> None:
-        infinity = plain_form_of(self.subject.backbone)
-        assert infinity is not None, "only a model with a plain form is measured in it"
-        self.plainly.append(draw_plainly(infinity, self.subject.spec(4 * number + 3, style=0)))
+        plain_form = self.subject.plain_form
+        assert plain_form is not None, "only a model with a plain form is measured in it"
+        self.plainly.append(plain_form.draw_timed(self.subject.spec(4 * number + 3, style=0)))
 
 
 def measure_latency(subject: Subject, *, num_repeats: int, num_warm_up: int) -> Findings:
@@ -59,7 +59,7 @@ def measure_latency(subject: Subject, *, num_repeats: int, num_warm_up: int) -> 
         FOUR: works.four_styles,
         EXTRACTION: works.extraction,
     }
-    if plain_form_of(subject.backbone):
+    if subject.plain_form:
         kinds[TWO_RUNS] = works.two_runs
     measured = interleaved(
         kinds,
@@ -131,12 +131,13 @@ def _steps(subject: Subject, timings: Sequence[Timings]) -> Table:
 
 def _notes(subject: Subject) -> tuple[str, ...]:
     """Whether the two forms that were timed against each other draw the same."""
-    infinity = plain_form_of(subject.backbone)
-    if infinity is None:
+    plain_form = subject.plain_form
+    if plain_form is None:
         return (f"{subject.backbone.name} has no plain form to compare with.",)
-    found = equality(infinity, subject.spec(0, style=0))
+    found = plain_form.equality(subject.spec(0, style=0))
     return (
-        f"Engine and plain two-run form: {found.num_different_bits} of {found.num_bits} bits differ; "
+        f"Engine and plain two-run form: {found.num_different_codes} of {found.num_codes} "
+        f"{found.code} differ; "
         f"pixels by at most {found.largest_difference} of 255.",
     )
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from service.evaluation.random_weights import random_model, shape_of
+from service.evaluation.two_run import PlainForm
+from service.evaluation.two_run_infinity import PlainInfinity, has_plain_form
+from service.evaluation.two_run_switti import PlainSwitti
 from service.model.checkpoints import registry as presets
 from service.model.checkpoints.loader import OnProgress, no_progress
 from service.model.checkpoints.options import DEFAULT_OPTIONS, LoadOptions
@@ -50,6 +53,13 @@ class Subject:
     @cached_property
     def generator(self) -> Generator:
         return Generator(self.backbone)
+
+    @property
+    def plain_form(self) -> PlainForm[Any] | None:
+        """None for a model that has none."""
+        if isinstance(self.backbone, Switti):
+            return PlainSwitti(self.backbone)
+        return PlainInfinity(self.backbone) if has_plain_form(self.backbone.config) else None
 
     def at(self, size: Size) -> Subject:
         """The same weights at another size; ValueError when they do not draw it."""

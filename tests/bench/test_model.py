@@ -17,7 +17,7 @@ from service.bench.throughput import Bounded, bound_of, bounds, measure_throughp
 from service.evaluation.flops import Count, Traffic, count
 from service.evaluation.hardware import Peaks, measure_peaks
 from service.evaluation.random_weights import BENCH_512, SHAPES
-from service.evaluation.two_run import equality, has_plain_form, plain_form_of
+from service.evaluation.two_run_infinity import has_plain_form
 from service.model.schedule import Size
 from tests.support.tiny import tiny_config, tiny_infinity
 from tests.support.tiny_switti import served_config, tiny_switti
@@ -41,11 +41,10 @@ def rows(findings: Findings, title: str) -> dict[str, Row]:
 @pytest.mark.parametrize("size", [SQUARE, WIDE], ids=str)
 def test_the_plain_form_draws_the_engines_image_bit_for_bit(subject: Subject, size: Size) -> None:
     at = subject.at(size)
-    infinity = plain_form_of(at.backbone)
-    assert infinity is not None
-    found = equality(infinity, at.spec(3, style=1))
+    assert at.plain_form is not None
+    found = at.plain_form.equality(at.spec(3, style=1))
     num_tokens = at.backbone.schedules[size].num_tokens
-    assert (found.num_bits, found.num_different_bits) == (num_tokens * 8, 0)
+    assert (found.num_codes, found.num_different_codes) == (num_tokens * 8, 0)
     assert found.largest_difference <= 1
 
 
@@ -78,13 +77,23 @@ def test_a_model_without_a_plain_form_is_measured_without_it() -> None:
     assert found.notes == ("tiny has no plain form to compare with.",)
 
 
-def test_switti_is_measured_without_a_plain_form() -> None:
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_swittis_plain_form_draws_the_engines_tokens(is_causal: bool) -> None:
+    subject = Subject(tiny_switti(served_config(is_causal=is_causal)), SQUARE, 0, "random")
+    assert subject.plain_form is not None
+    for spec in (subject.spec(0, style=0), replace(subject.spec(1, style=1), negative_prompt="a dog")):
+        found = subject.plain_form.equality(spec)
+        assert (found.num_codes, found.num_different_codes) == (1 + 4 + 9 + 16 + 36 + 64, 0)
+        assert found.largest_difference <= 1
+
+
+def test_switti_is_measured_beside_its_plain_form() -> None:
     found = measure_latency(Subject(tiny_switti(), SQUARE, 0, "random"), num_repeats=1, num_warm_up=0)
     works = rows(found, "one request at a time")
-    assert {"unstylised image", "stylised image", "4 styles of one prompt"} <= set(works)
+    assert {"unstylised image", "stylised image", "plain two-run form"} <= set(works)
     steps = rows(found, "steps of a stylised image")
     assert [row.values["num_tokens"] for row in steps.values()] == [1, 4, 9, 16, 36, 64]
-    assert found.notes == ("tiny-switti has no plain form to compare with.",)
+    assert found.notes[0].startswith("Engine and plain two-run form: 0 of 130 tokens differ")
 
 
 def test_operations_are_counted_against_the_least_of_an_infinity_alone() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.evaluation.recording import Recording
-from service.evaluation.two_run import draw
+from service.evaluation.two_run_infinity import PlainInfinity, bits_of
 from service.model.engine.generator import Generator
 from service.model.engine.plan import Plan, texts_of
 from service.model.engine.types import ImageSpec
@@ -32,9 +32,9 @@ def test_a_mixed_batch_has_the_bits_of_two_plain_runs_a_job(size: Size) -> None:
     plan = Plan.of(batch, infinity.schedules[size], texts, infinity)
     Generator(recording).generate(batch)
     for spec, path in zip(batch, plan.path_of_spec, strict=True):
-        trace, source = draw(infinity, spec), plan.paths[path].source
+        trace, source = PlainInfinity(infinity).draw(spec), plan.paths[path].source
         bits = recording.path_bits(path, path if source is None else source)
-        assert torch.equal(bits, torch.cat(trace.bits)), spec.prompt
+        assert torch.equal(bits, torch.cat([bits_of(codes) for codes in trace.codes])), spec.prompt
         assert (recording.features[-1][path] - trace.feature).abs().max() < 1e-5
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from service.evaluation.flops import count
 from service.evaluation.shortcuts import Keeping
-from service.evaluation.two_run import draw
+from service.evaluation.two_run_infinity import PlainInfinity, bits_of
 from service.model.device.linear import row_tile
 from service.model.engine.generator import Generator
 from service.model.engine.quality import EXACT, Qualities, Quality, Shortcuts
@@ -80,7 +80,8 @@ def test_before_its_step_a_shortcut_changes_no_bit(spec: ImageSpec, shortcuts: S
 def test_guidance_until_a_step_is_guidance_one_after_it(spec: ImageSpec) -> None:
     listed = replace(spec, guidance=(3.0, 3.0, 3.0, 3.0, 1.0, 1.0))
     assert np.array_equal(image(spec, UNGUIDED), image(listed))
-    assert torch.equal(_bits(codes(spec, UNGUIDED)), torch.cat(draw(tiny_infinity(), listed).bits))
+    plain = torch.cat([bits_of(codes) for codes in PlainInfinity(tiny_infinity()).draw(listed).codes])
+    assert torch.equal(_bits(codes(spec, UNGUIDED)), plain)
 
 
 def test_guidance_that_ends_costs_no_unconditional_rows_from_there() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from service.evaluation.recording import Recording
-from service.evaluation.two_run import draw
+from service.evaluation.two_run_infinity import PlainInfinity, bits_of
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Styling, WeightedStyle
 from service.model.infinity.config import SamplingConfig
@@ -27,9 +27,11 @@ def style_of_text(generator: Generator, prompt: str, seed: int) -> StyleFeature:
 
 def test_a_text_gives_the_key_steps_feature_of_their_own_plain_image() -> None:
     infinity = tiny_infinity()
-    trace = draw(infinity, ImageSpec("a red star", 11, SQUARE))
+    trace = PlainInfinity(infinity).draw(ImageSpec("a red star", 11, SQUARE))
     style = style_of_text(Generator(infinity), "a red star", 11)
-    assert np.array_equal(unpack(style.tokens, *SHAPE), torch.cat(trace.bits[:3]).numpy())
+    assert np.array_equal(
+        unpack(style.tokens, *SHAPE), torch.cat([bits_of(codes) for codes in trace.codes[:3]]).numpy()
+    )
     watched = Recording.of(infinity, {"a red star": infinity.encode_text("a red star").conditioning})
     Generator(watched).generate([ImageSpec("a red star", 11, SQUARE)])
     assert torch.allclose(feature_of(style), watched.features[2][0], atol=1e-5)
