@@ -20,6 +20,7 @@ from service.model.checkpoints.options import (
 )
 
 PREFIX = "ATELIER_"
+MetadataChoice = Literal["none", "minimal", "full"]
 
 
 class Settings(BaseSettings):
@@ -157,6 +158,11 @@ class Settings(BaseSettings):
     )
     drain_seconds: int = Field(
         default=60, ge=0, description="Time for accepted requests to finish after SIGTERM."
+    )
+    metadata: MetadataChoice = Field(
+        default="minimal",
+        description="What image files say of their origin: none; minimal: that a model made them, which one, "
+        "seed, style IDs; full: the prompts, too.",
     )
     log_prompts: bool = Field(default=False, description="Write prompts to the log.")
     log_format: Literal["console", "json"] = Field(default="console", description="Format of log lines.")

@@ -31,14 +31,18 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A ready server of the tiny Infinity, or of the tiny backbone that is asked for, with its own store."""
+    """A ready server of the tiny Infinity, or of the tiny backbone that is asked for, with its own store.
+
+    Without metadata, so that the files of two images differ exactly where their pixels do.
+    """
     # Imported here, so that tests of one part run without loading all the others.
     from service.settings import Settings
     from tests.support.backbones import MAKERS
     from tests.support.server import serving
 
     generator = MAKERS[getattr(request, "param", "infinity")]()
-    with serving(Settings(data_dir=tmp_path_factory.mktemp("server")), generator) as running:
+    settings = Settings(data_dir=tmp_path_factory.mktemp("server"), metadata="none")
+    with serving(settings, generator) as running:
         running.wait_until_settled()
         yield running
 

@@ -19,6 +19,7 @@ from service.application.generation_request import MAX_SEED, GenerationRequest, 
 from service.batching.batcher import Batcher, Job
 from service.batching.model_thread import ModelThread, PendingOutputs
 from service.media.images import OutputFormat, encode_image
+from service.media.provenance import Provenance
 from service.metrics import Metrics
 from service.model.engine.generator import Generator, PendingBatch
 from service.model.engine.quality import Quality
@@ -35,7 +36,9 @@ from service.model.engine.types import (
 from service.model.schedule import Size
 from service.settings import Settings
 from service.stage_timer import RequestTrace
+from service.styles.record import style_id_of
 from service.styles.store import StyleStore
+from service.styles.style_code import is_code
 
 # 64 x 64 pixels: handing them to a thread and back takes longer than encoding them.
 MAX_INLINE_BYTES = 3 * 64 * 64
@@ -51,6 +54,7 @@ class PlannedImage:
     quality: Quality
     output_format: OutputFormat
     style: StyleMix | None  # resolved
+    xmp: bytes = b""  # what its files say of their origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,11 @@ class Images:
                 job.future.cancel()
         record_timings(trace, jobs, trace.clock() - began)
         with trace.stage("encode"):
-            files = await asyncio.gather(*(self.encode(request, drawing.image) for drawing in drawings))
+            encoded = [
+                self.encode(request, image, drawing.image)
+                for image, drawing in zip(planned, drawings, strict=True)
+            ]
+            files = await asyncio.gather(*encoded)
         self.metrics.images.inc(len(files))
         return list(map(FinishedImage, planned, files, drawings))
 
@@ -111,12 +119,16 @@ class Images:
         """The same images as they are drawn. Refusals are raised here, failures of jobs by the stream."""
         return ImageStream(self, request, await self._plan(request, caller, trace), trace)
 
-    async def encode(self, request: GenerationRequest, image: NDArray[np.uint8]) -> bytes:
+    async def encode(
+        self, request: GenerationRequest, planned: PlannedImage, image: NDArray[np.uint8]
+    ) -> bytes:
         """The image [height, width, 3] as a file; a large one is encoded off the event loop."""
 
         def encode() -> bytes:
             with self.metrics.stage_duration_seconds.labels(stage="encode").time():
-                return encode_image(image, request.output_format, compression=request.output_compression)
+                return encode_image(
+                    image, request.output_format, compression=request.output_compression, xmp=planned.xmp
+                )
 
         if image.nbytes <= MAX_INLINE_BYTES:
             return encode()
@@ -149,8 +161,27 @@ class Images:
                     styling=styling,
                     shortcuts=shortcuts,
                 )
-                planned.append(PlannedImage(len(planned), spec, quality, request.output_format, style))
+                xmp = self._xmp(spec, style, caller)
+                planned.append(PlannedImage(len(planned), spec, quality, request.output_format, style, xmp))
         return planned
+
+    def _xmp(self, spec: ImageSpec, style: StyleMix | None, caller: Caller) -> bytes:
+        """A style code would let any reader of the file draw in the style: it is named by its ID. One of
+        strength or weight 0 had no part in the image.
+        """
+        provenance = Provenance(
+            model=self.generator.name,
+            fingerprint=self.generator.fingerprint,
+            seed=spec.seed,
+            style_ids=tuple(
+                style_id_of(code=term.id, tenant=caller.tenant) if is_code(term.id) else term.id
+                for term in (style.terms if style and style.strength else ())
+                if term.weight
+            ),
+            prompt=spec.prompt,
+            negative_prompt=spec.negative_prompt,
+        )
+        return provenance.to_xmp(self.settings.metadata)
 
     async def _styling_of(
         self, style: StyleMix | None, size: Size, caller: Caller, trace: RequestTrace
@@ -225,7 +256,7 @@ class ImageStream:
         self._news.put_nowait((index, None))
 
     async def _preview(self, index: int, preview_index: int, preview: Preview) -> PreviewImage:
-        file = await self._images.encode(self._request, preview.image)
+        file = await self._images.encode(self._request, self._planned[index], preview.image)
         if preview_index == 0:
             self._images.metrics.first_preview_seconds.observe(self._trace.elapsed_seconds)
         return PreviewImage(self._planned[index], file, preview_index, preview)
@@ -235,7 +266,7 @@ class ImageStream:
         if is_last:
             record_timings(self._trace, self._jobs, self._ended - self._began)
         with self._trace.stage("encode"):
-            file = await self._images.encode(self._request, drawing.image)
+            file = await self._images.encode(self._request, self._planned[index], drawing.image)
         return FinishedImage(self._planned[index], file, drawing)
 
 

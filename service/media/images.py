@@ -119,23 +119,25 @@ def check_compression(format: OutputFormat, compression: int | None) -> None:
         )
 
 
-def encode_image(image: NDArray[np.uint8], format: OutputFormat, *, compression: int | None) -> bytes:
-    """Encode [height, width, 3] RGB.
+def encode_image(
+    image: NDArray[np.uint8], format: OutputFormat, *, compression: int | None, xmp: bytes = b""
+) -> bytes:
+    """Encode [height, width, 3] RGB, with a packet of XMP unless that is empty.
 
     `compression` is OpenAI's output_compression: the quality, 0 to 100, of a JPEG or WebP; None means 90.
     InvalidRequest as from `check_compression`.
     """
     check_compression(format, compression)
     if format is OutputFormat.PNG:
-        return encode_png(image)
+        return encode_png(image, xmp)
     picture, buffer = Image.fromarray(image), io.BytesIO()
     quality = DEFAULT_QUALITY if compression is None else compression
     if format is OutputFormat.JPEG:
         # Colour at full resolution: flat shapes in strong colours are what halved chroma smears most.
-        picture.save(buffer, "JPEG", quality=quality, subsampling=0)
+        picture.save(buffer, "JPEG", quality=quality, subsampling=0, xmp=xmp)
     else:
         # 1024 x 1024: method 2 takes half the time of method 4 (62 against 120 ms) for the same bytes.
-        picture.save(buffer, "WEBP", quality=quality, method=2)
+        picture.save(buffer, "WEBP", quality=quality, method=2, xmp=xmp)
     return buffer.getvalue()
 
 

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Eight bits, true colour, deflate, the standard filters, no interlace.
 _RGB = struct.pack(">BBBBB", 8, 2, 0, 0, 0)
+# The keyword, then: not compressed, and neither a language nor a translated keyword.
+_XMP_KEYWORD = b"XML:com.adobe.xmp\0\0\0\0\0"
 _UP = 2  # each byte less the one above it
 
 
-def encode_png(image: NDArray[np.uint8]) -> bytes:
-    """The file of an image [height, width, 3]; lossless."""
+def encode_png(image: NDArray[np.uint8], xmp: bytes = b"") -> bytes:
+    """The file of an image [height, width, 3], lossless, with a packet of XMP unless that is empty."""
     height, width, channels = image.shape
     assert channels == 3
     rows = image.reshape(height, 3 * width)
@@ -31,7 +33,8 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
     header = struct.pack(">II", width, height) + _RGB
     packed = isal_zlib.compress(filtered, 1)
-    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
+    text = _chunk(b"iTXt", _XMP_KEYWORD + xmp) if xmp else b""
+    return _SIGNATURE + _chunk(b"IHDR", header) + text + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:

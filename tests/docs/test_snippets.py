@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 
 from tests.support.process import ROOT
 from tests.support.server import Running
+from tests.support.tools import need
 from tests.support.uploads import picture
 
 pytestmark = pytest.mark.slow
@@ -54,14 +53,6 @@ def run(command: list[str], folder: Path) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def need(tool: str) -> str:
-    """Its path. Without it the test is skipped, or fails where REQUIRE_TOOLS is set, as .ci/run does."""
-    path = shutil.which(tool)
-    if path is None:
-        (pytest.fail if os.environ.get("REQUIRE_TOOLS") else pytest.skip)(f"there is no {tool} here")
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from service.storage.embedded_valkey.server import EmbeddedValkey
 from tests.support.backbones import MAKERS, SERVED_BY_BOTH
 from tests.support.busy_server import metric
 from tests.support.generations import error_of, generate, images_of
-from tests.support.server import serving
+from tests.support.server import ready_server, serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import is_image, picture, upload, upload_several
 
@@ -92,8 +92,7 @@ def test_a_code_draws_the_same_image_as_its_style_on_a_replica_without_it(
 ) -> None:
     style = upload_several(client, [picture(108), picture(109)]).json()
     drawn = images_of(generate(client, style=style["id"], seed=5))
-    with serving(Settings(data_dir=tmp_path), tiny_generator()) as elsewhere, elsewhere.client() as other:
-        elsewhere.wait_until_settled()
+    with ready_server(tmp_path, tiny_generator(), metadata="none") as (_, other):
         assert images_of(generate(other, style=style["code"], seed=5)) == drawn
         as_object = generate(other, style={"id": style["code"], "strength": 1.0}, seed=5)
         assert images_of(as_object) == drawn

@@ -20,7 +20,8 @@ ACME, BETA = Key("acme"), Key("beta")
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    settings = Settings(data_dir=tmp_path_factory.mktemp("together"), api_keys=lines(ACME, BETA))
+    folder = tmp_path_factory.mktemp("together")
+    settings = Settings(data_dir=folder, api_keys=lines(ACME, BETA), metadata="none")
     with serving(settings, tiny_generator()) as running:
         running.wait_until_settled()
         yield running

@@ -69,7 +69,8 @@ def test_a_style_is_used_at_another_size_and_previews_grow() -> None:
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with ready_server(tmp_path_factory.mktemp("toy"), Generator(ToyBackbone())) as (_, client):
+    folder = tmp_path_factory.mktemp("toy")
+    with ready_server(folder, Generator(ToyBackbone()), metadata="none") as (_, client):
         yield client
 
 
