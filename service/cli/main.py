@@ -15,6 +15,7 @@ from service.cli.fit import fit
 from service.cli.keys import keys
 from service.cli.options import fail
 from service.cli.serve import serve
+from service.cli.store import store
 from service.cli.verify import verify
 
 
@@ -37,6 +38,7 @@ cli = typer.Typer(
 for command in (serve, fetch, convert, fit, verify, evaluate, bench):
     cli.command()(command)
 cli.add_typer(keys, name="keys")
+cli.add_typer(store, name="store")
 
 
 def main() -> None:

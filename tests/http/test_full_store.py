@@ -19,6 +19,7 @@ from tests.support.generations import draw, error_of
 from tests.support.server import ready_server
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import picture, upload
+from tests.support.valkey import size_of_log
 
 pytestmark = pytest.mark.slow
 
@@ -46,11 +47,6 @@ async def valkey(tmp_path: Path) -> AsyncIterator[EmbeddedValkey]:
 def limit(server: EmbeddedValkey, num_bytes: int) -> None:
     assert server.pid is not None
     resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (num_bytes, UNLIMITED))
-
-
-def size_of_log(server: EmbeddedValkey) -> int:
-    (log,) = server.folder.glob("appendonlydir/*.incr.aof")
-    return log.stat().st_size
 
 
 async def test_a_redis_whose_disk_is_full_refuses_uploads_with_a_remedy_and_images_are_still_drawn(

@@ -18,3 +18,9 @@ async def running_server(folder: Path) -> AsyncIterator[EmbeddedValkey]:
         yield server
     finally:
         await server.stop()
+
+
+def size_of_log(server: EmbeddedValkey) -> int:
+    """Of what was written since the last rewrite."""
+    (log,) = server.log_folder.glob("*.incr.aof")
+    return log.stat().st_size

@@ -8,13 +8,15 @@ import os
 import shlex
 import tempfile
 from asyncio.subprocess import PIPE, STDOUT, Process
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from io import FileIO
 from pathlib import Path
 from urllib.parse import quote
 
 import structlog
 
+from service.storage.embedded_valkey.append_log import find_damage, require_manifest
 from service.storage.embedded_valkey.files import (
     INSTEAD,
     EmbeddedValkeyError,
@@ -30,11 +32,12 @@ ORPHAN_SECONDS = STOP_SECONDS = 10.0
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.05, 10.0
 STEADY_SECONDS = 60.0  # a server that ran this long is restarted with the first pause again
 SPACE_CHECK_SECONDS = 5.0
-# No network port; each write is on the disk before its reply; nothing is evicted; half a command at the end
-# of the log, which a power failure may leave, is dropped. The socket's path is relative to the folder.
+# No network port; each write is on the disk before its reply; nothing is evicted. A log that ends within a
+# command is refused, as Valkey would cut off all that follows a damaged length; `_cut_torn_tail` cuts half a
+# last write, which a power failure may leave. The socket's path is relative to the folder.
 OPTIONS = (
     "--port 0 --unixsocket store.sock --unixsocketperm 700 --maxmemory-policy noeviction "
-    "--appendonly yes --appendfsync always --aof-load-truncated yes --save ''"
+    "--appendonly yes --appendfsync always --aof-load-truncated no --save ''"
 )
 # A server that wants replicas, and has none, refuses writes and answers everything else.
 READ_ONLY, WRITABLE = " --min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"
@@ -69,6 +72,15 @@ class EmbeddedValkey:
     def url(self) -> str:
         """For `redis.asyncio`, from `start` to `stop`."""
         return f"unix://{quote(str(self._socket))}"
+
+    @property
+    def log_folder(self) -> Path:
+        """Of the append-only log."""
+        return self.folder / "appendonlydir"
+
+    @property
+    def binary(self) -> Path:
+        return self._binary or find_binary()
 
     @property
     def pid(self) -> int | None:
@@ -139,15 +151,26 @@ class EmbeddedValkey:
             if await asyncio.to_thread(has_space, self.folder):
                 self._is_read_only = not (await self._ask(WRITABLE)).startswith(b"+OK")
 
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """While it lasts, neither a service nor a server of an earlier run uses the folder."""
+        try:
+            self._lock_folder()
+            with await self._lock_server():
+                yield
+        finally:
+            await self.stop()
+
     async def _start_server(self) -> None:
         try:
             self._lock_folder()
-            with await self._lock_server() as lock:
-                num_cut = cut_zero_tail(self.folder)
-                if num_cut:
-                    log.warning("store_zero_tail_cut", num_bytes=num_cut)
-                await self._launch(self._binary or find_binary(), lock)
-            await self._wait_until_ready()
+            try:
+                await self._launch_and_wait()
+            except EmbeddedValkeyError:
+                await self._end_server()
+                if not await asyncio.to_thread(self._cut_torn_tail):
+                    raise
+                await self._launch_and_wait()
         except BaseException as error:
             await self._end_server()
             if isinstance(error, OSError):
@@ -192,6 +215,35 @@ class EmbeddedValkey:
             await asyncio.sleep(0.05)
         return lock
 
+    def _cut_torn_tail(self) -> bool:
+        """Whether the log ended within its last write, which was cut off. Other damage is an error."""
+        damage = find_damage(self.log_folder, self.binary)
+        if damage is None:
+            return False
+        if damage.cut is None or not damage.is_torn_tail:
+            remedy = f" {self.remedy('repair')} repairs it." if damage.can_be_repaired else ""
+            raise EmbeddedValkeyError(f"The style store in {self.folder} is damaged. {damage.reason}{remedy}")
+        num_bytes = damage.cut.path.stat().st_size - damage.num_whole_bytes
+        os.truncate(damage.cut.path, damage.num_whole_bytes)
+        log.warning("store_torn_tail_cut", num_bytes=num_bytes)
+        return True
+
+    def remedy(self, command: str) -> str:
+        """A command of `atelier store` for this store, as a shell takes it."""
+        return f"`atelier store {command} --data-dir {shlex.quote(str(self.folder.parent))}`"
+
+    async def _launch_and_wait(self) -> None:
+        with await self._lock_server() as lock:
+            num_cut = cut_zero_tail(self.folder)
+            if num_cut:
+                log.warning("store_zero_tail_cut", num_bytes=num_cut)
+            try:
+                require_manifest(self.log_folder)
+            except ValueError as error:
+                raise EmbeddedValkeyError(str(error)) from error
+            await self._launch(self.binary, lock)
+        await self._wait_until_ready()
+
     async def _launch(self, binary: Path, lock: FileIO) -> None:
         store_log = self.folder / "store.log"
         with contextlib.suppress(FileNotFoundError):  # the log of the run before may be the one to read
@@ -227,7 +279,10 @@ class EmbeddedValkey:
 
     def _start_error(self, what: str) -> EmbeddedValkeyError:
         path = self.folder / "store.log"
-        return EmbeddedValkeyError(f"The style store {what}. Its log, {path}, ends with: {self._log_tail()}")
+        return EmbeddedValkeyError(
+            f"The style store {what}. Its log, {path}, ends with: {self._log_tail()}. "
+            f"{self.remedy('check')} looks for damage."
+        )
 
     async def _ask(self, command: str) -> bytes:
         """The first line of the reply to one command; empty when there is none."""
