@@ -7,7 +7,7 @@
 #   UV=                  install with pip even where uv is on PATH
 #   PIP_EXTRA_ARGS=...   more arguments for the installer, such as an index with CPU builds of PyTorch
 #   BENCH=latency        what `make bench` measures: latency throughput serve style loop flops
-#   SOAK_SECONDS=60 SOAK_CONNECTIONS=200    how long and how hard `make soak` is
+#   SOAK_SECONDS=600 SOAK_CONNECTIONS=200   how long (on either store) and how hard `make soak` is
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,7 +16,7 @@ TORCH_BACKEND ?= auto
 PIP_EXTRA_ARGS ?=
 ARGS ?=
 BENCH ?= latency
-SOAK_SECONDS ?= 60
+SOAK_SECONDS ?= 600
 SOAK_CONNECTIONS ?= 200
 BIN := $(VENV)/bin
 # Two processes with a thread each: the tests' tensors are too small for more threads to pay.
@@ -68,7 +68,7 @@ evaluate: $(VENV)/.installed-dev  ## Judge what nano draws: prompts, styles, the
 gpu: $(VENV)/.installed-dev  ## Run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu -rs $(ARGS)
 
-soak: $(VENV)/.installed-dev  ## Run ill-behaved clients for a minute over a store that keeps dying
+soak: $(VENV)/.installed-dev  ## Run ill-behaved and hostile clients for ten minutes over a store that keeps dying, twice
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_CONNECTIONS=$(SOAK_CONNECTIONS) $(BIN)/python -m pytest -s tests/test_soak.py $(ARGS)
 
 large: $(VENV)/.installed-dev  ## Run Infinity-2B at its true size, random weights: 20 GB of disk in TMPDIR, 12 GB of memory

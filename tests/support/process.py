@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +57,17 @@ class Serving:
         return self.process.wait(PATIENCE_SECONDS)
 
 
-def serve(*arguments: str | Path, log: Path) -> AbstractContextManager[Serving]:
-    """`atelier serve` on a free port; its log goes to a file."""
-    return started(command("serve", "--port", "0", *arguments), log=log)
+def serve(
+    *arguments: str | Path, log: Path, environment: Mapping[str, str] | None = None
+) -> AbstractContextManager[Serving]:
+    """`atelier serve` on a free port; its log goes to a file. `environment` is added to this process's."""
+    return started(command("serve", "--port", "0", *arguments), log=log, environment=environment)
 
 
 @contextmanager
-def started(server: Sequence[str], *, log: Path) -> Iterator[Serving]:
+def started(
+    server: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Serving]:
     """The process of a command that serves, once it says that it is ready."""
     with (
         log.open("w") as errors,
@@ -73,6 +77,7 @@ def started(server: Sequence[str], *, log: Path) -> Iterator[Serving]:
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
+            env={**os.environ, **(environment or {})},
         ) as process,
     ):
         try:

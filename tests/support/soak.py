@@ -24,6 +24,7 @@ class Tally:
     def __init__(self) -> None:
         self.answers: Counter[tuple[str, str]] = Counter()
         self.surprises: list[str] = []
+        self.probes: list[float] = []  # seconds of each `/livez`
         self._more = asyncio.Condition()
 
     async def count(self, kind: str, outcome: int | str) -> None:
@@ -42,6 +43,11 @@ class Tally:
         enough = self.answers.total() + num_answers
         async with self._more:
             await self._more.wait_for(lambda: self.answers.total() >= enough)
+
+    def probes_told(self) -> str:
+        ordered = sorted(self.probes)
+        p50, p99 = (ordered[int(share * (len(ordered) - 1))] for share in (0.5, 0.99))
+        return f"{len(ordered)} times, {p50:.3f} s at p50, {p99:.3f} at p99, {ordered[-1]:.3f} at most"
 
     def table(self) -> str:
         """A line for each kind, a column for each outcome."""
