@@ -61,7 +61,8 @@ async def test_nothing_fails_hangs_leaks_or_is_lost_under_a_load_of_ill_behaved_
         after = await footprints(soak, usual=before)
         codes = sum([await codes_of_all_answers(replica.client) for replica in soak.replicas], Counter())
         print(
-            f"\n{kind} store, {NUM_CONNECTIONS} connections, {SECONDS:g} s after a warm-up\n\n{tally.table()}\n\n"
+            f"\n{kind} store, {NUM_CONNECTIONS} connections, {SECONDS:g} s after a warm-up\n\n"
+            f"{tally.table()}\n\n"
             f"all answers by code, as the servers counted them: {dict(sorted(codes.items()))}\n"
             f"{len(promises.kept)} styles kept, {len(promises.gone)} deleted\n/livez: {tally.probes_told()}"
         )
@@ -79,9 +80,14 @@ async def test_nothing_fails_hangs_leaks_or_is_lost_under_a_load_of_ill_behaved_
         await nothing_is_left_of_what_is_gone(soak.store.url, promises)
         for replica in soak.replicas:
             assert replica.server.end(signal.SIGTERM) == 0
-    for log in tmp_path.glob("*.log"):
-        complaints = re.findall(r".*(?:Traceback|never retrieved|request_failed).*", log.read_text())
-        assert not complaints, complaints[:10]
+    complaints = complaints_in(tmp_path)
+    assert not complaints, complaints[:10]
+
+
+def complaints_in(folder: Path) -> list[str]:
+    """Lines of the servers' logs that tell of a failure."""
+    logs = [log.read_text() for log in folder.glob("*.log")]
+    return re.findall(r".*(?:Traceback|never retrieved|request_failed).*", "".join(logs))
 
 
 @dataclass(frozen=True)

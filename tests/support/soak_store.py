@@ -1,4 +1,4 @@
-"""The stores that a soak test kills: a service's own embedded server, and one that replicas share over TCP."""
+"""The stores that a soak test kills: a service's own embedded server, and one that replicas share."""
 
 from __future__ import annotations
 
