@@ -1,4 +1,4 @@
-"""`atelier convert`: rewrite a model as one folder of safetensors."""
+"""`atelier convert`: a model as one folder of safetensors; `extract-weights`: the tensors of a pickle."""
 
 from __future__ import annotations
 
@@ -35,3 +35,20 @@ def convert(
     with bars() as on_progress:
         run(registry.find(model, settings.models_dir), folder, read_precision(dtype), on_progress)
     typer.echo(f"{folder} is written: use it as --model {out or model}")
+
+
+def extract_weights(
+    file: Annotated[Path, typer.Argument(help="A .pth, .pt or .bin file that holds Python objects as well.")],
+    out: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
+    entry: Annotated[
+        str | None,
+        typer.Option(help="Where the tensors are, such as trainer.gpt_fsdp; needed where several hold some."),
+    ] = None,
+) -> None:
+    """Write the tensors of a pickled checkpoint as safetensors, running nothing that the file names."""
+    from service.cli.progress import bars
+    from service.model.checkpoints.extract_weights import extract_weights as run
+
+    with bars() as on_progress:
+        found, num_tensors = run(file, out, entry, on_progress)
+    typer.echo(f"{out} is written: {num_tensors} tensors{f' of {found}' if found else ''}")

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from service.cli.bench import bench
-from service.cli.convert import convert
+from service.cli.convert import convert, extract_weights
 from service.cli.evaluate import evaluate
 from service.cli.fetch import fetch
 from service.cli.fit import fit
@@ -35,7 +35,7 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (serve, fetch, convert, fit, verify, evaluate, bench):
+for command in (serve, fetch, convert, extract_weights, fit, verify, evaluate, bench):
     cli.command()(command)
 cli.add_typer(keys, name="keys")
 cli.add_typer(store, name="store")

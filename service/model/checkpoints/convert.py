@@ -16,6 +16,14 @@ from service.model.checkpoints.family import Checkpoint, ConvertedFile
 from service.model.checkpoints.loader import OnProgress, Stored, no_progress
 
 _CODES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_WRITABLE = {
+    **_CODES,
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 PRECISIONS = {code.lower(): dtype for dtype, code in _CODES.items()}
 
 
@@ -89,15 +97,15 @@ def write_safetensors(
 ) -> None:
     """Write tensors, which must come in the order of `header`, in the dtypes it names, holding one at a time.
 
-    The library's own function needs all of them in memory. ValueError: a dtype other than fp32, fp16, bf16.
+    The library's own function needs all of them in memory. ValueError: a dtype that no weights have.
     """
     entries, num_bytes = {}, 0
     for name, described in header.items():
         shape, dtype = described.shape, described.dtype
-        if dtype not in _CODES:
+        if dtype not in _WRITABLE:
             raise ValueError(f"{name} is stored as {dtype}; choose one of {', '.join(PRECISIONS)}")
         end = num_bytes + dtype.itemsize * torch.Size(shape).numel()
-        entries[name] = {"dtype": _CODES[dtype], "shape": shape, "data_offsets": (num_bytes, end)}
+        entries[name] = {"dtype": _WRITABLE[dtype], "shape": shape, "data_offsets": (num_bytes, end)}
         num_bytes = end
     text = json.dumps({"__metadata__": {"format": "pt"}, **entries}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the data start on a multiple of eight bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-_MAX_NAMED = 4  # differences spelled out in an error; the rest are counted
+log = logging.getLogger(__name__)
+_MAX_NAMED = 10  # differences spelled out in an error; the rest are counted
 # What to read where a folder has several: names as the transformers library gives them, then any single file.
 _INDICES = (
     "model.safetensors.index.json",
@@ -40,8 +42,9 @@ class WeightsMismatch(ValueError):
 class Naming:
     """Between the names in a released file and ours; each function renames a mapping's keys."""
 
-    ours: Callable[[Mapping[str, str]], dict[str, str]]  # drops constants
+    ours: Callable[[Mapping[str, str]], dict[str, str]]  # drops what the model does not use
     released: Callable[[Mapping[str, str]], dict[str, str]]
+    cut: frozenset[str] = frozenset()  # ours: a file may hold more rows, of which the first are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +142,18 @@ def load_weights(
 
     On the CPU a tensor stored in the parameter's dtype is not copied: the parameter is the mapped file, whose
     pages are read when they are first used. Returns how many bytes those are. `model` says in an error what
-    the file was read for. WeightsMismatch before anything is copied.
+    the file was read for. What the file holds besides is logged. WeightsMismatch before anything is copied.
     """
     names = match(shapes_of(module), weights, naming, model=model)
+    _log_unused(weights, names)
     parameters = {names[own]: parameter for own, parameter in module.named_parameters()}
     num_bytes = sum(parameter.nbytes for parameter in parameters.values())
     num_done = num_mapped = 0
     with torch.no_grad():
-        for name, tensor in weights.tensors(list(parameters)):
+        for name, stored in weights.tensors(list(parameters)):
             parameter = parameters[name]
+            is_cut = stored.shape != parameter.shape  # longer, and `match` allowed it
+            tensor = stored[: len(parameter)] if is_cut else stored
             is_alike = tensor.dtype == parameter.dtype and tensor.device == parameter.device
             if is_alike and tensor.is_contiguous():
                 parameter.data = tensor
@@ -160,16 +166,30 @@ def load_weights(
 
 
 def match(shapes: Mapping[str, Shape], weights: Weights, naming: Naming, *, model: str) -> dict[str, str]:
-    """Our names to the file's. WeightsMismatch unless the file holds exactly `shapes`."""
+    """Our names to the file's. WeightsMismatch unless the file holds exactly `shapes`.
+
+    Names that `naming` drops do not count, nor do the rows that it cuts.
+    """
     stored = weights.stored
     name_in_file = naming.ours({name: name for name in stored})
     as_released = {own: released for released, own in naming.released({own: own for own in shapes}).items()}
+    held = {own: stored[name].shape for own, name in name_in_file.items()}
+    for own in naming.cut & held.keys() & shapes.keys():
+        if held[own][1:] == shapes[own][1:] and held[own][0] > shapes[own][0]:
+            held[own] = shapes[own]
     _refuse_differences(
         {name_in_file.get(own, as_released[own]): shape for own, shape in shapes.items()},
-        {name: stored[name].shape for name in name_in_file.values()},
+        {name: held[own] for own, name in name_in_file.items()},
         f"{weights.path} does not fit {model}",
     )
     return name_in_file
+
+
+def _log_unused(weights: Weights, names: Mapping[str, str]) -> None:
+    unused = weights.stored.keys() - set(names.values())
+    if unused:
+        outer_first = sorted(unused, key=lambda name: (name.count("."), name))
+        log.info("%s: skipped %s", weights.path, _listed("that the model does not use", outer_first))
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +287,8 @@ def _read(path: Path, nests: tuple[str, ...]) -> dict[str, Tensor]:
         start = stream.read(16)
     if start.startswith(b"version https://"):
         raise ValueError(f"{path} is the pointer that Git LFS leaves in the place of a file, not the weights")
-    if path.suffix != ".safetensors":
+    # By content, so that a converted file may lie where the released one did: a length, then a JSON object.
+    if path.suffix != ".safetensors" and start[8:9] != b"{":
         return _unpickled(path, nests, is_zip=start.startswith(b"PK"))
     try:
         with safe_open(path, framework="pt") as file:
@@ -289,8 +310,9 @@ def _unpickled(path: Path, nests: tuple[str, ...], *, is_zip: bool) -> dict[str,
     others = [str(name) for name, value in held.items() if not isinstance(value, Tensor)]
     if others:
         raise ValueError(
-            f"{path} holds other things than named tensors: {', '.join(others[:4])}. A checkpoint of a "
-            "training run keeps its weights further in; save those alone."
+            f"{path} holds other things than named tensors: {', '.join(others[:_MAX_NAMED])}. A checkpoint "
+            f"of a training run keeps its weights further in: `atelier extract-weights {path} "
+            f"{path.with_suffix('.safetensors')}` writes them alone."
         )
     return dict(held)
 
@@ -298,10 +320,11 @@ def _unpickled(path: Path, nests: tuple[str, ...], *, is_zip: bool) -> dict[str,
 def _unreadable(path: Path, error: Exception) -> ValueError:
     """The first line of the library's error, and what it can mean."""
     lines = str(error).splitlines() or [type(error).__name__]
-    if any("Unsupported global" in line for line in lines):
+    if any("Unsupported global" in line or "is blocked" in line for line in lines):
         return ValueError(
-            f"{path} holds Python objects besides tensors, and reading those could run anything: "
-            "save its tensors alone, best as .safetensors"
+            f"{path} holds Python objects besides tensors, and reading those could run any code. "
+            f"`atelier extract-weights {path} {path.with_suffix('.safetensors')}` writes its tensors alone "
+            "without running any; then put the new file in its place."
         )
     return ValueError(
         f"{path} cannot be read as a weight file: {path.stat().st_size:,} bytes, cut short or damaged or of "

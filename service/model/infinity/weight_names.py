@@ -10,8 +10,20 @@ from typing import TypeVar
 from service.model.checkpoints.loader import Naming
 
 T = TypeVar("T")  # what is named does not matter
-# Released files may or may not hold these; their values are constants (golden README, 1.4 and 7).
-_BUFFERS = re.compile(r"(.*\.zero_k_bias|quantizer?\.lfq\.mask)")
+# Released files may or may not hold these: constants (golden README, 1.4 and 7), and what upstream's own
+# loader computes anew (`lvl_1L`, the mask and the two lengths).
+_UNUSED = re.compile(
+    r".*\.zero_k_bias|lvl_1L|attn_bias_for_masking|Infinity_visible_kvlen|Infinity_invisible_qlen"
+)
+# Constants again, and what a training run of an image tokenizer keeps beside it: discriminators, the networks
+# of its losses, counters of moving averages and of batch norms.
+_UNUSED_IN_TOKENIZER = re.compile(
+    r"quantizer?\.lfq\.mask"
+    r"|((image|video)_)?disc(riminator)?\..*"
+    r"|(perceptual_(model|loss)|lpips|loss)\..*"
+    r"|(model_)?ema\.(decay|num_updates)"
+    r"|.*\.num_batches_tracked"
+)
 _IN_BLOCK = {
     "modulation": "ada_gss",
     "attention.logit_scale": "sa.scale_mul_1H11",
@@ -59,11 +71,11 @@ def transformer_from_official(tensors: Mapping[str, T], blocks_per_chunk: int) -
             return f"blocks.{index}.{_swap(match[3], inside)}"
         return _swap(name, outside)
 
-    return {rename(name): tensor for name, tensor in tensors.items() if not _BUFFERS.fullmatch(name)}
+    return {rename(name): tensor for name, tensor in tensors.items() if not _UNUSED.fullmatch(name)}
 
 
 def transformer_to_official(tensors: Mapping[str, T], blocks_per_chunk: int) -> dict[str, T]:
-    """The inverse, without the constant buffers."""
+    """The inverse, without what is not used."""
 
     def rename(name: str) -> str:
         if match := _OWN_BLOCK.fullmatch(name):
@@ -80,7 +92,7 @@ def tokenizer_from_official(tensors: Mapping[str, T]) -> dict[str, T]:
     return {
         _RESAMPLE.sub("resample.conv.", _WRAPPED.sub(r"\1.", name)): tensor
         for name, tensor in tensors.items()
-        if not _BUFFERS.fullmatch(name)
+        if not _UNUSED_IN_TOKENIZER.fullmatch(name)
     }
 
 
@@ -112,6 +124,7 @@ def transformer_naming(blocks_per_chunk: int) -> Naming:
     return Naming(
         ours=partial(transformer_from_official, blocks_per_chunk=blocks_per_chunk),
         released=partial(transformer_to_official, blocks_per_chunk=blocks_per_chunk),
+        cut=frozenset({"unconditional_text"}),  # upstream cuts it to the longest text, too
     )
 
 

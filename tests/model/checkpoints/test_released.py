@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import subprocess
 import sys
@@ -44,6 +45,7 @@ pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 ON_GPU = Precision(torch.bfloat16, torch.float16)  # what `auto` is there
 NAMES = list(RELEASED)
+SPEC = ImageSpec("a red star", 1, Size(256, 256))
 
 
 @pytest.fixture(scope="module")
@@ -329,3 +331,89 @@ def test_reading_takes_the_memory_of_one_shard(tmp_path: Path, suffix: str) -> N
     )
     model, shard, bit = 128, 32, 16
     assert int(ran.stdout) / 2**20 < model + shard + bit
+
+
+# What upstream's own files and training runs may hold beside the weights.
+SURPLUS = {
+    "transformer": ("lvl_1L", "attn_bias_for_masking", "Infinity_visible_kvlen", "Infinity_invisible_qlen"),
+    "tokenizer": (
+        "image_disc.main.0.weight", "video_disc.main.0.weight", "discriminator.main.1.num_batches_tracked",
+        "perceptual_model.net.0.weight", "lpips.lin0.weight", "loss.logvar", "ema.decay",
+        "model_ema.num_updates",
+    ),
+}  # fmt: skip
+
+
+def with_more(models_dir: Path, part: str, more: dict[str, torch.Tensor], *, is_zip: bool = True) -> Path:
+    """A file of a shrunk infinity-2b with tensors added or replaced."""
+    file = models_dir / getattr(shrunk("infinity-2b").files, part)
+    held = torch.load(file)
+    weights = held["vae"] if part == "tokenizer" else held
+    weights |= more
+    torch.save(held, replace_file(file), _use_new_zipfile_serialization=is_zip)
+    return file
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_files_with_everything_that_upstream_may_leave_in_load_and_say_what_was_skipped(
+    models_dir: Path, is_zip: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = shrunk("infinity-2b")
+    image = Generator(InfinityCheckpoint(config, models_dir).load(CPU)).generate([SPEC])[0].image
+    files = [
+        with_more(models_dir, part, dict.fromkeys(names, torch.zeros(3)), is_zip=is_zip)
+        for part, names in SURPLUS.items()
+    ]
+    held = torch.load(files[1])
+    torch.save(
+        held | {"ema": {"x": torch.zeros(2)}, "image_disc": {"x": torch.zeros(2)}, "step": 7}, files[1]
+    )
+    with caplog.at_level(logging.INFO, logger="service.model.checkpoints.loader"):
+        loaded = InfinityCheckpoint(config, models_dir).load(CPU)
+    assert np.array_equal(Generator(loaded).generate([SPEC])[0].image, image)
+    for file, names in zip(files, SURPLUS.values(), strict=True):
+        (line,) = (message for message in caplog.messages if message.startswith(f"{file}: skipped "))
+        assert [name for name in names if name not in line] == []
+
+
+@pytest.mark.parametrize(
+    ("part", "names"),
+    [
+        ("transformer", [f"spare_{letter}" for letter in "abcdefghijkl"]),
+        ("tokenizer", ["lvl_1L", "losses.x"]),
+    ],
+)
+def test_a_name_that_nobody_knows_is_still_refused(models_dir: Path, part: str, names: list[str]) -> None:
+    more = dict.fromkeys((*names, *SURPLUS[part]), torch.zeros(3))
+    file = with_more(models_dir, part, more)
+    listed = ", ".join(sorted(names)[:10]) + (" and 2 more" if len(names) == 12 else "")
+    with pytest.raises(
+        ValueError, match=f"{file} does not fit .*: {len(names)} tensors unexpected: {listed}"
+    ):
+        InfinityCheckpoint(shrunk("infinity-2b"), models_dir).open_parts()
+
+
+def test_a_longer_unconditional_text_is_cut_and_a_shorter_one_refused(models_dir: Path) -> None:
+    config = shrunk("infinity-2b")
+    tokens, channels = config.transformer.max_text_tokens, config.transformer.text_channels
+    whole = InfinityCheckpoint(config, models_dir).load(CPU).transformer.unconditional_text
+    rest = torch.full((5, channels), 9.0)
+    with_more(models_dir, "transformer", {"cfg_uncond": torch.cat([whole, rest])})
+    cut = InfinityCheckpoint(config, models_dir).load(CPU).transformer.unconditional_text
+    assert torch.equal(cut, whole)
+    for shape in ((tokens - 1, channels), (tokens + 1, channels + 1)):
+        with_more(models_dir, "transformer", {"cfg_uncond": torch.zeros(shape)})
+        sentence = f"cfg_uncond is {shape[0]}x{shape[1]}, not {tokens}x{channels}"
+        with pytest.raises(ValueError, match=sentence):
+            InfinityCheckpoint(config, models_dir).open_parts()
+
+
+def test_tensors_with_attributes_of_their_own_are_read_as_the_released_2b_has_them(models_dir: Path) -> None:
+    """Its listing on the hub names `torch._tensor._rebuild_from_type_v2`, which torch writes for these."""
+    file = models_dir / "infinity_2b_reg.pth"
+    held = torch.load(file)
+    for tensor in held.values():
+        tensor.tag = "trained"
+    torch.save(held, replace_file(file))
+    assert b"_rebuild_from_type_v2" in file.read_bytes()
+    assert InfinityCheckpoint(shrunk("infinity-2b"), models_dir).load(CPU)
