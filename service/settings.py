@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 from platformdirs import user_data_path
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -52,7 +53,7 @@ class Settings(BaseSettings):
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
     threads: int | None = Field(
-        default=None, ge=1, description="CPU threads of the model; unset: one per core."
+        default=None, ge=1, description="CPU threads of the model; unset: one per core, but for one core."
     )
     precision: PrecisionChoice = Field(
         default="auto",
@@ -217,12 +218,48 @@ def prepare_torch(settings: Settings) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     if settings.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    else:
+        os.environ.setdefault("OMP_NUM_THREADS", str(default_threads()))
     if settings.compile:  # cached for the next start; a container's own folders may be read-only
         for name, folder in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
             os.environ.setdefault(name, str(settings.data_dir / "compiled" / folder))
     # Batches of changing sizes fragment GPU memory; segments that grow do not.
     if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & set(os.environ):
         os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+
+
+def default_threads(
+    num_cores: int | None = None, groups: str | None = None, root: Path = Path("/sys/fs/cgroup")
+) -> int:
+    """One fewer than the cores that this process may use, and at least one.
+
+    The event loop and the image encoder run on the core that is left. With a thread on every core, a single
+    busy neighbour delays every operation, which waits for its slowest thread: docs/benchmarks.md has figures.
+    `groups` is the text of /proc/self/cgroup, whose quotas count as cores; without arguments, this machine's.
+    """
+    if num_cores is None:
+        num_usable = len(psutil.Process().cpu_affinity() or ()) if psutil.LINUX else os.cpu_count() or 1
+        num_cores = min(num_usable, psutil.cpu_count(logical=False) or num_usable)
+    if groups is None:
+        file = Path("/proc/self/cgroup")
+        groups = file.read_text() if file.exists() else ""
+    for line in groups.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "cpu" in controllers.split(","):
+            # In a container the root itself is its group.
+            for folder in (root / controllers / path.lstrip("/"), root / controllers):
+                num_cores = min([num_cores, *_cores_allowed(folder)])
+    return max(1, num_cores - 1)
+
+
+def _cores_allowed(folder: Path) -> list[int]:
+    """The quota of a control group of either version, rounded up to whole cores; empty without one."""
+    files = [folder / "cpu.max", folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"]
+    numbers = " ".join(file.read_text() for file in files if file.exists()).split()
+    if len(numbers) != 2 or not numbers[0].isdigit():  # "max", or -1
+        return []
+    quota, period = map(int, numbers)
+    return [-(-quota // period)]
 
 
 def _sentence(error: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, read_settings
+from service.settings import Settings, default_threads, read_settings
 from tests.support.process import ROOT
 
 
@@ -47,10 +47,37 @@ def test_settings_are_frozen() -> None:
         Settings().port = 1
 
 
+@pytest.mark.parametrize(
+    ("quota", "num_threads"),
+    [
+        ({}, 7),
+        ({"cpu.max": "max 100000\n"}, 7),
+        ({"cpu.max": "250000 100000\n"}, 2),  # two cores and a half
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"app/cpu.max": "400000 100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ({"cpu/app/cpu.cfs_quota_us": "-1\n", "cpu/app/cpu.cfs_period_us": "100000\n"}, 7),
+    ],
+)
+def test_a_core_is_left_to_others_of_those_that_a_container_may_use(
+    tmp_path: Path, quota: dict[str, str], num_threads: int
+) -> None:
+    for name, text in quota.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    groups = "4:memory:/app\n1:cpu:/app\n0::/app\n"
+    assert default_threads(8, groups, tmp_path) == num_threads
+
+
+def test_a_single_core_has_a_thread() -> None:
+    assert default_threads(1, "") == default_threads(2, "") == 1
+    assert default_threads() >= 1
+
+
 def test_prepare_torch_sets_idle_threads_and_memory_unless_already_set() -> None:
     """In a new process, because torch reads the environment once, when it is imported."""
     code = (
-        "from service.settings import Settings, prepare_torch\n"
+        "from service.settings import default_threads, Settings, prepare_torch\n"
         "prepare_torch(Settings(threads=1))\n"
         "import os, torch\n"
         "print(torch.get_num_threads(), os.environ['GOMP_SPINCOUNT'], os.environ['OMP_WAIT_POLICY'],"
