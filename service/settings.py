@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import psutil
 from platformdirs import user_data_path
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.model.checkpoints.options import (
@@ -22,6 +22,15 @@ from service.model.checkpoints.options import (
 
 PREFIX = "ATELIER_"
 MetadataChoice = Literal["none", "minimal", "full"]
+
+
+class ClientSettings(BaseSettings):
+    """Where the commands that call a service find it: ATELIER_URL and ATELIER_API_KEY."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
+
+    url: str | None = Field(default=None, description="Address of a running service.")
+    api_key: SecretStr | None = Field(default=None, description="API key to send to it.")
 
 
 class Settings(BaseSettings):
@@ -184,9 +193,10 @@ class Settings(BaseSettings):
     @classmethod
     def _refuse_unknown_variables(cls, values: Any) -> Any:
         known = [PREFIX + name.upper() for name in cls.model_fields]
+        of_clients = [PREFIX + name.upper() for name in ClientSettings.model_fields]
         for variable in sorted(os.environ):
             name = variable.upper()
-            if name.startswith(PREFIX) and name not in known:
+            if name.startswith(PREFIX) and name not in known + of_clients:
                 near = get_close_matches(name, known, n=1, cutoff=0)[0]
                 raise ValueError(f"{variable} is not a setting; the nearest one is {near}")
         return values

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, default_threads, read_settings
+from service.settings import ClientSettings, Settings, default_threads, read_settings
 from tests.support.process import ROOT
 
 
@@ -27,6 +27,15 @@ def test_an_unknown_variable_is_refused_with_the_nearest_setting(monkeypatch: py
     monkeypatch.setenv("ATELIER_MAX_QUEUE", "5")
     with pytest.raises(ValueError, match=r"^ATELIER_MAX_QUEUE is not a setting.*ATELIER_MAX_QUEUED$"):
         read_settings()
+
+
+def test_the_variables_of_clients_are_known_and_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATELIER_URL", "http://127.0.0.1:8000")
+    monkeypatch.setenv("ATELIER_API_KEY", "atl_secret")
+    assert not {"url", "api_key"} & set(read_settings().model_dump())
+    assert "secret" not in repr(ClientSettings())
+    monkeypatch.setenv("ATELIER_API_KEY", "")
+    assert ClientSettings().api_key is None
 
 
 def test_a_value_out_of_range_is_named_with_the_allowed_range(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,31 +12,33 @@ from service.cli.convert import convert, extract_weights
 from service.cli.evaluate import evaluate
 from service.cli.fetch import fetch
 from service.cli.fit import fit
+from service.cli.generate import generate
 from service.cli.keys import keys
-from service.cli.options import fail
+from service.cli.options import CommandFailed, fail
 from service.cli.serve import serve
 from service.cli.store import store
+from service.cli.styles import styles
 from service.cli.verify import verify
 
 
 class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
-        """A ValueError is a sentence for the person: it is printed, and the exit status is 1."""
+        """A ValueError is a sentence for the person: it is printed, and the exit status is 1 or its own."""
         try:
             return super().invoke(ctx)
         except ValueError as error:
-            fail(str(error))
+            fail(str(error), error.exit_status if isinstance(error, CommandFailed) else 1)
 
 
 cli = typer.Typer(
     cls=_Commands,
     help="Style-personalised images: upload a style once, draw any prompt in it.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (serve, fetch, convert, extract_weights, fit, verify, evaluate, bench):
+for command in (serve, generate, fetch, convert, extract_weights, fit, verify, evaluate, bench):
     cli.command()(command)
+cli.add_typer(styles, name="styles")
 cli.add_typer(keys, name="keys")
 cli.add_typer(store, name="store")
 

@@ -39,7 +39,15 @@ def settings_under(**flags: object) -> Settings:
     return settings
 
 
-def fail(message: str) -> NoReturn:
-    """Print the message to stderr and exit with status 1."""
+class CommandFailed(ValueError):
+    """A sentence for the person, and an exit status other than 1 for scripts."""
+
+    def __init__(self, message: str, exit_status: int) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
+def fail(message: str, exit_status: int = 1) -> NoReturn:
+    """Print the message to stderr and exit with this status."""
     typer.echo(message, err=True)
-    raise typer.Exit(1)
+    raise typer.Exit(exit_status)

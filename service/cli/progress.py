@@ -42,6 +42,22 @@ def counter(num: int, what: str) -> Iterator[Callable[[], None]]:
         yield lambda: progress.advance(task)
 
 
+@contextmanager
+def steps(what: str, num_images: int) -> Iterator[Callable[[int, int, int], None]]:
+    """Yields `on_step(image, step, num_steps)`, which fills a bar of the steps of all images."""
+    from rich.progress import MofNCompleteColumn, TimeElapsedColumn
+
+    done = dict[int, int]()
+    with _progress(MofNCompleteColumn(), TimeElapsedColumn()) as progress:
+        task = progress.add_task(what, total=None)
+
+        def on_step(image: int, step: int, num_steps: int) -> None:
+            done[image] = step
+            progress.update(task, total=num_images * num_steps, completed=sum(done.values()))
+
+        yield on_step
+
+
 def _progress(*columns: ProgressColumn) -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
