@@ -19,6 +19,7 @@ from service.access.keyring import ReloadingKeyring, require_guard
 from service.access.rate_limiter import RateLimiter
 from service.application.extract_style import Extraction, Styles, extraction_batcher
 from service.application.generate import Images, generation_batcher
+from service.application.model_names import ModelNames
 from service.application.upload_limiter import UploadLimiter
 from service.batching.batcher import Batcher
 from service.batching.model_thread import ModelThread
@@ -145,6 +146,11 @@ class Service:
         # Apart from the uploads, so that slow ones hold up no finished image.
         encoding = self._thread_pool(ThreadPoolExecutor(NUM_ENCODING_THREADS, thread_name_prefix="encode"))
         generator = await asyncio.get_running_loop().run_in_executor(thread, self._load)
+        names = ModelNames(generator.name, settings.aliases)
+        try:
+            names.check()
+        except ValueError as error:
+            raise CannotStart(str(error)) from error
         metrics.build_info.info(
             {"version": __version__, "model": generator.name, "fingerprint": generator.fingerprint}
         )
@@ -156,7 +162,7 @@ class Service:
         return ReadyService(
             settings=settings,
             images=Images(
-                generator, generation, store, encoding=encoding, settings=settings, metrics=metrics
+                generator, names, generation, store, encoding=encoding, settings=settings, metrics=metrics
             ),
             styles=Styles(
                 store,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import psutil
 from platformdirs import user_data_path
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.model.checkpoints.options import (
@@ -48,6 +48,16 @@ class Settings(BaseSettings):
         default_factory=lambda: user_data_path("atelier"), description="Folder of the embedded style store."
     )
     model: str = Field(default="nano", description="Name of a known model, or the folder of one.")
+    model_aliases: str = Field(
+        default="",
+        description="More names for the served model, NAME=MODEL separated by commas, such as "
+        "gpt-image-1=nano; the name * stands for any other.",
+    )
+    size_policy: Literal["nearest", "native"] = Field(
+        default="nearest",
+        description="Sizes that are not enabled: nearest draws the nearest enabled size and resizes it; "
+        "native refuses them.",
+    )
     models_dir: Path = Field(
         default_factory=lambda known: known["data_dir"] / "models",
         description="Folder of fetched and converted models; `models` in the data folder by default.",
@@ -154,7 +164,7 @@ class Settings(BaseSettings):
     max_upload_pixels: int = Field(
         default=50_000_000, ge=1, description="Maximum number of pixels of an uploaded picture."
     )
-    max_prompt_chars: int = Field(default=4000, ge=1, description="Maximum length of a prompt.")
+    max_prompt_chars: int = Field(default=32_000, ge=1, description="Maximum length of a prompt.")
     request_timeout_seconds: float = Field(
         default=600.0,
         gt=0,
@@ -188,6 +198,17 @@ class Settings(BaseSettings):
             decoding=self.decoding,
             compile=self.compile,
         )
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """The model that each alias stands for, by alias."""
+        return _read_aliases(self.model_aliases)
+
+    @field_validator("model_aliases")
+    @classmethod
+    def _check_aliases(cls, text: str) -> str:
+        _read_aliases(text)
+        return text
 
     @model_validator(mode="before")
     @classmethod
@@ -270,6 +291,20 @@ def _cores_allowed(folder: Path) -> list[int]:
         return []
     quota, period = map(int, numbers)
     return [-(-quota // period)]
+
+
+def _read_aliases(text: str) -> dict[str, str]:
+    """ValueError unless the text is NAME=MODEL, separated by commas, and names nothing twice."""
+    aliases: dict[str, str] = {}
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        alias, _, model = (part.strip() for part in pair.partition("="))
+        if not alias or not model or "@" in pair or alias in aliases:
+            raise ValueError(
+                "must be NAME=MODEL separated by commas, each NAME once and without @, "
+                "such as gpt-image-1=nano,*=nano"
+            )
+        aliases[alias] = model
+    return aliases
 
 
 def _sentence(error: dict[str, Any]) -> str:

@@ -11,9 +11,13 @@ from service.storage.schema import NO_TENANT
 
 # Scanners recognise by it a secret that leaked into a log or a repository.
 PREFIX = "atl_"
+MAX_STRENGTH = 1.5  # of a style, in a line and in a request
 HASH = "sha256:"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+# Whether there is such a style is the store's to say, when it is used.
+_STYLE = re.compile(r"((?:sty|sc\d+)_[A-Za-z0-9_-]{1,5000})(?::(\d{1,2}(?:\.\d{1,8})?))?")
+_OPTIONS = ("tenant", "requests", "images", "style")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +29,20 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class DefaultStyle:
+    """The style of requests that name none: a style ID or a style code, and the amount of it."""
+
+    id: str
+    strength: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class ApiKey:
     name: str  # for the log; no two keys share one
     tenant: str  # whose styles it sees; several keys may share one
     digest: bytes  # SHA-256 of the secret; 256 random bits need no slow hash
     limits: Limits
+    style: DefaultStyle | None = None
 
 
 def new_secret() -> str:
@@ -41,7 +54,14 @@ def digest_of(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-def write_line(secret: str, name: str, *, tenant: str | None = None, limits: Limits | None = None) -> str:
+def write_line(
+    secret: str,
+    name: str,
+    *,
+    tenant: str | None = None,
+    limits: Limits | None = None,
+    style: str | None = None,
+) -> str:
     """The line that admits `secret`; ValueError when `read_line` would refuse it."""
     _require_name(name)  # before a blank in it makes two words
     parts = [name, HASH + digest_of(secret).hex()]
@@ -51,16 +71,18 @@ def write_line(secret: str, name: str, *, tenant: str | None = None, limits: Lim
         parts.append(f"requests={limits.requests}")
     if limits is not None and limits.images is not None:
         parts.append(f"images={limits.images}")
+    if style is not None:
+        parts.append(f"style={style}")
     line = " ".join(parts)
     read_line(line, Limits())
     return line
 
 
 def read_line(line: str, limits: Limits) -> ApiKey:
-    """`NAME sha256:HEX [tenant=NAME] [requests=N] [images=N]`; ValueError says what is wrong.
+    """`NAME sha256:HEX [tenant=NAME] [requests=N] [images=N] [style=STYLE[:STRENGTH]]`.
 
-    The tenant defaults to the key's name; an empty `tenant=` is NO_TENANT. `limits` apply where the line has
-    none; the value `none` removes one.
+    ValueError says what is wrong. The tenant defaults to the key's name; an empty `tenant=` is NO_TENANT.
+    `limits` apply where the line has none; the value `none` removes one.
     """
     name, _, rest = line.strip().partition(" ")
     if name.startswith(PREFIX):  # said without repeating it: what is wrong here ends up in logs
@@ -82,6 +104,7 @@ def read_line(line: str, limits: Limits) -> ApiKey:
             requests=_bound(chosen, "requests", limits.requests),
             images=_bound(chosen, "images", limits.images),
         ),
+        style=_style(chosen["style"]) if "style" in chosen else None,
     )
 
 
@@ -94,8 +117,8 @@ def _options(words: list[str]) -> dict[str, str]:
     chosen: dict[str, str] = {}
     for word in words:
         option, equals, value = word.partition("=")
-        if not equals or option not in ("tenant", "requests", "images"):
-            raise ValueError(f"{word[:70]!r} is not one of tenant=NAME, requests=N, images=N")
+        if not equals or option not in _OPTIONS:
+            raise ValueError(f"{word[:70]!r} is not one of tenant=NAME, requests=N, images=N, style=STYLE")
         if option in chosen:
             raise ValueError(f"{option} is there twice")
         chosen[option] = value
@@ -111,3 +134,14 @@ def _bound(chosen: dict[str, str], option: str, otherwise: int | None) -> int | 
     if not (value.isascii() and value.isdigit() and 0 < int(value) < 10**9):
         raise ValueError(f"{option}={value[:20]} must be a number above 0, or none")
     return int(value)
+
+
+def _style(text: str) -> DefaultStyle:
+    match = _STYLE.fullmatch(text)
+    strength = float(match[2] or 1) if match else 0.0
+    if match is None or strength > MAX_STRENGTH:
+        raise ValueError(
+            f"style={text[:70]} must be a style ID or style code, and may go on with its strength, 0 to "
+            f"{MAX_STRENGTH}, such as sty_...:0.7"
+        )
+    return DefaultStyle(match[1], strength)

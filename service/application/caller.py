@@ -8,6 +8,7 @@ from typing import Literal
 
 from service.access.api_key import ApiKey
 from service.access.rate_limiter import RateLimit, RateLimiter, Window
+from service.application.generation_request import StyleMix, StyleTerm
 from service.errors import InvalidRequest, RateLimitExceeded
 from service.storage.schema import NO_TENANT
 
@@ -23,6 +24,7 @@ class Caller:
     rates: dict[Kind, RateLimit] = field(default_factory=dict)
     limiter: RateLimiter | None = None
     windows: dict[Kind, Window] = field(default_factory=dict)
+    style: StyleMix | None = None  # where a request names none
 
     @classmethod
     def of(cls, api_key: ApiKey, limiter: RateLimiter | None) -> Caller:
@@ -33,6 +35,11 @@ class Caller:
             for kind, limit in limits.items()
             if limit is not None
         }
+        style = api_key.style
+        if style is not None:
+            # A client that named no style is told where the one that cannot be used comes from.
+            term = StyleTerm(style.id, param="Authorization")
+            return cls(api_key.tenant, rates, limiter, style=StyleMix((term,), style.strength))
         return cls(api_key.tenant, rates, limiter)
 
     async def take(self, kind: Kind, cost: int) -> None:

@@ -15,10 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.application.caller import Caller
-from service.application.generation_request import MAX_SEED, GenerationRequest, StyleMix, check_request
+from service.application.generation_request import (
+    MAX_SEED,
+    GenerationRequest,
+    StyleMix,
+    check_request,
+    styles_of,
+)
+from service.application.model_names import ModelNames
+from service.application.output_size import OutputSize, output_size
 from service.batching.batcher import Batcher, Job
 from service.batching.model_thread import ModelThread, PendingOutputs
-from service.media.images import OutputFormat, encode_image
+from service.media.images import OutputFormat, encode_image, resize_image
 from service.media.provenance import Provenance
 from service.metrics import Metrics
 from service.model.engine.generator import Generator, PendingBatch
@@ -54,6 +62,7 @@ class PlannedImage:
     quality: Quality
     output_format: OutputFormat
     style: StyleMix | None  # resolved
+    output: OutputSize
     xmp: bytes = b""  # what its files say of their origin
 
 
@@ -62,6 +71,11 @@ class FinishedImage:
     planned: PlannedImage
     file: bytes
     drawing: Drawing
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was done other than asked."""
+        return (*self.planned.output.warnings, *self.drawing.warnings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +98,7 @@ class Images:
     """
 
     generator: Generator
+    names: ModelNames
     batcher: Batcher[ImageSpec, Drawing]
     store: StyleStore
     encoding: Executor
@@ -122,25 +137,34 @@ class Images:
     async def encode(
         self, request: GenerationRequest, planned: PlannedImage, image: NDArray[np.uint8]
     ) -> bytes:
-        """The image [height, width, 3] as a file; a large one is encoded off the event loop."""
+        """The image or preview [height, width, 3] as a file, of the size that was asked for if that is not
+        drawn; a large one is encoded off the event loop.
+        """
+        target = planned.output.resized_to
 
         def encode() -> bytes:
             with self.metrics.stage_duration_seconds.labels(stage="encode").time():
+                resized = image if target is None else resize_image(image, target.width, target.height)
                 return encode_image(
-                    image, request.output_format, compression=request.output_compression, xmp=planned.xmp
+                    resized, request.output_format, compression=request.output_compression, xmp=planned.xmp
                 )
 
-        if image.nbytes <= MAX_INLINE_BYTES:
+        num_bytes = image.nbytes if target is None else 3 * target.width * target.height
+        if num_bytes <= MAX_INLINE_BYTES:
             return encode()
         return await asyncio.get_running_loop().run_in_executor(self.encoding, encode)
 
     async def _plan(
         self, request: GenerationRequest, caller: Caller, trace: RequestTrace
     ) -> list[PlannedImage]:
-        size = check_request(request, self.generator, self.settings.max_prompt_chars)
-        alpha = self.generator.alpha
-        styles = [None if style is None else style.resolved(alpha) for style in request.styles]
-        await caller.take("images", request.num_images * len(request.styles))
+        of_model = self.names.style_of(request.model)
+        chosen = styles_of(request, of_model, caller.style)
+        is_resizing = self.settings.size_policy == "nearest"
+        output = output_size(request.size, self.generator, is_resizing=is_resizing)
+        check_request(request, chosen, self.settings.max_prompt_chars)
+        alpha, size = self.generator.alpha, output.drawn
+        styles = [None if style is None else style.resolved(alpha) for style in chosen]
+        await caller.take("images", request.num_images * len(styles))
         if self.settings.log_prompts:
             trace.fields["prompt"] = request.prompt
         stylings = [await self._styling_of(style, size, caller, trace) for style in styles]
@@ -162,7 +186,9 @@ class Images:
                     shortcuts=shortcuts,
                 )
                 xmp = self._xmp(spec, style, caller)
-                planned.append(PlannedImage(len(planned), spec, quality, request.output_format, style, xmp))
+                planned.append(
+                    PlannedImage(len(planned), spec, quality, request.output_format, style, output, xmp)
+                )
         return planned
 
     def _xmp(self, spec: ImageSpec, style: StyleMix | None, caller: Caller) -> bytes:
@@ -211,6 +237,7 @@ class ImageStream:
         self._images = images
         self._request = request
         self._planned = planned
+        self.output = planned[0].output  # of all images
         self._trace = trace
         self._began = self._ended = trace.clock()
         # The index of an image with a preview of it, or with None once its job has ended.
@@ -256,18 +283,19 @@ class ImageStream:
         self._news.put_nowait((index, None))
 
     async def _preview(self, index: int, preview_index: int, preview: Preview) -> PreviewImage:
-        file = await self._images.encode(self._request, self._planned[index], preview.image)
+        planned = self._planned[index]
+        file = await self._images.encode(self._request, planned, preview.image)
         if preview_index == 0:
             self._images.metrics.first_preview_seconds.observe(self._trace.elapsed_seconds)
-        return PreviewImage(self._planned[index], file, preview_index, preview)
+        return PreviewImage(planned, file, preview_index, preview)
 
     async def _finished(self, index: int, *, is_last: bool) -> FinishedImage:
-        drawing = self._jobs[index].future.result()
+        drawing, planned = self._jobs[index].future.result(), self._planned[index]
         if is_last:
             record_timings(self._trace, self._jobs, self._ended - self._began)
         with self._trace.stage("encode"):
-            file = await self._images.encode(self._request, self._planned[index], drawing.image)
-        return FinishedImage(self._planned[index], file, drawing)
+            file = await self._images.encode(self._request, planned, drawing.image)
+        return FinishedImage(planned, file, drawing)
 
 
 def record_timings(trace: RequestTrace, jobs: Sequence[ImageJob], waited_seconds: float) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from service.batching.priority import Priority
-from service.errors import InvalidRequest, ModelNotFound
+from service.errors import InvalidRequest
 from service.media.images import OutputFormat, check_compression
-from service.model.engine.generator import Generator
 from service.model.engine.quality import Quality
-from service.model.schedule import Size
 
 MAX_SEED = 2**32 - 1
 MAX_IMAGES = 10
+MAX_MIXED_STYLES = 10
+MAX_WEIGHT = 10
 # Bound of a weight relative to the sum: beyond it, near-equal weights of both signs would leave only noise.
 MAX_SHARE = 10
 
@@ -58,15 +59,16 @@ class StyleMix:
 class GenerationRequest:
     """`num_images` images of one prompt in each of `styles`, of which None is the plain model.
 
-    Image i of a style is drawn with seed + i; a seed is chosen when there is none. `num_previews` is a number
-    for each image, and for streams only. `deadline` is a time of `time.monotonic`.
+    Without `styles` the model's name may carry one, and the API key may have one. Image i of a style is drawn
+    with seed + i; a seed is chosen when there is none. `num_previews` is a number for each image, and for
+    streams only. `deadline` is a time of `time.monotonic`.
     """
 
     prompt: str
     negative_prompt: str = ""
-    model: str | None = None  # a name to check against the served model's
+    model: str | None = None  # as in ModelNames
     size: str = "auto"  # WIDTHxHEIGHT, or auto
-    styles: tuple[StyleMix | None, ...] = (None,)
+    styles: tuple[StyleMix | None, ...] | None = None
     num_images: int = 1
     num_previews: int = 0
     seed: int | None = None  # 0 .. MAX_SEED
@@ -78,14 +80,12 @@ class GenerationRequest:
     deadline: float | None = None
 
 
-def check_request(request: GenerationRequest, generator: Generator, max_prompt_chars: int) -> Size:
-    """The size to draw. ModelNotFound or InvalidRequest for another model, a size that is not enabled, a
-    prompt that is blank or too long, too many images, and a compression that the format does not have.
+def check_request(
+    request: GenerationRequest, styles: Sequence[StyleMix | None], max_prompt_chars: int
+) -> None:
+    """InvalidRequest for a prompt that is blank or too long, too many images, and a compression that the
+    format does not have. `styles` are those to draw in.
     """
-    require_model(request.model, generator)
-    by_name = {"auto": generator.default_size} | {str(size): size for size in generator.sizes}
-    if request.size not in by_name:
-        raise _unsupported_size(request.size, generator)
     for name, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
         if len(text) > max_prompt_chars:
             raise InvalidRequest(
@@ -93,31 +93,28 @@ def check_request(request: GenerationRequest, generator: Generator, max_prompt_c
             )
     if not request.prompt.strip():
         raise InvalidRequest("prompt is blank; say what to draw.", param="prompt")
-    total_images = request.num_images * len(request.styles)
+    total_images = request.num_images * len(styles)
     if total_images > MAX_IMAGES:
         raise InvalidRequest(
-            f"{request.num_images} images in each of {len(request.styles)} styles are {total_images}; one "
+            f"{request.num_images} images in each of {len(styles)} styles are {total_images}; one "
             f"request draws at most {MAX_IMAGES}.",
             param="n",
         )
     check_compression(request.output_format, request.output_compression)
-    return by_name[request.size]
 
 
-def require_model(name: str | None, generator: Generator) -> None:
-    """ModelNotFound unless `name` is the served model's, or None."""
-    if name not in (None, generator.name):
-        raise ModelNotFound(
-            f"This service draws with {generator.name}. Name that model, or none.", param="model"
+def styles_of(
+    request: GenerationRequest, of_model: StyleMix | None, of_key: StyleMix | None
+) -> tuple[StyleMix | None, ...]:
+    """The styles to draw in: the request's own, that of its model's name, or that of its API key.
+    InvalidRequest when the request names styles in both places.
+    """
+    if request.styles is None:
+        return (of_model or of_key,)
+    if of_model is not None:
+        raise InvalidRequest(
+            "The model's name carries a style, and the request names another: give the style in one place.",
+            param="model",
+            code="conflicting_parameters",
         )
-
-
-def _unsupported_size(name: str, generator: Generator) -> InvalidRequest:
-    draws = f"it draws {', '.join(map(str, generator.sizes))} (auto is {generator.default_size})."
-    return InvalidRequest(
-        f"{name} is not enabled on this service; {draws} ATELIER_SIZES enables more."
-        if name in map(str, generator.native_sizes)
-        else f"{generator.name} has no size {name}; {draws}",
-        param="size",
-        code="unsupported_size",
-    )
+    return request.styles

@@ -21,13 +21,17 @@ def new_key(
     ] = None,
     requests: Annotated[int | None, typer.Option(min=1, help="Maximum requests per minute.")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Maximum images per minute.")] = None,
+    style: Annotated[
+        str | None,
+        typer.Option(help="Style of requests that name none: a style ID or code, or STYLE:STRENGTH."),
+    ] = None,
 ) -> None:
     """Create an API key and print the line that enables it. The key itself is stored nowhere."""
     from service.access.api_key import Limits, new_secret, write_line
 
     secret = new_secret()
     try:
-        line = write_line(secret, name, tenant=tenant, limits=Limits(requests, images))
+        line = write_line(secret, name, tenant=tenant, limits=Limits(requests, images), style=style)
     except ValueError as error:
         raise ValueError(f"Cannot create this key: {error}.") from error
     typer.echo(f"The API key, shown only once:\n\n  {secret}\n")

@@ -27,7 +27,9 @@ from service.http.schemas.images import (
     WeightedChoice,
 )
 from service.http.sse import EventStream
+from service.model.schedule import Size
 
+NATIVE_SIZE = "X-Native-Size"
 router = APIRouter(tags=["images"])
 
 
@@ -56,18 +58,22 @@ async def generate(
         stream = await cancel_on_disconnect(request, images.stream(wanted, context.caller, trace))
         to_event = partial(_event, body=body, model=model)
         ping_seconds = context.service.settings.ping_seconds
-        return EventStream(stream.updates(), to_event, stream.close, ping_seconds=ping_seconds, trace=trace)
+        events = EventStream(stream.updates(), to_event, stream.close, ping_seconds=ping_seconds, trace=trace)
+        events.headers[NATIVE_SIZE] = str(stream.output.drawn)
+        return events
     drawn = await cancel_on_disconnect(request, images.generate(wanted, context.caller, trace))
-    return _raw(drawn[0]) if form.is_raw else _json(drawn, body, model)
+    response = _raw(drawn[0], body) if form.is_raw else _json(drawn, body, model)
+    response.headers[NATIVE_SIZE] = str(drawn[0].planned.output.drawn)
+    return response
 
 
-def _raw(image: FinishedImage) -> Response:
+def _raw(image: FinishedImage, body: GenerationBody) -> Response:
     headers = {
         "X-Seed": str(image.planned.spec.seed),
         "X-Quality": image.planned.quality.value,
         "X-Content-Type-Options": "nosniff",
     }
-    if warnings := image.drawing.warnings:
+    if warnings := (*body.warnings, *image.warnings):
         headers["X-Warnings"] = "; ".join(warnings).encode("ascii", "replace").decode()
     return Response(image.file, media_type=f"image/{image.planned.output_format.value}", headers=headers)
 
@@ -75,7 +81,7 @@ def _raw(image: FinishedImage) -> Response:
 def _json(images: Sequence[FinishedImage], body: GenerationBody, model: str) -> Response:
     data = [
         GeneratedImage(
-            b64_json=b64encode(image.file).decode(),
+            **_file(image, body),
             seed=image.planned.spec.seed,
             style=_fields(image.planned, body).get("style") if body.styles_each else None,
         )
@@ -86,7 +92,7 @@ def _json(images: Sequence[FinishedImage], body: GenerationBody, model: str) -> 
         data=data,
         model=model,
         usage=Usage.of([image.drawing for image in images]),
-        warnings=sorted({warning for image in images for warning in image.drawing.warnings}) or None,
+        warnings=_warnings(images, body),
         **_fields(images[0].planned, body, has_style=not body.styles_each),
     )
     return JSONResponse(answer.model_dump(exclude_none=True))
@@ -108,7 +114,7 @@ def _event(update: ImageUpdate, *, body: GenerationBody, model: str) -> PartialI
             step=update.preview.step,
             num_steps=update.preview.num_steps,
             partial_image_index=update.index,
-            partial_size=f"{width}x{height}",
+            partial_size=str(planned.output.resized_to or Size(width, height)),
         )
     num_steps = len(update.drawing.timings.step_seconds)
     return CompletedEvent(
@@ -117,21 +123,34 @@ def _event(update: ImageUpdate, *, body: GenerationBody, model: str) -> PartialI
         num_steps=num_steps,
         model=model,
         usage=Usage.of([update.drawing]),
-        warnings=list(update.drawing.warnings) or None,
+        warnings=_warnings([update], body),
     )
 
 
+def _file(image: FinishedImage, body: GenerationBody) -> dict[str, str]:
+    encoded = b64encode(image.file).decode()
+    if body.response_format == "url":
+        return {"url": f"data:image/{image.planned.output_format.value};base64,{encoded}"}
+    return {"b64_json": encoded}
+
+
+def _warnings(images: Sequence[FinishedImage], body: GenerationBody) -> list[str] | None:
+    """Each once, in the order of their causes."""
+    of_images = (warning for image in images for warning in image.warnings)
+    return list(dict.fromkeys([*body.warnings, *of_images])) or None
+
+
 def _fields(planned: PlannedImage, body: GenerationBody, *, has_style: bool = True) -> dict[str, Any]:
-    """What was drawn; the style in the form in which the body named it, with every value that was used."""
+    """What was drawn; the style in the form in which it was named, with every value that was used."""
     fields: dict[str, Any] = {
-        "size": str(planned.spec.size),
+        "size": str(planned.output.size),
         "quality": planned.quality.value,
         "output_format": planned.output_format.value,
     }
     style = planned.style
     if style is None or not has_style:
         return fields
-    if body.styles is None:
+    if body.styles is None and len(style.terms) == 1:
         return fields | {
             "style": StyleChoice(id=style.terms[0].id, strength=style.strength, alpha=style.alpha)
         }

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
-from service.application.generation_request import require_model
+from service.application.model_names import ANY_NAME
 from service.http.dependencies import ContextDep, ReadyService
 from service.http.openapi import responses
 
@@ -29,33 +29,37 @@ class ModelResponse(BaseModel):
     max_prompt_tokens: int = Field(description="A longer prompt is cut.")
     qualities: dict[str, str] = Field(description="What each `quality` leaves out; `exact` for nothing.")
     resident_bytes: int = Field(description="Memory of the weights.")
+    alias_of: str | None = Field(description="Of an alias: the model that it stands for.")
+    aliases: list[str] = Field(description="Its other names; `*` stands for any.")
 
 
 class ModelListResponse(BaseModel):
     object: Literal["list"] = Field(default="list", description="What this is.")
-    data: list[ModelResponse] = Field(description="The one model that is served.")
+    data: list[ModelResponse] = Field(description="The one model that is served, and its aliases.")
 
 
 @router.get("/v1/models", responses=responses.LIST_MODELS)
 async def list_models(context: ContextDep) -> ModelListResponse:
-    """The one model, with its native sizes."""
-    return ModelListResponse(data=[_response(context.service)])
+    """The one model, and each of its aliases by the name to ask for."""
+    names = context.service.images.names
+    listed = [names.served, *(alias for alias in names.aliases if alias != ANY_NAME)]
+    return ModelListResponse(data=[_response(context.service, name) for name in dict.fromkeys(listed)])
 
 
 @router.get("/v1/models/{model}", responses=responses.GET_MODEL)
 async def get_model(
-    model: Annotated[str, Path(description="Its name, the `id` in the list.", examples=["nano"])],
+    model: Annotated[str, Path(description="Its name or an alias, the `id` in the list.", examples=["nano"])],
     context: ContextDep,
 ) -> ModelResponse:
-    """The model, by its name."""
-    require_model(model, context.service.images.generator)
-    return _response(context.service)
+    """The model, by a name that a request may give: also one with a style, which is not looked up."""
+    context.service.images.names.style_of(model)
+    return _response(context.service, model)
 
 
-def _response(service: ReadyService) -> ModelResponse:
+def _response(service: ReadyService, name: str) -> ModelResponse:
     generator = service.images.generator
     return ModelResponse(
-        id=generator.name,
+        id=name,
         created=service.loaded_at,
         owned_by="atelier",
         fingerprint=generator.fingerprint,
@@ -68,4 +72,6 @@ def _response(service: ReadyService) -> ModelResponse:
         max_prompt_tokens=generator.max_prompt_tokens,
         qualities={name: str(shortcut) for name, shortcut in generator.qualities.shortcuts().items()},
         resident_bytes=generator.resident_bytes,
+        alias_of=None if name == generator.name else generator.name,
+        aliases=list(service.images.names.aliases),
     )

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from service.access.api_key import ApiKey, Limits, digest_of, new_secret, read_line, write_line
+from service.access.api_key import ApiKey, DefaultStyle, Limits, digest_of, new_secret, read_line, write_line
 from service.access.keyring import ReloadingKeyring, read_keyring, require_guard
 from service.app import CannotStart, create_app
 from service.cli.main import cli
@@ -45,14 +45,23 @@ names = st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True)
 bounds = st.none() | st.integers(1, 10**9 - 1)
 
 
-@given(names, st.none() | st.just("") | names, bounds, bounds)
+styles = st.sampled_from([(None, None), ("sty_a", DefaultStyle("sty_a"))]) | st.sampled_from(
+    [("sty_a:0", DefaultStyle("sty_a", 0.0)), ("sc1_-_:1.5", DefaultStyle("sc1_-_", 1.5))]
+)
+
+
+@given(names, st.none() | st.just("") | names, bounds, bounds, styles)
 def test_a_line_reads_back_as_it_was_written(
-    name: str, tenant: str | None, requests: int | None, images: int | None
+    name: str,
+    tenant: str | None,
+    requests: int | None,
+    images: int | None,
+    style: tuple[str | None, DefaultStyle | None],
 ) -> None:
     limits = Limits(requests, images)
-    line = write_line("atl_x", name, tenant=tenant, limits=limits)
+    line = write_line("atl_x", name, tenant=tenant, limits=limits, style=style[0])
     assert read_line(line, Limits()) == ApiKey(
-        name, name if tenant is None else tenant, digest_of("atl_x"), limits
+        name, name if tenant is None else tenant, digest_of("atl_x"), limits, style[1]
     )
 
 
@@ -77,6 +86,11 @@ def test_a_line_without_limits_has_those_of_the_settings_and_none_lifts_them() -
         (f"acme sha256:{DIGEST} images=1 images=2", "images is there twice"),
         (f"acme sha256:{DIGEST} colour=blue", "'colour=blue' is not one of tenant=NAME"),
         (f"acme sha256:{DIGEST} admin", "'admin' is not one of"),
+        (f"acme sha256:{DIGEST} style=", "style= must be a style ID or style code"),
+        (f"acme sha256:{DIGEST} style=vivid", "style=vivid must be a style ID or style code"),
+        (f"acme sha256:{DIGEST} style=sty_a:1.51", "its strength, 0 to 1.5"),
+        (f"acme sha256:{DIGEST} style=sty_a:", "its strength, 0 to 1.5"),
+        (f"acme sha256:{DIGEST} style=sty_a style=sty_b", "style is there twice"),
         ("atl_abc", "this is a key itself"),
     ],
 )

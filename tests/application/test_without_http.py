@@ -19,6 +19,7 @@ from service.application.caller import Caller
 from service.application.extract_style import Extraction, PictureSource, Styles, extraction_batcher
 from service.application.generate import FinishedImage, Images, PreviewImage, generation_batcher
 from service.application.generation_request import GenerationRequest, StyleMix, StyleTerm
+from service.application.model_names import ModelNames
 from service.application.upload_limiter import UploadLimiter
 from service.batching.model_thread import ModelThread
 from service.metrics import Metrics
@@ -42,7 +43,10 @@ async def main(folder):
         store = StyleStore(redis, extractor=Extraction(generator, extraction, pool), metrics=metrics)
         limiter = UploadLimiter(max_slots=1, metrics=metrics)
         styles = Styles(store, generator.name, generator.fingerprint, limiter, pool, settings)
-        images = Images(generator, generation, store, encoding=pool, settings=settings, metrics=metrics)
+        names = ModelNames(generator.name, {})
+        images = Images(
+            generator, names, generation, store, encoding=pool, settings=settings, metrics=metrics
+        )
         await FUNCTION(styles, images, Caller(), RequestTrace())
     await generation.stop()
     await extraction.stop()

@@ -145,11 +145,11 @@ def test_a_failure_in_a_stream_is_raised_with_our_code(tmp_path: Path) -> None:
 
 def test_refusals_are_its_own_errors_with_our_fields(sdk: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="64x64, 96x64") as refused:
-        sdk.images.generate(prompt="a star", size="1024x1024")
+        sdk.images.generate(prompt="a star", size="8192x8192")
     assert (refused.value.param, refused.value.code) == ("size", "unsupported_size")
     assert refused.value.request_id is not None
-    with pytest.raises(openai.BadRequestError, match="Use 'b64_json'"):
-        sdk.images.generate(prompt="a star", response_format="url")
+    with pytest.raises(openai.BadRequestError, match="images are opaque"):
+        sdk.images.generate(prompt="a star", background="transparent")
     with pytest.raises(openai.NotFoundError) as unknown:
         sdk.images.generate(prompt="a star", extra_body={"style": "sty_nobody"})
     assert unknown.value.code == "style_not_found"

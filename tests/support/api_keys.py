@@ -11,9 +11,16 @@ from tests.support.server import Running
 class Key:
     """A secret and the line that lets it in."""
 
-    def __init__(self, name: str, *, tenant: str | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        tenant: str | None = None,
+        limits: Limits | None = None,
+        style: str | None = None,
+    ) -> None:
         self.secret = new_secret()
-        self.line = write_line(self.secret, name, tenant=tenant, limits=limits)
+        self.line = write_line(self.secret, name, tenant=tenant, limits=limits, style=style)
 
     @property
     def headers(self) -> dict[str, str]:

@@ -104,4 +104,6 @@ MODEL = {
     "max_prompt_tokens": 64,
     "qualities": {"high": "exact", "medium": "guidance until step 5", "low": "guidance until step 4"},
     "resident_bytes": 23695228,
+    "alias_of": None,
+    "aliases": [],
 }

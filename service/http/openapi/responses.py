@@ -27,7 +27,11 @@ def _example(value: Any, media_type: str = "application/json") -> dict[str, Any]
 
 _REPLAYED = {"Idempotent-Replayed": "`true` on the response to a request that was answered before."}
 _STORED = described({"Location": "Where the style is: `/v1/styles/{id}`.", **_REPLAYED})
-_RAW = {"X-Seed": "Of a raw image: its seed.", "X-Warnings": "Of a raw image: its warnings."}
+_RAW = {
+    "X-Native-Size": "The size at which the images were drawn, where another was asked for.",
+    "X-Seed": "Of a raw image: its seed.",
+    "X-Warnings": "Of a raw image: its warnings.",
+}
 
 
 def _guarded(success: dict[str, Any], *codes: str) -> Responses:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from difflib import get_close_matches
 from typing import Any
 
@@ -25,6 +26,25 @@ class Incoming(BaseModel):
             if name not in known:
                 raise unknown_field(name, known)
         return values
+
+
+def without_nulls(values: Any, optional: Collection[str]) -> Any:
+    """The body without the optional fields that are null: clients in JavaScript send null for what is left
+    out.
+    """
+    if not isinstance(values, dict):
+        return values
+    return {name: value for name, value in values.items() if value is not None or name not in optional}
+
+
+def optional_fields_may_be_null(schema: dict[str, Any]) -> None:
+    """For the JSON schema of a body that is read `without_nulls`."""
+    for name, field in schema["properties"].items():
+        kinds = field.get("anyOf", ())
+        if name in schema["required"] or {"type": "null"} in kinds:
+            continue
+        about = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
+        schema["properties"][name] = {"anyOf": [*(kinds or [field]), {"type": "null"}], **about}
 
 
 def unknown_field(name: str, known: list[str]) -> PydanticCustomError:

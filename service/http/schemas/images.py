@@ -5,25 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from service.access.api_key import MAX_STRENGTH
 from service.application.generation_request import (
     MAX_IMAGES,
+    MAX_MIXED_STYLES,
     MAX_SEED,
+    MAX_WEIGHT,
     GenerationRequest,
     StyleMix,
     StyleTerm,
 )
 from service.batching.priority import Priority
 from service.errors import InvalidRequest
-from service.http.schemas.base import Incoming
+from service.http.schemas.base import Incoming, optional_fields_may_be_null, without_nulls
 from service.media.images import OutputFormat
 from service.model.engine.quality import Quality
 from service.model.engine.types import Drawing
 from service.styles.style_code import MAX_CODE_CHARS
 
-MAX_MIXED_STYLES = 10
+# What OpenAI's retired models took for a style: nothing that a style ID or a style code could be.
+LOOKS = ("vivid", "natural")
+# Fields that OpenAI defines and that change nothing here; each is answered with a warning.
+IGNORED = (
+    "user",
+    "safety_identifier",
+    "complexity",
+    "frame_count",
+    "frame_duration_ms",
+    "svg",
+)
+IGNORED_DESCRIPTION = "Accepted, not used."
 
 
 def _style_of_id(value: Any) -> Any:
@@ -33,9 +47,16 @@ def _style_of_id(value: Any) -> Any:
     return {"id": value} if isinstance(value, str) else value
 
 
-def _only_base64(value: Any) -> Any:
-    if value == "url":
-        sentence = "response_format cannot be 'url': images are not kept, so there is none. Use 'b64_json'."
+def _no_transparency(value: Any) -> Any:
+    if value == "transparent":
+        sentence = "background cannot be 'transparent': images are opaque. Leave it out."
+        raise PydanticCustomError("unsupported_value", "{sentence}", {"sentence": sentence})
+    return value
+
+
+def _no_animation(value: Any) -> Any:
+    if value in ("gif", "svg"):
+        sentence = f"output_format cannot be '{value}'. Use 'png', 'jpeg' or 'webp'."
         raise PydanticCustomError("unsupported_value", "{sentence}", {"sentence": sentence})
     return value
 
@@ -47,7 +68,10 @@ StyleReference = Annotated[
 Strength = Annotated[
     float,
     Field(
-        ge=0, le=1.5, allow_inf_nan=False, description="Amount of style: 0 is the plain model, 1 the paper."
+        ge=0,
+        le=MAX_STRENGTH,
+        allow_inf_nan=False,
+        description="Amount of style: 0 is the plain model, 1 the paper.",
     ),
 ]
 Alpha = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
@@ -72,8 +96,8 @@ class WeightedChoice(Incoming):
     id: StyleReference
     weight: float = Field(
         default=1.0,
-        ge=-10,
-        le=10,
+        ge=-MAX_WEIGHT,
+        le=MAX_WEIGHT,
         allow_inf_nan=False,
         description="Relative to the sum of the weights; a negative one leads away from the style.",
     )
@@ -83,20 +107,36 @@ StyleOrId = Annotated[StyleChoice, BeforeValidator(_style_of_id, json_schema_inp
 
 
 class GenerationBody(Incoming):
-    """OpenAI's image generation request, with `style`, `seed`, `negative_prompt` and `guidance` added."""
+    """OpenAI's image generation request, with `style`, `seed`, `negative_prompt` and `guidance` added.
+
+    A field that is null counts as left out.
+    """
+
+    model_config = ConfigDict(json_schema_extra=optional_fields_may_be_null)
 
     prompt: str = Field(
         min_length=1,
-        description="What to draw. At most 4000 characters, unless the service is set otherwise; what is "
+        description="What to draw. At most 32000 characters, unless the service is set otherwise; what is "
         "beyond the model's `max_prompt_tokens` is cut, with a warning.",
     )
-    model: str | None = Field(default=None, description="Name of the model served, as in `/v1/models`.")
+    model: str | None = Field(
+        default=None,
+        description="Name of the model served or an alias of it, as in `/v1/models`; `nano@sty_...:0.7` "
+        "names a style and its strength, too, and `nano@sty_...:2+sty_...` a mixture.",
+    )
     n: int = Field(
         default=1, ge=1, le=MAX_IMAGES, description="Number of images; image i is drawn with seed + i."
     )
-    size: str = Field(default="auto", max_length=20, description="`WIDTHxHEIGHT`, or `auto`.")
+    size: str = Field(
+        default="auto",
+        max_length=20,
+        description="`WIDTHxHEIGHT`, or `auto`. One that is not enabled is drawn at the nearest and resized, "
+        "with a warning, unless the service is set to refuse it.",
+    )
     style: StyleOrId | None = Field(
-        default=None, description="A style ID or code, or the style with its strength and alpha."
+        default=None,
+        description="A style ID or code, or the style with its strength and alpha. By default that of the "
+        "model's name, or else of the API key. OpenAI's `vivid` and `natural` are ignored, with a warning.",
     )
     styles_each: list[StyleOrId | None] | None = Field(
         default=None,
@@ -124,68 +164,108 @@ class GenerationBody(Incoming):
     priority: Literal["normal", "low"] = Field(
         default="normal", description="`low` yields to others for a while: for work that is not urgent."
     )
-    response_format: Annotated[Literal["b64_json"], BeforeValidator(_only_base64)] = Field(
-        default="b64_json", description="Images are in the response: they are not kept, so none has a URL."
+    response_format: Literal["b64_json", "url"] = Field(
+        default="b64_json",
+        description="`url` gives a `data:` URL with the image in it: images are not kept.",
     )
-    output_format: Literal["png", "jpeg", "webp"] | None = Field(
-        default=None, description="By default what `Accept` names, or `png`."
-    )
+    output_format: Annotated[
+        Literal["png", "jpeg", "webp"] | None,
+        BeforeValidator(_no_animation, json_schema_input_type=Literal["png", "jpeg", "webp"] | None),
+    ] = Field(default=None, description="By default what `Accept` names, or `png`.")
     output_compression: int | None = Field(
         default=None, ge=0, le=100, description="Quality of a JPEG or WebP in percent; 90 by default."
     )
-    user: str | None = Field(default=None, max_length=512, description="Accepted, not used.")
-    quality: Literal["auto", "high", "medium", "low"] = Field(
+    quality: Literal["auto", "high", "medium", "low", "standard", "hd", "xhigh", "max"] = Field(
         default="auto",
-        description="`high`, as `auto`, is exact; `medium` and `low` are faster, see `/v1/models`.",
+        description="`high`, as `auto`, is exact; `medium` and `low` are faster, see `/v1/models`. The "
+        "others are `high`, with a warning.",
     )
-    background: Literal["auto", "opaque"] = Field(default="auto", description="Images are opaque.")
-    moderation: Literal["auto"] = Field(default="auto", description="There is no moderation to choose.")
+    background: Annotated[
+        Literal["auto", "opaque"],
+        BeforeValidator(_no_transparency, json_schema_input_type=Literal["auto", "opaque"]),
+    ] = Field(default="auto", description="Images are opaque.")
+    moderation: Literal["auto", "low"] = Field(
+        default="auto", description="There is no moderation to choose."
+    )
     stream: bool = Field(default=False, description="Respond with server-sent events.")
     partial_images: int | None = Field(
         default=None, ge=0, le=3, description="Previews of each image, streamed before it."
     )
+    user: str | None = Field(default=None, max_length=512, description=IGNORED_DESCRIPTION)
+    safety_identifier: str | None = Field(default=None, max_length=512, description=IGNORED_DESCRIPTION)
+    complexity: Literal["low", "medium", "high"] | None = Field(default=None, description=IGNORED_DESCRIPTION)
+    frame_count: int | None = Field(default=None, ge=2, le=16, description=IGNORED_DESCRIPTION)
+    frame_duration_ms: int | None = Field(default=None, ge=0, description=IGNORED_DESCRIPTION)
+    svg: dict[str, Any] | None = Field(default=None, description=IGNORED_DESCRIPTION)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_nulls(cls, values: Any) -> Any:
+        optional = [name for name, field in cls.model_fields.items() if not field.is_required()]
+        return without_nulls(values, optional)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is accepted for OpenAI's sake and means something else here, or nothing."""
+        found = [f"{name} is ignored" for name in IGNORED if getattr(self, name) is not None]
+        if self.style is not None and self._style is None:
+            found.append(f"style {self.style.id} is ignored: it is no style ID")
+        if self.quality in ("standard", "hd", "xhigh", "max"):
+            found.append(f"quality {self.quality} is drawn as high")
+        if self.moderation == "low":
+            found.append("moderation is ignored: there is none")
+        if self.partial_images and not self.stream:
+            found.append("partial_images are ignored: they need stream")
+        if self.response_format == "url" and self.stream:
+            found.append("response_format url is ignored: events carry b64_json")
+        return tuple(found)
 
     def to_request(self, output_format: OutputFormat, deadline: float | None) -> GenerationRequest:
         """InvalidRequest when fields contradict each other."""
         self._check_conflicts()
-        if self.styles is not None:
-            terms = [
-                StyleTerm(style.id, style.weight, f"styles.{index}.id")
-                for index, style in enumerate(self.styles)
-            ]
-            strength = 1.0 if self.strength is None else self.strength
-            styles: list[StyleMix | None] = [StyleMix(tuple(terms), strength, self.alpha)]
-        elif self.styles_each is not None:
-            styles = [
-                None if style is None else style.to_mix(f"styles_each.{index}")
-                for index, style in enumerate(self.styles_each)
-            ]
-        else:
-            styles = [None if self.style is None else self.style.to_mix("style")]
+        is_high = self.quality not in (Quality.MEDIUM, Quality.LOW)
         return GenerationRequest(
             prompt=self.prompt,
             negative_prompt=self.negative_prompt,
             model=self.model,
             size=self.size,
-            styles=tuple(styles),
+            styles=self._styles(),
             num_images=self.n,
             num_previews=self.partial_images or 0,
             seed=self.seed,
             guidance=self.guidance,
-            quality=Quality.HIGH if self.quality == "auto" else Quality(self.quality),
+            quality=Quality.HIGH if is_high else Quality(self.quality),
             output_format=output_format,
             output_compression=self.output_compression,
             priority=Priority(self.priority),
             deadline=deadline,
         )
 
-    def _check_conflicts(self) -> None:
-        if self.partial_images and not self.stream:
-            raise InvalidRequest(
-                "partial_images come while an image is streamed: set stream to true, or leave them out.",
-                param="partial_images",
+    def _styles(self) -> tuple[StyleMix | None, ...] | None:
+        """None when the body names no style."""
+        if self.styles is not None:
+            terms = [
+                StyleTerm(style.id, style.weight, f"styles.{index}.id")
+                for index, style in enumerate(self.styles)
+            ]
+            strength = 1.0 if self.strength is None else self.strength
+            return (StyleMix(tuple(terms), strength, self.alpha),)
+        if self.styles_each is not None:
+            return tuple(
+                None if style is None else style.to_mix(f"styles_each.{index}")
+                for index, style in enumerate(self.styles_each)
             )
-        given = [name for name in ("styles", "styles_each", "style") if getattr(self, name) is not None]
+        return None if self._style is None else (self._style.to_mix("style"),)
+
+    @property
+    def _style(self) -> StyleChoice | None:
+        """The one style, unless it is a look."""
+        return None if self.style is None or self.style.id in LOOKS else self.style
+
+    def _check_conflicts(self) -> None:
+        given = [name for name in ("styles", "styles_each") if getattr(self, name) is not None]
+        if self._style is not None:
+            given.append("style")
         if len(given) > 1:
             raise InvalidRequest(
                 "style, styles (a mixture) and styles_each (images in each) exclude each other: give one.",
@@ -210,7 +290,7 @@ AnsweredQuality = Annotated[
 class DrawnImage(BaseModel):
     """What a response and both events say of an image."""
 
-    size: str = Field(description="`WIDTHxHEIGHT`.")
+    size: str = Field(description="`WIDTHxHEIGHT`, of the image file.")
     quality: AnsweredQuality
     background: Literal["opaque"] = Field(default="opaque", description="Images are opaque.")
     output_format: Literal["png", "jpeg", "webp"] = Field(description="Of the image file.")
@@ -223,7 +303,8 @@ class DrawnImage(BaseModel):
 
 
 class GeneratedImage(BaseModel):
-    b64_json: str = Field(description="The image file, in base64.")
+    b64_json: str | None = Field(default=None, description="The image file, in base64.")
+    url: str | None = Field(default=None, description="In its place, for `response_format` `url`: `data:`.")
     seed: int = Field(description="The seed that made this image.")
     style: StyleChoice | None = Field(default=None, description="Its style, when there were `styles_each`.")
 
@@ -282,7 +363,9 @@ class PartialImageEvent(ImageEvent):
         default="image_generation.partial_image", description="The event's name."
     )
     partial_image_index: int = Field(description="Which partial image of this image, from 0.")
-    partial_size: str = Field(description="Size of the partial image itself; earlier ones are smaller.")
+    partial_size: str = Field(
+        description="Size of the partial image itself; earlier ones are smaller, unless resized."
+    )
 
 
 class CompletedEvent(ImageEvent):

@@ -51,7 +51,10 @@ def test_every_enabled_size_is_drawn_before_the_service_is_ready_and_no_other(
 ) -> None:
     caplog.set_level(logging.INFO, logger="service")
     generator = Generator(tiny_infinity(), [WIDE])
-    with serving(Settings(data_dir=tmp_path), generator) as running, running.client() as client:
+    with (
+        serving(Settings(data_dir=tmp_path, size_policy="native"), generator) as running,
+        running.client() as client,
+    ):
         running.wait_until_settled()
         (warmed,) = [record.getMessage() for record in caplog.records if "warmed_up" in record.getMessage()]
         assert "'96x64'" in warmed
