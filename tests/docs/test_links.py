@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.http.schemas.images import GenerationBody
+from service.http.schemas.images import IGNORED, GenerationBody
 from service.metrics import Metrics
 from service.settings import PREFIX, Settings
 
@@ -60,5 +60,7 @@ def test_the_operations_page_has_all_metrics_and_no_others() -> None:
 def test_the_api_page_has_all_fields_of_a_generation_request() -> None:
     page = (ROOT / "docs" / "api.md").read_text()
     named = set(re.findall(r"`([a-z_]+)", page))
-    accepted_for_openai = {"user", "background", "moderation"}
+    of_clients = set(re.findall(r"`([a-z_]+)", (ROOT / "docs" / "clients.md").read_text()))
+    accepted_for_openai = {"background", "moderation", *IGNORED}
     assert set(GenerationBody.model_fields) - accepted_for_openai <= named
+    assert accepted_for_openai <= of_clients
