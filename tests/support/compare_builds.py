@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -38,10 +38,12 @@ class Build:
 
     tree: Path
     folder: Path  # of its own, for the store, the log and the API keys
+    settings: tuple[str, ...] = ()  # ATELIER_...=value, that it alone knows
 
     def environment(self) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("ATELIER_")}
-        return inherited | BOUNDS | {"PYTHONPATH": str(self.tree), "OMP_NUM_THREADS": "1"}
+        own = dict(setting.split("=", 1) for setting in self.settings)
+        return inherited | BOUNDS | own | {"PYTHONPATH": str(self.tree), "OMP_NUM_THREADS": "1"}
 
     def command(self, *arguments: str | Path) -> list[str]:
         return [sys.executable, "-m", "service", *map(str, arguments)]
@@ -159,11 +161,15 @@ def shown(value: Any) -> str:
     return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}..."
 
 
-def run_both(old_tree: Path, new_tree: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    builds = []
-    for name, tree in (("old", old_tree), ("new", new_tree)):
+def run_both(
+    old_tree: Path, new_tree: Path, new_settings: Sequence[str], folder: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    for name in ("old", "new"):
         (folder / name).mkdir()
-        builds.append(Build(tree.resolve(), folder / name))
+    builds = (
+        Build(old_tree.resolve(), folder / "old"),
+        Build(new_tree.resolve(), folder / "new", tuple(new_settings)),
+    )
     keys, lines = {"wrong": "atl_wrong"}, []
     for name, options in KEYS.items():
         keys[name], line = builds[0].new_key(name, *options)
@@ -192,9 +198,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("old_tree", type=Path)
     parser.add_argument("new_tree", type=Path)
+    parser.add_argument("--new", action="append", default=[], metavar="ATELIER_X=Y", help="of the new build")
     trees = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="builds-") as folder:
-        old, new = run_both(trees.old_tree, trees.new_tree, Path(folder))
+        old, new = run_both(trees.old_tree, trees.new_tree, trees.new, Path(folder))
     found = [Difference(name, "no longer there") for name in old if name not in new]
     for name in old:
         if name in new:
