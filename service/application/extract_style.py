@@ -64,12 +64,15 @@ class Styles:
         *,
         name: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        prompt_suffix: str | None = None,
     ) -> tuple[Style, bool]:
         """The style and whether it is new. QueueFull when too many uploads wait; InvalidImage,
         PayloadTooLarge or UnsupportedMediaType for a file; InvalidRequest for a text that is too long or a
         code that is damaged or of another model.
         """
-        create = partial(self.store.create, name=name, metadata=metadata, stages=trace)
+        create = partial(
+            self.store.create, name=name, metadata=metadata, prompt_suffix=prompt_suffix, stages=trace
+        )
         if isinstance(source, PictureSource):
             with self.uploads.slot():
                 # One after the other: decoding takes memory, and other uploads need a thread, too.

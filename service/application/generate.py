@@ -21,6 +21,7 @@ from service.application.generation_request import (
     StyleMix,
     check_request,
     styles_of,
+    with_suffixes,
 )
 from service.application.model_names import ModelNames
 from service.application.output_size import OutputSize, output_size
@@ -64,6 +65,14 @@ class PlannedImage:
     style: StyleMix | None  # resolved
     output: OutputSize
     xmp: bytes = b""  # what its files say of their origin
+
+
+@dataclass(frozen=True, slots=True)
+class StyledPrompt:
+    """A prompt with what its style adds to it, and the style as it was found in the store."""
+
+    prompt: str
+    styling: Styling | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +176,7 @@ class Images:
         await caller.take("images", request.num_images * len(styles))
         if self.settings.log_prompts:
             trace.fields["prompt"] = request.prompt
-        stylings = [await self._styling_of(style, size, caller, trace) for style in styles]
+        prompts = [await self._styled(request.prompt, style, size, caller, trace) for style in styles]
         first_seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
         shortcuts = self.generator.qualities.shortcuts()[request.quality]
         quality = self.generator.qualities.name_of(shortcuts)
@@ -175,14 +184,14 @@ class Images:
         # Images of one seed side by side: a batch that cannot hold all then holds those which share a
         # content path.
         for number in range(request.num_images):
-            for style, styling in zip(styles, stylings, strict=True):
+            for style, styled in zip(styles, prompts, strict=True):
                 spec = ImageSpec(
-                    prompt=request.prompt,
+                    prompt=styled.prompt,
                     seed=(first_seed + number) % (MAX_SEED + 1),
                     size=size,
                     negative_prompt=request.negative_prompt,
                     guidance=request.guidance,
-                    styling=styling,
+                    styling=styled.styling,
                     shortcuts=shortcuts,
                 )
                 xmp = self._xmp(spec, style, caller)
@@ -209,19 +218,21 @@ class Images:
         )
         return provenance.to_xmp(self.settings.metadata)
 
-    async def _styling_of(
-        self, style: StyleMix | None, size: Size, caller: Caller, trace: RequestTrace
-    ) -> Styling | None:
-        """The styling, its features looked up now: a style deleted later is drawn all the same."""
+    async def _styled(
+        self, prompt: str, style: StyleMix | None, size: Size, caller: Caller, trace: RequestTrace
+    ) -> StyledPrompt:
+        """The style is looked up now: one deleted later is drawn all the same."""
         if style is None:
-            return None
+            return StyledPrompt(prompt)
         store = self.store.of(caller.tenant)
         with trace.stage("style"), self.metrics.stage_duration_seconds.labels(stage="style").time():
             features = [await store.feature(term.id, size, param=term.param) for term in style.terms]
+            suffixes = [await store.prompt_suffix(term.id) for term in style.terms]
         weights = [term.weight for term in style.terms]
-        return Styling(
+        styling = Styling(
             tuple(map(WeightedStyle, features, weights)), strength=style.strength, alpha=style.alpha
         )
+        return StyledPrompt(with_suffixes(prompt, style, suffixes), styling)
 
 
 class ImageStream:

@@ -103,6 +103,18 @@ def check_request(
     check_compression(request.output_format, request.output_compression)
 
 
+def with_suffixes(prompt: str, style: StyleMix, suffixes: Sequence[str | None]) -> str:
+    """The prompt with what the styles of the mix add to it, each once, in their order: nothing at strength 0,
+    which is the plain model, and nothing of a style that the image is led away from.
+    """
+    added = [
+        suffix
+        for term, suffix in zip(style.terms, suffixes, strict=True)
+        if suffix and term.weight > 0 and style.strength > 0
+    ]
+    return ", ".join([prompt, *dict.fromkeys(added)])
+
+
 def styles_of(
     request: GenerationRequest, of_model: StyleMix | None, of_key: StyleMix | None
 ) -> tuple[StyleMix | None, ...]:

@@ -84,6 +84,7 @@ def _json(images: Sequence[FinishedImage], body: GenerationBody, model: str) -> 
             **_file(image, body),
             seed=image.planned.spec.seed,
             style=_fields(image.planned, body).get("style") if body.styles_each else None,
+            revised_prompt=_revised_prompt(image.planned, body),
         )
         for image in images
     ]
@@ -105,6 +106,7 @@ def _event(update: ImageUpdate, *, body: GenerationBody, model: str) -> PartialI
         "created_at": int(time.time()),
         "image_index": planned.index,
         "seed": planned.spec.seed,
+        "revised_prompt": _revised_prompt(planned, body),
         **_fields(planned, body),
     }
     if isinstance(update, PreviewImage):
@@ -132,6 +134,10 @@ def _file(image: FinishedImage, body: GenerationBody) -> dict[str, str]:
     if body.response_format == "url":
         return {"url": f"data:image/{image.planned.output_format.value};base64,{encoded}"}
     return {"b64_json": encoded}
+
+
+def _revised_prompt(planned: PlannedImage, body: GenerationBody) -> str | None:
+    return planned.spec.prompt if planned.spec.prompt != body.prompt else None
 
 
 def _warnings(images: Sequence[FinishedImage], body: GenerationBody) -> list[str] | None:

@@ -26,6 +26,7 @@ from service.http.schemas.styles import (
     MAX_METADATA_CHARS,
     MAX_METADATA_NAME_CHARS,
     MAX_NAME_CHARS,
+    MAX_SUFFIX_CHARS,
     METADATA_SENTENCE,
     StyleForm,
     StyleOfCode,
@@ -66,6 +67,7 @@ class Upload:
     images: tuple[UploadFile, ...]
     name: str | None
     metadata: Mapping[str, str] | None
+    prompt_suffix: str | None
 
     def source(self) -> PictureSource:
         return PictureSource(tuple(image.file for image in self.images))
@@ -156,7 +158,12 @@ def _upload(form: FormData) -> Upload:
         if field not in StyleForm.model_fields:
             problem = unknown_field(field, list(StyleForm.model_fields))
             raise InvalidRequest(problem.message(), param=field[:60], code=problem.type)
-    return Upload(_images(form), _name(form), _metadata(form))
+    return Upload(
+        images=_images(form),
+        name=_text(form, "name", MAX_NAME_CHARS),
+        metadata=_metadata(form),
+        prompt_suffix=_text(form, "prompt_suffix", MAX_SUFFIX_CHARS),
+    )
 
 
 def _images(form: FormData) -> tuple[UploadFile, ...]:
@@ -174,13 +181,13 @@ def _images(form: FormData) -> tuple[UploadFile, ...]:
     return images
 
 
-def _name(form: FormData) -> str | None:
-    names = form.getlist("name")
-    if not names:
+def _text(form: FormData, field: str, max_chars: int) -> str | None:
+    given = form.getlist(field)
+    if not given:
         return None
-    if len(names) > 1 or not isinstance(names[0], str) or not 1 <= len(names[0].strip()) <= MAX_NAME_CHARS:
-        raise InvalidRequest(f"The name must be one text of 1 to {MAX_NAME_CHARS} characters.", param="name")
-    return names[0].strip()
+    if len(given) > 1 or not isinstance(given[0], str) or not 1 <= len(given[0].strip()) <= max_chars:
+        raise InvalidRequest(f"The {field} must be one text of 1 to {max_chars} characters.", param=field)
+    return given[0].strip()
 
 
 def _metadata(form: FormData) -> dict[str, str] | None:

@@ -45,7 +45,13 @@ async def create_style(request: Request, response: Response, context: ContextDep
     """
     styles = context.styles
     async with style_body(request, context.trace) as body:
-        creation = styles.create(body.source(), context.trace, name=body.name, metadata=body.metadata)
+        creation = styles.create(
+            body.source(),
+            context.trace,
+            name=body.name,
+            metadata=body.metadata,
+            prompt_suffix=body.prompt_suffix,
+        )
         style, is_new = await cancel_on_disconnect(request, creation)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/styles/{style.id}"
@@ -99,7 +105,10 @@ async def change_style(
     body: Annotated[StyleChange, Body(openapi_examples=examples.CHANGES)],
     context: ContextDep,
 ) -> StyleResponse:
-    """Change its name or its metadata. Its look is its sources': for another, create another style."""
+    """Change its name, its metadata or its prompt suffix.
+
+    Its look is its sources': for another, create another style.
+    """
     changed = await context.styles.store.change(style_id, body.model_dump(exclude_unset=True))
     return _response(changed, context.styles)
 
@@ -118,6 +127,7 @@ def _response(style: Style, styles: Styles) -> StyleResponse:
         created=style.created,
         name=style.name,
         metadata=dict(style.metadata),
+        prompt_suffix=style.prompt_suffix,
         source=style.source,
         num_images=style.num_images,
         image_width=style.image_width,

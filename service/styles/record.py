@@ -120,6 +120,7 @@ class Style:
     image_height: int | None = None
     image_media_type: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    prompt_suffix: str | None = None  # goes to the end of each prompt that is drawn in the style
     source_text: StyleText | None = None
     analysis: StyleAnalysis | None = None  # by the model that is served; None until it has analysed the style
 
@@ -144,6 +145,7 @@ def to_hash(style: Style, fingerprint: str) -> dict[str, str | int]:
         "image_media_type": style.image_media_type,
         "name": style.name,
         "metadata": json.dumps(dict(style.metadata)) if style.metadata else None,
+        "prompt_suffix": style.prompt_suffix,
         "text": None if style.source_text is None else style.source_text.text,
         "seed": None if style.source_text is None else style.source_text.seed,
         analysis_field(fingerprint): None if style.analysis is None else style.analysis.to_json(),

@@ -25,6 +25,7 @@ from service.storage.client import translate_redis_errors
 from service.storage.schema import MAX_PICTURES, NO_TENANT
 from service.storage.single_flight import SingleFlight
 from service.styles.feature_cache import FeatureCache, StyleExtractor
+from service.styles.prompt_suffixes import PromptSuffixes
 from service.styles.record import (
     Style,
     StyleAnalysis,
@@ -83,6 +84,7 @@ class StyleStore:
             max_features=max_cached_features,
             clock=clock,
         )
+        self._suffixes = PromptSuffixes(redis, metrics=metrics, max_suffixes=max_cached_features, clock=clock)
 
     def of(self, tenant: str) -> StyleStore:
         """The same store, showing the styles of this tenant alone."""
@@ -96,17 +98,18 @@ class StyleStore:
         *,
         name: str | None,
         metadata: Mapping[str, str] | None = None,
+        prompt_suffix: str | None = None,
         stages: StageTimer | None = None,
     ) -> tuple[Style, bool]:
         """The style, and whether it is new. The same picture twice counts once.
 
-        A style that exists keeps its name and metadata; one whose record or picture is damaged is written
-        again. Nothing is written until the feature has been extracted. `stages` is given the time of each
-        stage.
+        A style that exists keeps its name, metadata and suffix; one whose record or picture is damaged is
+        written again. Nothing is written until the feature has been extracted. `stages` is given the time of
+        each stage.
         """
         if not isinstance(source, StyleText | str):
             source = list({picture.digest: picture for picture in source}.values())
-        draft = replace(self._draft(source), name=name, metadata=metadata or {})
+        draft = replace(self._draft(source), name=name, metadata=metadata or {}, prompt_suffix=prompt_suffix)
         contents = [] if isinstance(source, StyleText | str) else [picture.content for picture in source]
         stages = stages or StageTimer()
         with stages.stage("store"):
@@ -128,6 +131,7 @@ class StyleStore:
                 replace=not is_intact,
             )
         self._features.put(style.id, self._extractor.style_size, feature)
+        self._suffixes.put(style.id, (earlier or style).prompt_suffix)
         return (style, existing is None) if earlier is None else (await self._analysed(earlier), False)
 
     async def get(self, style: str) -> Style:
@@ -160,13 +164,15 @@ class StyleStore:
         return Page(tuple(styles[:limit]), has_more=len(styles) > limit)
 
     async def change(self, style_id: str, changes: Mapping[str, str | Mapping[str, str] | None]) -> Style:
-        """The style with another `name` or other `metadata` (all of it); None removes it."""
+        """The style with another `name`, `prompt_suffix` or `metadata` (all of it); None removes it."""
         self._check(style_id)
         fields = {
             field: value if isinstance(value, str) else json.dumps(dict(value)) if value else None
             for field, value in changes.items()
         }
-        return await self._analysed(await self._repository.change(style_id, fields))
+        changed = await self._repository.change(style_id, fields)
+        self._suffixes.put(style_id, changed.prompt_suffix)
+        return await self._analysed(changed)
 
     async def picture(self, style_id: str, number: int = 0) -> bytes:
         """A style image as stored: bounded, re-encoded, of the record's `image_media_type`. StyleNotFound,
@@ -184,6 +190,7 @@ class StyleStore:
         self._check(style_id)
         existed = await self._repository.remove(style_id, tenant=self._tenant)
         self._features.forget(style_id)
+        self._suffixes.forget(style_id)
         if not existed:
             raise not_found(style_id)
 
@@ -195,6 +202,12 @@ class StyleStore:
             return self._features.get_of_code(style, size, param=param)
         self._check(style, param=param)
         return await self._features.get(style, size, param=param)
+
+    async def prompt_suffix(self, style: str) -> str | None:
+        """The words that a style adds to prompts; None for a style code, which holds none. For a style whose
+        `feature` has been found.
+        """
+        return None if is_code(style) else await self._suffixes.get(style)
 
     async def ping(self) -> bool:
         """Whether Redis responds."""

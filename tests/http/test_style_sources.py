@@ -200,7 +200,7 @@ def test_a_wrong_change_is_refused_by_name(
         ({"name": "x"}, "text", "missing_required_parameter"),
         ({"text": "x", "code": "sc1_"}, "code", "conflicting_parameters"),
         ({"text": " "}, "text", "invalid_value"),
-        ({"text": "x" * 4001}, "text", "invalid_value"),
+        ({"text": "x" * 32_001}, "text", "invalid_value"),
         ({"text": "x", "seed": -1}, "seed", "invalid_value"),
         ({"code": "sc1_", "seed": 1}, "seed", "unknown_parameter"),
         ({"code": "sty_"}, "code", "invalid_style_code"),

@@ -42,6 +42,7 @@ STYLE: dict[str, Any] = {
     "created": CREATED,
     "name": "reeds at dusk",
     "metadata": {"shoot": "march"},
+    "prompt_suffix": None,
     "source": "images",
     "num_images": 1,
     "image_width": 96,

@@ -302,11 +302,17 @@ class DrawnImage(BaseModel):
     alpha: float | None = Field(default=None, description="Of a mixture.")
 
 
+RevisedPrompt = Annotated[
+    str | None, Field(description="The prompt with the `prompt_suffix` of its style, where there is one.")
+]
+
+
 class GeneratedImage(BaseModel):
     b64_json: str | None = Field(default=None, description="The image file, in base64.")
     url: str | None = Field(default=None, description="In its place, for `response_format` `url`: `data:`.")
     seed: int = Field(description="The seed that made this image.")
     style: StyleChoice | None = Field(default=None, description="Its style, when there were `styles_each`.")
+    revised_prompt: RevisedPrompt = None
 
 
 class UsageDetails(BaseModel):
@@ -356,6 +362,7 @@ class ImageEvent(DrawnImage):
     seed: int = Field(description="The seed that makes this image.")
     step: int = Field(description="The step after which the image looks like this, from 1.")
     num_steps: int = Field(description="How many steps the image takes.")
+    revised_prompt: RevisedPrompt = None
 
 
 class PartialImageEvent(ImageEvent):

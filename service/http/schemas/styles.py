@@ -22,9 +22,21 @@ METADATA_SENTENCE = (
 )
 METADATA_DESCRIPTION = "Texts of your own under names of your own."
 NAME_DESCRIPTION = "A name for people; two styles may share one."
+MAX_SUFFIX_CHARS = 500
+SUFFIX_DESCRIPTION = (
+    "Words that go to the end of each prompt that is drawn in the style, after a comma, such as "
+    "`in watercolor painting style`."
+)
 Name = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME_CHARS),
+    Field(json_schema_extra={"pattern": r"\S"}),
+]
+
+
+PromptSuffix = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_SUFFIX_CHARS),
     Field(json_schema_extra={"pattern": r"\S"}),
 ]
 
@@ -60,6 +72,7 @@ class Named(Incoming):
     metadata: Annotated[Metadata | None, BeforeValidator(_checked_metadata)] = Field(
         default=None, description=METADATA_DESCRIPTION
     )
+    prompt_suffix: PromptSuffix | None = Field(default=None, description=SUFFIX_DESCRIPTION)
 
 
 class StyleForm(BaseModel):
@@ -76,6 +89,7 @@ class StyleForm(BaseModel):
     )
     name: Name = Field(default_factory=str, description=NAME_DESCRIPTION)
     metadata: Metadata = Field(default_factory=dict, description="As JSON.")
+    prompt_suffix: PromptSuffix = Field(default_factory=str, description=SUFFIX_DESCRIPTION)
 
 
 class StyleOfWords(Named):
@@ -111,6 +125,7 @@ class StyleResponse(BaseModel):
     created: int | None = Field(description="Seconds since 1970; null for a code that is not stored here.")
     name: str | None = Field(description=NAME_DESCRIPTION)
     metadata: dict[str, str] = Field(description=METADATA_DESCRIPTION)
+    prompt_suffix: str | None = Field(description=SUFFIX_DESCRIPTION)
     source: Literal["images", "text", "code"] = Field(description="What the style was made from.")
     num_images: int = Field(description="Pictures whose mean it is; 0 for a style made from text.")
     image_width: int | None = Field(description="Of its first picture as stored; null without one.")
