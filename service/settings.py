@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     )
     infinity_revision: str | None = Field(
         default=None,
-        description="Commit or branch of Infinity's repository that `atelier fetch` downloads; unset: main.",
+        description="Commit or branch of Infinity that `atelier fetch` downloads; unset: a known commit.",
     )
     flan_t5_revision: str | None = Field(
         default=None,

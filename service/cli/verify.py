@@ -15,20 +15,31 @@ def verify(
     precision: Annotated[
         str, typer.Option(help="bf16: report instead how closely bf16 agrees with fp32 on these folders.")
     ] = "fp32",
+    device: Annotated[str, typer.Option(help="cpu, or cuda or cuda:1 for a GPU.")] = "cpu",
+    fused: Annotated[
+        bool, typer.Option("--fused", help="Attend by the fused kernels, as on a GPU, on a CPU as well.")
+    ] = False,
 ) -> None:
     """Compare this build with tensors of the reference; exit status 1 if any differs."""
     if precision not in ("fp32", "bf16"):
         fail(f"--precision must be fp32 or bf16, not {precision!r}")
-    _verify_full(folders) if precision == "fp32" else _verify_half(folders)
+    if precision == "bf16" and (device != "cpu" or fused):
+        fail("--precision bf16 compares with fp32 on the CPU: leave out --device and --fused")
+    _verify_full(folders, device, fused) if precision == "fp32" else _verify_half(folders)
 
 
-def _verify_full(folders: list[Path]) -> None:
+def _verify_full(folders: list[Path], device: str, fused: bool) -> None:
+    from service.evaluation.checks import Form
     from service.evaluation.verify import row_tile_line, table, verify
+    from service.model.checkpoints.registry import device_of
 
+    form = Form(device_of(device), fused)
     num_missed = num_checks = 0
     for folder in folders:
-        checks = verify(folder)
-        typer.echo(f"{folder}\n{table(checks)}\n{row_tile_line(folder)}\n")
+        checks = verify(folder, form)
+        typer.echo(f"{folder}\n{table(checks)}\n")
+        if form.device.type == "cpu" and not fused:
+            typer.echo(f"{row_tile_line(folder)}\n")
         num_checks += len(checks)
         num_missed += sum(not check.passed for check in checks)
     if num_missed:

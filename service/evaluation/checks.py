@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from service.model.checkpoints.loader import load_into, read_tensors
@@ -17,6 +18,17 @@ from service.model.infinity.weight_names import tokenizer_from_official
 # Absolute tolerances (golden README, "Decision margins"). Blended features have a wider one: the reference
 # decomposes in fp32, which alone moves them by 3e-5 from the exact result; ours is exact to fp32.
 LOGITS, FEATURES, BLENDED, IMAGES = 2e-4, 2e-5, 1e-4, 5e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Where a set is run, and whether by the fused kernels that GPUs and compilers always run."""
+
+    device: torch.device
+    is_fused: bool = False
+
+
+ON_CPU = Form(torch.device("cpu"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +47,8 @@ class Check:
 def compare(name: str, ours: Tensor, reference: Tensor, tolerance: float) -> Check:
     if ours.shape != reference.shape:
         return Check(f"{name} {list(ours.shape)} for {list(reference.shape)}", float("nan"), tolerance)
-    return Check(name, (ours.double() - reference.double()).abs().max().item(), tolerance)
+    difference = ours.cpu().double() - reference.cpu().double()
+    return Check(name, difference.abs().max().item(), tolerance)
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:

@@ -15,27 +15,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from service.evaluation.checks import FEATURES, IMAGES, Check, compare, read_tokenizer, tokenizer_config
+from service.evaluation.checks import (
+    FEATURES,
+    IMAGES,
+    ON_CPU,
+    Check,
+    Form,
+    compare,
+    read_tokenizer,
+    tokenizer_config,
+)
 from service.evaluation.verify_switti import switti_checks
 from service.evaluation.verify_transformer import TransformerSet
 from service.model.checkpoints.loader import read_tensors
 from service.model.device.linear import choose_row_tile
+from service.model.device.precision import full_fp32
 from service.model.infinity.tokenizer import accumulated, quantise
 from service.model.schedule import Scale
 from service.model.style.resize import pool, resize
 
 
 def tokenizer_checks(
-    folder: Path, config: Mapping[str, Any], expected: Mapping[str, Tensor]
+    folder: Path, config: Mapping[str, Any], expected: Mapping[str, Tensor], device: torch.device
 ) -> Iterator[Check]:
     for file in sorted(folder.glob("vae_*.safetensors")):
         name = file.stem.removeprefix("vae_")
         shape = tokenizer_config(config[name], config[name]["patch_size"])
-        tokenizer = read_tokenizer(file, shape)
+        tokenizer = read_tokenizer(file, shape).to(device)
         patch = 16 // shape.stride
         grids = [Scale(height, width).times(patch) for _, height, width in config["scale_schedule"]]
         image = expected[f"{name}.image_u8"].permute(2, 0, 1)[None].float() / 255 * 2 - 1
-        h = tokenizer.encode(image)
+        h = tokenizer.encode(image.to(device))
         yield compare(f"{name}.h", h, expected[f"{name}.h"], FEATURES)
         bits = quantise(h, grids)
         flat = torch.cat([bit[0].flatten(1).T for bit in bits])[None]
@@ -43,7 +53,7 @@ def tokenizer_checks(
         features = accumulated(bits, grids[-1])
         yield compare(f"{name}.z", features[-1], expected[f"{name}.z"], FEATURES)
         yield from _tokenizer_features(name, features, grids, patch, bits, expected)
-        decoded = tokenizer.decode(expected[f"{name}.z"])
+        decoded = tokenizer.decode(expected[f"{name}.z"].to(device))
         yield compare(f"{name}.decoded_s4", decoded[:, :, 1::4, 2::4], expected[f"{name}.decoded_s4"], IMAGES)
         yield compare(
             f"{name}.decoded_crop", decoded[:, :, :48, -48:], expected[f"{name}.decoded_crop"], IMAGES
@@ -75,8 +85,16 @@ def _tokenizer_features(
 
 
 @torch.inference_mode()
-def verify(folder: Path) -> list[Check]:
-    """Every check of one folder. ValueError when the folder is not laid out like a golden set."""
+def verify(folder: Path, form: Form = ON_CPU) -> list[Check]:
+    """Every check of one folder. ValueError when the folder is not laid out like a golden set.
+
+    On a GPU convolutions are computed in fp32 throughout: the sets are fp32.
+    """
+    with full_fp32():
+        return _verify(folder, form)
+
+
+def _verify(folder: Path, form: Form) -> list[Check]:
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise ValueError(f"{folder} is not laid out like a golden set: it has no config.json")
@@ -84,11 +102,11 @@ def verify(folder: Path) -> list[Check]:
     expected = read_tensors(folder / "tensors.safetensors")
     try:
         if (folder / "transformer.safetensors").is_file():
-            return list(TransformerSet(folder, config, expected).checks())
+            return list(TransformerSet(folder, config, expected, form=form).checks())
         if any(folder.glob("vae_*.safetensors")):
-            return list(tokenizer_checks(folder, config, expected))
+            return list(tokenizer_checks(folder, config, expected, form.device))
         if (folder / "switti.safetensors").is_file():
-            return list(switti_checks(folder, config, expected))
+            return list(switti_checks(folder, config, expected, form))
     except KeyError as error:
         raise ValueError(f"{folder} is not laid out like a golden set: it has no {error}") from error
     raise ValueError(

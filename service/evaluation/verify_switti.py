@@ -13,7 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from service.evaluation.checks import BLENDED, FEATURES, IMAGES, LOGITS, Check, compare, read_weights
+from service.evaluation.checks import (
+    BLENDED,
+    FEATURES,
+    IMAGES,
+    LOGITS,
+    ON_CPU,
+    Check,
+    Form,
+    compare,
+    read_weights,
+)
 from service.model.checkpoints.loader import load_into
 from service.model.device.transfer import DecodedImages
 from service.model.engine.generator import Generator
@@ -104,8 +114,11 @@ class RecordingSwitti(Switti):
 class SwittiSet:
     """A golden set of Switti: one set of weights, run as both variants."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
-        self.config, self.expected = config, expected
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], expected: Mapping[str, Tensor], form: Form = ON_CPU
+    ) -> None:
+        self.config, self.form = config, form
+        self.expected = {name: tensor.to(form.device) for name, tensor in expected.items()}
         self.grids = square_scales(config["pns"])
         shape = TokenizerConfig(
             num_codes=config["V"], code_channels=config["Cvae"], channels=config["ch"],
@@ -125,6 +138,8 @@ class SwittiSet:
         for transformer in self.transformers.values():
             weights = transformer_from_official(read_weights(folder / "switti.safetensors"))
             load_into(transformer, weights, source=str(folder / "switti.safetensors"))
+        for module in (self.tokenizer, *self.transformers.values()):
+            module.to(form.device)
 
     def texts(self) -> list[TextFeatures]:
         """The prompt and the null prompt, without what is masked."""
@@ -144,11 +159,12 @@ class SwittiSet:
         )
         noise, texts = self.expected["nar.s.noise"], self.texts()
         recording = RecordingSwitti(config, transformer, self.tokenizer, noise, texts)
+        recording.is_fused = recording.is_fused or self.form.is_fused
         generator = Generator(recording)
         (size,) = generator.sizes
         styling = None
         if is_styled:
-            picture = self.expected["image_u8"].numpy()
+            picture = self.expected["image_u8"].cpu().numpy()
             styling = Styling((WeightedStyle(generator.extract_style(picture, size)),))
         generator.generate([ImageSpec("the prompt", 0, size, styling=styling)])
         return recording
@@ -209,6 +225,8 @@ class SwittiSet:
 
 
 @torch.inference_mode()
-def switti_checks(folder: Path, config: Mapping[str, Any], expected: Mapping[str, Tensor]) -> Iterator[Check]:
+def switti_checks(
+    folder: Path, config: Mapping[str, Any], expected: Mapping[str, Tensor], form: Form = ON_CPU
+) -> Iterator[Check]:
     """Every check of a folder laid out like golden/switti_tiny. KeyError: a tensor or setting is missing."""
-    return SwittiSet(folder, config, expected).checks()
+    return SwittiSet(folder, config, expected, form).checks()

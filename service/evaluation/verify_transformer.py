@@ -14,7 +14,9 @@ from service.evaluation.checks import (
     FEATURES,
     IMAGES,
     LOGITS,
+    ON_CPU,
     Check,
+    Form,
     compare,
     read_tokenizer,
     read_weights,
@@ -45,7 +47,9 @@ class TransformerSet:
         config: dict[str, Any],
         expected: Mapping[str, Tensor],
         precision: Precision = FULL,
+        form: Form = ON_CPU,
     ) -> None:
+        self.form = form
         self.config, self.expected = config, expected
         self.folder = folder
         self.patch = 2 if config.get("constructor", {}).get("apply_spatial_patchify") else 1
@@ -64,6 +68,8 @@ class TransformerSet:
         self.transformer.hold_blocks_in(precision.blocks)
         self.tokenizer = read_tokenizer(folder / "vae.safetensors", self.tokenizer_shape)
         self.tokenizer.hold_decoder_in(precision.blocks)
+        self.transformer.to(form.device)
+        self.tokenizer.to(form.device)
 
     def checks(self) -> Iterator[Check]:
         runs: dict[str, dict[str, Any]] = self.config.get("runs", {})
@@ -93,14 +99,16 @@ class TransformerSet:
             name="golden", transformer=self.shape, tokenizer=self.tokenizer_shape,
             sampling=sampling, budget=self.config["pn"], patch=self.patch,
         )  # fmt: skip
-        return Infinity(config, self.transformer, self.tokenizer, None, fingerprint="")
+        infinity = Infinity(config, self.transformer, self.tokenizer, None, fingerprint="")
+        infinity.is_fused = infinity.is_fused or self.form.is_fused
+        return infinity
 
     def _texts(self) -> dict[str, Tensor]:
         texts: dict[str, Tensor] = {}
         for kind in ("text", "neg"):
             if f"{kind}.kv_compact" in self.expected:
                 parts = self.expected[f"{kind}.kv_compact"].split(self.expected[f"{kind}.lens"].tolist())
-                texts |= {f"{kind}{index}": part for index, part in enumerate(parts)}
+                texts |= {f"{kind}{index}": part.to(self.form.device) for index, part in enumerate(parts)}
         return texts
 
     def _size(self, infinity: Infinity) -> Size:

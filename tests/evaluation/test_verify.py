@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from service.cli.main import cli
-from service.evaluation.checks import Check
+from service.evaluation.checks import Check, Form
 from service.evaluation.verify import table, verify
 from service.evaluation.verify_switti import INPUTS
 
@@ -39,6 +39,16 @@ def test_our_numbers_are_those_of_the_reference(name: str) -> None:
     checks = golden_checks(name)
     assert [check for check in checks if not check.passed] == []
     assert len(checks) >= 20
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_form_that_gpus_run_has_the_numbers_of_the_reference_too(name: str) -> None:
+    checks = verify(GOLDEN / name, Form(torch.device("cpu"), is_fused=True))
+    assert [check for check in checks if not check.passed] == []
+    exact = golden_checks(name)
+    assert [check.tensor for check in checks] == [check.tensor for check in exact]
+    if name != "infinity_vae_tiny":  # which has no attention
+        assert checks != exact, "the fused kernels round differently: they were not run"
 
 
 @pytest.mark.parametrize(
@@ -80,6 +90,15 @@ def test_the_command_prints_a_table_and_ends_with_one_on_a_miss(tmp_path: Path) 
     assert bad.exit_code == 1
     assert "MISS" in bad.stdout
     assert "1 of 22 tensors differ" in bad.stderr
+    fused = CliRunner().invoke(cli, ["verify", "--device", "cpu", "--fused", str(folder)])
+    assert fused.exit_code == 1
+    assert "Row tile" not in fused.stdout
+    elsewhere = CliRunner().invoke(cli, ["verify", "--device", "cuda:9", str(folder)])
+    assert elsewhere.exit_code == 1
+    assert "There is no device 'cuda:9' here" in elsewhere.stderr
+    half = CliRunner().invoke(cli, ["verify", "--precision", "bf16", "--fused", str(folder)])
+    assert half.exit_code == 1
+    assert "leave out --device and --fused" in half.stderr
     nothing = CliRunner().invoke(cli, ["verify", str(tmp_path / "nothing")])
     assert nothing.exit_code == 1
     assert "not laid out like a golden set" in nothing.stderr

@@ -28,8 +28,10 @@ class LocalHub:
     forbidden: set[str] = field(default_factory=set)  # files that may not be read from the middle on
     served: dict[str, bytes] = field(default_factory=dict)  # a file: other bytes than the listing says
 
+    commits: dict[str, str] = field(default_factory=dict)  # of a repository, when a test chooses it
+
     def commit(self, repository: str) -> str:
-        return hashlib.sha1(repository.encode()).hexdigest()
+        return self.commits.get(repository, hashlib.sha1(repository.encode()).hexdigest())
 
     def fetched(self) -> list[str]:
         """Names of the files whose content was asked for, a resumed one as `name from N`."""
@@ -67,6 +69,9 @@ class Answering(BaseHTTPRequestHandler):
             repository, kind, revision = match.groups()
             if self._is_known(repository, revision):
                 self._send_json(self._info(repository) if kind == "revision" else self._tree(repository))
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commits/main", path):
+            if self._is_known(match[1], "main"):
+                self._send_json([self._commit(self.hub.commit(match[1])), self._commit("ab" * 20)])
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             repository, revision, name = match.groups()
             if self._is_known(repository, revision):
@@ -85,6 +90,9 @@ class Answering(BaseHTTPRequestHandler):
 
     def _info(self, repository: str) -> object:
         return {"id": repository, "modelId": repository, "sha": self.hub.commit(repository), "siblings": []}
+
+    def _commit(self, commit: str) -> object:
+        return {"id": commit, "authors": [], "date": "2024-12-24T00:00:00.000Z", "title": "", "message": ""}
 
     def _tree(self, repository: str) -> object:
         return [

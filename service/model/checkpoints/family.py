@@ -20,15 +20,25 @@ from service.model.schedule import Schedule, Size
 
 
 @dataclass(frozen=True, slots=True)
+class KnownFile:
+    """What the hub's pages say of a file at the pinned revision, when a preset was written."""
+
+    name: str
+    gigabytes: float  # rounded to three digits, as they show it
+    sha256: str | None = None  # None where it could not be looked up
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """Files of a repository on the hub, and the folder they get."""
 
     repository: str
-    revision: str  # a commit, or a branch where none is known
+    revision: str  # a commit, the first digits of one where no more is known, or a branch
     into: str  # a folder in the models folder, "" for itself
     files: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()  # folders of weights, "" for the repository itself
     holds: Callable[[str], bool] | None = None  # fetch only the shards with a tensor whose name this accepts
+    known: tuple[KnownFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,10 +24,16 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, not in __all__
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
-from service.model.checkpoints.family import Source
+from service.model.checkpoints.family import KnownFile, Source
+from service.model.checkpoints.fetch_record import FILE_NAME, FetchedFile, read_record, write_record
 from service.model.checkpoints.loader import choose_weights, shards_of
 from service.model.checkpoints.memory_budget import in_bytes
 from service.model.checkpoints.registry import BUNDLED, PRESETS
+
+# The first digits of a commit, where a preset has no more. Short names of branches are not of this form.
+_FIRST_DIGITS = re.compile(r"[0-9a-f]{7,39}")
+# A size on the hub's pages has three digits.
+_SIZE_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +71,7 @@ class Download:
         """Whether a file has the hub's checksum: reads all of it."""
         if self.is_small:
             return git_hash(path.read_bytes()) == self.checksum
-        with path.open("rb") as stream:
-            return sha_fileobj(stream).hex() == self.checksum
+        return _sha256(path) == self.checksum
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,21 @@ class DownloadPlan:
     models_dir: Path
     sources: tuple[tuple[Source, str], ...]  # with the commit that each one's revision is now
     downloads: tuple[Download, ...]
+    recorded: Mapping[str, FetchedFile]  # what `fetched.json` says, by path in the models folder
+
+    @property
+    def changed(self) -> list[Download]:
+        """The files that the hub had otherwise when they were first fetched."""
+        return [
+            download
+            for download in self.downloads
+            if (earlier := self.recorded.get(self.path_of(download))) is not None
+            and earlier.checksum != download.checksum
+        ]
+
+    def path_of(self, download: Download) -> str:
+        """In the models folder."""
+        return download.path.relative_to(self.models_dir).as_posix()
 
     @property
     def num_missing_bytes(self) -> int:
@@ -88,6 +109,7 @@ class DownloadPlan:
             for download in self.downloads:
                 if download.repository == source.repository:
                     state = "there" if download.is_ready else "to fetch"
+                    state = "changed" if download in self.changed else state
                     lines.append(f"  {in_bytes(download.num_bytes):>9}  {state:8}  {download.path}")
         total = sum(download.num_bytes for download in self.downloads)
         lines.append(f"{in_bytes(total)} in all, {in_bytes(self.num_missing_bytes)} to fetch")
@@ -116,24 +138,37 @@ class Hub:
             revision = (revisions or {}).get(pinned.repository, pinned.revision)
             source = replace(pinned, revision=revision)
             with _readable_errors(source):
-                commit = str(HfApi(self.endpoint).model_info(source.repository, revision=revision).sha)
-                downloads += self._downloads(source, commit, models_dir / source.into)
+                commit = self._commit(source)
+                found = list(self._downloads(source, commit, models_dir / source.into))
+            if source == pinned:
+                _require_known(source, found)
+            downloads += found
             sources.append((source, commit))
-        return DownloadPlan(model, models_dir, tuple(sources), tuple(downloads))
+        return DownloadPlan(model, models_dir, tuple(sources), tuple(downloads), read_record(models_dir))
 
-    def fetch(self, plan: DownloadPlan, say: Callable[[str], None]) -> None:
-        """Download what is missing, resume what was interrupted, and check every file.
+    def fetch(self, plan: DownloadPlan, say: Callable[[str], None], *, accepts_changes: bool = False) -> None:
+        """Download what is missing, resume what was interrupted, check every file, and write down what it is.
 
-        ValueError with a sentence: no room, offline, or a file that is not the hub's.
+        ValueError with a sentence: no room, offline, a file that is not the hub's, or, unless that is
+        accepted, one that the hub had otherwise when it was first fetched.
         """
+        if plan.changed and not accepts_changes:
+            raise ValueError(_change(plan, plan.changed[0]))
         folder = _require_room(plan)
         sources = {source.repository: source for source, _ in plan.sources}
         try:
             with FileLock(folder / ".fetch.lock", timeout=0):
+                # Before anything is there, so that a fetch that is interrupted resumes with the same files.
+                record = read_record(folder) | {plan.path_of(file): _entry(file) for file in plan.downloads}
+                write_record(folder, record)
                 for download in plan.downloads:
                     if not (download.is_ready and download.is_checksum_of(download.path)):
                         with _readable_errors(sources[download.repository]):
                             self._download(download)
+                    if download.is_small:
+                        sha256 = _sha256(download.path)
+                        record[plan.path_of(download)] = replace(_entry(download), sha256=sha256)
+                        write_record(folder, record)
                     say(f"{download.path}: {in_bytes(download.num_bytes)}, checksum right")
         except Timeout as error:
             raise ValueError(f"Another `atelier fetch` is at work in {folder}") from error
@@ -158,6 +193,20 @@ class Hub:
                 "fetch again. If that repeats, something between here and the hub changes files."
             )
         file.partial.replace(file.path)
+
+    def _commit(self, source: Source) -> str:
+        """That the revision is now, or whose first digits it is."""
+        api = HfApi(self.endpoint)
+        if _FIRST_DIGITS.fullmatch(source.revision) is None:
+            return str(api.model_info(source.repository, revision=source.revision).sha)
+        commits = {commit.commit_id for commit in api.list_repo_commits(source.repository)}
+        found = [commit for commit in commits if commit.startswith(source.revision)]
+        if len(found) != 1:
+            raise ValueError(
+                f"{source.repository} has {'several commits' if found else 'no commit'} beginning with "
+                f"{source.revision}: name one with --revision {source.repository}=COMMIT"
+            )
+        return found[0]
 
     def _downloads(self, source: Source, commit: str, folder: Path) -> Iterator[Download]:
         tree = HfApi(self.endpoint).list_repo_tree(source.repository, recursive=True, revision=commit)
@@ -193,6 +242,45 @@ class Hub:
             )
             shards = shards_of(Path(index).read_bytes(), source.holds)
         return [prefix + name, *(prefix + shard for shard in shards)]
+
+
+def _require_known(source: Source, downloads: Sequence[Download]) -> None:
+    """ValueError for a file at the pinned revision that is not the one that was released there."""
+    known = {file.name: file for file in source.known}
+    for download in downloads:
+        if (file := known.get(download.name)) is not None and not _is_known(download, file):
+            raise ValueError(
+                f"{source.repository} lists {file.name} with {in_bytes(download.num_bytes)} and the checksum "
+                f"{download.checksum}; the released file has {file.gigabytes:g} GB"
+                f"{f' and {file.sha256}' if file.sha256 else ''}. The mirror may be wrong. To fetch another "
+                f"version on purpose, name it: --revision {source.repository}=REVISION"
+            )
+
+
+def _is_known(download: Download, file: KnownFile) -> bool:
+    if file.sha256 is not None:
+        return download.checksum == file.sha256
+    return abs(download.num_bytes / 1e9 - file.gigabytes) <= _SIZE_TOLERANCE * file.gigabytes
+
+
+def _change(plan: DownloadPlan, file: Download) -> str:
+    earlier = plan.recorded[plan.path_of(file)]
+    return (
+        f"{file.repository} has changed {file.name}: at commit {file.commit} its checksum is "
+        f"{file.checksum}, and when it was first fetched, at {earlier.commit}, it was {earlier.checksum} (see "
+        f"{FILE_NAME}). Nothing was fetched. If the change is wanted, "
+        f"`atelier fetch {plan.model} --accept-changes` takes it."
+    )
+
+
+def _entry(file: Download) -> FetchedFile:
+    sha256 = None if file.is_small else file.checksum
+    return FetchedFile(file.repository, file.commit, file.num_bytes, file.checksum, sha256)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return sha_fileobj(stream).hex()
 
 
 def _require_room(plan: DownloadPlan) -> Path:

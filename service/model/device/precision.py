@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -78,6 +79,21 @@ def forbid_tf32() -> None:
     default.
     """
     torch.backends.cudnn.allow_tf32 = False
+
+
+@contextmanager
+def full_fp32() -> Iterator[None]:
+    """While it lasts, no fp32 convolution or matrix product is rounded to TF32; what was set before returns.
+
+    For all that decides a style, whatever a library or an embedding program allows elsewhere.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def hold_matrices(module: nn.Module, dtype: torch.dtype, *, besides: Collection[nn.Module] = ()) -> None:

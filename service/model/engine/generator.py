@@ -17,6 +17,7 @@ from torch import Tensor
 
 from service.model.backbone import AnyBackbone
 from service.model.device.memory import batch_limits
+from service.model.device.precision import full_fp32
 from service.model.device.timer import DeviceTimer
 from service.model.device.transfer import DecodedImages
 from service.model.engine.blending import PathStyle, blend_styles
@@ -136,11 +137,13 @@ class Generator:
 
     # Styles
 
+    @full_fp32()
     @torch.inference_mode()
     def read_tokens(self, image: NDArray[np.uint8], size: Size, key_step: int | None = None) -> StyleTokens:
         """What the image tokenizer reads in a picture [h, w, 3] RGB, up to the key step."""
         return self.backbone.encode_image(image, self._schedule(size), key_step or self.key_step)
 
+    @full_fp32()
     @torch.inference_mode()
     def tokens_of_text(self, prompt: str, seed: int) -> StyleTokens:
         """The tokens of text: of its own image at the style size, drawn up to the key step."""
@@ -153,12 +156,14 @@ class Generator:
         """
         return self.backbone.combine_tokens(tokens, self._schedule(size), self.key_step)
 
+    @full_fp32()
     @torch.inference_mode()
     def decompose(self, tokens: StyleTokens, size: Size, key_step: int | None = None) -> StyleFeature:
         """The style feature of tokens that were read for images of this size."""
         schedule = self._schedule(size)
         return self.backbone.decompose(tokens, schedule, key_step or self.key_step, schedule)
 
+    @full_fp32()
     @torch.inference_mode()
     def restore_style(self, tokens: StyleTokens, size: Size) -> StyleFeature:
         """The style feature, for images of `size`, of tokens that were read at the style size.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from service.model.checkpoints.family import Preset, Source
+from service.model.checkpoints.family import KnownFile, Preset, Source
 from service.model.infinity.config import (
     FilesConfig,
     InfinityConfig,
@@ -23,7 +23,44 @@ NUM_TEXT_PARAMETERS = 1_223_527_424
 NUM_TEXT_PARAMETERS_IN_FP32 = 24 * 2048 * 5120
 
 
-INFINITY = Source("FoundationVision/Infinity", "main", into="")
+# The commit that added the 125M model, after the 2B model and its image tokenizer. For the 8B models, the
+# head of `main` that added the last of them in 2025; only its first digits could be looked up. Sizes and
+# checksums are those on the hub's pages, of `infinity_vae_d32reg` and `_d16` those of the copies of it.
+INFINITY = Source(
+    "FoundationVision/Infinity",
+    "d4c15777e41bd36eb8eef5a854b018d19962b6d9",
+    into="",
+    known=(
+        KnownFile(
+            "infinity_2b_reg.pth", 8.82, "d5958b37e7ecb914230cd2b8c28aae0ec108ce08b315720bc3dc52596cc5b3a7"
+        ),
+        KnownFile("infinity_125M_256x256.pth", 0.501),
+        KnownFile(
+            "infinity_vae_d32reg.pth",
+            1.56,
+            "7a37fa3ea1b2a1ebd23de61d91a5e68202825e5a67edaef4b7c55f5fd5b9cf26",
+        ),
+        KnownFile(
+            "infinity_vae_d16.pth", 1.56, "a8b866165f7efbc0ae15667c618bc78c6f37b5e71078a948b78d69ff2348d8a1"
+        ),
+        KnownFile(
+            "infinity_vae_d56_f8_14_patchify.pth",
+            1.22,
+            "c4c695350125593dde7ec7120e6dff7039a9adea01516f6e14758eb94e3ec6c2",
+        ),
+        *(
+            KnownFile(f"infinity_8b_weights/model-0000{shard}-of-00004.safetensors", 8.22)
+            for shard in (1, 2, 3)
+        ),
+        KnownFile("infinity_8b_weights/model-00004-of-00004.safetensors", 8.83),
+        *(
+            KnownFile(f"infinity_8b_512x512_weights/model-0000{shard}-of-00008.safetensors", 4.11)
+            for shard in range(1, 8)
+        ),
+        KnownFile("infinity_8b_512x512_weights/model-00008-of-00008.safetensors", 4.72),
+    ),
+)
+_COMMIT_OF_8B = "e710892"
 # The commit under which flan-t5-xl has been used with Infinity in public since 2024.
 FLAN = Source(
     "google/flan-t5-xl",
@@ -32,6 +69,7 @@ FLAN = Source(
     files=("config.json", "tokenizer.json"),
     weights=("",),
     holds=is_text_encoder,
+    known=(KnownFile("model-00001-of-00002.safetensors", 9.45),),
 )
 
 
@@ -40,7 +78,8 @@ def _sources(files: FilesConfig) -> tuple[Source, ...]:
     names = files.transformer, files.tokenizer
     single = tuple(name for name in names if name.endswith(".pth"))
     folders = tuple(name for name in names if not name.endswith(".pth"))
-    return replace(INFINITY, files=single, weights=folders), FLAN
+    revision = _COMMIT_OF_8B if folders else INFINITY.revision
+    return replace(INFINITY, revision=revision, files=single, weights=folders), FLAN
 
 
 _TWO = InfinityConfig(
@@ -89,6 +128,6 @@ RELEASED = {
 
 
 def chosen_revisions(*, infinity: str | None, flan_t5: str | None) -> dict[str, str]:
-    """The revision to fetch of each repository whose default is overridden."""
+    """The revision to fetch of each repository whose default the settings override."""
     chosen = {INFINITY.repository: infinity, FLAN.repository: flan_t5}
     return {repository: revision for repository, revision in chosen.items() if revision is not None}

@@ -7,9 +7,7 @@ is the end of guidance at 512 x 512: off from scale index 8 of 10. At 1024 x 102
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from service.model.checkpoints.family import Preset, Source
+from service.model.checkpoints.family import KnownFile, Preset, Source
 from service.model.switti.config import (
     FilesConfig,
     SamplingConfig,
@@ -20,10 +18,30 @@ from service.model.switti.config import (
 from service.model.switti.schedules import GRIDS_512, GRIDS_1024
 from service.model.switti.weight_names import is_clip_text
 
-# Not pinned: no commit of these repositories is known here, as the hub could not be reached where this was
-# written. `atelier fetch --dry-run` prints the commit that the branch is at.
-TOKENIZER_SOURCE = Source("yresearch/VQVAE-Switti", "main", into="yresearch/VQVAE-Switti", weights=("",))
-TRANSFORMER_SOURCE = Source("yresearch/Switti", "main", into="yresearch/Switti", weights=("",))
+# Of the commits of these repositories only the first digits could be looked up, on the hub's pages; the first
+# fetch finds the whole and writes it down.
+_COMMITS = {
+    "yresearch/Switti": "fd80f3a",
+    "yresearch/Switti-AR": "99809f7",
+    "yresearch/Switti-1024": "9a2f299",
+    "yresearch/Switti-1024-AR": "e34499b",
+    "yresearch/VQVAE-Switti": "354c67e",
+}
+_TRANSFORMERS = {
+    "yresearch/Switti": KnownFile(
+        "model.safetensors", 9.9, "bf2708bad588c86091388feeab49df41b3a9c64dcecdb111e0e2fc1fe18c3d14"
+    ),
+    "yresearch/Switti-AR": KnownFile("model.safetensors", 9.9),
+    "yresearch/Switti-1024": KnownFile("model.safetensors", 10.2),
+    "yresearch/Switti-1024-AR": KnownFile("model.safetensors", 10.2),
+}
+TOKENIZER_SOURCE = Source(
+    "yresearch/VQVAE-Switti",
+    _COMMITS["yresearch/VQVAE-Switti"],
+    into="yresearch/VQVAE-Switti",
+    weights=("",),
+    known=(KnownFile("model.safetensors", 0.436),),
+)
 # The commits under which the two have been used in public since 2023. Both read words by the first's table.
 CLIP = Source(
     "openai/clip-vit-large-patch14",
@@ -67,7 +85,9 @@ def _preset(
         ),
     )
     # Not in a folder of the preset's name: that is where `convert` writes.
-    transformer = replace(TRANSFORMER_SOURCE, repository=repository, into=repository)
+    transformer = Source(
+        repository, _COMMITS[repository], into=repository, weights=("",), known=(_TRANSFORMERS[repository],)
+    )
     return Preset(config, (transformer, TOKENIZER_SOURCE, CLIP, POOLED_CLIP))
 
 
