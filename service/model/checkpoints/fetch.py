@@ -267,8 +267,8 @@ def _change(plan: DownloadPlan, file: Download) -> str:
     earlier = plan.recorded[plan.path_of(file)]
     return (
         f"{file.repository} has changed {file.name}: at commit {file.commit} its checksum is "
-        f"{file.checksum}, and when it was first fetched, at {earlier.commit}, it was {earlier.checksum} (see "
-        f"{FILE_NAME}). Nothing was fetched. If the change is wanted, "
+        f"{file.checksum}, and when it was first fetched, at {earlier.commit}, it was {earlier.checksum} "
+        f"(see {FILE_NAME}). Nothing was fetched. If the change is wanted, "
         f"`atelier fetch {plan.model} --accept-changes` takes it."
     )
 
