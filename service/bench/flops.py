@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from service.bench.report import Findings, Row, Table, Value
 from service.bench.subject import Subject
 from service.evaluation.flops import Batch, Counts, Floor, count, floor, operations
-from service.evaluation.two_run import PlainForm
+from service.evaluation.plain_form import PlainForm
 from service.model.engine.types import ImageSpec
 from service.model.infinity.backbone import Infinity
 

@@ -12,7 +12,7 @@ import numpy as np
 from service.bench.report import Findings, Row, Table
 from service.bench.subject import Subject
 from service.bench.timing import Samples, interleaved, ratio, spread
-from service.evaluation.two_run import PlainDrawing
+from service.evaluation.plain_form import PlainDrawing
 from service.model.engine.types import Timings
 
 COLD, PLAIN, STYLISED, FOUR = "first image", "unstylised image", "stylised image", "4 styles of one prompt"

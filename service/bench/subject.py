@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from service.evaluation.plain_form import PlainForm
+from service.evaluation.plain_form_infinity import PlainInfinity, has_plain_form
+from service.evaluation.plain_form_switti import PlainSwitti
 from service.evaluation.random_weights import random_model, shape_of
-from service.evaluation.two_run import PlainForm
-from service.evaluation.two_run_infinity import PlainInfinity, has_plain_form
-from service.evaluation.two_run_switti import PlainSwitti
 from service.model.checkpoints import registry as presets
 from service.model.checkpoints.loader import OnProgress, no_progress
 from service.model.checkpoints.options import DEFAULT_OPTIONS, LoadOptions

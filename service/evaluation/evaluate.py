@@ -150,4 +150,4 @@ def sweep(generator: Generator) -> list[Configuration]:
 
 
 def _alpha(method: Method, generator: Generator) -> float | None:
-    return None if method.replaces else generator.alpha
+    return None if method.replaces_whole_feature else generator.alpha

@@ -32,7 +32,7 @@ from service.model.switti.backbone import Cache, Seeds, Switti
 from service.model.switti.config import SamplingConfig, SwittiConfig, TokenizerConfig, TransformerConfig
 from service.model.switti.sampling import draw_tokens, is_smooth
 from service.model.switti.schedules import square_scales
-from service.model.switti.style import decompose
+from service.model.switti.style import spectrum_of
 from service.model.switti.text_encoders import TextFeatures
 from service.model.switti.tokenizer import Tokenizer
 from service.model.switti.transformer import Transformer
@@ -209,7 +209,7 @@ class SwittiSet:
         is_mixed = any(tokens is None for tokens in drawn.tokens)
         tolerance = BLENDED if is_styled else MIXED if is_mixed else FEATURES
         blended, after = drawn.sums[_KEY_STEP - 1][0], drawn.features[_KEY_STEP - 1][0].flatten(1)
-        before, spectrum = blended.flatten(1), decompose(blended).singular_values
+        before, spectrum = blended.flatten(1), spectrum_of(blended).singular_values
         of_run = {
             "fhat_last": (drawn.features[-1], tolerance),
             "fhat": (torch.cat(drawn.features), tolerance),

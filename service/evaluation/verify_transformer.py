@@ -34,7 +34,8 @@ from service.model.infinity.style import decompose, feature_of, pack, unpack
 from service.model.infinity.transformer import Transformer
 from service.model.infinity.weight_names import transformer_from_official
 from service.model.schedule import Size
-from service.model.style.feature import StyleFeature, singular_values
+from service.model.style.blending import singular_values
+from service.model.style.feature import StyleFeature
 from service.model.style.resize import resize
 
 

@@ -16,8 +16,8 @@ from service.bench.subject import Subject, SubjectOptions, load_subject
 from service.bench.throughput import Bounded, bound_of, bounds, measure_throughput
 from service.evaluation.flops import Count, Traffic, count
 from service.evaluation.hardware import Peaks, measure_peaks
+from service.evaluation.plain_form_infinity import has_plain_form
 from service.evaluation.random_weights import BENCH_512, SHAPES
-from service.evaluation.two_run_infinity import has_plain_form
 from service.model.schedule import Size
 from tests.support.tiny import tiny_config, tiny_infinity
 from tests.support.tiny_switti import served_config, tiny_switti

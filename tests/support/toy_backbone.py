@@ -21,7 +21,8 @@ from service.model.device.transfer import DecodedImages
 from service.model.engine.quality import Qualities, Shortcuts
 from service.model.engine.types import Path, Text
 from service.model.schedule import Scale, Schedule, Size
-from service.model.style.feature import StyleFeature, directions_of, principal
+from service.model.style.blending import directions_of, principal
+from service.model.style.feature import StyleFeature
 from service.model.style.tokens import StyleTokens
 
 CHANNELS, NUM_CODES, PIXELS_PER_CELL, MAX_STEPS = 4, 32, 4, 4

@@ -20,7 +20,6 @@ from service.model.device.memory import batch_limits
 from service.model.device.precision import full_fp32
 from service.model.device.timer import DeviceTimer
 from service.model.device.transfer import DecodedImages
-from service.model.engine.blending import PathStyle, blend_styles
 from service.model.engine.plan import Plan, texts_of, the_only
 from service.model.engine.previews import PreviewEmitter, preview_steps
 from service.model.engine.quality import EXACT, Shortcuts
@@ -29,6 +28,7 @@ from service.model.engine.text_style import require_finite, tokens_of_text
 from service.model.engine.types import Drawing, ImageSpec, Styling, Text, Timings, WeightedStyle
 from service.model.engine.warmup import compiled_batches
 from service.model.schedule import Schedule, Size
+from service.model.style.blending import PathStyle, blend_styles
 from service.model.style.feature import StyleFeature
 from service.model.style.tokens import StyleTokens
 

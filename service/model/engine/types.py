@@ -24,7 +24,7 @@ class Method(StrEnum):
     REP_SAC = "rep+sac"
 
     @property
-    def replaces(self) -> bool:
+    def replaces_whole_feature(self) -> bool:
         return self in (Method.REP, Method.REP_SAC)
 
     @property

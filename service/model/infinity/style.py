@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.model.schedule import Scale
-from service.model.style.feature import StyleFeature, reweighted
+from service.model.style.blending import reweighted
+from service.model.style.feature import StyleFeature
 from service.model.style.resize import resize
 from service.model.style.tokens import MAX_IMAGES, StyleTokens
 

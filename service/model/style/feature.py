@@ -1,26 +1,13 @@
-"""The style feature and Principal Feature Blending: pure tensor maths, as in the paper.
-
-With F as a matrix of tokens x channels and its thin SVD F = U diag(sigma) V^T, sigma descending,
-
-    Phi_alpha(F) = U diag(exp(-alpha i) sigma_i) V^T = F M,    M = V diag(exp(-alpha i)) V^T,  i = 0, 1, ...
-
-M is channels x channels and comes from the eigenvectors of F^T F, so no large SVD is needed, and the signs
-that a linear algebra library happens to choose cancel.
-
-A style of several pictures is Phi of their mean feature, not the mean of their Phi: one decomposition, whose
-leading component is the best that the pictures have in common (Eckart-Young).
-"""
+"""StyleFeature: what a style is to the engine, its bytes, and how much its first component dominates."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
-from torch import Tensor
 
 from service.model.schedule import Scale
 from service.model.style.tokens import StyleTokens
@@ -89,41 +76,3 @@ def dominance(style: StyleFeature) -> float:
     """
     energies = style.singular_values.astype(float) ** 2
     return float(energies[0] / energies.sum()) if len(energies) else 0.0
-
-
-def directions_of(features: Tensor) -> Tensor:
-    """V of each accumulated feature [n, channels, H, W]: [n, channels, channels] fp64, by descending sigma.
-
-    In fp64, as squaring halves the precision. One decomposition for all, since a GPU's host waits for each.
-    """
-    matrices = features.flatten(2).mT.double()  # [n, tokens, channels]
-    _, vectors = torch.linalg.eigh(matrices.mT @ matrices)  # ascending
-    return vectors.flip(-1)
-
-
-def principal(feature: Tensor, alpha: float, directions: Tensor) -> Tensor:
-    """Phi_alpha of an accumulated feature [channels, H, W], from its directions [channels, rank].
-
-    Computed in fp64; the result has the feature's dtype.
-    """
-    matrix = feature.flatten(1).T.double()  # [tokens, channels]
-    return reweighted(matrix, directions, alpha).T.reshape(feature.shape).to(feature.dtype)
-
-
-def blend(feature: Tensor, style: Tensor, alpha: float, strength: float, directions: Tensor) -> Tensor:
-    """Principal Feature Blending of F [channels, H, W], of these directions, with a style's principal part.
-
-    F + strength (Phi(F_style) - Phi(F)): strength 0 is F bit for bit, 1 is the paper's equation.
-    """
-    return feature + strength * (style - principal(feature, alpha, directions))
-
-
-def singular_values(feature: Tensor) -> Tensor:
-    """Of an accumulated feature [channels, H, W], descending, fp32."""
-    return torch.linalg.svdvals(feature.flatten(1).double()).float()
-
-
-def reweighted(matrix: Tensor, vectors: Tensor, alpha: float) -> Tensor:
-    """matrix [tokens, channels] times M, from right singular vectors [channels, rank] in descending order."""
-    decay = torch.exp(-alpha * torch.arange(vectors.shape[1], dtype=torch.float64, device=vectors.device))
-    return matrix @ (vectors * decay) @ vectors.T

@@ -20,7 +20,8 @@ from service.model.engine.types import Path, Text
 from service.model.kv_cache import KeyValues, KVCache, RowGroup
 from service.model.rows import lay_out_rows
 from service.model.schedule import Schedule, Size
-from service.model.style.feature import StyleFeature, principal
+from service.model.style.blending import principal
+from service.model.style.feature import StyleFeature
 from service.model.style.resize import pool
 from service.model.style.tokens import StyleTokens
 from service.model.switti import style
@@ -188,7 +189,7 @@ class Switti:
     ) -> StyleFeature:
         pictures = style.unpack(tokens, self._num_tokens(num_steps), self.config.tokenizer.num_codes)
         feature = style.feature_of(self._style_tokenizer, _indices(pictures), self.grids)
-        found = style.decompose(feature)
+        found = style.spectrum_of(feature)
         return StyleFeature(
             tokens,
             self.grids[:num_steps],

@@ -41,7 +41,7 @@ _RANK_TOLERANCE = 1e-7
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Decomposition:
+class Spectrum:
     """The spectrum of a feature: singular values, descending, and the rows of V^T that belong to them."""
 
     singular_values: Tensor  # [rank] fp64
@@ -64,13 +64,13 @@ def feature_of(tokenizer: Tokenizer, tokens: Tensor, grids: Sequence[Scale]) -> 
     return torch.cat(spread).sum(0)
 
 
-def decompose(feature: Tensor) -> Decomposition:
+def spectrum_of(feature: Tensor) -> Spectrum:
     """Singular values and right singular vectors of a feature [channels, H, W] as tokens x channels."""
     matrix = feature.flatten(1).double()  # [channels, tokens]
     squares, vectors = torch.linalg.eigh(matrix @ matrix.T)  # ascending
     values = squares.flip(0).clamp_min(0).sqrt()
     rank = int((values > _RANK_TOLERANCE * values[0]).sum())
-    return Decomposition(values[:rank], vectors.flip(1)[:, :rank].T.contiguous())
+    return Spectrum(values[:rank], vectors.flip(1)[:, :rank].T.contiguous())
 
 
 def pack(pictures: NDArray[np.uint16], num_codes: int) -> StyleTokens:

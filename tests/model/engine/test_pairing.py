@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.evaluation.plain_form_infinity import PlainInfinity, bits_of
 from service.evaluation.recording import Recording
-from service.evaluation.two_run_infinity import PlainInfinity, bits_of
 from service.model.engine.generator import Generator
 from service.model.engine.plan import Plan, texts_of
 from service.model.engine.types import ImageSpec

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from service.evaluation.flops import count
+from service.evaluation.plain_form_infinity import PlainInfinity, bits_of
 from service.evaluation.shortcuts import Keeping
-from service.evaluation.two_run_infinity import PlainInfinity, bits_of
 from service.model.device.linear import row_tile
 from service.model.engine.generator import Generator
 from service.model.engine.quality import EXACT, Qualities, Quality, Shortcuts

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from service.evaluation.plain_form_infinity import PlainInfinity, bits_of
 from service.evaluation.recording import Recording
-from service.evaluation.two_run_infinity import PlainInfinity, bits_of
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Styling, WeightedStyle
 from service.model.infinity.config import SamplingConfig

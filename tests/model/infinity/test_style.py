@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.evaluation.two_run import phi
+from service.evaluation.plain_form import phi
 from service.model.infinity import schedules as scales
 from service.model.infinity.style import (
     agreement,
@@ -21,7 +21,8 @@ from service.model.infinity.style import (
     unpack,
 )
 from service.model.schedule import Scale
-from service.model.style.feature import StyleFeature, dominance, singular_values
+from service.model.style.blending import singular_values
+from service.model.style.feature import StyleFeature, dominance
 from service.model.style.tokens import StyleTokens
 
 SHAPES = st.tuples(st.integers(1, 30), st.integers(1, 40))

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from service.model.style.feature import principal
+from service.model.style.blending import principal
 from service.model.switti.style import (
     agreement,
     combine_tokens,
-    decompose,
     feature_of,
     pack_tokens,
+    spectrum_of,
     unpack_tokens,
 )
 from tests.support.tiny_switti import tiny_networks
@@ -56,7 +56,7 @@ def random_feature(seed: int, rank: int, channels: int = 8, side: int = 6) -> Te
 )
 def test_the_eigen_form_is_the_full_svd(seed: int, rank: int, alpha: float, scale: float) -> None:
     feature = random_feature(seed, rank) * scale
-    found = decompose(feature)
+    found = spectrum_of(feature)
     assert found.directions.shape == (rank, 8)
     ours = phi(feature, found.directions, alpha)
     assert torch.allclose(ours, by_svd(feature, alpha), atol=1e-7 * scale)
@@ -72,7 +72,7 @@ def test_the_eigen_form_is_the_full_svd(seed: int, rank: int, alpha: float, scal
 )
 def test_signs_of_the_directions_do_not_matter(seed: int, signs: list[float], alpha: float) -> None:
     feature = random_feature(seed, 8)
-    directions = decompose(feature).directions
+    directions = spectrum_of(feature).directions
     flipped = directions * torch.tensor(signs, dtype=torch.float64)[:, None]
     assert torch.allclose(phi(feature, flipped, alpha), phi(feature, directions, alpha), atol=1e-12)
 
@@ -86,27 +86,27 @@ def test_of_features_of_tokens_it_is_the_full_svd(tokens: list[int]) -> None:
     gaps = (sigma[:-1] - sigma[1:]) / sigma[0]
     if gaps.min() < 1e-4:  # where two singular values meet, directions are not determined
         return
-    ours = phi(feature, decompose(feature).directions, 1.0)
+    ours = phi(feature, spectrum_of(feature).directions, 1.0)
     assert torch.allclose(ours, by_svd(feature, 1.0), atol=1e-8 * float(sigma[0]))
 
 
 def test_no_decay_is_the_feature_itself_and_a_strong_one_its_leading_part() -> None:
     feature = random_feature(3, 8)
-    directions = decompose(feature).directions
+    directions = spectrum_of(feature).directions
     assert torch.allclose(phi(feature, directions, 0.0), feature, atol=1e-9)
     leading = torch.linalg.matrix_rank(phi(feature, directions, 60.0).flatten(1), rtol=1e-9)
     assert leading == 1
 
 
 def test_a_feature_of_nothing_has_no_directions() -> None:
-    found = decompose(torch.zeros(8, 6, 6))
+    found = spectrum_of(torch.zeros(8, 6, 6))
     assert len(found.singular_values) == 0
     assert torch.equal(phi(torch.zeros(8, 6, 6), found.directions, 1.0), torch.zeros(8, 6, 6))
 
 
 def test_fp32_features_stay_fp32() -> None:
     feature = random_feature(1, 5).float()
-    ours = phi(feature, decompose(feature).directions, 1.0)
+    ours = phi(feature, spectrum_of(feature).directions, 1.0)
     assert ours.dtype == torch.float32
     assert torch.allclose(ours.double(), by_svd(feature, 1.0), atol=1e-5)
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from service.evaluation.two_run import PlainForm, QueriesKeys, Sample, plain_linear, plain_product
+from service.evaluation.plain_form import PlainForm, QueriesKeys, Sample, plain_linear, plain_product
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec
 from service.model.layers import layer_norm, merge_heads, rotate, split_heads

@@ -3,7 +3,7 @@
 
 The content path runs first and keeps every layer's queries and keys; the generation path then runs from the
 first step and uses them. Caches are concatenated, the SVD is the paper's own formula, nothing is shared.
-What is a backbone's own is in two_run_infinity.py and two_run_switti.py.
+What is a backbone's own is in plain_form_infinity.py and plain_form_switti.py.
 """
 
 from __future__ import annotations

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.evaluation.two_run import phi
+from service.evaluation.plain_form import phi
 from service.model.infinity import schedules as scales
 from service.model.infinity.style import decompose, feature_of, pack, principal_of
-from service.model.style.feature import StyleFeature, blend, directions_of, principal, singular_values
+from service.model.style.blending import blend, directions_of, principal, singular_values
+from service.model.style.feature import StyleFeature
 
 
 def feature(seed: int, ratio: float = 1.0, num_channels: int = 32, key_step: int = 3) -> StyleFeature:

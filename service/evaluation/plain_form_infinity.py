@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from service.evaluation.plain_form import PlainForm, QueriesKeys, Sample, plain_linear, plain_product
 from service.evaluation.recording import Recording
-from service.evaluation.two_run import PlainForm, QueriesKeys, Sample, plain_linear, plain_product
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec
 from service.model.infinity.backbone import Infinity
