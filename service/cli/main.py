@@ -19,6 +19,7 @@ from service.cli.serve import serve
 from service.cli.store import store
 from service.cli.styles import styles
 from service.cli.verify import verify
+from service.logs import configure_logs
 
 
 class _Commands(TyperGroup):
@@ -45,6 +46,7 @@ cli.add_typer(store, name="store")
 
 def main() -> None:
     """The console script."""
+    configure_logs("console")  # to stderr: results go to stdout
     cli(prog_name="atelier")
 
 

@@ -1,4 +1,4 @@
-"""`atelier styles`: the styles of a running service."""
+"""`atelier styles`: the styles of a running service; and all styles of a store, exported and imported."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from urllib.parse import quote
 
 import typer
 
+from service.cli.archive import export_styles, import_styles
 from service.cli.connection import AsJson, Connection, Url, connect
 from service.cli.terminal_pictures import show_picture
 
 PAGE = 100
-styles = typer.Typer(help="Styles of a running service.", no_args_is_help=True)
+styles = typer.Typer(help="Styles of a running service; export and import of a store.", no_args_is_help=True)
+styles.command("export")(export_styles)
+styles.command("import")(import_styles)
 
 Pictures = Annotated[
     list[Path] | None,

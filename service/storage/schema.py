@@ -70,6 +70,23 @@ if not redis.call('ZSCORE', KEYS[4], ARGV[1]) then
 end
 return {}
 """
+# KEYS: record, index, sequence, then the pictures
+# ARGV: ID, "replace" or "", the pictures, then the record's fields
+# Returns 0, with nothing written, when there is a record already.
+RESTORE = """
+if ARGV[2] ~= 'replace' and redis.call('EXISTS', KEYS[1]) == 1 then
+  return 0
+end
+local num_pictures = #KEYS - 3
+for i = 1, num_pictures do
+  redis.call('SET', KEYS[3 + i], ARGV[2 + i])
+end
+redis.call('HSET', KEYS[1], unpack(ARGV, 3 + num_pictures))
+if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then
+  redis.call('ZADD', KEYS[2], redis.call('INCR', KEYS[3]), ARGV[1])
+end
+return 1
+"""
 # KEYS: record; ARGV: number of arguments that are fields and values to set; these; then fields to remove
 # Returns the fields of the record; nil, with nothing written, when there is none.
 CHANGE = """

@@ -19,7 +19,9 @@ from service.storage.schema import (
     FEATURE_SECONDS,
     LIST,
     MAX_PICTURES,
+    NO_TENANT,
     REMOVED_SECONDS,
+    RESTORE,
     SEQUENCE,
     features_key,
     index_key,
@@ -43,6 +45,7 @@ class StyleRepository:
         self._change = redis.register_script(CHANGE)
         self._delete = redis.register_script(DELETE)
         self._list = redis.register_script(LIST)
+        self._restore = redis.register_script(RESTORE)
 
     async def examine(self, style_id: str, *, num_pictures: int) -> tuple[Style | None, bool]:
         """The record, if there is one that can be read, and whether record and pictures are intact."""
@@ -141,6 +144,46 @@ class StyleRepository:
         keys += [picture_key(style_id, number) for number in range(MAX_PICTURES)]
         with translate_redis_errors(self._metrics):
             return bool(await self._delete(keys=keys, args=[style_id, REMOVED_SECONDS]))
+
+    async def tenants(self) -> Sequence[str]:
+        """All that have styles, NO_TENANT too."""
+        with translate_redis_errors(self._metrics):
+            keys = [key.decode() async for key in self._redis.scan_iter(f"{index_key(NO_TENANT)}*")]
+        return sorted(key.removeprefix(index_key(NO_TENANT)).removeprefix(":") for key in keys)
+
+    async def stored(self, style_id: str) -> tuple[Mapping[str, str], Sequence[bytes]] | None:
+        """The fields of the record and the pictures, of one moment, both intact; None without the style."""
+        with translate_redis_errors(self._metrics):
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.hgetall(record_key(style_id))
+                pipe.mget([picture_key(style_id, number) for number in range(MAX_PICTURES)])
+                fields, pictures = await pipe.execute()
+        if not fields:
+            return None
+        style = self._style(style_id, fields)
+        num_pictures = style.num_images if style.source == "images" else 0
+        contents = [_picture(style_id, stored) for stored in pictures[:num_pictures]]
+        return {name.decode(): value.decode() for name, value in fields.items()}, contents
+
+    async def restore(
+        self,
+        style_id: str,
+        fields: Mapping[str, str],
+        pictures: Sequence[bytes],
+        *,
+        tenant: str,
+        replace: bool,
+    ) -> bool:
+        """Write what `stored` returned. Unless `replace`, a style that is there stays as it is, and the
+        result is False.
+        """
+        keys = [record_key(style_id), index_key(tenant), SEQUENCE]
+        keys += [picture_key(style_id, number) for number in range(len(pictures))]
+        args: list[str | bytes] = [style_id, "replace" if replace else ""]
+        args += [add_checksum(PICTURE, picture) for picture in pictures]
+        args += [part for field in fields.items() for part in field]
+        with translate_redis_errors(self._metrics):
+            return bool(await self._restore(keys=keys, args=args))
 
     def _style(self, style_id: str, fields: Mapping[bytes, bytes]) -> Style:
         try:

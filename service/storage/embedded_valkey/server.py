@@ -48,6 +48,10 @@ LIFELINE = 'read -r _ || true; kill -TERM "$1" 2>/dev/null'
 log = structlog.get_logger(__name__)
 
 
+class FolderInUse(EmbeddedValkeyError):
+    """A service uses the data directory."""
+
+
 class EmbeddedValkey:
     """One server process on one data directory; everything it writes is under `data_dir/store`.
 
@@ -161,6 +165,23 @@ class EmbeddedValkey:
         finally:
             await self.stop()
 
+    @asynccontextmanager
+    async def shared(self) -> AsyncIterator[str]:
+        """The URL of the store while it lasts: of the server of a service that uses the folder, else of one
+        that is started here.
+        """
+        try:
+            await self.start()
+        except FolderInUse:
+            self._shorten_socket()
+            if not (await self._ask("PING")).startswith(b"+PONG"):
+                await self.stop()
+                raise
+        try:
+            yield self.url
+        finally:
+            await self.stop()
+
     async def _start_server(self) -> None:
         try:
             self._lock_folder()
@@ -187,12 +208,15 @@ class EmbeddedValkey:
         self._service_lock = lock_file(self.folder / "service.lock")
         if self._service_lock is None:
             pid = (self.folder / "service.lock").read_text()
-            raise EmbeddedValkeyError(
+            raise FolderInUse(
                 f"Another Atelier service (process {pid or 'unknown'}) uses the data directory "
                 f"{self.folder.parent}. Stop it, choose another --data-dir, or, to run several services on "
                 f"one store, {INSTEAD}."
             )
         self._service_lock.write(b"%d" % os.getpid())
+        self._shorten_socket()
+
+    def _shorten_socket(self) -> None:
         if len(os.fsencode(self._socket)) > MAX_SOCKET_PATH_BYTES:
             self._links = tempfile.TemporaryDirectory(prefix="atelier-")
             link = Path(self._links.name) / "store"
