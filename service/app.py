@@ -7,11 +7,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 from fastapi import Depends, FastAPI
 from redis.asyncio import Redis
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from service import __version__
 from service.access.idempotency_store import IdempotencyStore
@@ -26,9 +28,9 @@ from service.batching.model_thread import ModelThread
 from service.http import health, images, models, styles
 from service.http.dependencies import Readiness, ReadyService
 from service.http.error_handlers import install_error_handlers
-from service.http.middleware.auth import BEARER, Authentication
+from service.http.middleware.auth import BEARER, MCP_PATH, Authentication
 from service.http.middleware.idempotency import Idempotency
-from service.http.middleware.limits import BodyLimit, RequestTimeout
+from service.http.middleware.limits import BodyLimit, RequestTimeout, max_mcp_bytes
 from service.http.middleware.telemetry import Telemetry
 from service.http.openapi import docs_page
 from service.http.openapi.document import DESCRIPTION, complete
@@ -42,6 +44,9 @@ from service.storage.client import connect
 from service.storage.embedded_valkey.files import EmbeddedValkeyError
 from service.storage.embedded_valkey.server import EmbeddedValkey
 from service.styles.store import StyleStore
+
+if TYPE_CHECKING:
+    from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
 # Decoding takes up to 17 bytes a pixel of the upload, so this also bounds memory.
 NUM_DECODING_THREADS = 2
@@ -263,11 +268,14 @@ def create_app(
         raise CannotStart(str(error)) from error
     service = Service(settings, keyring, generator, progress, clock)
 
+    sessions = _mcp_sessions(service) if settings.mcp else None
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.start()
         try:
-            yield
+            async with sessions.run() if sessions is not None else nullcontext():
+                yield
         finally:
             await service.stop()
 
@@ -290,6 +298,8 @@ def create_app(
         app.include_router(routes.router, dependencies=[Depends(BEARER)] if keyring.now.api_keys else [])
     app.include_router(health.router)
     app.include_router(docs_page.router)
+    if sessions is not None:
+        app.router.routes.append(Route(MCP_PATH, _McpEndpoint(sessions), methods=["POST"]))
     app.openapi = complete(app)  # type: ignore[method-assign]
     # The last one added is the outermost.
     app.add_middleware(Idempotency, readiness=service.readiness)
@@ -307,6 +317,26 @@ def create_app(
     app.add_middleware(RequestTimeout, max_seconds=settings.request_timeout_seconds)
     app.add_middleware(Telemetry, metrics=service.metrics, clock=clock)
     return app
+
+
+class _McpEndpoint:
+    """An ASGI app: a route takes functions for something else."""
+
+    def __init__(self, sessions: StreamableHTTPSessionManager) -> None:
+        self._sessions = sessions
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._sessions.handle_request(scope, receive, send)
+
+
+def _mcp_sessions(service: Service) -> StreamableHTTPSessionManager:
+    """CannotStart without the package that speaks the protocol: an extra, since most services do without."""
+    try:
+        from service.mcp import create_server
+    except ModuleNotFoundError as error:
+        raise CannotStart("ATELIER_MCP needs the package mcp: pip install 'atelier-style[mcp]'.") from error
+    max_body_bytes = max_mcp_bytes(service.settings.max_upload_bytes)
+    return create_server(service.readiness.require, max_body_bytes).session_manager
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -58,6 +58,9 @@ class Settings(BaseSettings):
         description="Sizes that are not enabled: nearest draws the nearest enabled size and resizes it; "
         "native refuses them.",
     )
+    mcp: bool = Field(
+        default=False, description="Serve agents at /mcp, too; needs the extra atelier-style[mcp]."
+    )
     models_dir: Path = Field(
         default_factory=lambda known: known["data_dir"] / "models",
         description="Folder of fetched and converted models; `models` in the data folder by default.",

@@ -25,8 +25,6 @@ from service.http.schemas.styles import (
     MAX_METADATA,
     MAX_METADATA_CHARS,
     MAX_METADATA_NAME_CHARS,
-    MAX_NAME_CHARS,
-    MAX_SUFFIX_CHARS,
     METADATA_SENTENCE,
     StyleForm,
     StyleOfCode,
@@ -36,6 +34,7 @@ from service.http.schemas.styles import (
 from service.metrics import STAGES_OF_REQUESTS, Metrics
 from service.stage_timer import RequestTrace
 from service.storage.schema import MAX_PICTURES
+from service.styles.record import MAX_NAME_CHARS, MAX_SUFFIX_CHARS
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -29,6 +29,8 @@ class StyleText:
     seed: int
 
 
+MAX_NAME_CHARS = 200
+MAX_SUFFIX_CHARS = 500
 # Format 1 is a style of one picture, also as the first version wrote it; that version refuses format 2.
 ONE_PICTURE, ANY_SOURCE = "1", "2"
 _ID = re.compile(r"sty_([a-z2-7]{10})?[a-z2-7]{26}")

@@ -1,5 +1,5 @@
-"""Authentication: nothing under /v1 without an API key, once the service has any; without keys, nothing from
-other sites. Counts the requests of a key."""
+"""Authentication: nothing under /v1 or /mcp without an API key, once the service has any; without keys,
+nothing from other sites. Counts the requests of a key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from service.http.dependencies import Readiness
 
 # The other paths are harmless and requested by machines without keys: whether the service is alive and ready,
 # its version, its metrics (no prompt, style or key among them), its documentation.
-GUARDED = "/v1/"
+MCP_PATH = "/mcp"
+GUARDED = ("/v1/", f"{MCP_PATH}/")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 # For the OpenAPI document alone: the middleware decides before the body is read.

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, QueueFull
 from service.http.content_negotiation import MULTIPART, media_type
+from service.http.middleware.auth import MCP_PATH
 
 TIMEOUT_HEADER = "X-Request-Timeout"
 MAX_SECONDS = 24 * 3600
@@ -81,6 +82,11 @@ def allowed_seconds(header: str | None, bound: float) -> float:
     return min(seconds, bound)
 
 
+def max_mcp_bytes(max_upload_bytes: int) -> int:
+    """Of a call of a tool, whose pictures are base64 in JSON."""
+    return MAX_JSON_BYTES + max_upload_bytes * 4 // 3
+
+
 @dataclass
 class BodyLimit:
     """Middleware: PayloadTooLarge at once when Content-Length is over the bound, or as soon as more has come
@@ -102,6 +108,8 @@ class BodyLimit:
         headers = Headers(scope=scope)
         is_form = media_type(headers) == MULTIPART
         max_bytes = self.max_upload_bytes if is_form else MAX_JSON_BYTES  # as in the message
+        if scope["path"] == MCP_PATH:
+            max_bytes = max_mcp_bytes(self.max_upload_bytes)
         bound = max_bytes + (MAX_FORM_OVERHEAD_BYTES if is_form else 0)
         message = f"The body is too large: it may hold {max_bytes} bytes."
         declared = headers.get("content-length", "0")

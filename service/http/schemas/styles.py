@@ -10,10 +10,9 @@ from pydantic_core import PydanticCustomError
 from service.application.generation_request import MAX_SEED
 from service.http.schemas.base import Incoming
 from service.storage.schema import MAX_PICTURES
-from service.styles.record import StyleText
+from service.styles.record import MAX_NAME_CHARS, MAX_SUFFIX_CHARS, StyleText
 from service.styles.style_code import MAX_CODE_CHARS
 
-MAX_NAME_CHARS = 200
 # OpenAI's bounds of metadata.
 MAX_METADATA, MAX_METADATA_NAME_CHARS, MAX_METADATA_CHARS = 16, 64, 512
 METADATA_SENTENCE = (
@@ -22,7 +21,6 @@ METADATA_SENTENCE = (
 )
 METADATA_DESCRIPTION = "Texts of your own under names of your own."
 NAME_DESCRIPTION = "A name for people; two styles may share one."
-MAX_SUFFIX_CHARS = 500
 SUFFIX_DESCRIPTION = (
     "Words that go to the end of each prompt that is drawn in the style, after a comma, such as "
     "`in watercolor painting style`."
