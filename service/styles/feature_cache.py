@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -69,6 +70,14 @@ class CachedFeature:
     confirmed: float  # when the store last confirmed that the style exists, in seconds
 
 
+@dataclass(slots=True, eq=False)
+class Loading:
+    """A feature on its way into the cache. A style that is deleted meanwhile must not come back with it."""
+
+    style_id: str
+    is_deleted: bool = False
+
+
 class FeatureCache:
     """`rebuild(style_id, size, param)` makes a feature from the style's record; errors name `param`.
 
@@ -97,6 +106,7 @@ class FeatureCache:
         # By style ID or style code, and schedule.
         self._of_styles = LRUCache[tuple[str, str], CachedFeature](max_features)
         self._of_codes = LRUCache[tuple[str, str], StyleFeature](max_features)
+        self._loading: set[Loading] = set()
         self._rebuilds = SingleFlight[tuple[str, str], StyleFeature]()
         self._write = redis.register_script(WRITE_FEATURE)
 
@@ -109,11 +119,14 @@ class FeatureCache:
                 await self._confirm_exists(style_id, cached, param)
             self._lookups.labels(result="hit").inc()
             return cached.feature
-        feature = await self._read(style_id, size)
-        self._lookups.labels(result="miss" if feature is None else "hit").inc()
-        if feature is None:
-            feature = await self._rebuilds.run(key, lambda: self._rebuild_and_write(style_id, size, param))
-        self.put(style_id, size, feature)
+        with self.loading(style_id) as loading:
+            feature = await self._read(style_id, size)
+            self._lookups.labels(result="miss" if feature is None else "hit").inc()
+            if feature is None:
+                feature = await self._rebuilds.run(
+                    key, lambda: self._rebuild_and_write(style_id, size, param)
+                )
+            self.put(loading, size, feature)
         return feature
 
     def get_of_code(self, code: str, size: Size, *, param: str | None) -> StyleFeature:
@@ -126,13 +139,26 @@ class FeatureCache:
             self._of_codes[key] = feature
         return feature
 
-    def put(self, style_id: str, size: Size, feature: StyleFeature) -> None:
-        """Cache the feature of a style that is known to exist, in this process alone."""
-        key = style_id, self._extractor.schedule_name(size)
-        self._of_styles[key] = CachedFeature(feature, self._clock())
+    @contextmanager
+    def loading(self, style_id: str) -> Iterator[Loading]:
+        """Lasts from before the store is asked for a style, or given one, until after `put`."""
+        loading = Loading(style_id)
+        self._loading.add(loading)
+        try:
+            yield loading
+        finally:
+            self._loading.remove(loading)
+
+    def put(self, loading: Loading, size: Size, feature: StyleFeature) -> None:
+        """Cache the feature in this process, unless its style was deleted here since the loading began."""
+        if not loading.is_deleted:
+            key = loading.style_id, self._extractor.schedule_name(size)
+            self._of_styles[key] = CachedFeature(feature, self._clock())
 
     def forget(self, style_id: str) -> None:
-        """Drop all features of a style from this process."""
+        """Drop all features of a style from this process, those on their way too."""
+        for loading in self._loading:
+            loading.is_deleted |= loading.style_id == style_id
         for key in [key for key in self._of_styles if key[0] == style_id]:
             del self._of_styles[key]
 

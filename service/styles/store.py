@@ -121,7 +121,7 @@ class StyleStore:
         feature = await self._extract_once(draft.id, source, stages)
         with stages.stage("decompose"):
             style = replace(existing or draft, analysis=self._analysis_of(feature))
-        with stages.stage("store"):
+        with stages.stage("store"), self._features.loading(style.id) as loading:
             earlier = await self._repository.write(
                 style,
                 contents,
@@ -130,7 +130,7 @@ class StyleStore:
                 feature=feature.to_bytes(),
                 replace=not is_intact,
             )
-        self._features.put(style.id, self._extractor.style_size, feature)
+            self._features.put(loading, self._extractor.style_size, feature)
         self._suffixes.put(style.id, (earlier or style).prompt_suffix)
         return (style, existing is None) if earlier is None else (await self._analysed(earlier), False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
@@ -11,6 +12,8 @@ from structlog.testing import capture_logs
 from service.errors import StoreUnavailable, StyleNotFound
 from service.storage.client import connect
 from service.storage.embedded_valkey.server import EmbeddedValkey
+from service.styles.record import style_id_of
+from tests.support.held_replies import held_replies
 from tests.support.styles import LARGE, SMALL, Replica, feature_of, keys_of_styles, picture_of
 
 
@@ -102,6 +105,35 @@ async def test_a_style_deleted_during_its_rebuild_stays_deleted(redis: Redis, st
     assert await keys_of_styles(redis) == [b"atelier:sequence"]
     with pytest.raises(StyleNotFound):
         await replica.store.feature(style_id, LARGE)
+
+
+async def test_a_style_deleted_while_its_feature_is_read_is_not_cached_again(
+    valkey: EmbeddedValkey, tmp_path: Path, style_id: str
+) -> None:
+    async with held_replies(valkey, tmp_path, marker=f"feature:{style_id}".encode()) as (replies, redis):
+        replica = Replica(redis)
+        reading = asyncio.create_task(replica.store.feature(style_id, SMALL))
+        await replies.held.wait()
+        await replica.store.delete(style_id)
+        replies.gate.set()
+        await reading  # it was asked for before
+        with pytest.raises(StyleNotFound):
+            await replica.store.feature(style_id, SMALL)
+
+
+async def test_a_style_deleted_before_its_creator_was_told_is_not_cached_again(
+    valkey: EmbeddedValkey, tmp_path: Path, style_id: str
+) -> None:
+    async with held_replies(valkey, tmp_path, marker=b"held back") as (replies, redis):
+        replica = Replica(redis)
+        creation = asyncio.create_task(replica.store.create([picture_of(2)], name="held back"))
+        await replies.held.wait()
+        created_id = style_id_of([picture_of(2).digest])
+        await replica.store.delete(created_id)
+        replies.gate.set()
+        await creation
+        with pytest.raises(StyleNotFound):
+            await replica.store.feature(created_id, SMALL)
 
 
 async def test_a_deletion_by_another_replica_is_noticed_within_half_a_minute(
