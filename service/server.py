@@ -20,6 +20,7 @@ from service.http.protocol import ConnectionLimits, bounded_protocol
 from service.logs import configure_logs
 from service.model.engine.generator import Generator
 from service.settings import Settings
+from service.storage.embedded_valkey.files import EmbeddedValkeyError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -74,9 +75,17 @@ def run_server(settings: Settings, generator: Generator | None = None, *, progre
     server = DrainingServer(config, close=service.close, drain_seconds=settings.drain_seconds)
     with listener, asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         status = runner.run(_serve(server, listener, service))
+    if service.failure is not None:
+        print(_reason(service.failure), file=sys.stderr)  # again, as the last line: the log goes on after it
     if server.force_exit:
         os._exit(1)  # a thread in the middle of a batch, or of loading a model, would be waited for
     return status
+
+
+def _reason(failure: Exception) -> str:
+    if isinstance(failure, CannotStart | EmbeddedValkeyError):
+        return str(failure)
+    return f"The service cannot start ({type(failure).__name__}: {failure}); the log above says where."
 
 
 def server_config(app: FastAPI, settings: Settings, **more: Any) -> uvicorn.Config:

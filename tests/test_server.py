@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 import uvicorn
 
 from service.server import DrainingServer
@@ -38,8 +39,11 @@ def test_a_second_signal_of_any_kind_ends_at_once() -> None:
     assert server.force_exit
 
 
-def test_a_process_whose_accelerator_failed_for_good_ends_to_be_started_again(tmp_path: Path) -> None:
-    server = [sys.executable, "-m", "tests.support.lost_device", str(tmp_path)]
+@pytest.mark.parametrize("what", ["device", "thread"])
+def test_a_process_whose_accelerator_or_model_thread_died_ends_to_be_started_again(
+    tmp_path: Path, what: str
+) -> None:
+    server = [sys.executable, "-m", "tests.support.lost_device", str(tmp_path), what]
     with started(server, log=tmp_path / "log") as serving, serving.client() as client:
         assert draw(client).status_code == 200
         error = error_of(draw(client, prompt=LostDevice.FAILS_ON), 500)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli import options
-from service.cli.options import settings_under
+from service.cli.options import settings_under, writable_file
 
 if TYPE_CHECKING:
     from service.bench.runner import BenchOptions
@@ -65,7 +65,9 @@ def bench(
         typer.Option(min=0.001, help="serve: requests a second; repeat it for several loads."),
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="serve: how long each load lasts.")] = 30.0,
-    json: Annotated[Path | None, typer.Option(help="File to write the report to.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(callback=writable_file, help="File to write the report to.")
+    ] = None,
     compare: Annotated[Path | None, typer.Option(help="An earlier report: print now / then as well.")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Compare even what was measured under other conditions.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.options import ModelsDir, settings_under
+from service.cli.options import ModelsDir, settings_under, writable_file, writable_folder
 
 
 def convert(
@@ -15,7 +15,8 @@ def convert(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder to write. By default a released model's own folder, which is then used first."
+            callback=writable_folder,
+            help="Folder to write. By default a released model's own folder, which is then used first.",
         ),
     ] = None,
     dtype: Annotated[
@@ -39,7 +40,7 @@ def convert(
 
 def extract_weights(
     file: Annotated[Path, typer.Argument(help="A .pth, .pt or .bin file that holds Python objects as well.")],
-    out: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
+    out: Annotated[Path, typer.Argument(callback=writable_file, help="The safetensors file to write.")],
     entry: Annotated[
         str | None,
         typer.Option(help="Where the tensors are, such as trainer.gpt_fsdp; needed where several hold some."),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.options import Device, Threads, settings_under
+from service.cli.options import Device, Threads, settings_under, writable_folder
 
 
 def evaluate(
@@ -15,7 +15,10 @@ def evaluate(
         str | None, typer.Option(help="nano, or the folder of a model trained by its recipe.")
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder for the report, the plots and the sheet of images.")
+        Path,
+        typer.Option(
+            callback=writable_folder, help="Folder for the report, the plots and the sheet of images."
+        ),
     ] = Path("evaluation"),
     pairs: Annotated[int, typer.Option(min=6, help="Pairs of prompt and style image per seed.")] = 480,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, counted from 1.")] = 3,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.options import ModelsDir, fail, settings_under
+from service.cli.options import ModelsDir, fail, settings_under, writable_folder
 
 
 def fetch(
@@ -29,6 +29,8 @@ def fetch(
 ) -> None:
     """Download the files that a released model needs. Resumes, verifies checksums, and writes them down."""
     settings = settings_under(models_dir=models_dir)
+    if not dry_run:
+        writable_folder(settings.models_dir)
     from service.model.checkpoints.fetch import Hub
     from service.model.infinity.presets import chosen_revisions
 

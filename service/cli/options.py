@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -45,6 +46,36 @@ class CommandFailed(ValueError):
     def __init__(self, message: str, exit_status: int) -> None:
         super().__init__(message)
         self.exit_status = exit_status
+
+
+def writable_folder(folder: Path | None) -> Path | None:
+    """The callback of an option: exit status 2, before any work, when the folder could not be written."""
+    if folder is not None:
+        if folder.exists() and not folder.is_dir():
+            raise typer.BadParameter(f"{folder} is a file; name a folder.")
+        _require_writable(
+            folder, next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        )
+    return folder
+
+
+def writable_file(path: Path | None) -> Path | None:
+    """The same for a file, in a folder that exists. One that exists would be replaced."""
+    if path is not None:
+        if path.is_dir():
+            raise typer.BadParameter(f"{path} is a folder; name a file.")
+        _require_writable(path, path.absolute().parent)
+    return path
+
+
+def _require_writable(path: Path, folder: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # tried, as permissions do not say all: /proc, a full disk
+            pass
+    except OSError as error:
+        raise typer.BadParameter(
+            f"{path} cannot be written: {folder} takes no new file ({error.strerror})."
+        ) from error
 
 
 def fail(message: str, exit_status: int = 1) -> NoReturn:
