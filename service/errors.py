@@ -69,6 +69,12 @@ class HostNotAllowed(ServiceError):
     more_codes: ClassVar[dict[str, str]] = {"cross_site_request": "Without API keys: a page of another site."}
 
 
+class StyleQuotaExceeded(ServiceError):
+    """The tenant has as many styles, or bytes of them, as the API key may keep."""
+
+    code, status, type = "style_quota_exceeded", 403, "invalid_request_error"
+
+
 class StyleNotFound(ServiceError):
     """No such style, or one of another tenant."""
 

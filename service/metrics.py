@@ -35,6 +35,7 @@ REFUSALS = (
     "rate_limit_exceeded",
     "idempotency_key_in_use",
     "idempotency_key_reused",
+    "style_quota_exceeded",
 )
 # Uploads wait for a slot to be decoded, then for the model in the queue "extract".
 ADMISSIONS = (*QUEUES, "upload")
@@ -84,7 +85,7 @@ class Metrics:
         )
         self.refusals = counter(
             "refusals",
-            "Requests refused for their API key, its rate limits or their Idempotency-Key.",
+            "Requests refused for their API key, its limits or their Idempotency-Key.",
             "reason",
         )
         self.first_preview_seconds = latency(
@@ -131,6 +132,9 @@ class Metrics:
 
         self.style_features = counter("style_features", "Lookups of a style feature, by result.", "result")
         self.store_errors = counter("store_errors", "Operations of the style store that failed.")
+        self.store_read_only = gauge(
+            "store_read_only", "1 while the style store is full and takes no new styles, else 0."
+        )
 
         self.ready = gauge("ready", "1 while the service accepts jobs, else 0.")
         # Info appends `_info`: this is atelier_build_info.

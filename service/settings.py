@@ -128,6 +128,15 @@ class Settings(BaseSettings):
         ge=1,
         description="Images per minute of an API key whose line sets no limit; unset: no limit.",
     )
+    max_styles: int = Field(
+        default=10_000,
+        ge=1,
+        description="Maximum number of styles that are kept for the tenant of an API key whose line sets no "
+        "limit, and for a service without API keys.",
+    )
+    max_style_bytes: int = Field(
+        default=2**30, ge=1, description="The same for the bytes of their pictures and records."
+    )
     idempotency_seconds: int = Field(
         default=3600, ge=1, description="How long the response to a request with an Idempotency-Key is kept."
     )

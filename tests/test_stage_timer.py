@@ -109,7 +109,7 @@ async def turns() -> None:
 async def test_the_store_tells_its_own_time_and_the_models(valkey: EmbeddedValkey, redis: Redis) -> None:
     clock, reader = Clock(), TimedExtractor()
     stages, store = StageTimer(clock), StyleStore(redis, extractor=reader, metrics=Metrics())
-    assert await store.ping()
+    assert await store.state() == "ready"
     reader.gate.clear()
     with paused(valkey):
         creating = asyncio.create_task(store.create([picture_of(1)], name=None, stages=stages))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 
 from service.storage.schema import NO_TENANT
 
@@ -17,15 +17,20 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 # Whether there is such a style is the store's to say, when it is used.
 _STYLE = re.compile(r"((?:sty|sc\d+)_[A-Za-z0-9_-]{1,5000})(?::(\d{1,2}(?:\.\d{1,8})?))?")
-_OPTIONS = ("tenant", "requests", "images", "style")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much one API key may request in a minute; None is without limit."""
+    """What one API key may request in a minute, and its tenant's styles may take; None is without limit."""
 
     requests: int | None = None
     images: int | None = None
+    styles: int | None = None
+    bytes: int | None = None
+
+
+OPTIONS = ("tenant", *(field.name for field in fields(Limits)), "style")
+BOUNDS = ", ".join(f"{field.name}=N" for field in fields(Limits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +72,9 @@ def write_line(
     parts = [name, HASH + digest_of(secret).hex()]
     if tenant is not None:
         parts.append(f"tenant={tenant}")
-    if limits is not None and limits.requests is not None:
-        parts.append(f"requests={limits.requests}")
-    if limits is not None and limits.images is not None:
-        parts.append(f"images={limits.images}")
+    for option, bound in (asdict(limits) if limits is not None else {}).items():
+        if bound is not None:
+            parts.append(f"{option}={bound}")
     if style is not None:
         parts.append(f"style={style}")
     line = " ".join(parts)
@@ -79,7 +83,7 @@ def write_line(
 
 
 def read_line(line: str, limits: Limits) -> ApiKey:
-    """`NAME sha256:HEX [tenant=NAME] [requests=N] [images=N] [style=STYLE[:STRENGTH]]`.
+    """`NAME sha256:HEX` and any of OPTIONS, as `tenant=NAME`, `requests=N`, `style=STYLE[:STRENGTH]`.
 
     ValueError says what is wrong. The tenant defaults to the key's name; an empty `tenant=` is NO_TENANT.
     `limits` apply where the line has none; the value `none` removes one.
@@ -100,10 +104,7 @@ def read_line(line: str, limits: Limits) -> ApiKey:
         name=name,
         tenant=tenant,
         digest=bytes.fromhex(digest),
-        limits=Limits(
-            requests=_bound(chosen, "requests", limits.requests),
-            images=_bound(chosen, "images", limits.images),
-        ),
+        limits=Limits(**{option: _bound(chosen, option, bound) for option, bound in asdict(limits).items()}),
         style=_style(chosen["style"]) if "style" in chosen else None,
     )
 
@@ -117,8 +118,8 @@ def _options(words: list[str]) -> dict[str, str]:
     chosen: dict[str, str] = {}
     for word in words:
         option, equals, value = word.partition("=")
-        if not equals or option not in _OPTIONS:
-            raise ValueError(f"{word[:70]!r} is not one of tenant=NAME, requests=N, images=N, style=STYLE")
+        if not equals or option not in OPTIONS:
+            raise ValueError(f"{word[:70]!r} is not one of tenant=NAME, {BOUNDS}, style=STYLE")
         if option in chosen:
             raise ValueError(f"{option} is there twice")
         chosen[option] = value
@@ -131,7 +132,7 @@ def _bound(chosen: dict[str, str], option: str, otherwise: int | None) -> int | 
         return otherwise
     if value == "none":
         return None
-    if not (value.isascii() and value.isdigit() and 0 < int(value) < 10**9):
+    if not (value.isascii() and value.isdigit() and 0 < int(value) < 10**15):
         raise ValueError(f"{option}={value[:20]} must be a number above 0, or none")
     return int(value)
 

@@ -60,7 +60,12 @@ class ReloadingKeyring:
 
 def read_keyring(settings: Settings) -> Keyring:
     """The keys of the file and of the environment. ValueError says what is wrong, and where."""
-    limits = Limits(settings.requests_per_minute, settings.images_per_minute)
+    limits = Limits(
+        settings.requests_per_minute,
+        settings.images_per_minute,
+        settings.max_styles,
+        settings.max_style_bytes,
+    )
     found: dict[str, ApiKey] = {}
     for position, line in _lines(settings):
         try:

@@ -10,7 +10,7 @@ from service.access.api_key import ApiKey
 from service.access.rate_limiter import RateLimit, RateLimiter, Window
 from service.application.generation_request import StyleMix, StyleTerm
 from service.errors import InvalidRequest, RateLimitExceeded
-from service.storage.schema import NO_TENANT
+from service.storage.schema import NO_TENANT, Quota
 
 Kind = Literal["requests", "images"]
 KINDS: tuple[Kind, ...] = ("requests", "images")
@@ -21,6 +21,7 @@ class Caller:
     """Of one request. `windows` are the counts as this request has seen them last."""
 
     tenant: str = NO_TENANT
+    quota: Quota | None = None  # of the tenant's styles; None without an API key
     rates: dict[Kind, RateLimit] = field(default_factory=dict)
     limiter: RateLimiter | None = None
     windows: dict[Kind, Window] = field(default_factory=dict)
@@ -35,12 +36,12 @@ class Caller:
             for kind, limit in limits.items()
             if limit is not None
         }
+        caller = cls(api_key.tenant, Quota(api_key.limits.styles, api_key.limits.bytes), rates, limiter)
         style = api_key.style
         if style is not None:
             # A client that named no style is told where the one that cannot be used comes from.
-            term = StyleTerm(style.id, param="Authorization")
-            return cls(api_key.tenant, rates, limiter, style=StyleMix((term,), style.strength))
-        return cls(api_key.tenant, rates, limiter)
+            caller.style = StyleMix((StyleTerm(style.id, param="Authorization"),), style.strength)
+        return caller
 
     async def take(self, kind: Kind, cost: int) -> None:
         """RateLimitExceeded when `cost` is not available now; InvalidRequest when it never will be."""

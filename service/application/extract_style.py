@@ -25,6 +25,8 @@ from service.model.style.feature import StyleFeature
 from service.model.style.tokens import StyleTokens
 from service.settings import Settings
 from service.stage_timer import RequestTrace, StageTimer
+from service.storage.client import StoreState
+from service.storage.schema import Quota
 from service.styles.record import Style, StyleText
 from service.styles.store import StyleStore
 
@@ -55,7 +57,8 @@ class Styles:
 
     def of(self, caller: Caller) -> Styles:
         """The same with the styles of the caller's tenant."""
-        return replace(self, store=self.store.of(caller.tenant))
+        quota = caller.quota or Quota(self.settings.max_styles, self.settings.max_style_bytes)
+        return replace(self, store=self.store.of(caller.tenant, quota))
 
     async def create(
         self,
@@ -88,12 +91,12 @@ class Styles:
             source = StyleText(source.text.strip(), source.seed)
         return await create(source)
 
-    async def store_answers(self) -> bool:
-        """Whether the store answers soon enough for a readiness probe."""
+    async def store_state(self) -> StoreState:
+        """What the store does; unavailable when it does not answer soon enough for a readiness probe."""
         try:
-            return await asyncio.wait_for(self.store.ping(), PROBE_SECONDS)
+            return await asyncio.wait_for(self.store.state(), PROBE_SECONDS)
         except TimeoutError:
-            return False
+            return "unavailable"
 
     async def _read(self, file: BinaryIO) -> Picture:
         def read() -> Picture:  # here, not before: uploads that wait for a thread stay in their spool files

@@ -21,6 +21,8 @@ def new_key(
     ] = None,
     requests: Annotated[int | None, typer.Option(min=1, help="Maximum requests per minute.")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Maximum images per minute.")] = None,
+    styles: Annotated[int | None, typer.Option(min=1, help="Maximum styles that the tenant keeps.")] = None,
+    bytes: Annotated[int | None, typer.Option(min=1, help="Maximum bytes that they take.")] = None,
     style: Annotated[
         str | None,
         typer.Option(help="Style of requests that name none: a style ID or code, or STYLE:STRENGTH."),
@@ -31,7 +33,8 @@ def new_key(
 
     secret = new_secret()
     try:
-        line = write_line(secret, name, tenant=tenant, limits=Limits(requests, images), style=style)
+        limits = Limits(requests, images, styles, bytes)
+        line = write_line(secret, name, tenant=tenant, limits=limits, style=style)
     except ValueError as error:
         raise ValueError(f"Cannot create this key: {error}.") from error
     typer.echo(f"The API key, shown only once:\n\n  {secret}\n")

@@ -13,6 +13,7 @@ from service import __version__
 from service.http.dependencies import ContextDep
 from service.http.openapi import responses
 from service.metrics import Metrics
+from service.storage.client import StoreState
 
 router = APIRouter()
 
@@ -24,7 +25,10 @@ class LiveResponse(BaseModel):
 class ReadyResponse(BaseModel):
     status: Literal["ready"] = Field(default="ready", description="Images can be drawn.")
     model: Literal["ready"] = Field(default="ready", description="Loaded and warm.")
-    store: Literal["ready", "unavailable"] = Field(description="`unavailable`: only styles in memory work.")
+    store: StoreState = Field(
+        description="`read_only`: full; styles can be used and deleted, and none added. `unavailable`: only "
+        "styles in memory work."
+    )
 
 
 class VersionResponse(BaseModel):
@@ -48,16 +52,18 @@ async def livez() -> LiveResponse:
 async def readyz(context: ContextDep) -> ReadyResponse:
     """200 while images can be drawn; 503 with the reason while the model loads, and once it has died.
 
-    A store that does not answer is reported, still with 200: plain images and styles in memory
+    A store that is full or does not answer is reported, still with 200: plain images and styles in memory
     still work, and since all replicas share one store, taking them all out of service would help nobody.
     """
-    return ReadyResponse(store="ready" if await context.service.styles.store_answers() else "unavailable")
+    return ReadyResponse(store=await context.service.styles.store_state())
 
 
 @router.get("/metrics", tags=["health"], response_class=Response, responses=responses.METRICS)
 async def metrics(request: Request) -> Response:
     """Prometheus text, or OpenMetrics when `Accept` names it."""
     served: Metrics = request.app.state.metrics
+    if (ready := request.app.state.readiness.service) is not None:
+        await ready.styles.store_state()  # which sets its metric
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(served.registry), headers={"Content-Type": content_type})
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.errors import StoreUnavailable
@@ -21,6 +21,7 @@ CONNECT_TIMEOUT_SECONDS = 1.0
 REPLY_TIMEOUT_SECONDS = 3.0  # some megabytes over a slow network, written to a slow disk
 RETRY_AFTER_SECONDS = 2.0
 MAX_CONNECTIONS = 32
+StoreState: TypeAlias = Literal["ready", "read_only", "unavailable"]
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
@@ -74,6 +75,30 @@ def translate_redis_errors(metrics: Metrics) -> Iterator[None]:
         raise StoreUnavailable(_message(error), retry_after_seconds=RETRY_AFTER_SECONDS) from error
 
 
+def refuses_changes(error: RedisError) -> bool:
+    """Whether this is the reply of a Redis that reads and does not write: its memory or its disk is full (the
+    embedded one says the former for both), or it is a replica.
+    """
+    return isinstance(error, OutOfMemoryError | ReadOnlyError) or str(error).startswith(
+        ("MISCONF", "NOREPLICAS")
+    )
+
+
+async def store_state(redis: Redis, metrics: Metrics) -> StoreState:
+    """What the store does now, which the metric shows, too. Asked with a write that changes nothing, which is
+    refused as any other would be.
+    """
+    state: StoreState = "ready"
+    try:
+        await redis.setrange("atelier:probe", 0, b"")
+    except RedisError as error:
+        state = "read_only" if refuses_changes(error) else "unavailable"
+        if state == "unavailable":
+            count_error(error, metrics)
+    metrics.store_read_only.set(state == "read_only")
+    return state
+
+
 def count_error(error: RedisError, metrics: Metrics) -> None:
     metrics.store_errors.inc()
     log.error("store_error", kind=type(error).__name__, error=str(error))
@@ -81,11 +106,13 @@ def count_error(error: RedisError, metrics: Metrics) -> None:
 
 def _message(error: RedisError) -> str:
     if isinstance(error, OutOfMemoryError):
-        return "The style store is full. Delete styles that are no longer needed, or give Redis more memory."
+        return (
+            "The style store is full. Delete styles that are no longer needed, or give it more memory or, if "
+            "its disk is full, free some space; existing styles keep working."
+        )
     if isinstance(error, RedisConnectionError | RedisTimeoutError):
         return "The style store cannot be reached. Try again shortly; styles used recently keep working."
-    # What a Redis replies whose disk is full; the second is from the embedded one, see embedded_valkey/.
-    if str(error).startswith(("MISCONF", "NOREPLICAS")):
+    if refuses_changes(error):
         return (
             "The style store accepts no changes now: its disk is full or cannot be written. Free some space; "
             "existing styles keep working."

@@ -6,9 +6,12 @@
     atelier:features:ID                       set of the feature keys, so that deleting finds them all
     atelier:index                             sorted set of the IDs of NO_TENANT in the order of creation
     atelier:index:TENANT                      the same of a tenant
+    atelier:bytes                             bytes of the records and pictures of NO_TENANT
+    atelier:bytes:TENANT                      the same of a tenant
     atelier:sequence                          number of the latest creation
     atelier:removed:ID                        number of a removed style's creation; expires
     atelier:answer:DIGEST                     hash, the response to an Idempotency-Key (idempotency_store.py)
+    atelier:probe                             never there: written to with nothing, see storage/client.py
     atelier:rate:...                          counts of the rate limits; access/rate_limiter.py
 
 An ID belongs to one tenant (record.py), so keys that hold an ID do not name the tenant. Styles do not expire
@@ -18,6 +21,8 @@ everything or nothing, to memory and to the append-only log.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 SEQUENCE = "atelier:sequence"
 MAX_PICTURES = 10  # of one style
 FEATURE_SECONDS = 30 * 24 * 3600  # a stored feature expires this long after it was last read (to within half)
@@ -25,8 +30,20 @@ REMOVED_SECONDS = 3600  # how long a list can go on after a style that has been 
 NO_TENANT = ""  # owns the styles of a service without API keys
 
 
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """How much the styles of one tenant may take; None is without limit."""
+
+    styles: int | None = None
+    bytes: int | None = None
+
+
 def index_key(tenant: str) -> str:
     return f"atelier:index:{tenant}" if tenant else "atelier:index"
+
+
+def bytes_key(tenant: str) -> str:
+    return f"atelier:bytes:{tenant}" if tenant else "atelier:bytes"
 
 
 def record_key(style_id: str) -> str:
@@ -49,59 +66,131 @@ def removed_key(style_id: str) -> str:
     return f"atelier:removed:{style_id}"
 
 
-# KEYS: record, feature, features, index, sequence, then the pictures
-# ARGV: ID, feature, the feature's seconds to live, "replace" or "", the pictures, then the record's fields
-# Returns the fields of the record that already exists; nothing when this one was written.
-# A full store refuses the first write of a script and none after it, so the first must not be a deletion.
-CREATE = """
-if ARGV[4] ~= 'replace' and redis.call('EXISTS', KEYS[1]) == 1 then
-  return redis.call('HGETALL', KEYS[1])
+# What a style takes: the bytes of its record and its pictures. Features are a cache and are not counted.
+_SIZES = """
+local function size_of(id)
+  local record, size = redis.pcall('HGETALL', 'atelier:style:' .. id), 0
+  for _, part in ipairs(record.err and {} or record) do
+    size = size + #part
+  end
+  for i = 0, 9 do
+    size = size + redis.call('STRLEN', 'atelier:picture:' .. id .. ':' .. i)
+  end
+  return size
 end
-local num_pictures = #KEYS - 5
+-- Of all styles in an index, as it was kept, or counted: an earlier version kept none.
+local function total_of(index, bytes, is_kept)
+  local total = is_kept and tonumber(redis.call('GET', bytes))
+  if not total then
+    total = 0
+    for _, id in ipairs(redis.call('ZRANGE', index, 0, -1)) do
+      total = total + size_of(id)
+    end
+  end
+  return total
+end
+local function keep_total(bytes, total)
+  redis.call('SET', bytes, string.format('%.0f', total))
+end
+local function exceeds(number, bound)
+  return bound ~= '' and number > tonumber(bound)
+end
+"""
+# KEYS: index, bytes; returns how many styles the tenant has, and their bytes
+USAGE = (
+    _SIZES
+    + """
+return {redis.call('ZCARD', KEYS[1]), total_of(KEYS[1], KEYS[2], true)}
+"""
+)
+# KEYS: record, feature, features, index, sequence, bytes, then the pictures
+# ARGV: ID, feature, the feature's seconds to live, "replace" or "", the quota of styles and of bytes ("" for
+# none), the pictures, then the record's fields
+# Returns 0; or 1 and the fields of the record that already exists; or 2 and the usage that leaves no room.
+# A full store refuses the first write of a script and none after it, so the first must not be a deletion.
+CREATE = (
+    _SIZES
+    + """
+if ARGV[4] ~= 'replace' and redis.call('EXISTS', KEYS[1]) == 1 then
+  return {1, redis.call('HGETALL', KEYS[1])}
+end
+local is_listed = redis.call('ZSCORE', KEYS[4], ARGV[1])
+local before, after = is_listed and size_of(ARGV[1]) or 0, 0
+for i = 7, #ARGV do
+  after = after + #ARGV[i]
+end
+-- What replaces a damaged style is no longer of the size that was counted.
+local num_styles, total = redis.call('ZCARD', KEYS[4]), total_of(KEYS[4], KEYS[6], ARGV[4] ~= 'replace')
+if (not is_listed and exceeds(num_styles + 1, ARGV[5]))
+    or (after > before and exceeds(total + after - before, ARGV[6])) then
+  return {2, num_styles, total}
+end
+local num_pictures = #KEYS - 6
 redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
 for i = 1, num_pictures do
-  redis.call('SET', KEYS[5 + i], ARGV[4 + i])
+  redis.call('SET', KEYS[6 + i], ARGV[6 + i])
 end
 redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], unpack(ARGV, 5 + num_pictures))
+redis.call('HSET', KEYS[1], unpack(ARGV, 7 + num_pictures))
 redis.call('SADD', KEYS[3], KEYS[2])
-if not redis.call('ZSCORE', KEYS[4], ARGV[1]) then
+if not is_listed then
   redis.call('ZADD', KEYS[4], redis.call('INCR', KEYS[5]), ARGV[1])
 end
-return {}
+keep_total(KEYS[6], total + after - before)
+return {0}
 """
-# KEYS: record, index, sequence, then the pictures
+)
+# KEYS: record, index, sequence, bytes, then the pictures
 # ARGV: ID, "replace" or "", the pictures, then the record's fields
 # Returns 0, with nothing written, when there is a record already.
 RESTORE = """
 if ARGV[2] ~= 'replace' and redis.call('EXISTS', KEYS[1]) == 1 then
   return 0
 end
-local num_pictures = #KEYS - 3
+local num_pictures = #KEYS - 4
 for i = 1, num_pictures do
-  redis.call('SET', KEYS[3 + i], ARGV[2 + i])
+  redis.call('SET', KEYS[4 + i], ARGV[2 + i])
 end
 redis.call('HSET', KEYS[1], unpack(ARGV, 3 + num_pictures))
 if not redis.call('ZSCORE', KEYS[2], ARGV[1]) then
   redis.call('ZADD', KEYS[2], redis.call('INCR', KEYS[3]), ARGV[1])
 end
+redis.call('DEL', KEYS[4]) -- counted anew when all are there
 return 1
 """
-# KEYS: record; ARGV: number of arguments that are fields and values to set; these; then fields to remove
-# Returns the fields of the record; nil, with nothing written, when there is none.
-CHANGE = """
+# KEYS: record, index, bytes
+# ARGV: ID, the quota of bytes or "", number of arguments that are fields and values to set; these; then the
+# fields to remove
+# Returns 0 and the fields of the record; 2 and the usage, with nothing written; nil when there is no record.
+CHANGE = (
+    _SIZES
+    + """
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return false
 end
-local num_set = tonumber(ARGV[1])
+local num_set, growth = tonumber(ARGV[3]), 0
+for i = 4, 3 + num_set, 2 do
+  local old = redis.call('HGET', KEYS[1], ARGV[i])
+  growth = growth + #ARGV[i + 1] - (old and #old or -#ARGV[i])
+end
+for i = 4 + num_set, #ARGV do
+  local old = redis.call('HGET', KEYS[1], ARGV[i])
+  growth = growth - (old and #ARGV[i] + #old or 0)
+end
+local total = total_of(KEYS[2], KEYS[3], true)
+if growth > 0 and exceeds(total + growth, ARGV[2]) then
+  return {2, redis.call('ZCARD', KEYS[2]), total}
+end
 if num_set > 0 then
-  redis.call('HSET', KEYS[1], unpack(ARGV, 2, 1 + num_set))
+  redis.call('HSET', KEYS[1], unpack(ARGV, 4, 3 + num_set))
 end
-if #ARGV > 1 + num_set then
-  redis.call('HDEL', KEYS[1], unpack(ARGV, 2 + num_set))
+if #ARGV > 3 + num_set then
+  redis.call('HDEL', KEYS[1], unpack(ARGV, 4 + num_set))
 end
-return redis.call('HGETALL', KEYS[1])
+keep_total(KEYS[3], total + growth)
+return {0, redis.call('HGETALL', KEYS[1])}
 """
+)
 # KEYS: record, feature, features; ARGV: the feature, its seconds to live
 # Returns 0, with nothing written, when the style has been deleted.
 WRITE_FEATURE = """
@@ -112,20 +201,31 @@ redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[2])
 redis.call('SADD', KEYS[3], KEYS[2])
 return 1
 """
-# KEYS: index, removed, features, record, then every key that a picture may have
+# KEYS: index, bytes, removed, features, record, then every key that a picture may have
 # ARGV: ID, seconds for which the place in the index is remembered
 # Returns the number of keys and entries removed: 0 when there was no such style.
-DELETE = """
+# A full store lets it run because its first write is a deletion.
+DELETE = (
+    _SIZES
+    + """
 local number = redis.call('ZSCORE', KEYS[1], ARGV[1])
-for _, key in ipairs(redis.call('SMEMBERS', KEYS[3])) do
+local size = number and size_of(ARGV[1])
+for _, key in ipairs(redis.call('SMEMBERS', KEYS[4])) do
   redis.call('DEL', key)
 end
-local num_removed = redis.call('DEL', unpack(KEYS, 3)) + redis.call('ZREM', KEYS[1], ARGV[1])
+local num_removed = redis.call('DEL', unpack(KEYS, 4)) + redis.call('ZREM', KEYS[1], ARGV[1])
 if number then
-  redis.call('SET', KEYS[2], number, 'EX', ARGV[2])
+  redis.call('SET', KEYS[3], number, 'EX', ARGV[2])
+  local total = redis.call('GET', KEYS[2])
+  if redis.call('EXISTS', KEYS[1]) == 0 then
+    redis.call('DEL', KEYS[2])
+  elseif total then
+    keep_total(KEYS[2], total - size)
+  end
 end
 return num_removed
 """
+)
 # KEYS: index, removed (of the ID to continue after)
 # ARGV: the ID to continue after or "", the maximal number, "asc" or "desc"
 # Returns IDs; nil when the ID to continue after is not in the index, nor was it lately.

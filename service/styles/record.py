@@ -13,9 +13,9 @@ from typing import Any, Literal
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
-from service.errors import StyleDamaged, StyleNotFound
+from service.errors import StyleDamaged, StyleNotFound, StyleQuotaExceeded
 from service.model.style.feature import StyleFeature, dominance
-from service.storage.schema import NO_TENANT
+from service.storage.schema import NO_TENANT, Quota
 from service.styles.style_code import StyleCodec, is_code
 
 log = structlog.get_logger(__name__)
@@ -71,6 +71,23 @@ def not_found(style_id: str, *, param: str | None = None) -> StyleNotFound:
         f"There is no style {style_id[:64]!r}. Create one with POST /v1/styles, which returns its ID, "
         "or list the existing ones with GET /v1/styles.",
         param=param,
+    )
+
+
+def over_quota(num_styles: int, num_bytes: int, quota: Quota) -> StyleQuotaExceeded:
+    """The error for a style, or a change of one, that has no room; says what is used and what makes room."""
+    bounds = [
+        f"{used}, of at most {bound}"
+        for used, bound in (
+            (f"{num_styles:,} styles", None if quota.styles is None else f"{quota.styles:,}"),
+            (f"{num_bytes:,} bytes", None if quota.bytes is None else f"{quota.bytes:,}"),
+        )
+        if bound is not None
+    ]
+    return StyleQuotaExceeded(
+        f"There is no room for this: {' and '.join(bounds)}, are in use. Delete styles that are no longer "
+        "needed (DELETE /v1/styles/{id}), or ask the operator for more: with `styles=` and `bytes=` in the "
+        "line of the API key, or ATELIER_MAX_STYLES and ATELIER_MAX_STYLE_BYTES."
     )
 
 

@@ -23,13 +23,16 @@ from service.storage.schema import (
     REMOVED_SECONDS,
     RESTORE,
     SEQUENCE,
+    USAGE,
+    Quota,
+    bytes_key,
     features_key,
     index_key,
     picture_key,
     record_key,
     removed_key,
 )
-from service.styles.record import Style, damaged, from_hash, not_found, to_hash
+from service.styles.record import Style, damaged, from_hash, not_found, over_quota, to_hash
 
 
 class StyleRepository:
@@ -44,6 +47,7 @@ class StyleRepository:
         self._create = redis.register_script(CREATE)
         self._change = redis.register_script(CHANGE)
         self._delete = redis.register_script(DELETE)
+        self._usage = redis.register_script(USAGE)
         self._list = redis.register_script(LIST)
         self._restore = redis.register_script(RESTORE)
 
@@ -72,21 +76,35 @@ class StyleRepository:
         pictures: Sequence[bytes],
         *,
         tenant: str,
+        quota: Quota,
         feature_key: str,
         feature: bytes,
         replace: bool,
     ) -> Style | None:
         """Write a style with its pictures and its feature. Unless `replace`, a style that is already there
-        is left as it is and returned; None when the style was written.
+        is left as it is and returned; None when the style was written. StyleQuotaExceeded, with nothing
+        written, when it has no room.
         """
         keys = [record_key(style.id), feature_key, features_key(style.id), index_key(tenant), SEQUENCE]
+        keys += [bytes_key(tenant)]
         keys += [picture_key(style.id, number) for number in range(len(pictures))]
         args: list[str | bytes | int] = [style.id, add_checksum(FEATURE, feature), FEATURE_SECONDS]
-        args += ["replace" if replace else "", *(add_checksum(PICTURE, picture) for picture in pictures)]
+        args += ["replace" if replace else "", *_bounds(quota)]
+        args += [add_checksum(PICTURE, picture) for picture in pictures]
         args += [part for field in to_hash(style, self._fingerprint).items() for part in field]
         with translate_redis_errors(self._metrics):
-            fields = await self._create(keys=keys, args=args)
-        return self._style(style.id, _paired(fields)) if fields else None
+            outcome, *found = await self._create(keys=keys, args=args)
+        if outcome == 2:
+            raise over_quota(found[0], found[1], quota)
+        return self._style(style.id, _paired(*found)) if outcome == 1 else None
+
+    async def require_room(self, tenant: str, quota: Quota, num_bytes: int) -> None:
+        """StyleQuotaExceeded when another style of so many bytes has none, as things are now."""
+        with translate_redis_errors(self._metrics):
+            num_styles, total = await self._usage(keys=[index_key(tenant), bytes_key(tenant)])
+        is_over = quota.styles is not None and num_styles + 1 > quota.styles
+        if is_over or (quota.bytes is not None and total + num_bytes > quota.bytes):
+            raise over_quota(num_styles, total, quota)
 
     async def read(self, style_id: str, *, param: str | None = None) -> Style:
         with translate_redis_errors(self._metrics):
@@ -109,15 +127,22 @@ class StyleRepository:
                     styles.append(self._style(style_id, fields))
         return styles
 
-    async def change(self, style_id: str, changes: Mapping[str, str | None]) -> Style:
-        """Set these fields of the record, or remove those that are None."""
+    async def change(
+        self, style_id: str, changes: Mapping[str, str | None], *, tenant: str, quota: Quota
+    ) -> Style:
+        """Set these fields of the record, or remove those that are None. StyleQuotaExceeded as in `write`."""
         to_set = [part for name, value in changes.items() if value is not None for part in (name, value)]
         to_remove = [name for name, value in changes.items() if value is None]
+        keys = [record_key(style_id), index_key(tenant), bytes_key(tenant)]
+        args = [style_id, _bounds(quota)[1], len(to_set), *to_set, *to_remove]
         with translate_redis_errors(self._metrics):
-            fields = await self._change(keys=[record_key(style_id)], args=[len(to_set), *to_set, *to_remove])
-        if fields is None:
+            reply = await self._change(keys=keys, args=args)
+        if reply is None:
             raise not_found(style_id)
-        return self._style(style_id, _paired(fields))
+        outcome, *found = reply
+        if outcome == 2:
+            raise over_quota(found[0], found[1], quota)
+        return self._style(style_id, _paired(*found))
 
     async def picture(self, style_id: str, number: int, *, param: str | None = None) -> bytes:
         """The content of one style image, as stored."""
@@ -140,7 +165,8 @@ class StyleRepository:
 
     async def remove(self, style_id: str, *, tenant: str) -> bool:
         """Remove the record, the pictures, and the features of all models; whether there was anything."""
-        keys = [index_key(tenant), removed_key(style_id), features_key(style_id), record_key(style_id)]
+        keys = [index_key(tenant), bytes_key(tenant), removed_key(style_id)]
+        keys += [features_key(style_id), record_key(style_id)]
         keys += [picture_key(style_id, number) for number in range(MAX_PICTURES)]
         with translate_redis_errors(self._metrics):
             return bool(await self._delete(keys=keys, args=[style_id, REMOVED_SECONDS]))
@@ -177,7 +203,7 @@ class StyleRepository:
         """Write what `stored` returned. Unless `replace`, a style that is there stays as it is, and the
         result is False.
         """
-        keys = [record_key(style_id), index_key(tenant), SEQUENCE]
+        keys = [record_key(style_id), index_key(tenant), SEQUENCE, bytes_key(tenant)]
         keys += [picture_key(style_id, number) for number in range(len(pictures))]
         args: list[str | bytes] = [style_id, "replace" if replace else ""]
         args += [add_checksum(PICTURE, picture) for picture in pictures]
@@ -190,6 +216,10 @@ class StyleRepository:
             return from_hash(style_id, fields, self._fingerprint)
         except ValueError as error:
             raise damaged(style_id, "record", error) from error
+
+
+def _bounds(quota: Quota) -> list[int | str]:
+    return ["" if bound is None else bound for bound in (quota.styles, quota.bytes)]
 
 
 def _paired(fields: Sequence[bytes]) -> dict[bytes, bytes]:

@@ -21,8 +21,8 @@ from service.model.schedule import Size
 from service.model.style.feature import StyleFeature
 from service.model.style.tokens import StyleTokens
 from service.stage_timer import StageTimer
-from service.storage.client import translate_redis_errors
-from service.storage.schema import MAX_PICTURES, NO_TENANT
+from service.storage.client import StoreState, store_state
+from service.storage.schema import MAX_PICTURES, NO_TENANT, Quota
 from service.storage.single_flight import SingleFlight
 from service.styles.feature_cache import FeatureCache, StyleExtractor
 from service.styles.prompt_suffixes import PromptSuffixes
@@ -68,7 +68,7 @@ class StyleStore:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._redis = redis
-        self._tenant = NO_TENANT
+        self._tenant, self._quota = NO_TENANT, Quota()
         self._extractor = extractor
         self._metrics = metrics
         self._clock = clock
@@ -86,10 +86,10 @@ class StyleStore:
         )
         self._suffixes = PromptSuffixes(redis, metrics=metrics, max_suffixes=max_cached_features, clock=clock)
 
-    def of(self, tenant: str) -> StyleStore:
-        """The same store, showing the styles of this tenant alone."""
+    def of(self, tenant: str, quota: Quota | None = None) -> StyleStore:
+        """The same store, showing the styles of this tenant alone, which may take as much as `quota` says."""
         store = copy.copy(self)  # the connection, the cached features and the running work are shared
-        store._tenant = tenant
+        store._tenant, store._quota = tenant, quota or Quota()
         return store
 
     async def create(
@@ -104,8 +104,8 @@ class StyleStore:
         """The style, and whether it is new. The same picture twice counts once.
 
         A style that exists keeps its name, metadata and suffix; one whose record or picture is damaged is
-        written again. Nothing is written until the feature has been extracted. `stages` is given the time of
-        each stage.
+        written again. Nothing is written until the feature has been extracted. StyleQuotaExceeded when the
+        quota leaves no room for a new one. `stages` is given the time of each stage.
         """
         if not isinstance(source, StyleText | str):
             source = list({picture.digest: picture for picture in source}.values())
@@ -118,6 +118,8 @@ class StyleStore:
         if existing is not None and is_intact:
             with stages.stage("style"):
                 return await self._analysed(existing), False
+        if existing is None:  # before the model works for it; the write decides
+            await self._repository.require_room(self._tenant, self._quota, sum(map(len, contents)))
         feature = await self._extract_once(draft.id, source, stages)
         with stages.stage("decompose"):
             style = replace(existing or draft, analysis=self._analysis_of(feature))
@@ -126,6 +128,7 @@ class StyleStore:
                 style,
                 contents,
                 tenant=self._tenant,
+                quota=self._quota,
                 feature_key=self._features.redis_key(style.id, self._extractor.style_size),
                 feature=feature.to_bytes(),
                 replace=not is_intact,
@@ -164,13 +167,15 @@ class StyleStore:
         return Page(tuple(styles[:limit]), has_more=len(styles) > limit)
 
     async def change(self, style_id: str, changes: Mapping[str, str | Mapping[str, str] | None]) -> Style:
-        """The style with another `name`, `prompt_suffix` or `metadata` (all of it); None removes it."""
+        """The style with another `name`, `prompt_suffix` or `metadata` (all of it); None removes it.
+        StyleQuotaExceeded when they are longer and the quota leaves no room.
+        """
         self._check(style_id)
         fields = {
             field: value if isinstance(value, str) else json.dumps(dict(value)) if value else None
             for field, value in changes.items()
         }
-        changed = await self._repository.change(style_id, fields)
+        changed = await self._repository.change(style_id, fields, tenant=self._tenant, quota=self._quota)
         self._suffixes.put(style_id, changed.prompt_suffix)
         return await self._analysed(changed)
 
@@ -209,13 +214,9 @@ class StyleStore:
         """
         return None if is_code(style) else await self._suffixes.get(style)
 
-    async def ping(self) -> bool:
-        """Whether Redis responds."""
-        try:
-            with translate_redis_errors(self._metrics):
-                return bool(await self._redis.ping())
-        except StoreUnavailable:
-            return False
+    async def state(self) -> StoreState:
+        """Whether Redis responds, and takes changes."""
+        return await store_state(self._redis, self._metrics)
 
     def _draft(self, source: StyleSource) -> Style:
         now, tenant = int(self._clock()), self._tenant
@@ -278,7 +279,8 @@ class StyleStore:
         analysis = self._analysis_of(feature)
         field = analysis_field(self._extractor.fingerprint)
         try:
-            return await self._repository.change(style.id, {field: analysis.to_json()})
+            changes = {field: analysis.to_json()}
+            return await self._repository.change(style.id, changes, tenant=self._tenant, quota=Quota())
         except StoreUnavailable:  # logged and counted; a full store is no reason to hide the analysis
             return replace(style, analysis=analysis)
 

@@ -66,9 +66,12 @@ def test_a_line_reads_back_as_it_was_written(
 
 
 def test_a_line_without_limits_has_those_of_the_settings_and_none_lifts_them() -> None:
-    limited, unlimited = Key("limited").line, Key("none").line + " requests=none images=5"
+    limited, unlimited = Key("limited").line, Key("none").line + " requests=none images=5 styles=none"
     settings = Settings(api_keys=f"{limited}\n{unlimited}", requests_per_minute=60, images_per_minute=600)
-    assert [key.limits for key in read_keyring(settings).api_keys] == [Limits(60, 600), Limits(None, 5)]
+    assert [key.limits for key in read_keyring(settings).api_keys] == [
+        Limits(60, 600, 10_000, 2**30),
+        Limits(None, 5, None, 2**30),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -200,10 +203,14 @@ def test_without_keys_nobody_else_may_call_unless_that_is_said(host: str) -> Non
 
 
 def test_the_command_prints_a_key_and_the_line_that_admits_it() -> None:
-    printed = CliRunner().invoke(cli, ["keys", "new", "acme", "--tenant", "", "--images", "30"]).stdout
+    printed = (
+        CliRunner()
+        .invoke(cli, ["keys", "new", "acme", "--tenant", "", "--images", "30", "--bytes", "7"])
+        .stdout
+    )
     secret, line = (text.strip() for text in printed.splitlines() if text.startswith("  "))
     found = read_keyring(Settings(api_keys=line)).find(secret)
-    assert found == ApiKey("acme", "", digest_of(secret), Limits(None, 30))
+    assert found == ApiKey("acme", "", digest_of(secret), Limits(None, 30, 10_000, 7))
     assert "once" in printed
 
 

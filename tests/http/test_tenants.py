@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import openai
 import pytest
 from redis.asyncio import Redis
 
+from service.access.api_key import Limits
 from service.errors import StyleNotFound
 from service.settings import Settings
 from service.storage.schema import removed_key
 from service.styles.record import is_style_id, style_id_of
 from tests.support.api_keys import Key, lines
-from tests.support.generations import GENERATIONS
-from tests.support.server import Running, serving
+from tests.support.generations import GENERATIONS, error_of
+from tests.support.server import Running, ready_server, serving
 from tests.support.styles import LARGE, SMALL, Replica, feature_of, picture_of
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import picture, upload
@@ -229,3 +231,31 @@ def test_an_id_belongs_to_one_tenant() -> None:
     ]
     # Given out, and so never to change.
     assert ids[:2] == ["sty_lczb64ttqkp5qy777m54kwto2g", "sty_fkgsxsdnawnpbclsnxpkwidmbmalgw33no2s"]
+
+
+def test_a_key_with_a_quota_is_told_what_is_used_and_what_makes_room(tmp_path: Path) -> None:
+    small, large = Key("small", tenant="acme", limits=Limits(styles=1)), Key("large", tenant="acme")
+    with (
+        ready_server(tmp_path, tiny_generator(), api_keys=lines(small, large)) as (server, _),
+        small.client(server) as client,
+        large.client(server) as other,
+    ):
+        style = upload(client, picture(1)).json()["id"]
+        error = error_of(upload(client, picture(2)), 403)
+        assert error["code"] == "style_quota_exceeded"
+        assert "1 styles, of at most 1" in error["message"]
+        assert "DELETE /v1/styles/{id}" in error["message"]
+        assert upload(client, picture(1)).status_code == 200
+        assert upload(other, picture(2)).status_code == 201  # of the same tenant, with another quota
+        assert error_of(upload(client, picture(3)), 403)["message"].startswith("There is no room")
+        for deleted in (style, upload(other, picture(2)).json()["id"]):
+            assert client.delete(f"/v1/styles/{deleted}").status_code == 200
+        assert upload(client, picture(3)).status_code == 201
+
+
+def test_a_service_without_keys_has_the_quota_of_the_settings(tmp_path: Path) -> None:
+    with ready_server(tmp_path, tiny_generator(), max_styles=1) as (_, client):
+        assert upload(client, picture(1)).status_code == 201
+        assert error_of(upload(client, picture(2)), 403)["code"] == "style_quota_exceeded"
+        text = client.post("/v1/styles", json={"text": "ink"})
+        assert error_of(text, 403)["code"] == "style_quota_exceeded"

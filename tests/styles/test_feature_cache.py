@@ -154,7 +154,7 @@ async def test_while_the_store_is_unavailable_only_cached_styles_are_served(
 ) -> None:
     replica = Replica(redis)
     await replica.store.feature(style_id, SMALL)
-    assert await replica.store.ping()
+    assert await replica.store.state() == "ready"
     await valkey.stop()
     replica.clock.now += 31  # even when the time has come to ask whether the style still exists
     feature = await replica.store.feature(style_id, SMALL)
@@ -171,7 +171,7 @@ async def test_while_the_store_is_unavailable_only_cached_styles_are_served(
         with pytest.raises(StoreUnavailable, match="cannot be reached") as caught:
             await operation
         assert caught.value.retry_after_seconds == 2
-    assert not await replica.store.ping()
+    assert await replica.store.state() == "unavailable"
     assert replica.num_errors() == 8
     await valkey.start()
     assert (await replica.store.get(style_id)).id == style_id
@@ -202,7 +202,7 @@ async def test_a_full_store_refuses_new_styles_whole_and_still_deletes_and_serve
     with pytest.raises(StoreUnavailable, match="full"):
         await replica.store.create([picture_of(2)], name=None)
     assert len(await redis.keys("atelier:style:*")) == 1
-    assert len(await redis.keys()) == 6
+    assert len(await redis.keys()) == 7
     await replica.store.feature(style_id, LARGE)  # rebuilt, though it cannot be kept
     await replica.store.delete(style_id)
     assert await keys_of_styles(redis) == [b"atelier:sequence"]

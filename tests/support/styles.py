@@ -18,6 +18,7 @@ from service.model.schedule import Scale, Size
 from service.model.style.feature import StyleFeature
 from service.model.style.tokens import StyleTokens
 from service.stage_timer import StageTimer
+from service.storage.schema import NO_TENANT, Quota
 from service.styles.record import StyleText
 from service.styles.store import StyleStore
 
@@ -116,7 +117,12 @@ class Replica:
     """One process of the service, as far as its store is concerned: nothing shared but Redis."""
 
     def __init__(
-        self, redis: Redis, *, fingerprint: str = "0123456789abcdef", max_features: int = 512
+        self,
+        redis: Redis,
+        *,
+        fingerprint: str = "0123456789abcdef",
+        max_features: int = 512,
+        quota: Quota | None = None,
     ) -> None:
         self.extractor, self.metrics, self.clock = Extractor(fingerprint=fingerprint), Metrics(), Clock()
         self.store = StyleStore(
@@ -125,7 +131,7 @@ class Replica:
             metrics=self.metrics,
             max_cached_features=max_features,
             clock=self.clock,
-        )
+        ).of(NO_TENANT, quota)
 
     def count(self, result: str) -> float | None:
         return self.metrics.registry.get_sample_value("atelier_style_features_total", {"result": result})

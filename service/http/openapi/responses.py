@@ -71,6 +71,7 @@ CREATE_STYLE = _guarded(
     "conflicting_parameters",
     "invalid_style_code",
     "foreign_style_code",
+    "style_quota_exceeded",
     "invalid_image",
     "queue_full",
     "generation_failed",
@@ -87,7 +88,7 @@ GET_STYLE_IMAGE = _guarded(
     "style_damaged",
     "store_unavailable",
 )
-CHANGE_STYLE = _guarded(_example(examples.STYLE), *JSON_BODY, *STYLE_LOOKUP)
+CHANGE_STYLE = _guarded(_example(examples.STYLE), *JSON_BODY, *STYLE_LOOKUP, "style_quota_exceeded")
 DELETE_STYLE = _guarded(
     _example({"id": examples.STYLE_ID, "object": "style.deleted", "deleted": True}),
     "style_not_found",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import sys
 import tempfile
 from io import FileIO
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 from filelock import lock_descriptor
 
 INSTEAD = "set ATELIER_REDIS_URL to a Redis or Valkey server of your own"
+RESERVE_BYTES = 16 << 20  # some hundred thousand deletions in the log, or what is left rewritten
 _CHUNK_BYTES = _PROBE_BYTES = 1 << 20
 
 
@@ -62,9 +65,18 @@ def cut_zero_tail(folder: Path) -> int:
     return num_cut
 
 
-def has_space(folder: Path) -> bool:
-    """Whether a megabyte can be written to the disk of `folder`. Tried, as free blocks ignore quotas."""
+def keep_reserve(folder: Path) -> bool:
+    """Whether RESERVE_BYTES of the disk are set aside, in a file, and a megabyte is free beside them. It is
+    tried, as the number of free blocks ignores quotas.
+    """
+    reserve = folder / "reserve"
+    num_missing = RESERVE_BYTES - (reserve.stat().st_size if reserve.exists() else 0)
+    if shutil.disk_usage(folder).free < num_missing + _PROBE_BYTES:
+        return False  # not tried: for a moment it would take what a deletion may need
     try:
+        with reserve.open("ab") as file:
+            if file.tell() < RESERVE_BYTES:
+                _allocate(file.fileno(), RESERVE_BYTES)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(bytes(_PROBE_BYTES))
             probe.flush()
@@ -72,3 +84,25 @@ def has_space(folder: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def release_reserve(folder: Path) -> bool:
+    """Free the space that was set aside; whether there was any."""
+    try:
+        (folder / "reserve").unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _allocate(descriptor: int, num_bytes: int) -> None:
+    """All of it or nothing: half of a reserve would be taken for a whole one."""
+    try:
+        if sys.platform == "linux":
+            os.posix_fallocate(descriptor, 0, num_bytes)
+        else:
+            os.write(descriptor, bytes(num_bytes - os.fstat(descriptor).st_size))
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, 0)
+        raise

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shlex
+import shutil
 import tempfile
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,8 +24,9 @@ from service.storage.embedded_valkey.files import (
     EmbeddedValkeyError,
     cut_zero_tail,
     find_binary,
-    has_space,
+    keep_reserve,
     lock_file,
+    release_reserve,
 )
 
 MAX_SOCKET_PATH_BYTES = 100  # the kernel's bound is 108 on Linux and 104 on macOS
@@ -32,6 +35,7 @@ ORPHAN_SECONDS = STOP_SECONDS = 10.0
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.05, 10.0
 STEADY_SECONDS = 60.0  # a server that ran this long is restarted with the first pause again
 SPACE_CHECK_SECONDS = 5.0
+SPARE_BYTES = 1 << 20  # beside the log that is written anew
 # No network port; each write is on the disk before its reply; nothing is evicted. A log that ends within a
 # command is refused, as Valkey would cut off all that follows a damaged length; `_cut_torn_tail` cuts half a
 # last write, which a power failure may leave. The socket's path is relative to the folder.
@@ -39,8 +43,8 @@ OPTIONS = (
     "--port 0 --unixsocket store.sock --unixsocketperm 700 --maxmemory-policy noeviction "
     "--appendonly yes --appendfsync always --aof-load-truncated no --save ''"
 )
-# A server that wants replicas, and has none, refuses writes and answers everything else.
-READ_ONLY, WRITABLE = " --min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"
+# A server whose memory is full refuses what adds to it; it reads, and it deletes.
+FULL, WRITABLE = " --maxmemory 1", "CONFIG SET maxmemory 0"
 # Valkey exits when it cannot force a write to the disk; that write then counts as never made.
 DISK_FULL = "Can't recover from AOF write error"
 # Reads until the pipe from our process closes, which the kernel does even on kill -9; then ends the server.
@@ -70,7 +74,7 @@ class EmbeddedValkey:
         self._server: Process | None = None
         self._lifeline: Process | None = None
         self._stopping = asyncio.Event()
-        self._is_read_only = False
+        self._is_full = False
 
     @property
     def url(self) -> str:
@@ -95,7 +99,7 @@ class EmbeddedValkey:
         """Returns once the server replies; EmbeddedValkeyError, with nothing left running, when it cannot."""
         assert self.pid is None, "the server is already running"
         self._stopping.clear()
-        self._is_read_only = False
+        self._is_full = False
         try:
             await self._start_server()
         except BaseException:
@@ -121,7 +125,7 @@ class EmbeddedValkey:
     async def keep_running(self, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Restart the server whenever it dies, until `stop` or cancellation. The client's retries bridge the
         first pause; the pauses double while the server keeps dying. A server that died of a full disk comes
-        back read-only, and accepts writes once there is space.
+        back in order to read and to delete, for which space was kept, and accepts all once there is space.
         """
         clock, pause = asyncio.get_running_loop().time, FIRST_PAUSE_SECONDS
         while True:
@@ -137,7 +141,9 @@ class EmbeddedValkey:
                 pause = FIRST_PAUSE_SECONDS
             log_tail = self._log_tail()
             log.error("store_died", exit_status=status, restart_in_seconds=pause, log=log_tail)
-            self._is_read_only = DISK_FULL in log_tail
+            if DISK_FULL in log_tail:
+                self._is_full = True
+                release_reserve(self.folder)
             await self._end_server()  # its lifeline, whose process ID may soon belong to another process
             await sleep(pause)
             if self._stopping.is_set():
@@ -145,15 +151,27 @@ class EmbeddedValkey:
             pause = min(2 * pause, MAX_PAUSE_SECONDS)
             try:
                 await self._start_server()
-                log.info("store_restarted", pid=self.pid, is_read_only=self._is_read_only)
+                log.info("store_restarted", pid=self.pid, is_full=self._is_full)
             except EmbeddedValkeyError as error:
                 log.error("store_not_restarted", reason=str(error))
 
     async def _accept_writes_once_there_is_space(self, sleep: Callable[[float], Awaitable[None]]) -> None:
-        while self._is_read_only:
+        while self._is_full:
             await sleep(SPACE_CHECK_SECONDS)
-            if await asyncio.to_thread(has_space, self.folder):
-                self._is_read_only = not (await self._ask(WRITABLE)).startswith(b"+OK")
+            if await asyncio.to_thread(keep_reserve, self.folder):
+                self._is_full = not (await self._ask(WRITABLE)).startswith(b"+OK")
+            elif await self._is_worth_a_rewrite():
+                await self._ask("BGREWRITEAOF")
+
+    async def _is_worth_a_rewrite(self) -> bool:
+        """Whether there is room to write the log anew, and leaving out what was deleted makes it smaller."""
+        found = re.search(rb"used_memory_dataset:(\d+)", await self._ask("INFO memory"))
+        if found is None:
+            return False
+        release_reserve(self.folder)
+        num_needed = int(found[1]) + SPARE_BYTES
+        num_logged = sum(path.stat().st_size for path in self.log_folder.iterdir())
+        return num_needed < min(num_logged, shutil.disk_usage(self.folder).free)
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
@@ -185,6 +203,12 @@ class EmbeddedValkey:
     async def _start_server(self) -> None:
         try:
             self._lock_folder()
+            if not self._is_full and not await asyncio.to_thread(keep_reserve, self.folder):
+                self._is_full = True
+                release_reserve(self.folder)
+                log.warning(
+                    "store_disk_full", remedy="Free some space; until then it only reads and deletes."
+                )
             try:
                 await self._launch_and_wait()
             except EmbeddedValkeyError:
@@ -213,7 +237,8 @@ class EmbeddedValkey:
                 f"{self.folder.parent}. Stop it, choose another --data-dir, or, to run several services on "
                 f"one store, {INSTEAD}."
             )
-        self._service_lock.write(b"%d" % os.getpid())
+        with contextlib.suppress(OSError):  # of a full disk: nothing depends on the number
+            self._service_lock.write(b"%d" % os.getpid())
         self._shorten_socket()
 
     def _shorten_socket(self) -> None:
@@ -276,14 +301,15 @@ class EmbeddedValkey:
             try:
                 # A session of its own: Ctrl-C in the terminal must stop us first, and the store last.
                 self._server = await asyncio.create_subprocess_exec(
-                    binary, *shlex.split(OPTIONS + READ_ONLY * self._is_read_only), cwd=self.folder,
+                    binary, *shlex.split(OPTIONS + FULL * self._is_full), cwd=self.folder,
                     stdout=output, stderr=STDOUT, start_new_session=True, pass_fds=(lock.fileno(),),
                 )  # fmt: skip
             except OSError as error:
                 raise EmbeddedValkeyError(
                     f"The bundled store server {binary} cannot be run ({error.strerror}); {INSTEAD}."
                 ) from error
-        lock.write(b"%d" % self._server.pid)
+        with contextlib.suppress(OSError):
+            lock.write(b"%d" % self._server.pid)
         self._lifeline = await asyncio.create_subprocess_exec(
             "/bin/sh", "-c", LIFELINE, "sh", str(self._server.pid), stdin=PIPE, start_new_session=True
         )
@@ -309,13 +335,14 @@ class EmbeddedValkey:
         )
 
     async def _ask(self, command: str) -> bytes:
-        """The first line of the reply to one command; empty when there is none."""
-        with contextlib.suppress(OSError, TimeoutError):
+        """The reply to one command, a line or a text; empty when there is none."""
+        with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
             async with asyncio.timeout(1.0):
                 reader, writer = await asyncio.open_unix_connection(self._socket)
                 with contextlib.closing(writer):
                     writer.write(command.encode() + b"\r\n")
-                    return await reader.readline()
+                    reply = await reader.readline()
+                    return await reader.readexactly(int(reply[1:])) if reply.startswith(b"$") else reply
         return b""
 
     async def _end_server(self) -> None:
