@@ -35,6 +35,7 @@ from service.http.middleware.telemetry import Telemetry
 from service.http.openapi import docs_page
 from service.http.openapi.document import DESCRIPTION, complete
 from service.http.schemas.base import ProblemResponse
+from service.media.c2pa_signer import C2paSigner, read_signer
 from service.metrics import Metrics
 from service.model.checkpoints import registry
 from service.model.engine.generator import Cancelled, Generator
@@ -89,12 +90,14 @@ class Service:
         self,
         settings: Settings,
         keyring: ReloadingKeyring,
+        signer: C2paSigner | None,
         generator: Generator | None,
         progress: Progress,
         clock: Callable[[], float],
     ) -> None:
         self.settings = settings
         self.keyring = keyring
+        self.signer = signer
         self.metrics = Metrics()
         self.readiness = Readiness()
         self.settled = asyncio.Event()
@@ -167,7 +170,14 @@ class Service:
         return ReadyService(
             settings=settings,
             images=Images(
-                generator, names, generation, store, encoding=encoding, settings=settings, metrics=metrics
+                generator,
+                names,
+                generation,
+                store,
+                encoding=encoding,
+                settings=settings,
+                metrics=metrics,
+                signer=self.signer,
             ),
             styles=Styles(
                 store,
@@ -259,14 +269,16 @@ def create_app(
 
     Without a generator the model of the settings is loaded, while `/livez` answers and `/readyz` says 503.
     `clock` measures, in seconds, the durations of Server-Timing and of the metrics.
-    CannotStart when the API keys cannot be read, or there are none where there must be.
+    CannotStart when the API keys cannot be read, or there are none where there must be, and when images are
+    to be signed and cannot be.
     """
     try:
         keyring = ReloadingKeyring(settings)
         require_guard(settings, keyring.now)
+        signer = read_signer(settings)
     except ValueError as error:
         raise CannotStart(str(error)) from error
-    service = Service(settings, keyring, generator, progress, clock)
+    service = Service(settings, keyring, signer, generator, progress, clock)
 
     sessions = _mcp_sessions(service) if settings.mcp else None
 

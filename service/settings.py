@@ -196,6 +196,10 @@ class Settings(BaseSettings):
         description="What image files say of their origin: none; minimal: that a model made them, which one, "
         "seed, style IDs; full: the prompts, too.",
     )
+    c2pa_cert: Path | None = Field(
+        default=None, description="Certificates in PEM with which image files are signed, as C2PA defines it."
+    )
+    c2pa_key: Path | None = Field(default=None, description="Private key in PEM of `c2pa_cert`.")
     log_prompts: bool = Field(default=False, description="Write prompts to the log.")
     log_format: Literal["console", "json"] = Field(default="console", description="Format of log lines.")
 

@@ -27,6 +27,7 @@ from service.application.model_names import ModelNames
 from service.application.output_size import OutputSize, output_size
 from service.batching.batcher import Batcher, Job
 from service.batching.model_thread import ModelThread, PendingOutputs
+from service.media.c2pa_signer import C2paSigner
 from service.media.images import OutputFormat, encode_image, resize_image
 from service.media.provenance import Provenance
 from service.metrics import Metrics
@@ -113,6 +114,7 @@ class Images:
     encoding: Executor
     settings: Settings
     metrics: Metrics
+    signer: C2paSigner | None = None
 
     async def generate(
         self, request: GenerationRequest, caller: Caller, trace: RequestTrace
@@ -154,12 +156,13 @@ class Images:
         def encode() -> bytes:
             with self.metrics.stage_duration_seconds.labels(stage="encode").time():
                 resized = image if target is None else resize_image(image, target.width, target.height)
-                return encode_image(
+                file = encode_image(
                     resized, request.output_format, compression=request.output_compression, xmp=planned.xmp
                 )
+                return file if self.signer is None else self.signer.sign(file, request.output_format)
 
         num_bytes = image.nbytes if target is None else 3 * target.width * target.height
-        if num_bytes <= MAX_INLINE_BYTES:
+        if num_bytes <= MAX_INLINE_BYTES and self.signer is None:
             return encode()
         return await asyncio.get_running_loop().run_in_executor(self.encoding, encode)
 
