@@ -34,6 +34,7 @@ from service.http.middleware.limits import BodyLimit, RequestTimeout, max_mcp_by
 from service.http.middleware.telemetry import Telemetry
 from service.http.openapi import docs_page
 from service.http.openapi.document import DESCRIPTION, complete
+from service.http.playground import playground_router
 from service.http.schemas.base import ProblemResponse
 from service.media.c2pa_signer import C2paSigner, read_signer
 from service.metrics import Metrics
@@ -308,6 +309,8 @@ def create_app(
     install_error_handlers(app)
     for routes in (images, styles, models):
         app.include_router(routes.router, dependencies=[Depends(BEARER)] if keyring.now.api_keys else [])
+    if settings.playground:  # before the health routes, whose / leads to the reference
+        app.include_router(playground_router())
     app.include_router(health.router)
     app.include_router(docs_page.router)
     if sessions is not None:

@@ -145,6 +145,9 @@ class Settings(BaseSettings):
         description="Host names, separated by commas, under which a service without API keys may be called "
         "besides loopback names; * allows any.",
     )
+    playground: bool = Field(
+        default=True, description="Serve a page at / to try the service; false: / leads to the reference."
+    )
     max_connections: int = Field(
         default=1000,
         ge=1,

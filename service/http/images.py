@@ -28,6 +28,7 @@ from service.http.schemas.images import (
 )
 from service.http.sse import EventStream
 from service.model.schedule import Size
+from service.stage_timer import RequestTrace
 
 NATIVE_SIZE = "X-Native-Size"
 router = APIRouter(tags=["images"])
@@ -56,7 +57,7 @@ async def generate(
     model = images.generator.name
     if body.stream:
         stream = await cancel_on_disconnect(request, images.stream(wanted, context.caller, trace))
-        to_event = partial(_event, body=body, model=model)
+        to_event = partial(_event, body=body, model=model, trace=trace)
         ping_seconds = context.service.settings.ping_seconds
         events = EventStream(stream.updates(), to_event, stream.close, ping_seconds=ping_seconds, trace=trace)
         events.headers[NATIVE_SIZE] = str(stream.output.drawn)
@@ -99,7 +100,9 @@ def _json(images: Sequence[FinishedImage], body: GenerationBody, model: str) -> 
     return JSONResponse(answer.model_dump(exclude_none=True))
 
 
-def _event(update: ImageUpdate, *, body: GenerationBody, model: str) -> PartialImageEvent | CompletedEvent:
+def _event(
+    update: ImageUpdate, *, body: GenerationBody, model: str, trace: RequestTrace
+) -> PartialImageEvent | CompletedEvent:
     planned = update.planned
     fields: dict[str, Any] = {
         "b64_json": b64encode(update.file).decode(),
@@ -126,6 +129,7 @@ def _event(update: ImageUpdate, *, body: GenerationBody, model: str) -> PartialI
         model=model,
         usage=Usage.of([update.drawing]),
         warnings=_warnings([update], body),
+        timings=_milliseconds(trace) if trace.step_seconds else None,
     )
 
 
@@ -144,6 +148,11 @@ def _warnings(images: Sequence[FinishedImage], body: GenerationBody) -> list[str
     """Each once, in the order of their causes."""
     of_images = (warning for image in images for warning in image.warnings)
     return list(dict.fromkeys([*body.warnings, *of_images])) or None
+
+
+def _milliseconds(trace: RequestTrace) -> dict[str, float]:
+    seconds = trace.seconds | {"total": trace.elapsed_seconds}
+    return {stage: round(1000 * spent, 2) for stage, spent in seconds.items()}
 
 
 def _fields(planned: PlannedImage, body: GenerationBody, *, has_style: bool = True) -> dict[str, Any]:

@@ -76,3 +76,35 @@ class FailingGenerator(Generator):
         if any(spec.prompt == self.FAILS_ON for spec in specs):
             raise self.ERROR
         return super().draw(specs, cancelled)
+
+
+class PausingGenerator(Generator):
+    """The real one, which the test can let pause after a step of the next batch."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__(generator.backbone)
+        self.num_steps_done = 0
+        self._pause_after = 0
+        self._paused, self._resumed = threading.Event(), threading.Event()
+
+    def pause_after(self, step: int) -> None:
+        self._pause_after, self.num_steps_done = step, 0
+        self._paused.clear()
+        self._resumed.clear()
+
+    def wait_until_paused(self) -> None:
+        assert self._paused.wait(PATIENCE_SECONDS), "no batch came"
+
+    def resume(self) -> None:
+        self._pause_after = 0
+        self._resumed.set()
+
+    def draw(self, specs: Sequence[ImageSpec], cancelled: Callable[[], bool] = never) -> PendingBatch:
+        def after_step() -> bool:
+            self.num_steps_done += 1
+            if self.num_steps_done == self._pause_after:
+                self._paused.set()
+                assert self._resumed.wait(PATIENCE_SECONDS), "the test did not resume"
+            return cancelled()
+
+        return super().draw(specs, after_step)

@@ -382,3 +382,8 @@ class CompletedEvent(ImageEvent):
     model: str = Field(description="The model that drew it.")
     usage: Usage = Field(description="Tokens of this image.")
     warnings: Warnings = None
+    timings: dict[str, float] | None = Field(
+        default=None,
+        description="In the last event: the milliseconds of each stage of the request so far, and `total`. "
+        "Other responses have them in `Server-Timing`, which a stream sends before it begins to draw.",
+    )

@@ -1,0 +1,101 @@
+"""GET / and /playground/...: the service's own page, static files of the package."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+from fastapi import APIRouter, Request, Response
+
+from service.errors import RouteNotFound
+
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+}
+# Only the page's own files run or load, and no text ever becomes markup: the browser itself refuses that.
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data: blob:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    # Asked for again each time, and sent again only when it has changed.
+    "Cache-Control": "no-cache",
+    "Vary": "Accept-Encoding",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    content: bytes
+    compressed: bytes
+    media_type: str
+    etag: str
+
+    def response(self, request: Request) -> Response:
+        headers = HEADERS | {"ETag": self.etag}
+        known = request.headers.get("if-none-match", "")
+        if self.etag in [tag.strip() for tag in known.split(",")]:
+            return Response(status_code=304, headers=headers)
+        if "gzip" in request.headers.get("accept-encoding", "") and len(self.compressed) < len(self.content):
+            headers["Content-Encoding"] = "gzip"
+            return Response(self.compressed, headers=headers, media_type=self.media_type)
+        return Response(self.content, headers=headers, media_type=self.media_type)
+
+
+def playground_router() -> APIRouter:
+    """The page and its files, which are read here, once."""
+    assets = _assets(files("service") / "playground")
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/")
+    async def page(request: Request) -> Response:
+        return assets["index.html"].response(request)
+
+    @router.get("/playground/{path:path}")
+    async def asset(path: str, request: Request) -> Response:
+        if path not in assets:
+            raise RouteNotFound(f"There is no /playground/{path[:60]}; the page is at /.")
+        return assets[path].response(request)
+
+    return router
+
+
+def _assets(folder: Traversable, prefix: str = "") -> Mapping[str, Asset]:
+    """The files of a folder and of those within, by path; those alone that a page needs."""
+    found: dict[str, Asset] = {}
+    for entry in folder.iterdir():
+        suffix = "." + entry.name.rpartition(".")[2]
+        if entry.is_dir():
+            found |= _assets(entry, f"{prefix}{entry.name}/")
+        elif suffix in MEDIA_TYPES:
+            content = entry.read_bytes()
+            # Weak: the same for the compressed and the plain form.
+            etag = f'W/"{hashlib.sha256(content).hexdigest()[:32]}"'
+            found[prefix + entry.name] = Asset(
+                content, gzip.compress(content, mtime=0), MEDIA_TYPES[suffix], etag
+            )
+    return found

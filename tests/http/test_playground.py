@@ -1,0 +1,78 @@
+"""GET /: the page and its files, how they are cached and guarded, and without them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.settings import Settings
+from tests.support.generations import error_of
+from tests.support.server import serving
+from tests.support.tiny import tiny_generator
+
+PAGE = Path(__file__).parents[2] / "service" / "playground"
+FILES = [
+    str(file.relative_to(PAGE)) for file in PAGE.rglob("*") if file.suffix in (".css", ".js", ".mjs", ".svg")
+]
+
+
+def test_the_page_loads_its_own_files_and_no_others(client: httpx.Client) -> None:
+    page = client.get("/")
+    assert page.status_code == 200
+    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+    linked = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert "playground/app.js" in linked
+    for address in linked:
+        assert client.get(f"/{address}").status_code == 200, address
+
+
+@pytest.mark.parametrize("name", ["", *(f"playground/{file}" for file in FILES)])
+def test_each_file_has_a_strict_policy_and_a_type(client: httpx.Client, name: str) -> None:
+    response = client.get(f"/{name}")
+    assert response.status_code == 200
+    policy = response.headers["Content-Security-Policy"].split("; ")
+    assert {"default-src 'none'", "script-src 'self'", "style-src 'self'", "frame-ancestors 'none'"} <= {
+        *policy
+    }
+    assert "unsafe" not in response.headers["Content-Security-Policy"]
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Referrer-Policy"] == "no-referrer"
+
+
+def test_a_file_that_the_browser_knows_is_not_sent_again(client: httpx.Client) -> None:
+    first = client.get("/playground/style.css")
+    assert first.headers["Content-Encoding"] == "gzip"
+    assert first.headers["Cache-Control"] == "no-cache"
+    again = client.get(
+        "/playground/style.css", headers={"If-None-Match": f'"other", {first.headers["ETag"]}'}
+    )
+    assert (again.status_code, again.content) == (304, b"")
+    changed = client.get("/playground/style.css", headers={"If-None-Match": '"other"'})
+    assert changed.text == first.text
+    plain = client.get("/playground/style.css", headers={"Accept-Encoding": "identity"})
+    assert "Content-Encoding" not in plain.headers
+    assert plain.text == first.text == (PAGE / "style.css").read_text()
+
+
+@pytest.mark.parametrize(
+    "path", ["nothing.js", "../settings.py", "..%2fsettings.py", "vendor", "", "samples/sheet.webp"]
+)
+def test_nothing_else_of_the_package_is_served(client: httpx.Client, path: str) -> None:
+    assert client.get(f"/playground/{path}").status_code == 404
+
+
+def test_what_does_not_exist_is_told(client: httpx.Client) -> None:
+    assert "/playground/nothing.js" in error_of(client.get("/playground/nothing.js"), 404)["message"]
+
+
+def test_without_the_playground_the_root_leads_to_the_reference(tmp_path: Path) -> None:
+    with (
+        serving(Settings(data_dir=tmp_path, playground=False), tiny_generator()) as server,
+        server.client() as client,
+    ):
+        response = client.get("/")
+        assert (response.status_code, response.headers["Location"]) == (307, "/docs")
+        assert client.get("/playground/app.js").status_code == 404
