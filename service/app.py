@@ -155,11 +155,7 @@ class Service:
         # Apart from the uploads, so that slow ones hold up no finished image.
         encoding = self._thread_pool(ThreadPoolExecutor(NUM_ENCODING_THREADS, thread_name_prefix="encode"))
         generator = await asyncio.get_running_loop().run_in_executor(thread, self._load)
-        names = ModelNames(generator.name, settings.aliases)
-        try:
-            names.check()
-        except ValueError as error:
-            raise CannotStart(str(error)) from error
+        names = self._model_names(generator)
         metrics.build_info.info(
             {"version": __version__, "model": generator.name, "fingerprint": generator.fingerprint}
         )
@@ -168,6 +164,7 @@ class Service:
             extraction_batcher(generator, thread, settings, metrics, self._clock)
         )
         store = StyleStore(redis, extractor=Extraction(generator, extraction, decoding), metrics=metrics)
+        uploads = UploadLimiter(max_slots=settings.max_queued_uploads, metrics=metrics)
         return ReadyService(
             settings=settings,
             images=Images(
@@ -180,20 +177,21 @@ class Service:
                 metrics=metrics,
                 signer=self.signer,
             ),
-            styles=Styles(
-                store,
-                generator.name,
-                generator.fingerprint,
-                UploadLimiter(max_slots=settings.max_queued_uploads, metrics=metrics),
-                decoding,
-                settings,
-            ),
+            styles=Styles(store, generator.name, generator.fingerprint, uploads, decoding, settings),
             # The embedded store has this one replica, whose own counts are exact and cost no write to disk.
             rate_limiter=RateLimiter(None if settings.redis_url is None else redis, metrics=metrics),
             idempotency=IdempotencyStore(redis, metrics=metrics, seconds=settings.idempotency_seconds),
             batchers=(generation, extraction),
             loaded_at=int(time.time()),
         )
+
+    def _model_names(self, generator: Generator) -> ModelNames:
+        names = ModelNames(generator.name, self.settings.aliases)
+        try:
+            names.check()
+        except ValueError as error:
+            raise CannotStart(str(error)) from error
+        return names
 
     async def _open_redis(self) -> Redis:
         url = self.settings.redis_url

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from service.cli.options import fail, setting, settings_under
+from service.cli.options import fail, setting, settings_under, writable_file
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from service.styles.repository import StyleRepository
 
 T = TypeVar("T")
-ArchivePath = Annotated[Path, typer.Argument(help="The archive, a .tar.")]
+NewArchive = Annotated[Path, typer.Argument(callback=writable_file, help="The archive to write, a .tar.")]
+ArchivePath = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The archive, a .tar.")]
 DataDir = Annotated[Path | None, setting("data_dir")]
 RedisUrl = Annotated[str | None, setting("redis_url")]
 
 
-def export_styles(file: ArchivePath, data_dir: DataDir = None, redis_url: RedisUrl = None) -> None:
+def export_styles(file: NewArchive, data_dir: DataDir = None, redis_url: RedisUrl = None) -> None:
     """Write all styles of the store, of all tenants, into a tar of JSON and pictures.
 
     Works on the store itself, while a service uses it or not.
@@ -53,7 +54,7 @@ def import_styles(file: ArchivePath, data_dir: DataDir = None, redis_url: RedisU
     from service.styles import archive
     from service.styles.archive_file import check_archive
 
-    num_styles = check_archive(_readable(file))
+    num_styles = check_archive(file)
 
     async def run() -> archive.Import:
         async with _store(settings, is_made=True) as repository:
@@ -97,12 +98,6 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         raise ValueError(str(error)) from error
     except OSError as error:
         raise ValueError(f"{error.filename} cannot be used: {error.strerror}.") from error
-
-
-def _readable(file: Path) -> Path:
-    if not file.is_file():
-        raise ValueError(f"There is no file {file}.")
-    return file
 
 
 def _styles(number: int) -> str:

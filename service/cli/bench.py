@@ -13,6 +13,8 @@ from service.cli.options import settings_under, writable_file
 
 if TYPE_CHECKING:
     from service.bench.runner import BenchOptions
+    from service.bench.subject import SubjectOptions
+    from service.settings import Settings
 
 
 class Kind(StrEnum):
@@ -24,79 +26,74 @@ class Kind(StrEnum):
     FLOPS = "flops"
 
 
+KindArgument = Annotated[
+    Kind,
+    typer.Argument(
+        help="latency: one request at a time, by stage and step, beside the plain two-run form. "
+        "throughput: sizes, batches and styles of one prompt, and what bounds each. "
+        "serve: a real server under open-loop loads. "
+        "style: upload to ID; a feature in memory, in the store, lost. "
+        "loop: whether HTTP delays the model thread. "
+        "flops: operations, counted, against the least that the method needs."
+    ),
+]
+Random = Annotated[
+    bool,
+    typer.Option(
+        "--random",
+        help="Random weights of the model's shape: needs no files. Also for bench-512, bench-switti-512.",
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(help="Of the images; by default the model's own, and for throughput all budgets."),
+]
+Repeats = Annotated[int, typer.Option(min=1, help="Repetitions that count.")]
+WarmUp = Annotated[int, typer.Option(min=0, help="Repetitions before them that do not.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the random weights, pictures, images, arrivals.")]
+MostSeconds = Annotated[float, typer.Option(min=0, help="throughput: leave out batches that take longer.")]
+Rates = Annotated[
+    list[float] | None,
+    typer.Option(min=0.001, help="serve: requests a second; repeat it for several loads."),
+]
+Seconds = Annotated[float, typer.Option(min=0.1, help="serve: how long each load lasts.")]
+Json = Annotated[Path | None, typer.Option(callback=writable_file, help="File to write the report to.")]
+Compare = Annotated[Path | None, typer.Option(help="An earlier report: print now / then as well.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Compare even what was measured under other conditions.")
+]
+SETTINGS = ("model", "device", "threads", "precision", "text_precision", "text_device", "decoding")
+
+
 def bench(
-    kind: Annotated[
-        Kind,
-        typer.Argument(
-            help="latency: one request at a time, by stage and step, beside the plain two-run form. "
-            "throughput: sizes, batches and styles of one prompt, and what bounds each. "
-            "serve: a real server under open-loop loads. "
-            "style: upload to ID; a feature in memory, in the store, lost. "
-            "loop: whether HTTP delays the model thread. "
-            "flops: operations, counted, against the least that the method needs."
-        ),
-    ] = Kind.LATENCY,
+    kind: KindArgument = Kind.LATENCY,
     model: options.Model = None,
-    random: Annotated[
-        bool,
-        typer.Option(
-            "--random",
-            help="Random weights of the model's shape: needs no files. Also for bench-512, bench-switti-512.",
-        ),
-    ] = False,
+    random: Random = False,
     device: options.Device = None,
     threads: options.Threads = None,
     precision: options.Precision = None,
     text_precision: options.TextPrecision = None,
     text_device: options.TextDevice = None,
     decoding: options.Decoding = None,
-    size: Annotated[
-        str | None,
-        typer.Option(help="Of the images; by default the model's own, and for throughput all budgets."),
-    ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Repetitions that count.")] = 10,
-    warm_up: Annotated[int, typer.Option(min=0, help="Repetitions before them that do not.")] = 2,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random weights, pictures, images, arrivals.")] = 0,
-    most_seconds: Annotated[
-        float, typer.Option(min=0, help="throughput: leave out batches that take longer.")
-    ] = 60.0,
-    rate: Annotated[
-        list[float] | None,
-        typer.Option(min=0.001, help="serve: requests a second; repeat it for several loads."),
-    ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="serve: how long each load lasts.")] = 30.0,
-    json: Annotated[
-        Path | None, typer.Option(callback=writable_file, help="File to write the report to.")
-    ] = None,
-    compare: Annotated[Path | None, typer.Option(help="An earlier report: print now / then as well.")] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Compare even what was measured under other conditions.")
-    ] = False,
+    size: Size = None,
+    repeats: Repeats = 10,
+    warm_up: WarmUp = 2,
+    seed: Seed = 0,
+    most_seconds: MostSeconds = 60.0,
+    rate: Rates = None,
+    seconds: Seconds = 30.0,
+    json: Json = None,
+    compare: Compare = None,
+    force: Force = False,
 ) -> None:
     """Measure how fast it is on this machine, and say on what."""
-    settings = settings_under(
-        model=model,
-        device=device,
-        threads=threads,
-        precision=precision,
-        text_precision=text_precision,
-        text_device=text_device,
-        decoding=decoding,
-    )
+    given = locals()
+    settings = settings_under(**{name: given[name] for name in SETTINGS})
     from service.bench.runner import BenchOptions
-    from service.bench.subject import SubjectOptions
 
     measured = BenchOptions(
         kind=kind.value,
-        subject=SubjectOptions(
-            model=settings.model,
-            is_random=random,
-            device=settings.device,
-            choices=settings.choices,
-            size=size,
-            seed=seed,
-            models_dir=str(settings.models_dir),
-        ),
+        subject=_subject(settings, is_random=random, size=size, seed=seed),
         threads=settings.threads,
         num_repeats=repeats,
         num_warm_up=warm_up,
@@ -105,6 +102,20 @@ def bench(
         seconds=seconds,
     )
     _measure(measured, json, compare, force)
+
+
+def _subject(settings: Settings, *, is_random: bool, size: str | None, seed: int) -> SubjectOptions:
+    from service.bench.subject import SubjectOptions
+
+    return SubjectOptions(
+        model=settings.model,
+        is_random=is_random,
+        device=settings.device,
+        choices=settings.choices,
+        size=size,
+        seed=seed,
+        models_dir=str(settings.models_dir),
+    )
 
 
 def _measure(options: BenchOptions, json: Path | None, compare: Path | None, force: bool) -> None:

@@ -33,13 +33,17 @@ def add_style(
     pictures: Pictures = None,
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
     text: Annotated[str | None, typer.Option(help="Make the style from words, without pictures.")] = None,
+    prompt_suffix: Annotated[
+        str | None, typer.Option(help="Words that go to the end of each prompt in the style.")
+    ] = None,
     json: AsJson = False,
     url: Url = None,
 ) -> None:
     """Make a style of pictures, and print its ID. The same pictures give the same ID."""
     if bool(pictures) == bool(text):
         raise typer.BadParameter("Name pictures, or words with --text.", param_hint="PICTURES")
-    fields = {} if name is None else {"name": name}
+    given = {"name": name, "prompt_suffix": prompt_suffix}
+    fields = {field: value for field, value in given.items() if value is not None}
     with ExitStack() as files, connect(url) as service:
         if text is not None:
             style = service.json("POST", "/v1/styles", json=fields | {"text": text})
@@ -75,10 +79,21 @@ def show_style(style_id: StyleId, json: AsJson = False, url: Url = None) -> None
             return
         if style["source"] == "images":
             show_picture(service.content(f"{_path(style_id)}/image"))
-    for field in ("id", "name", "source", "text", "num_images", "metadata", "dominance", "agreement", "code"):
+    for field in (
+        "id",
+        "name",
+        "source",
+        "text",
+        "prompt_suffix",
+        "num_images",
+        "metadata",
+        "dominance",
+        "agreement",
+        "code",
+    ):
         if style[field] not in (None, {}):
-            typer.echo(f"{field:<11} {_printable(str(style[field]))}")
-    typer.echo(f"{'created':<11} {_created(style)}")
+            typer.echo(f"{field:<13} {_printable(str(style[field]))}")
+    typer.echo(f"{'created':<13} {_created(style)}")
 
 
 @styles.command("rm")

@@ -95,7 +95,8 @@ def test_what_cannot_be_is_said_in_a_sentence(tmp_path: Path) -> None:
     assert nowhere.stderr.startswith(f"There is no style store in {tmp_path / 'nowhere'}.")
     assert not (tmp_path / "nowhere").exists()
     missing = atelier("styles", "import", archive, "--data-dir", tmp_path / "new")
-    assert (missing.exit_code, missing.stderr) == (1, f"There is no file {archive}.\n")
+    assert (missing.exit_code, "does not exist" in missing.stderr) == (2, True)
+    assert atelier("styles", "export", tmp_path / "no" / "folder.tar", "--data-dir", tmp_path).exit_code == 2
     archive.write_bytes(b"no archive" * 100)
     damaged = atelier("styles", "import", archive, "--data-dir", tmp_path / "new")
     assert damaged.exit_code == 1

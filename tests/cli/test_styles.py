@@ -34,8 +34,8 @@ def test_a_style_is_added_listed_shown_and_removed(
     listed = atelier("styles", "list", ATELIER_URL=server.url).stdout.splitlines()[0].split("\t")
     assert (listed[0], listed[2:]) == (style_id, ["images", "two of mine"])
     shown = atelier("styles", "show", style_id, ATELIER_URL=server.url).stdout
-    assert f"id          {style_id}\n" in shown
-    assert "name        two of mine\n" in shown
+    assert f"id            {style_id}\n" in shown
+    assert "name          two of mine\n" in shown
     as_json = atelier("styles", "show", style_id, "--json", ATELIER_URL=server.url).stdout
     assert json.loads(as_json) == client.get(f"/v1/styles/{style_id}").json()
     removed = atelier("styles", "rm", style_id, ATELIER_URL=server.url)
@@ -44,8 +44,10 @@ def test_a_style_is_added_listed_shown_and_removed(
 
 
 def test_words_make_a_style_and_nothing_makes_none(server: Running) -> None:
-    style_id = atelier("styles", "add", "--text", "neon", "--url", server.url).stdout.strip()
-    assert "text        neon\n" in atelier("styles", "show", style_id, "--url", server.url).stdout
+    arguments = ("--text", "neon", "--prompt-suffix", "in neon style", "--url", server.url)
+    style_id = atelier("styles", "add", *arguments).stdout.strip()
+    shown = atelier("styles", "show", style_id, "--url", server.url).stdout
+    assert "text          neon\nprompt_suffix in neon style\n" in shown
     assert atelier("styles", "add", "--url", server.url).exit_code == 2
     assert atelier("styles", "add", "no-such.png", "--url", server.url).exit_code == 2
 
