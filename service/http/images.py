@@ -16,16 +16,14 @@ from service.http.content_negotiation import json_only, wanted_form
 from service.http.dependencies import ContextDep, cancel_on_disconnect
 from service.http.middleware import idempotency, limits
 from service.http.openapi import examples, responses
-from service.http.schemas.images import (
+from service.http.schemas.image_responses import (
     CompletedEvent,
     GeneratedImage,
-    GenerationBody,
     GenerationResponse,
     PartialImageEvent,
-    StyleChoice,
     Usage,
-    WeightedChoice,
 )
+from service.http.schemas.images import GenerationBody, StyleChoice, WeightedChoice
 from service.http.sse import EventStream
 from service.model.schedule import Size
 from service.stage_timer import RequestTrace

@@ -110,8 +110,8 @@ class StyleStore:
         if not isinstance(source, StyleText | str):
             source = list({picture.digest: picture for picture in source}.values())
         draft = replace(self._draft(source), name=name, metadata=metadata or {}, prompt_suffix=prompt_suffix)
-        contents = [] if isinstance(source, StyleText | str) else [picture.content for picture in source]
         stages = stages or StageTimer()
+        contents = [] if isinstance(source, StyleText | str) else [picture.content for picture in source]
         with stages.stage("store"):
             existing, is_intact = await self._repository.examine(draft.id, num_pictures=len(contents))
             is_intact = is_intact and (existing is None or self._has_intact_code(existing))

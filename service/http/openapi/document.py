@@ -15,7 +15,7 @@ from service.http.content_negotiation import JSON
 from service.http.middleware.auth import is_guarded
 from service.http.openapi.errors import described, table_of_codes
 from service.http.schemas.base import ProblemResponse
-from service.http.schemas.images import CompletedEvent, PartialImageEvent
+from service.http.schemas.image_responses import CompletedEvent, PartialImageEvent
 
 EVENTS: dict[str, type[BaseModel]] = {
     "image_generation.partial_image": PartialImageEvent,
