@@ -10,8 +10,8 @@ import structlog
 from structlog.typing import Processor
 
 
-def configure_logs(form: Literal["console", "json"]) -> None:
-    """Send all log lines of this interpreter to stderr, as text or as one JSON object per line."""
+def configure_logs(form: Literal["console", "json"], level: int = logging.INFO) -> None:
+    """Send all log lines of this interpreter, from `level` on, to stderr: text, or a JSON object per line."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -39,6 +39,6 @@ def configure_logs(form: Literal["console", "json"]) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [output]
-    root.setLevel(logging.INFO)
+    root.setLevel(level)
     # Our own line for each request says more; see http/middleware/telemetry.py.
     logging.getLogger("uvicorn.access").disabled = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import typer
@@ -46,7 +47,7 @@ cli.add_typer(store, name="store")
 
 def main() -> None:
     """The console script."""
-    configure_logs("console")  # to stderr: results go to stdout
+    configure_logs("console", logging.WARNING)  # to stderr: results go to stdout
     cli(prog_name="atelier")
 
 

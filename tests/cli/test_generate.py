@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import signal
 import socket
+import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -18,10 +20,11 @@ from service.access.api_key import Limits
 from service.cli.connection import NO_SERVICE, REFUSED, TRY_LATER
 from service.settings import Settings
 from tests.support.api_keys import Key
+from tests.support.busy_server import busy
 from tests.support.cli import atelier, on_terminal
 from tests.support.gated_generator import FailingGenerator
 from tests.support.generations import draw, images_of
-from tests.support.process import command
+from tests.support.process import PATIENCE_SECONDS, ROOT, command
 from tests.support.server import Running, ready_server, serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import is_image, picture, upload
@@ -147,6 +150,24 @@ def test_a_failure_while_drawing_is_one_sentence(tmp_path: Path) -> None:
     assert run.stderr.count("\n") == 1
 
 
+def test_ctrl_c_ends_it_with_130_and_no_trace(tmp_path: Path) -> None:
+    with (
+        busy(tmp_path, max_queued=4) as (server, generator),
+        subprocess.Popen(
+            command("generate", "a star", "-o", tmp_path, "--url", server.url),
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            # A process in the background of a shell would inherit that the signal is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        ) as run,
+    ):
+        generator.wait_for_batch()
+        run.send_signal(signal.SIGINT)
+        _, written = run.communicate(timeout=PATIENCE_SECONDS)
+        generator.open()
+    assert (run.returncode, written) == (130, b"")
+
+
 def test_a_folder_that_cannot_be_written_is_named(server: Running, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     run = atelier("generate", "a star", "-o", tmp_path / "file" / "out", "--url", server.url)
@@ -160,6 +181,7 @@ def test_a_terminal_gets_a_bar_and_the_picture_and_the_path(server: Running, tmp
     assert status == 0
     assert b"drawing" in seen
     assert b"12/12" in seen
+    assert b"HTTP" not in seen  # libraries log their requests
     first = seen[seen.index(b"\x1b_Ga=T") :]
     chunks = first[: first.index(b"\n")].split(b"\x1b\\")
     png = base64.b64decode(b"".join(chunk.partition(b";")[2] for chunk in chunks))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import httpx
@@ -10,7 +11,7 @@ import pytest
 
 from service.cli.connection import REFUSED
 from tests.support.cli import atelier, on_terminal
-from tests.support.process import command
+from tests.support.process import ROOT, command
 from tests.support.server import Running
 from tests.support.uploads import picture, upload, upload_several
 
@@ -41,6 +42,14 @@ def test_a_style_is_added_listed_shown_and_removed(
     removed = atelier("styles", "rm", style_id, ATELIER_URL=server.url)
     assert (removed.exit_code, removed.stdout) == (0, f"{style_id} is deleted.\n")
     assert atelier("styles", "show", style_id, ATELIER_URL=server.url).exit_code == REFUSED
+
+
+def test_a_process_writes_its_result_alone(server: Running) -> None:
+    run = subprocess.run(
+        command("styles", "list", "--url", server.url), cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert run.stderr == ""
+    assert all(line.startswith("sty_") for line in run.stdout.splitlines())
 
 
 def test_words_make_a_style_and_nothing_makes_none(server: Running) -> None:
