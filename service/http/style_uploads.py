@@ -29,12 +29,14 @@ from service.http.schemas.styles import (
     StyleForm,
     StyleOfCode,
     StyleOfWords,
+    hidden_in_metadata,
+    hidden_sentence,
     is_metadata,
 )
 from service.metrics import STAGES_OF_REQUESTS, Metrics
 from service.stage_timer import RequestTrace
 from service.storage.schema import MAX_PICTURES
-from service.styles.record import MAX_NAME_CHARS, MAX_SUFFIX_CHARS
+from service.styles.record import MAX_NAME_CHARS, MAX_SUFFIX_CHARS, hidden_character
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -186,7 +188,10 @@ def _text(form: FormData, field: str, max_chars: int) -> str | None:
         return None
     if len(given) > 1 or not isinstance(given[0], str) or not 1 <= len(given[0].strip()) <= max_chars:
         raise InvalidRequest(f"The {field} must be one text of 1 to {max_chars} characters.", param=field)
-    return given[0].strip()
+    text = given[0].strip()
+    if (character := hidden_character(text)) is not None:
+        raise InvalidRequest(hidden_sentence(field, character), param=field)
+    return text
 
 
 def _metadata(form: FormData) -> dict[str, str] | None:
@@ -197,6 +202,8 @@ def _metadata(form: FormData) -> dict[str, str] | None:
     if not is_metadata(found):
         raise InvalidRequest(f"{METADATA_SENTENCE[:-1]}, as JSON.", param="metadata")
     assert isinstance(found, dict)
+    if (sentence := hidden_in_metadata(found)) is not None:
+        raise InvalidRequest(sentence, param="metadata")
     return found
 
 

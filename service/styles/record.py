@@ -33,6 +33,7 @@ MAX_NAME_CHARS = 200
 MAX_SUFFIX_CHARS = 500
 # Format 1 is a style of one picture, also as the first version wrote it; that version refuses format 2.
 ONE_PICTURE, ANY_SOURCE = "1", "2"
+_HIDDEN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069]")
 _ID = re.compile(r"sty_([a-z2-7]{10})?[a-z2-7]{26}")
 
 
@@ -72,6 +73,16 @@ def not_found(style_id: str, *, param: str | None = None) -> StyleNotFound:
         "or list the existing ones with GET /v1/styles.",
         param=param,
     )
+
+
+def hidden_character(text: str, *, may_break: bool = False) -> str | None:
+    """The first character, as U+0000, that is not shown or changes how others are: a control character, or
+    one that overrides the direction. With `may_break`, tabs and line breaks are allowed.
+    """
+    for match in _HIDDEN.finditer(text):
+        if not (may_break and match[0] in "\t\n\r"):
+            return f"U+{ord(match[0]):04X}"
+    return None
 
 
 def over_quota(num_styles: int, num_bytes: int, quota: Quota) -> StyleQuotaExceeded:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx
 import pytest
 
 from tests.support.backbones import SERVED_BY_BOTH
+from tests.support.generations import error_of
 from tests.support.uploads import is_image, picture, upload, upload_several
 
 
@@ -117,3 +120,32 @@ def test_what_is_not_a_picture_is_refused_and_leaves_nothing(client: httpx.Clien
     empty = upload(client, b"")
     assert (broken.status_code, text.status_code, empty.status_code) == (422, 415, 422)
     assert client.get("/v1/styles").json() == before
+
+
+@pytest.mark.parametrize("character", ["\0", "\x1b", "\r", "\n", "\x85", "\u2028", "\u202e", "\u2066"])
+def test_names_and_metadata_with_characters_that_nobody_sees_are_refused(
+    client: httpx.Client, character: str
+) -> None:
+    style = upload(client, picture(70)).json()["id"]
+    code, bad = f"U+{ord(character):04X}", f"in{character}visible"
+    breaks = character in "\r\n"
+    for field, value in (
+        ("name", bad),
+        ("prompt_suffix", bad),
+        ("metadata", {bad: "x"}),
+        ("metadata", {"x": bad}),
+    ):
+        in_form = value if isinstance(value, str) else json.dumps(value)
+        answers = [
+            client.patch(f"/v1/styles/{style}", json={field: value}),
+            client.post("/v1/styles", json={"text": "ink", field: value}),
+            client.post("/v1/styles", files={"image": picture(71)}, data={field: in_form}),
+        ]
+        if breaks and value == {"x": bad}:  # a text of several lines
+            assert all(answer.is_success for answer in answers)
+            continue
+        for answer in answers:
+            error = error_of(answer, 400)
+            assert (error["code"], code in error["message"]) == ("invalid_value", True)
+    family = "\U0001f469\u200d\U0001f469 \u05d0\u200f!"  # joined, and right to left: letters as others
+    assert client.patch(f"/v1/styles/{style}", json={"name": family}).json()["name"] == family

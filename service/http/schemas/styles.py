@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+)
 from pydantic_core import PydanticCustomError
 
 from service.application.generation_request import MAX_SEED
 from service.http.schemas.base import Incoming
 from service.storage.schema import MAX_PICTURES
-from service.styles.record import MAX_NAME_CHARS, MAX_SUFFIX_CHARS, StyleText
+from service.styles.record import MAX_NAME_CHARS, MAX_SUFFIX_CHARS, StyleText, hidden_character
 from service.styles.style_code import MAX_CODE_CHARS
 
 # OpenAI's bounds of metadata.
@@ -25,18 +33,48 @@ SUFFIX_DESCRIPTION = (
     "Words that go to the end of each prompt that is drawn in the style, after a comma, such as "
     "`in watercolor painting style`."
 )
+
+
+def hidden_sentence(field: str, character: str) -> str:
+    return (
+        f"{field} has the character {character}, which is not shown or changes how others are shown. Leave "
+        "it out."
+    )
+
+
+def _without_hidden(text: str, info: ValidationInfo) -> str:
+    character = hidden_character(text)
+    if character is not None:
+        sentence = hidden_sentence(str(info.field_name), character)
+        raise PydanticCustomError("invalid_value", "{sentence}", {"sentence": sentence})
+    return text
+
+
+# Of one line, with a character that is neither blank nor hidden.
+_HIDDEN = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+_LINE = {"pattern": rf"^[^{_HIDDEN}]*[^{_HIDDEN}\s][^{_HIDDEN}]*$"}
 Name = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_NAME_CHARS),
-    Field(json_schema_extra={"pattern": r"\S"}),
+    AfterValidator(_without_hidden),
+    Field(json_schema_extra=_LINE),
 ]
-
-
 PromptSuffix = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_SUFFIX_CHARS),
-    Field(json_schema_extra={"pattern": r"\S"}),
+    AfterValidator(_without_hidden),
+    Field(json_schema_extra=_LINE),
 ]
+
+
+def hidden_in_metadata(metadata: dict[str, str]) -> str | None:
+    """The sentence about a hidden character in a name, or in a text, which may have line breaks."""
+    for name, text in metadata.items():
+        if (character := hidden_character(name)) is not None:
+            return hidden_sentence("A name in metadata", character)
+        if (character := hidden_character(text, may_break=True)) is not None:
+            return hidden_sentence(f"metadata.{name}", character)
+    return None
 
 
 def is_metadata(value: Any) -> bool:
@@ -51,6 +89,8 @@ def is_metadata(value: Any) -> bool:
 def _checked_metadata(value: Any) -> Any:
     if value is not None and not is_metadata(value):
         raise PydanticCustomError("unsupported_value", "{sentence}", {"sentence": METADATA_SENTENCE})
+    if value is not None and (sentence := hidden_in_metadata(value)) is not None:
+        raise PydanticCustomError("invalid_value", "{sentence}", {"sentence": sentence})
     return value
 
 
