@@ -180,7 +180,13 @@ class Service:
             styles=Styles(store, generator.name, generator.fingerprint, uploads, decoding, settings),
             # The embedded store has this one replica, whose own counts are exact and cost no write to disk.
             rate_limiter=RateLimiter(None if settings.redis_url is None else redis, metrics=metrics),
-            idempotency=IdempotencyStore(redis, metrics=metrics, seconds=settings.idempotency_seconds),
+            idempotency=IdempotencyStore(
+                redis,
+                metrics=metrics,
+                seconds=settings.idempotency_seconds,
+                max_tenant_bytes=settings.max_idempotency_bytes_per_tenant,
+                max_total_bytes=settings.max_idempotency_bytes,
+            ),
             batchers=(generation, extraction),
             loaded_at=int(time.time()),
         )

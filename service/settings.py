@@ -140,6 +140,12 @@ class Settings(BaseSettings):
     idempotency_seconds: int = Field(
         default=3600, ge=1, description="How long the response to a request with an Idempotency-Key is kept."
     )
+    max_idempotency_bytes: int = Field(
+        default=256 * 2**20, ge=2**20, description="Maximum size of all such responses together."
+    )
+    max_idempotency_bytes_per_tenant: int = Field(
+        default=64 * 2**20, ge=2**20, description="Maximum size of those of one tenant; its oldest go first."
+    )
     allowed_hosts: str = Field(
         default="",
         description="Host names, separated by commas, under which a service without API keys may be called "

@@ -19,9 +19,11 @@ from service.errors import IdempotencyKeyInUse, IdempotencyKeyReused, StoreUnava
 from service.metrics import Metrics
 from service.storage.checksummed import add_checksum, verify_checksum
 from service.storage.client import RETRY_AFTER_SECONDS, count_error
+from service.storage.schema import ANSWER_BYTES, CLAIMS
 
 # Ten images of 1024 x 1024 in base64, and more; a longer response is sent and not stored.
 MAX_BYTES = 32 * 2**20
+MAX_TENANT_BYTES, MAX_TOTAL_BYTES = 64 * 2**20, 256 * 2**20
 # A claim outlives its process by this long; while the request runs, it is renewed three times as often.
 CLAIM_SECONDS = 30
 MAX_UNRELEASED = 10_000  # claims; each blocks its key for CLAIM_SECONDS at most
@@ -30,31 +32,118 @@ HEADER = "Idempotency-Key"
 _KIND = b"AtA1"
 log = structlog.get_logger(__name__)
 
-# KEYS: response; ARGV: fingerprint, claim, milliseconds to live
+# A running claim has no expiry in Redis, which may evict what has one when its memory is full: two requests
+# would run with one key. It ends at `until`, and what a dead process left is removed by later claims.
+_NOW = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+"""
+# KEYS: response, claims; ARGV: fingerprint, claim, milliseconds to live
 # Returns nothing when the claim is ours now; else the fingerprint, and the response unless still claimed.
-CLAIM = """
-local fields = redis.call('HMGET', KEYS[1], 'fingerprint', 'answer', 'claim')
+CLAIM = (
+    _NOW
+    + """
+local fields = redis.call('HMGET', KEYS[1], 'fingerprint', 'answer', 'claim', 'until')
+local is_over = fields[3] and fields[4] and tonumber(fields[4]) <= now
 -- Our own claim: sent again, because Redis went away before it could reply, or before it was released.
-if fields[1] and fields[3] ~= ARGV[2] then
+if fields[1] and fields[3] ~= ARGV[2] and not is_over then
   return {fields[1], fields[2]}
 end
-redis.call('HSET', KEYS[1], 'fingerprint', ARGV[1], 'claim', ARGV[2])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call('HSET', KEYS[1], 'fingerprint', ARGV[1], 'claim', ARGV[2], 'until', now + ARGV[3])
+redis.call('PERSIST', KEYS[1])
+for _, key in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 10)) do
+  redis.call('ZREM', KEYS[2], key)
+  if key ~= KEYS[1] and redis.call('HEXISTS', key, 'claim') == 1 then
+    redis.call('DEL', key)
+  end
+end
+redis.call('ZADD', KEYS[2], now + ARGV[3], KEYS[1])
 return {}
 """
-# KEYS: response; ARGV: claim, milliseconds to live, the response or ""
-# With a response, the claim ends and the response is stored. Without one, the claim is renewed, or released
-# by 0 milliseconds. Does nothing when the claim is no longer ours.
-UPDATE = """
+)
+# KEYS: response, claims; ARGV: claim, milliseconds to live, or 0 to release the claim
+# Does nothing, and returns 0, when the claim is no longer ours.
+RENEW = (
+    _NOW
+    + """
 if redis.call('HGET', KEYS[1], 'claim') ~= ARGV[1] then
   return 0
 end
-if ARGV[3] ~= '' then
-  redis.call('HSET', KEYS[1], 'answer', ARGV[3])
-  redis.call('HDEL', KEYS[1], 'claim')
+if ARGV[2] == '0' then
+  redis.call('DEL', KEYS[1])
+  return redis.call('ZREM', KEYS[2], KEYS[1])
 end
-return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('HSET', KEYS[1], 'until', now + ARGV[2])
+redis.call('ZADD', KEYS[2], now + ARGV[2], KEYS[1])
+return 1
 """
+)
+# KEYS: response, claims, bytes by tenant
+# ARGV: claim, milliseconds to live, the response, tenant, the most bytes of a tenant, and of all
+# Ends the claim and keeps the response. Where there is no room for it, the tenant's oldest go; and where
+# there is none in all, the oldest of the tenant that has most. Does nothing when the claim is no longer ours.
+KEEP = (
+    _NOW
+    + """
+if redis.call('HGET', KEYS[1], 'claim') ~= ARGV[1] then
+  return 0
+end
+local function index_of(tenant)
+  return 'atelier:answers:' .. tenant
+end
+local function uncount(tenant, member)
+  local size, key = member:match('^(%d+):(.*)$')
+  redis.call('ZREM', index_of(tenant), member)
+  redis.call('HINCRBY', KEYS[3], tenant, -size)
+  return key
+end
+local function drop_oldest(tenant)
+  local oldest = redis.call('ZRANGE', index_of(tenant), 0, 0)[1]
+  if not oldest then
+    redis.call('HDEL', KEYS[3], tenant)
+    return
+  end
+  local key = uncount(tenant, oldest)
+  if redis.call('HEXISTS', key, 'claim') == 0 then
+    redis.call('DEL', key)
+  end
+end
+redis.call('HSET', KEYS[1], 'answer', ARGV[3])
+redis.call('HDEL', KEYS[1], 'claim', 'until')
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('ZREM', KEYS[2], KEYS[1])
+local tenant, size = ARGV[4], #ARGV[3]
+local index = index_of(tenant)
+if redis.call('EXISTS', index) == 0 then
+  redis.call('HDEL', KEYS[3], tenant)
+end
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', now - ARGV[2])) do
+  uncount(tenant, member)
+end
+redis.call('ZADD', index, now, string.format('%d', size) .. ':' .. KEYS[1])
+redis.call('PEXPIRE', index, ARGV[2])
+local used = redis.call('HINCRBY', KEYS[3], tenant, size)
+while used > tonumber(ARGV[5]) do
+  drop_oldest(tenant)
+  used = tonumber(redis.call('HGET', KEYS[3], tenant))
+end
+while true do
+  local total, most, largest = 0, -1, nil
+  local usage = redis.call('HGETALL', KEYS[3])
+  for i = 1, #usage, 2 do
+    local bytes = tonumber(usage[i + 1])
+    total = total + bytes
+    if bytes > most then
+      most, largest = bytes, usage[i]
+    end
+  end
+  if total <= tonumber(ARGV[6]) then
+    return 1
+  end
+  drop_oldest(largest)
+end
+"""
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +161,7 @@ class Claim:
 
     store: IdempotencyStore
     redis_key: str
+    tenant: str
     token: str
     response: StoredResponse | None = None
     is_held: bool = True
@@ -83,29 +173,26 @@ class Claim:
         if len(stored) > self.store.max_bytes:
             log.warning("response_not_stored", num_bytes=len(stored), max_bytes=self.store.max_bytes)
         else:
-            self.is_held = not await self.update(self.store.seconds, stored)
+            self.is_held = not await self.store.keep(self, stored)
 
     async def release(self) -> None:
         """Let the next request with the key run, unless a response was stored for it."""
         if self.is_held:
             self.is_held = False
-            if not await self.update(0):
+            if not await self.store.renew(self, 0):
                 self.store.unreleased[self.redis_key] = self.token
 
     async def renew(self) -> None:
         """Until the claim ends: redis-py may lose a cancellation while its connection breaks."""
         while self.is_held:
             await self.store.sleep(CLAIM_SECONDS / 3)
-            await self.update(CLAIM_SECONDS)
-
-    async def update(self, seconds: int, stored: bytes = b"") -> bool:
-        """Whether Redis replied; a failure is counted, and the claim expires by itself."""
-        args: list[str | int | bytes] = [self.token, 1000 * seconds, stored]
-        return await self.store.succeeds(self.store.update(keys=[self.redis_key], args=args))
+            await self.store.renew(self, CLAIM_SECONDS)
 
 
 class IdempotencyStore:
-    """Responses in Redis, for `seconds`, for all replicas. Each tenant has Idempotency-Keys of its own."""
+    """Responses in Redis, for all replicas: for `seconds`, or until newer ones need the room, as those of a
+    tenant take at most `max_tenant_bytes`, and all together `max_total_bytes`. Keys are of one tenant each.
+    """
 
     def __init__(
         self,
@@ -114,17 +201,21 @@ class IdempotencyStore:
         metrics: Metrics,
         seconds: int,
         max_bytes: int = MAX_BYTES,
+        max_tenant_bytes: int = MAX_TENANT_BYTES,
+        max_total_bytes: int = MAX_TOTAL_BYTES,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.seconds = seconds
-        self.max_bytes = max_bytes
+        self.max_bytes = min(max_bytes, max_tenant_bytes, max_total_bytes)
+        self._bounds = max_tenant_bytes, max_total_bytes
         self.sleep = sleep
         self._redis = redis
         self._metrics = metrics
         # Tokens of claims that could not be released: the next request with the key takes the claim over.
         self.unreleased = LRUCache[str, str](MAX_UNRELEASED)
         self._claim = redis.register_script(CLAIM)
-        self.update = redis.register_script(UPDATE)
+        self._renew = redis.register_script(RENEW)
+        self._keep = redis.register_script(KEEP)
 
     @asynccontextmanager
     async def claim(self, *, scope: Sequence[str], fingerprint: str) -> AsyncIterator[Claim]:
@@ -135,7 +226,7 @@ class IdempotencyStore:
         """
         redis_key = f"atelier:answer:{hashlib.sha256(json.dumps(scope).encode()).hexdigest()}"
         token = self.unreleased.pop(redis_key, None) or secrets.token_hex(8)
-        claim = Claim(self, redis_key, token)
+        claim = Claim(self, redis_key, scope[0], token)
         claim.response = await self._take(claim, fingerprint)
         if claim.response is not None:
             yield claim
@@ -147,6 +238,17 @@ class IdempotencyStore:
             await claim.release()
             renewing.cancel()
             await asyncio.wait([renewing])
+
+    async def renew(self, claim: Claim, seconds: int) -> bool:
+        """Whether Redis replied; a failure is counted, and the claim ends by itself. 0 seconds release it."""
+        renewing = self._renew(keys=[claim.redis_key, CLAIMS], args=[claim.token, 1000 * seconds])
+        return await self.succeeds(renewing)
+
+    async def keep(self, claim: Claim, stored: bytes) -> bool:
+        """Whether Redis replied: then the claim has ended, and the response is kept unless that was lost."""
+        args: list[str | int | bytes] = [claim.token, 1000 * self.seconds, stored, claim.tenant]
+        args += self._bounds
+        return await self.succeeds(self._keep(keys=[claim.redis_key, CLAIMS, ANSWER_BYTES], args=args))
 
     async def succeeds(self, operation: Awaitable[object]) -> bool:
         try:
@@ -160,7 +262,7 @@ class IdempotencyStore:
         """The response stored for the key; None when the claim is made."""
         args: list[str | int] = [fingerprint, claim.token, 1000 * CLAIM_SECONDS]
         try:
-            while found := await self._claim(keys=[claim.redis_key], args=args):
+            while found := await self._claim(keys=[claim.redis_key, CLAIMS], args=args):
                 response = _response(found, fingerprint)
                 if response is not None:
                     return response

@@ -10,13 +10,18 @@
     atelier:bytes:TENANT                      the same of a tenant
     atelier:sequence                          number of the latest creation
     atelier:removed:ID                        number of a removed style's creation; expires
-    atelier:answer:DIGEST                     hash, the response to an Idempotency-Key (idempotency_store.py)
+    atelier:answer:DIGEST                     hash, the response to an Idempotency-Key, which expires, or the
+                                              claim of its running request, which does not
+    atelier:claims                            sorted set of the keys with claims, by when these end
+    atelier:answers:TENANT                    sorted set of the responses, by when they were kept; expires
+    atelier:answer_bytes                      hash, the bytes of the responses by tenant
     atelier:probe                             never there: written to with nothing, see storage/client.py
     atelier:rate:...                          counts of the rate limits; access/rate_limiter.py
 
-An ID belongs to one tenant (record.py), so keys that hold an ID do not name the tenant. Styles do not expire
-and everything else does, so the volatile-* eviction policies never remove a style. Each script writes either
-everything or nothing, to memory and to the append-only log.
+An ID belongs to one tenant (record.py), so keys that hold an ID do not name the tenant. Neither styles nor
+running claims expire, so the volatile-* eviction policies never remove one; features, responses, rates and
+removed places do, and can be lost. Each script writes either everything or nothing, to memory and to the
+append-only log.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SEQUENCE = "atelier:sequence"
+CLAIMS, ANSWER_BYTES = "atelier:claims", "atelier:answer_bytes"
 MAX_PICTURES = 10  # of one style
 FEATURE_SECONDS = 30 * 24 * 3600  # a stored feature expires this long after it was last read (to within half)
 REMOVED_SECONDS = 3600  # how long a list can go on after a style that has been removed

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import OutOfMemoryError
 from starlette.types import Message
 
 from service.access.idempotency_store import CLAIM, CLAIM_SECONDS, IdempotencyStore, StoredResponse
@@ -15,6 +16,7 @@ from service.errors import IdempotencyKeyInUse, IdempotencyKeyReused, StoreUnava
 from service.http.middleware.idempotency import recording
 from service.metrics import Metrics
 from service.storage.embedded_valkey.server import EmbeddedValkey
+from service.storage.schema import ANSWER_BYTES, CLAIMS
 
 SCOPE = ("acme", "/v1/styles", "key")
 RESPONSE = StoredResponse(201, (("content-type", "text/plain"), ("x-odd", "\xff")), b"\x00\nbody")
@@ -35,7 +37,8 @@ async def test_a_stored_response_is_returned_by_any_replica_until_it_expires(red
             pass
     (key,) = await redis.keys("atelier:answer:*")
     assert 590 < await redis.ttl(key) <= 600
-    assert b"claim" not in await redis.hgetall(key)
+    assert sorted(await redis.hgetall(key)) == [b"answer", b"fingerprint"]
+    assert await redis.exists(CLAIMS) == 0
 
 
 async def test_a_claim_is_released_when_nothing_was_stored(redis: Redis) -> None:
@@ -54,16 +57,113 @@ async def test_a_claim_is_renewed_while_it_is_held_and_ends_with_its_process(red
         await turn.acquire()
 
     async with store_on(redis, sleep=sleep).claim(scope=SCOPE, fingerprint="f"):
-        (key,) = await redis.keys()
-        assert 0 < await redis.ttl(key) <= CLAIM_SECONDS
+        (key,) = await redis.keys("atelier:answer:*")
+        assert [await redis.ttl(found) for found in await redis.keys()] == [-1, -1]  # which are never evicted
         assert await asleep.get() == CLAIM_SECONDS / 3
-        await redis.expire(key, 5)
+        until = int(await redis.hget(key, "until") or 0)
+        await redis.hset(key, "until", until - 5000)
         turn.release()
         await asleep.get()
-        assert await redis.ttl(key) > 5
+        assert int(await redis.hget(key, "until") or 0) >= until
         with pytest.raises(IdempotencyKeyInUse):
             async with store_on(redis).claim(scope=SCOPE, fingerprint="f"):
                 pass
+        await end_claims(redis)  # as if its process had died
+        async with store_on(redis).claim(scope=SCOPE, fingerprint="f"):
+            pass
+
+
+async def end_claims(redis: Redis) -> None:
+    """What the passing of CLAIM_SECONDS does."""
+    keys: list[Any] = list(await redis.zrange(CLAIMS, 0, -1))
+    for key in keys:
+        await redis.hset(key, "until", "1")
+        await redis.zadd(CLAIMS, {key: 1})
+
+
+async def test_claims_of_a_dead_process_are_removed_by_later_ones_and_answers_are_not(redis: Redis) -> None:
+    script = redis.register_script(CLAIM)
+    for number in range(20):
+        assert await script(keys=[f"k{number}", CLAIMS], args=["f", "dead", 1000]) == []
+    await end_claims(redis)
+    async with store_on(redis).claim(scope=SCOPE, fingerprint="f") as claim:
+        await claim.save(RESPONSE)
+    for key in ("a", "b"):
+        async with store_on(redis).claim(scope=(*SCOPE[:2], key), fingerprint="f"):
+            pass
+    assert await redis.keys("k*") == []
+    async with store_on(redis).claim(scope=SCOPE, fingerprint="f") as claim:
+        assert claim.response == RESPONSE
+
+
+async def test_a_running_claim_is_not_evicted_where_responses_are(redis: Redis) -> None:
+    await redis.config_set("maxmemory-policy", "volatile-lru")
+    async with store_on(redis).claim(scope=SCOPE, fingerprint="f") as claim:
+        await claim.save(RESPONSE)
+    async with store_on(redis).claim(scope=("acme", "/v1/styles", "running"), fingerprint="f"):
+        await redis.config_set("maxmemory", 1)
+        with pytest.raises(OutOfMemoryError):
+            await redis.set("more", "x")  # for which all is evicted that may be
+        await redis.config_set("maxmemory", 0)
+        with pytest.raises(IdempotencyKeyInUse):
+            async with store_on(redis).claim(scope=("acme", "/v1/styles", "running"), fingerprint="f"):
+                pass
+    async with store_on(redis).claim(scope=SCOPE, fingerprint="f") as claim:
+        assert claim.response is None
+
+
+async def kept(store: IdempotencyStore, tenant: str) -> list[int]:
+    """The numbers of the responses that are there."""
+    found = []
+    for number in range(30):
+        async with store.claim(scope=(tenant, "/v1/styles", str(number)), fingerprint="f") as claim:
+            if claim.response is not None:
+                found.append(number)
+    return found
+
+
+async def keep(store: IdempotencyStore, tenant: str, numbers: range, num_bytes: int = 1000) -> None:
+    for number in numbers:
+        async with store.claim(scope=(tenant, "/v1/styles", str(number)), fingerprint="f") as claim:
+            await claim.save(StoredResponse(200, (), bytes(num_bytes)))
+
+
+async def test_the_oldest_responses_of_a_tenant_make_room_for_its_own(redis: Redis) -> None:
+    store = store_on(redis, max_tenant_bytes=5_500, max_total_bytes=100_000)
+    await keep(store, "acme", range(3))
+    await keep(store, "beta", range(2))
+    await keep(store, "acme", range(3, 12))
+    assert await kept(store, "acme") == [7, 8, 9, 10, 11]
+    assert await kept(store, "beta") == [0, 1]
+    used = await redis.hgetall(ANSWER_BYTES)
+    assert 5_000 < int(used[b"acme"]) <= 5_500
+
+
+async def test_in_all_the_tenant_that_keeps_most_makes_room(redis: Redis) -> None:
+    store = store_on(redis, max_tenant_bytes=10_000, max_total_bytes=12_500)
+    await keep(store, "modest", range(2))
+    await keep(store, "greedy", range(9))
+    await keep(store, "other", range(4))
+    assert await kept(store, "modest") == [0, 1]
+    assert await kept(store, "other") == [0, 1, 2, 3]
+    assert await kept(store, "greedy") == [3, 4, 5, 6, 7, 8]
+    assert sum(map(int, await redis.hvals(ANSWER_BYTES))) <= 12_500
+
+
+async def test_responses_that_have_expired_are_no_longer_counted(redis: Redis) -> None:
+    store = store_on(redis, max_tenant_bytes=5_500, max_total_bytes=100_000)
+    await keep(store, "acme", range(5))
+    members: list[Any] = list(await redis.zrange("atelier:answers:acme", 0, -1))
+    for member in members[:3]:  # as if their time had passed
+        await redis.zadd("atelier:answers:acme", {member: 1})
+    for key in [member.split(b":", 1)[1] for member in members[:3]]:
+        await redis.delete(key)
+    await keep(store, "acme", range(10, 13))
+    assert await kept(store, "acme") == [3, 4, 10, 11, 12]
+    await redis.delete("atelier:answers:acme")  # which expires with the last of them
+    await keep(store, "acme", range(20, 25))
+    assert int((await redis.hgetall(ANSWER_BYTES))[b"acme"]) <= 5_500
+    assert await kept(store, "acme") == [3, 4, 10, 11, 12, 20, 21, 22, 23, 24]
 
 
 class Stubborn(IdempotencyStore):
@@ -126,8 +226,8 @@ async def test_a_claim_that_was_lost_takes_nothing_from_the_one_that_came_after(
         await redis.flushall()  # as if it had expired
         async with store_on(redis).claim(scope=SCOPE, fingerprint="f") as claim:
             await (lost.save(StoredResponse(200, (), b"late")) if late == "saves" else lost.release())
-            (key,) = await redis.keys()
-            assert sorted(await redis.hgetall(key)) == [b"claim", b"fingerprint"]
+            (key,) = await redis.keys("atelier:answer:*")
+            assert sorted(await redis.hgetall(key)) == [b"claim", b"fingerprint", b"until"]
             await claim.save(RESPONSE)
     async with store_on(redis).claim(scope=SCOPE, fingerprint="f") as claim:
         assert claim.response == RESPONSE
@@ -135,15 +235,15 @@ async def test_a_claim_that_was_lost_takes_nothing_from_the_one_that_came_after(
 
 async def test_a_claim_whose_confirmation_was_lost_is_sent_again_and_is_one_claim(redis: Redis) -> None:
     script = redis.register_script(CLAIM)
-    assert await script(keys=["k"], args=["f", "mine", 1000]) == []
-    assert await script(keys=["k"], args=["f", "mine", 1000]) == []
-    assert await script(keys=["k"], args=["f", "theirs", 1000]) == [b"f", None]
+    assert await script(keys=["k", CLAIMS], args=["f", "mine", 1000]) == []
+    assert await script(keys=["k", CLAIMS], args=["f", "mine", 1000]) == []
+    assert await script(keys=["k", CLAIMS], args=["f", "theirs", 1000]) == [b"f", None]
 
 
 async def test_a_damaged_response_is_deleted(redis: Redis) -> None:
     async with store_on(redis).claim(scope=SCOPE, fingerprint="f") as claim:
         await claim.save(RESPONSE)
-    (key,) = await redis.keys()
+    (key,) = await redis.keys("atelier:answer:*")
     await redis.hset(key, "answer", b"damage")
     async with store_on(redis).claim(scope=SCOPE, fingerprint="f") as claim:
         assert claim.response is None
