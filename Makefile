@@ -7,6 +7,7 @@
 #   UV=                  install with pip even where uv is on PATH
 #   PIP_EXTRA_ARGS=...   more arguments for the installer, such as an index with CPU builds of PyTorch
 #   BENCH=latency        what `make bench` measures: latency throughput serve style loop flops
+#   ONLY=golden,memory   which parts of `make gpu`: golden golden-bf16 memory throughput profile compiled
 #   SOAK_SECONDS=600 SOAK_CONNECTIONS=200   how long (on either store) and how hard `make soak` is
 
 PYTHON ?= python3
@@ -16,6 +17,7 @@ TORCH_BACKEND ?= auto
 PIP_EXTRA_ARGS ?=
 ARGS ?=
 BENCH ?= latency
+ONLY ?=
 SOAK_SECONDS ?= 600
 SOAK_CONNECTIONS ?= 200
 BIN := $(VENV)/bin
@@ -65,8 +67,9 @@ overhead: $(VENV)/.installed-dev  ## Measure what the service adds to the model'
 evaluate: $(VENV)/.installed-dev  ## Judge what nano draws: prompts, styles, the paper's ablations
 	$(BIN)/atelier evaluate $(ARGS)
 
-gpu: $(VENV)/.installed-dev  ## Run the tests that need an NVIDIA GPU
-	$(BIN)/python -m pytest -m gpu -rs $(ARGS)
+# Installs nothing: a machine with a GPU may have no network. It needs torch, transformers, numpy, Pillow, safetensors.
+gpu:  ## See all that needs an NVIDIA GPU in 9 minutes: build/gpu/report.md
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m service.bench.gpu $(addprefix --only ,$(ONLY)) $(ARGS)
 
 soak: $(VENV)/.installed-dev  ## Run ill-behaved and hostile clients for ten minutes over a store that keeps dying, twice
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_CONNECTIONS=$(SOAK_CONNECTIONS) $(BIN)/python -m pytest -s tests/test_soak.py $(ARGS)

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, field
 from json import dumps
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
 from service import __version__
 from service.evaluation.hardware import num_threads, torch_version
 
@@ -129,6 +127,8 @@ class Report:
 
 def read_report(file: Path) -> Report:
     """A report that `--json` wrote. ValueError with a sentence when the file holds none."""
+    from pydantic import TypeAdapter, ValidationError  # here: `make gpu` writes reports where there is none
+
     try:
         return TypeAdapter(Report).validate_json(file.read_bytes(), extra="forbid")
     except OSError as error:

@@ -21,7 +21,9 @@ def convert(
     ] = None,
     dtype: Annotated[
         str,
-        typer.Option(help="bf16 (what the reference runs in), f16, f32, or stored to keep the files' own."),
+        typer.Option(
+            help="bf16 (what its layers run in on a GPU), f16, f32, or stored to keep the files' own."
+        ),
     ] = "bf16",
     models_dir: ModelsDir = None,
 ) -> None:

@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
-from service.cli.options import fail
+from service.cli.options import ModelsDir, fail, settings_under
 
 
 def verify(
-    folders: Annotated[list[Path], typer.Argument(help="Folders laid out like tests/golden/*_tiny.")],
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Folders laid out like tests/golden/*_tiny.")
+    ] = None,
     precision: Annotated[
         str, typer.Option(help="bf16: report instead how closely bf16 agrees with fp32 on these folders.")
     ] = "fp32",
@@ -19,13 +21,55 @@ def verify(
     fused: Annotated[
         bool, typer.Option("--fused", help="Attend by the fused kernels, as on a GPU, on a CPU as well.")
     ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="With --record or --against: the checkpoint, by name or folder.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Write what this machine makes of the checkpoint to this file.")
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Compare the checkpoint with a recording, such as of upstream's own code."),
+    ] = None,
+    models_dir: ModelsDir = None,
 ) -> None:
-    """Compare this build with tensors of the reference; exit status 1 if any differs."""
+    """Compare this build with numbers of the reference; exit status 1 if any differs."""
+    if record is not None or against is not None:
+        if model is None or folders or (record is not None and against is not None) or precision != "fp32":
+            fail("Give --model with one of --record and --against, and neither folders nor --precision.")
+        _verify_checkpoint(model, device, fused, record, against, models_dir)
+        return
+    if not folders or model is not None:
+        fail("Give folders laid out like tests/golden/*_tiny, or --model with --record or --against.")
     if precision not in ("fp32", "bf16"):
         fail(f"--precision must be fp32 or bf16, not {precision!r}")
     if precision == "bf16" and (device != "cpu" or fused):
         fail("--precision bf16 compares with fp32 on the CPU: leave out --device and --fused")
     _verify_full(folders, device, fused) if precision == "fp32" else _verify_half(folders)
+
+
+def _verify_checkpoint(
+    model: str, device: str, fused: bool, record: Path | None, against: Path | None, models_dir: Path | None
+) -> None:
+    settings = settings_under(models_dir=models_dir)
+    from service import __version__
+    from service.evaluation import verify_recording as recordings
+    from service.evaluation.verify import table
+    from service.model.checkpoints import registry
+
+    recording = recordings.read_recording(against) if against else None  # fails before the model is read
+    generator = registry.load(model, device, models_dir=settings.models_dir)
+    if fused:
+        recordings.use_fused_kernels(generator)
+    if record is not None:
+        recordings.write_recording(record, recordings.record(generator, f"atelier {__version__}"))
+        typer.echo(f"{record} is written: what {generator.name} is on this machine")
+    if recording is not None:
+        checks = recordings.compare_with(generator, recording)
+        typer.echo(f"{against}, made by {recording.made_by}, of {recording.size}\n{table(checks)}")
+        if not all(check.passed for check in checks):
+            fail(f"{generator.name} differs from the recording.")
+        typer.echo(f"{generator.name} agrees with the recording.")
 
 
 def _verify_full(folders: list[Path], device: str, fused: bool) -> None:

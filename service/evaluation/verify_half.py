@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from service.evaluation.checks import read_tokenizer, tokenizer_config
+from service.evaluation.checks import ON_CPU, Form, read_tokenizer, tokenizer_config
 from service.evaluation.recording import Recording, Run
 from service.evaluation.verify_transformer import TransformerSet
 from service.model.checkpoints.loader import read_tensors
@@ -126,15 +126,15 @@ class HalfReport:
 
 
 @torch.inference_mode()
-def verify_half(folder: Path) -> HalfReport:
+def verify_half(folder: Path, form: Form = ON_CPU) -> HalfReport:
     """ValueError when the folder is not laid out like a golden set."""
     try:
         config = json.loads((folder / "config.json").read_text())
         expected = read_tensors(folder / "tensors.safetensors")
         if not (folder / "transformer.safetensors").is_file():
-            return HalfReport((), _decoded(folder, config, expected))
-        full = TransformerSet(folder, config, expected, Precision())
-        half = TransformerSet(folder, config, expected, HALF)
+            return HalfReport((), _decoded(folder, config, expected, form.device))
+        full = TransformerSet(folder, config, expected, Precision(), form)
+        half = TransformerSet(folder, config, expected, HALF, form)
         return HalfReport(tuple(agreements(full.runs(), half.runs())), {})
     except FileNotFoundError as error:
         raise ValueError(f"{folder} is not laid out like a golden set: {error}") from error
@@ -142,13 +142,18 @@ def verify_half(folder: Path) -> HalfReport:
         raise ValueError(f"{folder} is not laid out like a golden set: it has no {error}") from error
 
 
-def _decoded(folder: Path, config: Mapping[str, Any], expected: Mapping[str, Tensor]) -> dict[str, float]:
+def _decoded(
+    folder: Path, config: Mapping[str, Any], expected: Mapping[str, Tensor], device: torch.device
+) -> dict[str, float]:
     found = {}
     for file in sorted(folder.glob("vae_*.safetensors")):
         name = file.stem.removeprefix("vae_")
-        tokenizer = read_tokenizer(file, tokenizer_config(config[name], config[name]["patch_size"]))
-        image = tokenizer.decode(expected[f"{name}.z"])
+        tokenizer = read_tokenizer(file, tokenizer_config(config[name], config[name]["patch_size"])).to(
+            device
+        )
+        features = expected[f"{name}.z"].to(device)
+        image = tokenizer.decode(features)
         tokenizer.hold_decoder_in(HALF.blocks)
-        error = (tokenizer.decode(expected[f"{name}.z"]) - image).square().mean()
+        error = (tokenizer.decode(features) - image).square().mean()
         found[name] = (10 * torch.log10(4 / error)).item()  # images are from -1 to 1
     return found

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.errors import StyleDamaged, StyleNotFound, StyleQuotaExceeded
 from service.model.style.feature import StyleFeature, dominance
+from service.model.style.tokens import PREPARATION
 from service.storage.schema import NO_TENANT, Quota
 from service.styles.style_code import StyleCodec, is_code
 
@@ -178,13 +179,16 @@ def to_hash(style: Style, fingerprint: str) -> dict[str, str | int]:
         "prompt_suffix": style.prompt_suffix,
         "text": None if style.source_text is None else style.source_text.text,
         "seed": None if style.source_text is None else style.source_text.seed,
-        analysis_field(fingerprint): None if style.analysis is None else style.analysis.to_json(),
+        analysis_field(fingerprint, has_pictures=style.source == "images"): None
+        if style.analysis is None
+        else style.analysis.to_json(),
     }
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def analysis_field(fingerprint: str) -> str:
-    return f"reading:{fingerprint}"
+def analysis_field(fingerprint: str, *, has_pictures: bool) -> str:
+    """Of pictures, that of this version's preparation; tokens of a text or a code were never a picture."""
+    return f"reading:{fingerprint}.{PREPARATION}" if has_pictures else f"reading:{fingerprint}"
 
 
 def from_hash(style_id: str, fields: Mapping[bytes, bytes], fingerprint: str) -> Style:
@@ -198,13 +202,14 @@ def from_hash(style_id: str, fields: Mapping[bytes, bytes], fingerprint: str) ->
         )
     if record["format"] == ONE_PICTURE and "image_media_type" not in record:
         raise ValueError("the record has no image_media_type")
+    field_of_analysis = analysis_field(fingerprint, has_pictures="image_media_type" in record)
     found = {
         "id": style_id,
         "name": None,
         **record,
         "metadata": json.loads(record.get("metadata", "{}")),
         "source_text": {"text": record["text"], "seed": record.get("seed")} if "text" in record else None,
-        "analysis": json.loads(record.get(analysis_field(fingerprint), "null")),
+        "analysis": json.loads(record.get(field_of_analysis, "null")),
     }
     try:
         return _STYLE.validate_python(found)

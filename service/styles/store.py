@@ -277,7 +277,7 @@ class StyleStore:
 
     async def _analyse(self, style: Style, feature: StyleFeature) -> Style:
         analysis = self._analysis_of(feature)
-        field = analysis_field(self._extractor.fingerprint)
+        field = analysis_field(self._extractor.fingerprint, has_pictures=style.source == "images")
         try:
             changes = {field: analysis.to_json()}
             return await self._repository.change(style.id, changes, tenant=self._tenant, quota=Quota())

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from service.errors import InvalidRequest, ServiceError, StoreUnavailable, StyleNotFound
 from service.model.infinity.style import agreement
 from service.model.style.feature import dominance
+from service.model.style.tokens import PREPARATION
 from service.storage.checksummed import FEATURE, PICTURE, add_checksum
 from service.storage.client import connect
 from service.storage.embedded_valkey.server import EmbeddedValkey
@@ -32,6 +33,7 @@ from tests.support.styles import (
 
 OTHER_MODEL = "fedcba9876543210"
 NEON = StyleText("neon on black", 0)
+CODEC = StyleCodec("tiny", "0123456789abcdef", lambda tokens: None)
 
 
 @pytest.fixture
@@ -331,6 +333,29 @@ async def test_a_full_store_shows_a_reading_that_it_cannot_keep(replica: Replica
     await redis.config_set("maxmemory", "0")
     (listed,) = (await replica.store.list(limit=1, after=None, order="asc")).styles
     assert listed.analysis is None
+
+
+async def test_a_picture_that_an_earlier_version_prepared_is_read_again_under_the_same_id(
+    replica: Replica, redis: Redis
+) -> None:
+    """Its old code still draws what it drew, and a style of a text or a code has nothing to read again."""
+    style, _ = await replica.store.create([picture_of(1)], name="Hall")
+    assert style.analysis is not None
+    key, current = f"atelier:style:{style.id}", f"reading:0123456789abcdef.{PREPARATION}"
+    old_code = CODEC.write(feature_of(picture_of(2), SMALL).tokens)
+    before = replace(style.analysis, code=old_code, dominance=0.5).to_json()
+    await redis.hdel(key, current)
+    await redis.hset(key, "reading:0123456789abcdef", before)
+    await forget_features(redis)
+    upgraded = Replica(redis)
+    assert await upgraded.store.get(style.id) == style
+    feature = await upgraded.store.feature(style.id, SMALL)
+    assert feature.to_bytes() == feature_of(picture_of(1), SMALL).to_bytes()
+    assert await redis.hget(key, current) is not None
+    drawn = await upgraded.store.feature(old_code, SMALL)
+    assert drawn.to_bytes() == feature_of(picture_of(2), SMALL).to_bytes()
+    copied, _ = await upgraded.store.create(old_code, name=None)
+    assert await redis.hget(f"atelier:style:{copied.id}", "reading:0123456789abcdef") is not None
 
 
 @pytest.mark.parametrize(

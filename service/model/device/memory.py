@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 
 from service.model.backbone import AnyBackbone
@@ -45,10 +44,21 @@ def free_bytes(device: torch.device, mapped_bytes: int = 0) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
-    available = int(psutil.virtual_memory().available) - mapped_bytes
+    available = _available_bytes() - mapped_bytes
     groups = Path("/proc/self/cgroup")
     limit = headroom(groups.read_text()) if groups.exists() else None
     return max(0, available if limit is None else min(available, limit - mapped_bytes))
+
+
+def _available_bytes() -> int:
+    """Memory of the machine that could be allocated without swapping."""
+    try:
+        with open("/proc/meminfo") as lines:
+            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):  # not Linux
+        import psutil
+
+        return int(psutil.virtual_memory().available)
 
 
 # The files of a limit and of its usage, and the statistic of pages that can be dropped, by cgroup version.

@@ -47,7 +47,7 @@ def choose(
 ) -> Precision:
     """The precision that settings ask for on a device. ValueError: a sentence, where they make no sense.
 
-    `auto` is on a GPU what the reference runs in, bf16 and an fp16 text encoder, and on a CPU fp32: there
+    `auto` is on a GPU bf16 and an fp16 text encoder, as in the reference, and on a CPU fp32: there
     half precision is quicker only on processors that multiply in it. A text encoder on the CPU beside a bf16
     model on the CPU is bf16 as well.
     """

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from service.model.schedule import Size
@@ -28,9 +28,21 @@ def index_tensor(indices: Sequence[int], device: torch.device) -> Tensor:
 
 
 def pixels_of(image: NDArray[np.uint8], size: Size, device: torch.device) -> Tensor:
-    """A picture [h, w, 3] RGB, cropped and scaled to a size: [1, 3, height, width] fp32 in [-1, 1]."""
-    fitted = ImageOps.fit(Image.fromarray(image), (size.width, size.height), Image.Resampling.LANCZOS)
-    pixels = torch.from_numpy(np.array(fitted)).to(device).permute(2, 0, 1)[None]
+    """A picture [h, w, 3] RGB as the reference prepares it: [1, 3, height, width] fp32 in [-1, 1].
+
+    Scaled to cover the size, to whole pixels, then cropped at the centre to whole pixels (golden README,
+    1.9). Whoever changes it raises `PREPARATION` (style/tokens.py).
+    """
+    height, width, _ = image.shape
+    ratio = width / height
+    if ratio <= size.width / size.height:
+        covering = (size.width, max(size.height, int(size.width / ratio)))
+    else:
+        covering = (max(size.width, int(size.height * ratio)), size.height)
+    scaled = np.asarray(Image.fromarray(image).resize(covering, Image.Resampling.LANCZOS))
+    top, left = (covering[1] - size.height) // 2, (covering[0] - size.width) // 2
+    cropped = scaled[top : top + size.height, left : left + size.width].copy()
+    pixels = torch.from_numpy(cropped).to(device).permute(2, 0, 1)[None]
     return pixels.float() / 255 * 2 - 1
 
 

@@ -30,7 +30,7 @@ from service.model.engine.warmup import compiled_batches
 from service.model.schedule import Schedule, Size
 from service.model.style.blending import PathStyle, blend_styles
 from service.model.style.feature import StyleFeature
-from service.model.style.tokens import StyleTokens
+from service.model.style.tokens import PREPARATION, StyleTokens
 
 
 class OutOfMemory(RuntimeError):
@@ -107,8 +107,8 @@ class Generator:
         return preview_steps(num_previews, key_step=self.key_step, num_steps=num_steps)
 
     def schedule_name(self, size: Size) -> str:
-        """Names all that a style feature depends on besides the model: the grids and the key step."""
-        return f"{self._schedule(size).name}@{self.key_step}"
+        """Names all that a style feature depends on besides the model: grids, key step, preparation."""
+        return f"{self._schedule(size).name}@{self.key_step}.{PREPARATION}"
 
     def max_images(self, size: Size) -> int:
         """How many stylised images one batch may hold, from the memory that the resident weights left."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-
-from cachetools import LRUCache
 
 from service.model.engine.types import Text
 
@@ -19,17 +18,22 @@ class TextCache:
         self, encode: Callable[[Sequence[str]], Sequence[Text]], *, max_bytes: int = MAX_BYTES
     ) -> None:
         self._encode = encode
-        self._texts: LRUCache[str, Text] = LRUCache(max_bytes, getsizeof=lambda text: text.num_bytes)
+        self._max_bytes = max_bytes
+        self._texts: OrderedDict[str, Text] = OrderedDict()  # those used last at the end
 
     def texts_of(self, prompts: Iterable[str]) -> dict[str, Text]:
         """The text of each prompt; those that are not cached are encoded together."""
         wanted = sorted(set(prompts))
         found = {prompt: self._texts[prompt] for prompt in wanted if prompt in self._texts}
+        for prompt in found:
+            self._texts.move_to_end(prompt)
         new = [prompt for prompt in wanted if prompt not in found]
         if new:
             encoded = dict(zip(new, self._encode(new), strict=True))
             found |= encoded
-            for prompt, text in encoded.items():
-                if text.num_bytes <= self._texts.maxsize:
-                    self._texts[prompt] = text
+            self._texts |= {
+                prompt: text for prompt, text in encoded.items() if text.num_bytes <= self._max_bytes
+            }
+            while sum(text.num_bytes for text in self._texts.values()) > self._max_bytes:
+                self._texts.popitem(last=False)
         return found

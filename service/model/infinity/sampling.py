@@ -32,7 +32,7 @@ class NoiseStream:
 
 
 def draw_noise(generator: torch.Generator, num_bits: int) -> Tensor:
-    """Exponential noise [bits, 2] fp32, drawn on the CPU so that a seed means the same on every device."""
+    """Exponential noise [bits, 2] fp32, drawn on the CPU, so that no GPU changes it; torch's build may."""
     return torch.empty(num_bits, 2).exponential_(generator=generator)
 
 
