@@ -33,8 +33,8 @@ def main(weights, picture, out, prompt="a red star on a blue background", guidan
     args = argparse.Namespace(
         pn="1M", vae_type=32, vae_path=f"{weights}/infinity_vae_d32reg.pth", apply_spatial_patchify=0,
         model_type="infinity_2b", model_path=f"{weights}/infinity_2b_reg.pth", checkpoint_type="torch",
-        bf16=0, cache_dir="/nowhere", enable_model_cache=0, text_channels=2048, use_bit_label=1, use_flex_attn=0,
-        rope2d_each_sa_layer=1, rope2d_normalized_by_hw=2,
+        bf16=0, cache_dir="/nowhere", enable_model_cache=0, text_channels=2048, use_bit_label=1,
+        use_flex_attn=0, rope2d_each_sa_layer=1, rope2d_normalized_by_hw=2,
         use_scale_schedule_embedding=0,
         add_lvl_embeding_only_first_block=1,
     )  # fmt: skip
