@@ -89,7 +89,7 @@ class Metrics:
             "reason",
         )
         self.first_preview_seconds = latency(
-            "first_preview_seconds", "From a request's first byte to its first partial image."
+            "first_preview_seconds", "From a request's first byte to its first partial image, once a request."
         )
         self.closed_connections = counter(
             "closed_connections", "Connections closed before their request was complete.", "reason"

@@ -13,6 +13,8 @@ from service.storage.schema import NO_TENANT
 PREFIX = "atl_"
 MAX_STRENGTH = 1.5  # of a style, in a line and in a request
 HASH = "sha256:"
+# Beyond it, the others would wait as if there were no turns.
+MAX_WEIGHT = 100
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 # Whether there is such a style is the store's to say, when it is used.
@@ -29,7 +31,7 @@ class Limits:
     bytes: int | None = None
 
 
-OPTIONS = ("tenant", *(field.name for field in fields(Limits)), "style")
+OPTIONS = ("tenant", *(field.name for field in fields(Limits)), "style", "weight")
 BOUNDS = ", ".join(f"{field.name}=N" for field in fields(Limits))
 
 
@@ -48,6 +50,7 @@ class ApiKey:
     digest: bytes  # SHA-256 of the secret; 256 random bits need no slow hash
     limits: Limits
     style: DefaultStyle | None = None
+    weight: int = 1  # how many of its images run for one of a key with weight 1, while both have some waiting
 
 
 def new_secret() -> str:
@@ -66,6 +69,7 @@ def write_line(
     tenant: str | None = None,
     limits: Limits | None = None,
     style: str | None = None,
+    weight: int = 1,
 ) -> str:
     """The line that admits `secret`; ValueError when `read_line` would refuse it."""
     _require_name(name)  # before a blank in it makes two words
@@ -77,6 +81,8 @@ def write_line(
             parts.append(f"{option}={bound}")
     if style is not None:
         parts.append(f"style={style}")
+    if weight != 1:
+        parts.append(f"weight={weight}")
     line = " ".join(parts)
     read_line(line, Limits())
     return line
@@ -106,6 +112,7 @@ def read_line(line: str, limits: Limits) -> ApiKey:
         digest=bytes.fromhex(digest),
         limits=Limits(**{option: _bound(chosen, option, bound) for option, bound in asdict(limits).items()}),
         style=_style(chosen["style"]) if "style" in chosen else None,
+        weight=_weight(chosen),
     )
 
 
@@ -119,7 +126,7 @@ def _options(words: list[str]) -> dict[str, str]:
     for word in words:
         option, equals, value = word.partition("=")
         if not equals or option not in OPTIONS:
-            raise ValueError(f"{word[:70]!r} is not one of tenant=NAME, {BOUNDS}, style=STYLE")
+            raise ValueError(f"{word[:70]!r} is not one of tenant=NAME, {BOUNDS}, style=STYLE, weight=N")
         if option in chosen:
             raise ValueError(f"{option} is there twice")
         chosen[option] = value
@@ -146,3 +153,10 @@ def _style(text: str) -> DefaultStyle:
             f"{MAX_STRENGTH}, such as sty_...:0.7"
         )
     return DefaultStyle(match[1], strength)
+
+
+def _weight(chosen: dict[str, str]) -> int:
+    value = chosen.get("weight", "1")
+    if not (value.isascii() and value.isdigit() and 0 < int(value) <= MAX_WEIGHT):
+        raise ValueError(f"weight={value[:20]} must be a number from 1 to {MAX_WEIGHT}")
+    return int(value)

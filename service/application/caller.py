@@ -9,6 +9,7 @@ from typing import Literal
 from service.access.api_key import ApiKey
 from service.access.rate_limiter import RateLimit, RateLimiter, Window
 from service.application.generation_request import StyleMix, StyleTerm
+from service.batching.job_queue import NO_OWNER, Owner
 from service.errors import InvalidRequest, RateLimitExceeded
 from service.storage.schema import NO_TENANT, Quota
 
@@ -22,6 +23,7 @@ class Caller:
 
     tenant: str = NO_TENANT
     quota: Quota | None = None  # of the tenant's styles; None without an API key
+    owner: Owner = NO_OWNER  # of its jobs: the API key
     rates: dict[Kind, RateLimit] = field(default_factory=dict)
     limiter: RateLimiter | None = None
     windows: dict[Kind, Window] = field(default_factory=dict)
@@ -36,8 +38,9 @@ class Caller:
             for kind, limit in limits.items()
             if limit is not None
         }
-        caller = cls(api_key.tenant, Quota(api_key.limits.styles, api_key.limits.bytes), rates, limiter)
-        style = api_key.style
+        quota = Quota(api_key.limits.styles, api_key.limits.bytes)
+        owner, style = Owner(api_key.name, api_key.weight), api_key.style
+        caller = cls(api_key.tenant, quota, owner, rates, limiter)
         if style is not None:
             # A client that named no style is told where the one that cannot be used comes from.
             caller.style = StyleMix((StyleTerm(style.id, param="Authorization"),), style.strength)

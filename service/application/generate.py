@@ -25,7 +25,8 @@ from service.application.generation_request import (
 )
 from service.application.model_names import ModelNames
 from service.application.output_size import OutputSize, output_size
-from service.batching.batcher import Batcher, Job
+from service.batching.batcher import Batcher
+from service.batching.job_queue import Job, Owner
 from service.batching.model_thread import ModelThread, PendingOutputs
 from service.media.c2pa_signer import C2paSigner
 from service.media.images import OutputFormat, encode_image, resize_image
@@ -125,7 +126,9 @@ class Images:
         planned = await self._plan(request, caller, trace)
         began = trace.clock()
         specs = [image.spec for image in planned]
-        jobs = self.batcher.submit(specs, deadline=request.deadline, priority=request.priority)
+        jobs = self.batcher.submit(
+            specs, deadline=request.deadline, priority=request.priority, owner=caller.owner
+        )
         try:
             drawings = await asyncio.gather(*(job.future for job in jobs))
         finally:
@@ -143,7 +146,7 @@ class Images:
 
     async def stream(self, request: GenerationRequest, caller: Caller, trace: RequestTrace) -> ImageStream:
         """The same images as they are drawn. Refusals are raised here, failures of jobs by the stream."""
-        return ImageStream(self, request, await self._plan(request, caller, trace), trace)
+        return ImageStream(self, request, await self._plan(request, caller, trace), caller.owner, trace)
 
     async def encode(
         self, request: GenerationRequest, planned: PlannedImage, image: NDArray[np.uint8]
@@ -246,7 +249,12 @@ class ImageStream:
     """
 
     def __init__(
-        self, images: Images, request: GenerationRequest, planned: Sequence[PlannedImage], trace: RequestTrace
+        self,
+        images: Images,
+        request: GenerationRequest,
+        planned: Sequence[PlannedImage],
+        owner: Owner,
+        trace: RequestTrace,
     ) -> None:
         self._images = images
         self._request = request
@@ -254,6 +262,7 @@ class ImageStream:
         self.output = planned[0].output  # of all images
         self._trace = trace
         self._began = self._ended = trace.clock()
+        self._has_preview = False
         # The index of an image with a preview of it, or with None once its job has ended.
         self._news: asyncio.Queue[tuple[int, Preview | None]] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
@@ -261,6 +270,7 @@ class ImageStream:
             [self._with_previews(image) for image in planned],
             deadline=request.deadline,
             priority=request.priority,
+            owner=owner,
         )
         for index, job in enumerate(self._jobs):
             job.future.add_done_callback(partial(self._on_end, index))
@@ -281,7 +291,6 @@ class ImageStream:
             elif preview.step not in (steps := shown[index]):
                 yield await self._preview(index, len(steps), preview)
                 steps.append(preview.step)
-        self._images.metrics.images.inc(len(self._jobs))
 
     def _with_previews(self, image: PlannedImage) -> ImageSpec:
         spec = image.spec
@@ -299,7 +308,8 @@ class ImageStream:
     async def _preview(self, index: int, preview_index: int, preview: Preview) -> PreviewImage:
         planned = self._planned[index]
         file = await self._images.encode(self._request, planned, preview.image)
-        if preview_index == 0:
+        if not self._has_preview:
+            self._has_preview = True
             self._images.metrics.first_preview_seconds.observe(self._trace.elapsed_seconds)
         return PreviewImage(planned, file, preview_index, preview)
 
@@ -309,6 +319,7 @@ class ImageStream:
             record_timings(self._trace, self._jobs, self._ended - self._began)
         with self._trace.stage("encode"):
             file = await self._images.encode(self._request, planned, drawing.image)
+        self._images.metrics.images.inc()
         return FinishedImage(planned, file, drawing)
 
 

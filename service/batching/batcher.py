@@ -1,4 +1,4 @@
-"""Job, Batcher: admit, group, run on the model thread, settle every future."""
+"""Batcher: admit, group, run on the model thread, settle every future."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import math
 import time
 from bisect import insort
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
 from typing import Generic, TypeVar
 
 import structlog
 
+from service.batching.durations import BatchDurations
+from service.batching.job_queue import NO_OWNER, FairTurns, Job, Owner, form_batch, free_places
 from service.batching.model_thread import BatchFailure, ModelThread, PendingOutputs
 from service.batching.priority import SHARES, YIELDS_SECONDS, Priority
 from service.errors import (
@@ -29,45 +30,11 @@ from service.metrics import Metrics
 In = TypeVar("In")
 Out = TypeVar("Out")
 log = structlog.stdlib.get_logger(__name__)
-# The estimate for the first clients of a full queue, before any batch was measured.
-FIRST_GUESS_SECONDS = 1.0
-# How far one measured batch moves the estimate: about the last seven batches count.
-NEWEST_WEIGHT = 0.25
-
-
-@dataclass(slots=True, eq=False)
-class Job(Generic[In, Out]):
-    """One accepted unit of work. Times are in seconds of the batcher's clock.
-
-    `future` gets the output or a ServiceError; cancelling it says that the client disconnected. The job with
-    the lowest `rank` is next. `started_at` and `num_jobs_in_batch` are set when its batch reaches the model.
-    """
-
-    input: In
-    group: Hashable
-    deadline: float | None
-    queued_at: float
-    future: asyncio.Future[Out]
-    priority: Priority = Priority.NORMAL
-    rank: float = 0.0
-    started_at: float | None = None
-    num_jobs_in_batch: int = 0
-    deadline_timer: asyncio.TimerHandle | None = field(default=None, repr=False)
-
-
-def form_batch(queue: Sequence[Job[In, Out]], max_jobs: Callable[[Hashable], int]) -> list[Job[In, Out]]:
-    """The first job of the queue, which is sorted by rank, and the next ones of its group, as many as the
-    bound of the group allows. The first is always among them, and ranks grow with time, so that no group and
-    no priority starves.
-    """
-    if not queue:
-        return []
-    group = queue[0].group
-    return [job for job in queue if job.group == group][: max(1, max_jobs(group))]
 
 
 class Batcher(Generic[In, Out]):
-    """A bounded queue in front of the model: a batch is what queued up while the model was busy.
+    """A bounded queue in front of the model: a batch is what queued up while the model was busy. Owners, such
+    as API keys, take turns.
 
     `run(inputs, cancelled)` is called on the model thread and returns one output per input, in order. It may
     raise Cancelled once `cancelled()` is True, which says that no client waits for the batch any more, and
@@ -101,7 +68,8 @@ class Batcher(Generic[In, Out]):
         self._running_since = 0.0
         self._finishing: dict[asyncio.Task[None], Sequence[Job[In, Out]]] = {}
         self._work_queued = asyncio.Event()
-        self._seconds_per_job: dict[Hashable, float] = {}
+        self._turns = FairTurns()
+        self._durations = BatchDurations()
         self._draining = False
         self._task: asyncio.Task[None] | None = None
         executor.add_work(lambda: self.running_seconds + self.queued_seconds)
@@ -121,14 +89,15 @@ class Batcher(Generic[In, Out]):
     @property
     def queued_seconds(self) -> float:
         """Estimate of the model time that the waiting jobs need."""
-        return sum(self._estimate(job.group) for job in self._waiting())
+        return self._durations.of_queue([job.group for job in self._waiting()], self._max_jobs)
 
     @property
     def running_seconds(self) -> float:
         """Estimate of what is left of the batch that runs; 0 once it takes longer than estimated."""
-        batch = self._running
-        estimate = sum(self._estimate(job.group) for job in batch)
-        return max(0.0, estimate - (self._clock() - self._running_since)) if batch else 0.0
+        if not self._running:
+            return 0.0
+        estimate = self._durations.of_batch(self._running[0].group, len(self._running))
+        return max(0.0, estimate - (self._clock() - self._running_since))
 
     def submit(
         self,
@@ -136,17 +105,18 @@ class Batcher(Generic[In, Out]):
         *,
         deadline: float | None = None,
         priority: Priority = Priority.NORMAL,
+        owner: Owner = NO_OWNER,
     ) -> list[Job[In, Out]]:
         """Queues one job per input, all or none. `deadline` is a time of the batcher's clock.
 
         A job whose deadline passes, waiting or running, gets DeadlineExceeded. Raises QueueFull, NotReady
         (not started, draining or dead) and InvalidRequest (more inputs than the queue could ever hold).
         """
-        self._admit(len(inputs), priority)
+        self._admit(len(inputs), priority, owner)
         now, loop = self._clock(), asyncio.get_running_loop()
         rank = now + YIELDS_SECONDS[priority]
         jobs = [
-            Job(job_input, self._group(job_input), deadline, now, loop.create_future(), priority, rank)
+            Job(job_input, self._group(job_input), deadline, now, loop.create_future(), priority, rank, owner)
             for job_input in inputs
         ]
         for job in jobs:
@@ -203,7 +173,9 @@ class Batcher(Generic[In, Out]):
             await self._run_batch(jobs[: len(jobs) // 2])
             await self._run_batch(jobs[len(jobs) // 2 :])
             return
-        self._measure(jobs, outcome, self._clock() - started_at)
+        self._metrics.batch_size.labels(queue=self.name).observe(len(jobs))
+        if not isinstance(outcome, BatchFailure):
+            self._durations.measure(jobs[0].group, len(jobs), self._clock() - started_at)
         self._settle_all(jobs, outcome)
         if outcome is BatchFailure.DIED:
             raise RuntimeError("The model thread has ended.")
@@ -218,12 +190,13 @@ class Batcher(Generic[In, Out]):
         if outcome is BatchFailure.DIED and self._task is not None:
             self._task.cancel()
 
-    def _admit(self, num_jobs: int, priority: Priority) -> None:
+    def _admit(self, num_jobs: int, priority: Priority, owner: Owner) -> None:
         bound = max(1, int(self._max_queued * SHARES[priority]))
-        of_priority = "" if priority is Priority.NORMAL else f" of {priority} priority"
-        waiting = self._waiting()
-        num_alike = sum(job.priority is priority for job in waiting)
-        num_free = min(self._max_queued - len(waiting), bound - num_alike)
+        waiting, of_priority = self._waiting(), ""
+        num_free = free_places(waiting, self._max_queued, owner)
+        if priority is not Priority.NORMAL:
+            of_priority = f" of {priority} priority"
+            num_free = min(num_free, max(0, bound - sum(job.priority is priority for job in waiting)))
         refusal: type[ServiceError]
         if self._draining or not self.alive:
             refusal = NotReady
@@ -248,7 +221,8 @@ class Batcher(Generic[In, Out]):
 
     def _next_batch(self) -> list[Job[In, Out]]:
         self._queue = [job for job in self._queue if not self._is_done(job)]
-        batch = form_batch(self._queue, self._max_jobs)
+        batch = form_batch(self._turns.order(self._queue, self._clock()), self._max_jobs)
+        self._turns.start(batch)
         self._queue = [job for job in self._queue if job not in batch]
         if not self._queue:
             self._work_queued.clear()
@@ -261,7 +235,6 @@ class Batcher(Generic[In, Out]):
             if job.started_at is None:  # else: half of a batch that did not fit, started long ago
                 job.started_at = now
                 self._metrics.queue_wait_seconds.labels(queue=self.name).observe(now - job.queued_at)
-        self._metrics.batch_size.labels(queue=self.name).observe(len(jobs))
         return now
 
     def _settle_all(
@@ -317,17 +290,6 @@ class Batcher(Generic[In, Out]):
     def _waiting(self) -> list[Job[In, Out]]:
         # A copy, because a scrape may ask from another thread.
         return [job for job in tuple(self._queue) if not job.future.done()]
-
-    def _estimate(self, group: Hashable) -> float:
-        """Seconds per job; a group without a measurement counts as slow as the slowest with one."""
-        slowest = max(self._seconds_per_job.values(), default=FIRST_GUESS_SECONDS)
-        return self._seconds_per_job.get(group, slowest)
-
-    def _measure(self, jobs: Sequence[Job[In, Out]], outcome: object, seconds: float) -> None:
-        if not isinstance(outcome, BatchFailure):
-            group, seconds_per_job = jobs[0].group, seconds / len(jobs)
-            before = self._seconds_per_job.get(group, seconds_per_job)
-            self._seconds_per_job[group] = before + NEWEST_WEIGHT * (seconds_per_job - before)
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:

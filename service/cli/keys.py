@@ -27,6 +27,9 @@ def new_key(
         str | None,
         typer.Option(help="Style of requests that name none: a style ID or code, or STYLE:STRENGTH."),
     ] = None,
+    weight: Annotated[
+        int, typer.Option(min=1, max=100, help="Its share while other keys have images waiting, too.")
+    ] = 1,
 ) -> None:
     """Create an API key and print the line that enables it. The key itself is stored nowhere."""
     from service.access.api_key import Limits, new_secret, write_line
@@ -34,7 +37,7 @@ def new_key(
     secret = new_secret()
     try:
         limits = Limits(requests, images, styles, bytes)
-        line = write_line(secret, name, tenant=tenant, limits=limits, style=style)
+        line = write_line(secret, name, tenant=tenant, limits=limits, style=style, weight=weight)
     except ValueError as error:
         raise ValueError(f"Cannot create this key: {error}.") from error
     typer.echo(f"The API key, shown only once:\n\n  {secret}\n")

@@ -50,18 +50,19 @@ styles = st.sampled_from([(None, None), ("sty_a", DefaultStyle("sty_a"))]) | st.
 )
 
 
-@given(names, st.none() | st.just("") | names, bounds, bounds, styles)
+@given(names, st.none() | st.just("") | names, bounds, bounds, styles, st.integers(1, 100))
 def test_a_line_reads_back_as_it_was_written(
     name: str,
     tenant: str | None,
     requests: int | None,
     images: int | None,
     style: tuple[str | None, DefaultStyle | None],
+    weight: int,
 ) -> None:
     limits = Limits(requests, images)
-    line = write_line("atl_x", name, tenant=tenant, limits=limits, style=style[0])
+    line = write_line("atl_x", name, tenant=tenant, limits=limits, style=style[0], weight=weight)
     assert read_line(line, Limits()) == ApiKey(
-        name, name if tenant is None else tenant, digest_of("atl_x"), limits, style[1]
+        name, name if tenant is None else tenant, digest_of("atl_x"), limits, style[1], weight
     )
 
 
@@ -88,6 +89,8 @@ def test_a_line_without_limits_has_those_of_the_settings_and_none_lifts_them() -
         (f"acme sha256:{DIGEST} images=١", "must be a number above 0"),
         (f"acme sha256:{DIGEST} images=1 images=2", "images is there twice"),
         (f"acme sha256:{DIGEST} colour=blue", "'colour=blue' is not one of tenant=NAME"),
+        (f"acme sha256:{DIGEST} weight=0", "weight=0 must be a number from 1 to 100"),
+        (f"acme sha256:{DIGEST} weight=none", "weight=none must be a number from 1 to 100"),
         (f"acme sha256:{DIGEST} admin", "'admin' is not one of"),
         (f"acme sha256:{DIGEST} style=", "style= must be a style ID or style code"),
         (f"acme sha256:{DIGEST} style=vivid", "style=vivid must be a style ID or style code"),

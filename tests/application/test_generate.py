@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service.application.generate import ImageJob, record_timings
-from service.batching.batcher import Job
+from service.batching.job_queue import Job
 from service.model.engine.types import Drawing, ImageSpec, Timings
 from service.model.schedule import Size
 from service.stage_timer import RequestTrace

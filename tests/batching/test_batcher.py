@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.batching.batcher import Batcher, Job, form_batch
+from service.batching.batcher import Batcher
+from service.batching.job_queue import Job, form_batch
 from service.errors import InvalidRequest, NotReady, QueueFull
 from tests.support.batcher import Clock, GatedModel, batcher_setup, others_had_their_turn, results, serving
 
@@ -185,7 +186,7 @@ async def test_the_rate_follows_the_newest_batches_and_a_new_group_starts_from_t
         return model(inputs, cancelled) if inputs[0] == "z" else run(inputs, cancelled)
 
     async with serving(batcher_setup(busy_on_z, clock=clock)) as batcher:
-        await results(batcher.submit(["a", "a"]))
+        await results(batcher.submit(["a"]))
         seconds = 8.0
         await results(batcher.submit(["a"]))
         jobs = batcher.submit(["z"])
@@ -196,6 +197,31 @@ async def test_the_rate_follows_the_newest_batches_and_a_new_group_starts_from_t
         jobs += batcher.submit(["b"])
         assert batcher.queued_seconds == pytest.approx(2 * before)
         model.let_go()
+        await results(jobs)
+
+
+async def test_retry_after_knows_that_a_batch_takes_less_than_its_jobs_alone() -> None:
+    clock, model = Clock(), GatedModel()
+
+    def a_second_and_a_tenth_for_each_more(inputs: Sequence[str], cancelled: Callable[[], bool]) -> list[str]:
+        clock.now += 0.9 + 0.1 * len(inputs)
+        return model(inputs, cancelled)
+
+    setup = batcher_setup(a_second_and_a_tenth_for_each_more, clock=clock, max_queued=9)
+    async with serving(setup) as batcher:
+        model.let_go(2)
+        await results(batcher.submit(["a"] * 4))
+        await results(batcher.submit(["a"]))  # alone: must not raise what four are estimated at
+        for _ in range(2):
+            await model.next_batch()
+        jobs = batcher.submit(["a"])
+        await model.next_batch()
+        jobs += batcher.submit(["a"] * 9)
+        assert batcher.queued_seconds == pytest.approx(1.3 + 1.3 + 1.0)
+        with pytest.raises(QueueFull) as refusal:
+            batcher.submit(["a"])
+        assert refusal.value.retry_after_seconds == pytest.approx(3.6)  # the running one took its second
+        model.let_go(4)
         await results(jobs)
 
 

@@ -233,6 +233,8 @@ async def test_a_batch_that_does_not_fit_runs_in_halves_and_only_what_fits_nowhe
             await huge.future
     assert [len(batch) for batch in batches] == [5, 2, 3, 1, 2, 1, 1]
     assert setup.metric("out_of_memory_splits_total") == 3
+    assert setup.metric("batch_size_count") == 4  # those that ran: of 2, 1, 1 and 1
+    assert setup.metric("batch_size_sum") == 5
     assert setup.metric("queue_wait_seconds_count") == 5
 
 

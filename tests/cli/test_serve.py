@@ -112,7 +112,7 @@ def test_after_a_signal_accepted_work_finishes_and_the_exit_status_is_0(
     ):
         answer = threads.submit(client.post, GENERATIONS, json={"prompt": "a star", "n": 10})
         with server.client() as other:
-            while 'atelier_batch_size_count{queue="generate"}' not in other.get("/metrics").text:
+            while 'atelier_queue_wait_seconds_count{queue="generate"}' not in other.get("/metrics").text:
                 pass
         assert server.end(how) == 0
         assert len(answer.result().json()["data"]) == 10

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from service.settings import Settings
+from tests.support.api_keys import Key, lines
 from tests.support.busy_server import busy, hanging, metric, post, wait_for_metric, wait_until_queued
 from tests.support.gated_generator import FailingGenerator
 from tests.support.generations import GENERATIONS
@@ -118,3 +119,31 @@ def test_work_accepted_before_a_stop_is_finished(tmp_path: Path) -> None:
             accepted = threads.submit(post, server, {"prompt": "a star"})
             generator.wait_for_batch()
         assert accepted.result().status_code == 200
+
+
+def test_one_keys_flood_makes_another_keys_image_wait_for_one_batch(tmp_path: Path) -> None:
+    flooding, other = Key("flooding"), Key("other")
+    with (
+        busy(tmp_path, max_queued=64, api_keys=lines(flooding, other)) as (server, generator),
+        server.client() as client,
+        ThreadPoolExecutor(8) as threads,
+    ):
+        flood = [
+            threads.submit(post, server, {"prompt": f"a star {i}", "n": 10}, **flooding.headers)
+            for i in range(6)
+        ]
+        generator.wait_for_batch()
+        wait_until_queued(client, 60 - len(generator.batches[-1]))
+        num_before = len(generator.batches)
+        waiting = [
+            threads.submit(post, server, {"prompt": "a mug", "size": size}, **other.headers)
+            for size in ("64x64", "96x64")
+        ]
+        wait_until_queued(client, 62 - len(generator.batches[-1]))
+        generator.open()
+        assert {answer.result().status_code for answer in (*flood, *waiting)} == {200}
+        drawn = [
+            {(spec.prompt, str(spec.size)) for spec in batch} for batch in generator.batches[num_before:]
+        ]
+        assert {("a mug", "64x64"), ("a mug", "96x64")} <= drawn[0] | drawn[1]
+        assert len(drawn) >= 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.model.engine.generator import Generator
+from service.model.engine.generator import Generator, PendingBatch, never
+from service.model.engine.types import ImageSpec
 from service.model.infinity.backbone import Cache, Infinity
 from service.settings import Settings
 from tests.support.busy_server import busy, hanging, metric, post, wait_for_metric, wait_until_queued
@@ -198,13 +200,31 @@ def test_a_client_that_leaves_its_stream_frees_the_queue(tmp_path: Path) -> None
         assert "a mug" not in [spec.prompt for batch in generator.batches for spec in batch]
 
 
-def test_the_time_to_the_first_partial_image_is_measured_once_an_image(tmp_path: Path) -> None:
+def test_the_time_to_the_first_partial_image_is_measured_once_a_request(tmp_path: Path) -> None:
     with serving(Settings(data_dir=tmp_path), tiny_generator()) as server, server.client() as client:
         server.wait_until_settled()
-        events_of(client, partial_images=3)
+        events_of(client, partial_images=3, n=2)
         events_of(client)
         assert metric(client, "atelier_first_preview_seconds_count") == 1
-        assert metric(client, "atelier_images_total") == 2
+        assert metric(client, "atelier_images_total") == 3
+
+
+def test_the_images_of_a_stream_that_fails_after_them_are_counted(tmp_path: Path) -> None:
+    class SeedFiveFails(FailingGenerator):
+        max_in_batch = 1
+
+        def draw(self, specs: Sequence[ImageSpec], cancelled: Callable[[], bool] = never) -> PendingBatch:
+            if specs[0].seed == 5:
+                raise self.ERROR
+            return super().draw(specs, cancelled)
+
+    generator = SeedFiveFails(tiny_generator().backbone)
+    with serving(Settings(data_dir=tmp_path), generator) as server, server.client() as client:
+        server.wait_until_settled()
+        finished, failed = events_of(client, n=2, seed=4)
+        assert finished["type"] == COMPLETED
+        assert failed["error"]["code"] == "generation_failed"
+        assert metric(client, "atelier_images_total") == 1
 
 
 def test_a_partial_image_arrives_while_the_model_is_still_at_work(tmp_path: Path) -> None:

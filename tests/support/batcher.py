@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from service.batching.batcher import Batcher, Job
+from service.batching.batcher import Batcher
+from service.batching.job_queue import Job
 from service.batching.model_thread import ModelThread, PendingOutputs
 from service.metrics import Metrics
 from service.model.engine.generator import Cancelled
