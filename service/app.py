@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 from fastapi import Depends, FastAPI
+from fastapi.routing import iter_route_contexts
 from redis.asyncio import Redis
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -177,7 +178,15 @@ class Service:
                 metrics=metrics,
                 signer=self.signer,
             ),
-            styles=Styles(store, generator.name, generator.fingerprint, uploads, decoding, settings),
+            styles=Styles(
+                store,
+                generator.name,
+                generator.fingerprint,
+                uploads,
+                decoding,
+                settings,
+                generator.warnings_of_text,
+            ),
             # The embedded store has this one replica, whose own counts are exact and cost no write to disk.
             rate_limiter=RateLimiter(None if settings.redis_url is None else redis, metrics=metrics),
             idempotency=IdempotencyStore(
@@ -320,6 +329,7 @@ def create_app(
     if sessions is not None:
         app.router.routes.append(Route(MCP_PATH, _McpEndpoint(sessions), methods=["POST"]))
     app.openapi = complete(app)  # type: ignore[method-assign]
+    list(iter_route_contexts(app.routes))  # builds the routes, which FastAPI leaves to the first request
     # The last one added is the outermost.
     app.add_middleware(Idempotency, readiness=service.readiness)
     app.add_middleware(
@@ -331,7 +341,7 @@ def create_app(
         Authentication,
         keyring=keyring,
         readiness=service.readiness,
-        allowed_hosts=frozenset(settings.allowed_hosts.lower().replace(" ", "").split(",")),
+        allowed_hosts=frozenset(filter(None, settings.allowed_hosts.lower().replace(" ", "").split(","))),
     )
     app.add_middleware(RequestTimeout, max_seconds=settings.request_timeout_seconds)
     app.add_middleware(Telemetry, metrics=service.metrics, clock=clock)

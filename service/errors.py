@@ -100,6 +100,12 @@ class MethodNotAllowed(ServiceError):
     code, status, type = "method_not_allowed", 405, "invalid_request_error"
 
 
+class NotAcceptable(ServiceError):
+    """`Accept` allows none of the forms that there are."""
+
+    code, status, type = "not_acceptable", 406, "invalid_request_error"
+
+
 class RequestTimedOut(ServiceError):
     """The rest of the request did not arrive in time."""
 

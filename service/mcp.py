@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service import __version__
 from service.access.api_key import MAX_STRENGTH
 from service.application.caller import Caller
-from service.application.extract_style import PictureSource, Styles, UploadedSource
+from service.application.extract_style import PictureSource, Styles, UploadedFile, UploadedSource
 from service.application.generate import FinishedImage, Images
 from service.application.generation_request import (
     MAX_IMAGES,
@@ -99,7 +99,7 @@ class CreateStyle(Arguments):
         if len(given) != 1:
             raise InvalidRequest("Give one of images, text and code: a style is made of one of them.")
         if self.images is not None:
-            return PictureSource(tuple(BytesIO(_decoded(image)) for image in self.images))
+            return PictureSource(tuple(UploadedFile(BytesIO(_decoded(image))) for image in self.images))
         return StyleText(self.text, seed=0) if self.text is not None else str(self.code)
 
 
@@ -210,7 +210,9 @@ async def _create_style(arguments: CreateStyle, styles: Styles, trace: RequestTr
     style, is_new = await styles.create(
         arguments.source(), trace, name=arguments.name, prompt_suffix=arguments.prompt_suffix
     )
-    return _result({**_summary(style), "is_new": is_new})
+    text = style.source_text
+    warnings = [] if text is None else list(styles.warnings_of_text(text.text))
+    return _result({**_summary(style), "is_new": is_new, "warnings": warnings})
 
 
 async def _list_styles(arguments: ListStyles, styles: Styles) -> CallToolResult:

@@ -185,6 +185,11 @@ class Settings(BaseSettings):
     max_upload_pixels: int = Field(
         default=50_000_000, ge=1, description="Maximum number of pixels of an uploaded picture."
     )
+    max_request_pixels: int = Field(
+        default=100_000_000,
+        ge=1,
+        description="Maximum number of pixels to which the pictures of one request are decoded, together.",
+    )
     max_prompt_chars: int = Field(default=32_000, ge=1, description="Maximum length of a prompt.")
     request_timeout_seconds: float = Field(
         default=600.0,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class StageTimer:
 class RequestTrace(StageTimer):
     """The stages of one request, with its steps and the fields of its log line.
 
-    The stages add up to the request's duration except for the time spent on HTTP itself. The steps are parts
+    The stages add up to the request's duration except for `http_seconds`. The steps are parts
     of the stage "transformer".
     """
 
@@ -80,3 +81,16 @@ class RequestTrace(StageTimer):
     def elapsed_seconds(self) -> float:
         """Since the request arrived."""
         return self.clock() - self.began
+
+    def http_seconds(self, until: float) -> dict[str, float]:
+        """What no stage has of the time up to `until`: before the first ("receive": the headers, the body and
+        its validation), between two ("handle") and after the last ("respond"). All of it is "receive" when
+        there was no stage.
+        """
+        gaps, reached = {"receive": 0.0, "handle": 0.0, "respond": 0.0}, self.began
+        spans = sorted(self.spans, key=attrgetter("began"))
+        for position, span in enumerate(spans):
+            gaps["handle" if position else "receive"] += max(0.0, span.began - reached)
+            reached = max(reached, span.ended)
+        gaps["respond" if spans else "receive"] += max(0.0, until - reached)
+        return gaps

@@ -27,7 +27,7 @@ from service.model.schedule import Size
 from service.model.style.feature import StyleFeature
 from service.model.style.tokens import StyleTokens
 from service.settings import Settings
-from service.stage_timer import StageTimer
+from service.stage_timer import RequestTrace, Span, StageTimer
 from service.storage.embedded_valkey.server import EmbeddedValkey
 from service.styles.record import style_id_of
 from service.styles.store import StyleStore
@@ -47,6 +47,19 @@ def test_a_stage_that_comes_twice_is_one_sum_and_its_first_place_stays() -> None
         with stages.stage(name):
             clock.now += seconds
     assert stages.seconds == {"upload": 5.0, "store": 1.0}
+
+
+def test_what_no_stage_has_is_named_by_where_it_is() -> None:
+    clock = Clock()
+    trace = RequestTrace(clock)
+    assert trace.http_seconds(clock.now + 3) == {"receive": 3.0, "handle": 0.0, "respond": 0.0}
+    clock.now += 1
+    for seconds in (2.0, 4.0):
+        with trace.stage("store"):
+            clock.now += seconds
+        clock.now += 8
+    trace.spans.append(Span("picture", trace.began + 2, trace.began + 4))  # beside the first stage
+    assert trace.http_seconds(clock.now) == {"receive": 1.0, "handle": 7.0, "respond": 8.0}
 
 
 def test_a_stage_counts_when_what_is_inside_fails() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,8 @@ from service.application.caller import Caller
 from service.application.upload_limiter import UploadLimiter
 from service.batching.batcher import Batcher
 from service.batching.model_thread import ModelThread
-from service.errors import InvalidRequest
-from service.media.images import Picture, read_picture
+from service.errors import InvalidImage, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from service.media.images import Picture, num_decoded_pixels, read_picture
 from service.metrics import Metrics
 from service.model.engine.generator import Generator
 from service.model.schedule import Size
@@ -32,13 +32,24 @@ from service.styles.store import StyleStore
 
 # Kubernetes gives a probe one second by default.
 PROBE_SECONDS = 0.5
+# Bound of what a message repeats of a name that the client chose.
+MAX_SHOWN_CHARS = 60
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedFile:
+    """`name` is what the client calls it, for messages."""
+
+    content: BinaryIO
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PictureSource:
     """Uploaded files, whose mean becomes the style; read where they are decoded."""
 
-    files: tuple[BinaryIO, ...]
+    files: tuple[UploadedFile, ...]
 
 
 UploadedSource = PictureSource | StyleText | str  # a style code
@@ -46,7 +57,10 @@ UploadedSource = PictureSource | StyleText | str  # a style code
 
 @dataclass(frozen=True, slots=True)
 class Styles:
-    """The styles of one tenant; styles that exist are read and changed through `store`."""
+    """The styles of one caller's tenant; styles that exist are read and changed through `store`.
+
+    `warnings_of_text` says what of a style's text the model cannot use.
+    """
 
     store: StyleStore
     model: str
@@ -54,11 +68,13 @@ class Styles:
     uploads: UploadLimiter
     decoding: Executor
     settings: Settings
+    warnings_of_text: Callable[[str], Sequence[str]]
+    caller: Caller = field(default_factory=Caller)
 
     def of(self, caller: Caller) -> Styles:
         """The same with the styles of the caller's tenant."""
         quota = caller.quota or Quota(self.settings.max_styles, self.settings.max_style_bytes)
-        return replace(self, store=self.store.of(caller.tenant, quota))
+        return replace(self, store=self.store.of(caller.tenant, quota), caller=caller)
 
     async def create(
         self,
@@ -71,7 +87,7 @@ class Styles:
     ) -> tuple[Style, bool]:
         """The style and whether it is new. QueueFull when too many uploads wait; InvalidImage,
         PayloadTooLarge or UnsupportedMediaType for a file; InvalidRequest for a text that is too long or a
-        code that is damaged or of another model.
+        code that is damaged or of another model; RateLimitExceeded for a text, which is drawn as an image is.
         """
         create = partial(
             self.store.create, name=name, metadata=metadata, prompt_suffix=prompt_suffix, stages=trace
@@ -80,7 +96,7 @@ class Styles:
             with self.uploads.slot():
                 # One after the other: decoding takes memory, and other uploads need a thread, too.
                 with trace.stage("picture"):
-                    pictures = [await self._read(file) for file in source.files]
+                    pictures = await self._read_all(source.files)
                 return await create(pictures)
         bound = self.settings.max_prompt_chars
         if isinstance(source, StyleText):
@@ -88,6 +104,7 @@ class Styles:
                 raise InvalidRequest(
                     f"text has {len(source.text)} characters; it may have {bound}.", param="text"
                 )
+            await self.caller.take("images", 1)
             source = StyleText(source.text.strip(), source.seed)
         return await create(source)
 
@@ -98,15 +115,38 @@ class Styles:
         except TimeoutError:
             return "unavailable"
 
-    async def _read(self, file: BinaryIO) -> Picture:
-        def read() -> Picture:  # here, not before: uploads that wait for a thread stay in their spool files
-            return read_picture(
-                file.read(),
-                max_bytes=self.settings.max_upload_bytes,
-                max_pixels=self.settings.max_upload_pixels,
+    async def _read_all(self, files: Sequence[UploadedFile]) -> list[Picture]:
+        """The pictures; nothing is decoded unless all of them together are within the budget of pixels."""
+        bytes_each, pixels_each = self.settings.max_upload_bytes, self.settings.max_upload_pixels
+        budget = self.settings.max_request_pixels
+        count = partial(num_decoded_pixels, max_bytes=bytes_each, max_pixels=pixels_each)
+        num_pixels = sum(await self._read(files, count))
+        if num_pixels > budget:
+            raise PayloadTooLarge(
+                f"The pictures have {num_pixels / 1e6:.1f} million pixels together; at most {budget / 1e6:g} "
+                "million are accepted in a request. Send smaller or fewer ones.",
+                param="image",
             )
+        return await self._read(files, partial(read_picture, max_bytes=bytes_each, max_pixels=pixels_each))
 
-        return await asyncio.get_running_loop().run_in_executor(self.decoding, read)
+    async def _read(self, files: Sequence[UploadedFile], read: Callable[[bytes], T]) -> list[T]:
+        """What `read` makes of each file, in a decoding thread; an error names the file if there are more."""
+
+        def read_file(file: BinaryIO) -> T:  # here, not before: uploads that wait stay in their spool files
+            file.seek(0)
+            return read(file.read())
+
+        loop, results = asyncio.get_running_loop(), list[T]()
+        for number, file in enumerate(files):
+            try:
+                results.append(await loop.run_in_executor(self.decoding, read_file, file.content))
+            except (InvalidImage, PayloadTooLarge, UnsupportedMediaType) as error:
+                if len(files) == 1:
+                    raise
+                name = "".join(filter(str.isprintable, file.name))[:MAX_SHOWN_CHARS]
+                which = f"File {number + 1} of {len(files)}" + (f", {name!r}" if name else "")
+                raise type(error)(f"{which}: {error.message}", param=f"image.{number}") from error
+        return results
 
 
 @dataclass(frozen=True, slots=True)

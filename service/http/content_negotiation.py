@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import itemgetter
 
 from fastapi import Request
 from starlette.datastructures import Headers
 
-from service.errors import InvalidRequest, UnsupportedMediaType
+from service.errors import InvalidRequest, NotAcceptable, UnsupportedMediaType
 from service.http.schemas.images import GenerationBody
 from service.media.images import OutputFormat
 
 MULTIPART = "multipart/form-data"
 JSON = "application/json"
 RAW = {f"image/{output.value}": output for output in OutputFormat}
-ACCEPTS_JSON = ("application/json", "application/*", "*/*")
+EVENT_STREAM = "text/event-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,28 +28,37 @@ class Form:
 def wanted_form(accept: str, body: GenerationBody) -> Form:
     """What the header prefers; `*/*`, which most clients send, means JSON: an image type must be named.
 
-    InvalidRequest when the header allows only a raw image and the body asks for something else.
+    NotAcceptable when the header allows nothing that there is; InvalidRequest when it allows only a raw image
+    and the body asks for something else.
     """
-    ranked = [name for name in _ranked(accept) if name in RAW or name in ACCEPTS_JSON]
+    ranges = _ranges(accept)
+    of_json = max(_rank(ranges, name) for name in ((JSON, EVENT_STREAM) if body.stream else (JSON,)))
+    own_format = OutputFormat(body.output_format or "png")
+    formats = sorted(OutputFormat, key=lambda output: output is not own_format)
+    wanted = max(formats, key=lambda output: _rank(ranges, f"image/{output}"))
+    of_image = _rank(ranges, f"image/{wanted}")
     num_images = body.n * len(body.styles_each or [None])
-    if (body.stream or num_images > 1) and any(name in ACCEPTS_JSON for name in ranked):
-        ranked = [name for name in ranked if name in ACCEPTS_JSON]
-    if not ranked or ranked[0] in ACCEPTS_JSON:
-        return Form(OutputFormat(body.output_format or "png"), is_raw=False)
+    if of_json[0] and (body.stream or num_images > 1 or of_json >= of_image):
+        return Form(own_format, is_raw=False)
+    if not of_image[0]:
+        raise NotAcceptable(
+            f"Accept allows none of what there is: {JSON}, {', '.join(RAW)}; with stream, {EVENT_STREAM}.",
+            param="Accept",
+        )
     if body.stream:
         raise InvalidRequest(
-            f"A stream is made of events, not of {ranked[0]}: leave Accept out, or stream.", param="stream"
+            f"A stream is made of events, not of image/{wanted}: leave Accept out, or stream.", param="stream"
         )
-    wanted = RAW[ranked[0]]
     if num_images > 1:
         raise InvalidRequest(
-            f"The answer to Accept: {ranked[0]} is one image, not {num_images}: "
-            "n must be 1, with one style, or Accept application/json.",
+            f"The answer to Accept: image/{wanted} is one image, not {num_images}: "
+            f"n must be 1, with one style, or Accept {JSON}.",
             param="n",
         )
     if body.output_format not in (None, wanted.value):
         raise InvalidRequest(
-            f"Accept asks for {ranked[0]} and output_format for {body.output_format}: leave one of them out.",
+            f"Accept asks for image/{wanted} and output_format for {body.output_format}: leave one of them "
+            "out.",
             param="output_format",
         )
     return Form(wanted, is_raw=True)
@@ -73,15 +81,22 @@ def given_instead(given: str) -> str:
     return f"not {given[:60]}" if given else "and the request has none"
 
 
-def _ranked(accept: str) -> list[str]:
-    """Media types by preference; equals in their order of appearance; refused ones (q=0) left out."""
-    weighted: list[tuple[float, str]] = []
-    for part in accept.lower().split(","):
+def _ranges(accept: str) -> dict[str, tuple[float, int]]:
+    """Weight and rank by position of each media range of the header; both grow with preference."""
+    found: dict[str, tuple[float, int]] = {}
+    for position, part in enumerate(accept.lower().split(",")):
         name, *parameters = (piece.strip() for piece in part.split(";"))
         weight = next((_weight(parameter[2:]) for parameter in parameters if parameter.startswith("q=")), 1.0)
-        if name and weight > 0:
-            weighted.append((weight, name))
-    return [name for _, name in sorted(weighted, key=itemgetter(0), reverse=True)]
+        if name:
+            found.setdefault(name, (weight, -position))
+    return found or {"*/*": (1.0, 0)}
+
+
+def _rank(ranges: dict[str, tuple[float, int]], name: str) -> tuple[float, int]:
+    """Of a media type: that of the most specific range that includes it. Weight 0: not acceptable."""
+    kind = name.partition("/")[0]
+    matching = (ranges[given] for given in (name, f"{kind}/*", "*/*") if given in ranges)
+    return next(matching, (0.0, 0))
 
 
 def _weight(text: str) -> float:

@@ -65,6 +65,10 @@ def validation_error(error: RequestValidationError) -> InvalidRequest:
         return InvalidRequest(message, param=".".join([*path, context["name"]]), code=kind)
     if not path:
         return InvalidRequest("The body must be a JSON object.", code="invalid_body")
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return InvalidRequest(f"{param} must be a JSON object.", param=param)
+    if kind == "string_pattern_mismatch":  # the only pattern is that of texts that are not blank
+        return InvalidRequest(f"{param} must not be blank.", param=param)
     if kind == "missing":
         return InvalidRequest(f"{param} is missing.", param=param, code="missing_required_parameter")
     if kind == "unsupported_value":
@@ -73,6 +77,14 @@ def validation_error(error: RequestValidationError) -> InvalidRequest:
         if message.startswith(start):
             return InvalidRequest(f"{param} must {message.removeprefix(start)}.", param=param)
     return InvalidRequest(f"{param} is not acceptable: {message}.", param=param)
+
+
+def nested_too_deeply() -> InvalidRequest:
+    """Of JSON that Python's parser gives up on: no body of ours has more than four levels."""
+    return InvalidRequest(
+        "The body's JSON has too many levels of brackets within brackets; leave the nesting out.",
+        code="invalid_json",
+    )
 
 
 def matching_routes(app: FastAPI, path: str) -> list[tuple[str, set[str]]]:
@@ -99,8 +111,13 @@ async def _on_framework_error(request: Request, error: Exception) -> Response:
         return error_response(RouteNotFound(f"There is no {path}; /docs lists what there is."))
     if error.status_code == 405:
         routes = matching_routes(request.app, path)
-        allowed = ", ".join(sorted({method for _, methods in routes for method in methods}))
+        methods = {method for _, methods in routes for method in methods}
+        allowed = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
         message = f"{request.method} is not a method of {path}; it has {allowed}."
         return error_response(MethodNotAllowed(message), {"Allow": allowed})
+    if isinstance(cause, RecursionError):
+        return error_response(nested_too_deeply())
+    if isinstance(cause, UnicodeDecodeError):
+        return error_response(InvalidRequest("The body is not text in UTF-8.", code="invalid_json"))
     message = f"The body cannot be read. {error.detail.removesuffix('.')}."
     return error_response(InvalidRequest(message, code="invalid_body"))

@@ -72,6 +72,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refused = refused
         self._in_header = True
         self._header_bytes = 0
+        self._framing_bytes = 0  # since the last byte of a body: trailers, the frames of chunks
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -100,16 +101,25 @@ class BoundedProtocol(HttpToolsProtocol):
             if not self._header_bytes:  # the first byte of a request, perhaps on a connection that was idle
                 self._expect(self._limits.header_timeout_seconds)
             self._header_bytes += len(data)
+        else:
+            self._framing_bytes += len(data)
         super().data_received(data)
         if self.transport.is_closing():
             return
         if not self._in_header:
             self._expect(self._limits.silence_timeout_seconds)
+            if self._framing_bytes > self._limits.max_header_bytes:
+                self._refuse(self._header_too_large())
         elif self._header_bytes > self._limits.max_header_bytes:
             self._refuse(self._header_too_large())
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_header:  # uvicorn would add trailers to the headers of the request
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._in_header = False
+        self._framing_bytes = 0
         self._header_bytes = 0
         num_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if num_bytes > self._limits.max_header_bytes:
@@ -124,6 +134,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._framing_bytes = 0
         if not self.transport.is_closing():
             super().on_body(body)
 

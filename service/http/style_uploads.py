@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 
-from service.application.extract_style import PictureSource
+from service.application.extract_style import PictureSource, UploadedFile
 from service.errors import InvalidRequest, StoreUnavailable, UnsupportedMediaType
 from service.http.content_negotiation import JSON, MULTIPART, given_instead, media_type
-from service.http.error_handlers import validation_error
+from service.http.error_handlers import nested_too_deeply, validation_error
 from service.http.openapi import examples
 from service.http.schemas.base import unknown_field
 from service.http.schemas.styles import (
@@ -71,7 +71,7 @@ class Upload:
     prompt_suffix: str | None
 
     def source(self) -> PictureSource:
-        return PictureSource(tuple(image.file for image in self.images))
+        return PictureSource(tuple(UploadedFile(image.file, image.filename or "") for image in self.images))
 
 
 StyleBody = Upload | StyleOfWords | StyleOfCode
@@ -150,8 +150,10 @@ async def _text_or_code(request: Request) -> StyleOfWords | StyleOfCode:
     except json.JSONDecodeError as error:
         message = f"The body is not valid JSON: {error.msg} at character {error.pos}."
         raise InvalidRequest(message, code="invalid_json") from error
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest("The body is not JSON in UTF-8.", code="invalid_json") from error
+    except RecursionError as error:
+        raise nested_too_deeply() from error
+    except ValueError as error:
+        raise InvalidRequest("The body is not text in UTF-8.", code="invalid_json") from error
 
 
 def _upload(form: FormData) -> Upload:

@@ -134,6 +134,7 @@ def _response(style: Style, styles: Styles) -> StyleResponse:
         image_height=style.image_height,
         text=None if text is None else text.text,
         seed=None if text is None else text.seed,
+        warnings=[] if text is None else list(styles.warnings_of_text(text.text)),
         model=styles.model,
         fingerprint=styles.fingerprint,
         is_read=analysis is not None,

@@ -23,6 +23,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from service.errors import InvalidImage, InvalidRequest, PayloadTooLarge
 from service.media.containers import Container, Format, read_container
+from service.media.jpeg import draft_scale, ends_early
 from service.media.png_encoder import encode_png
 
 MIN_SIDE = 16
@@ -68,12 +69,35 @@ class OutputFormat(StrEnum):
     WEBP = "webp"
 
 
+def num_decoded_pixels(upload: bytes, *, max_bytes: int, max_pixels: int) -> int:
+    """How many pixels `read_picture` would decode, from the file's headers alone; a large JPEG is decoded at
+    a reduced size. Raises as `read_picture`, but for what only decoding shows.
+    """
+    container = _checked(upload, max_bytes=max_bytes, max_pixels=max_pixels)
+    scale = _draft_scale(container) if container.format is Format.JPEG else 1
+    return -(-container.width // scale) * -(-container.height // scale)
+
+
 def read_picture(upload: bytes, *, max_bytes: int, max_pixels: int) -> Picture:
     """Read an untrusted upload: PNG, JPEG, WebP or still GIF. The declared type is ignored.
 
     Raises PayloadTooLarge, UnsupportedMediaType or InvalidImage, and nothing else. Memory: at the peak about
     16 bytes a pixel of the upload (WebP; the others under 13), so limit how many run at once.
     """
+    container = _checked(upload, max_bytes=max_bytes, max_pixels=max_pixels)
+    try:
+        image = _decode(container)
+    except Exception as error:
+        # Pillow's decoders raise a dozen kinds of exceptions for a damaged file.
+        raise InvalidImage(
+            f"The {container.format} picture is cut off or damaged. Save it again and upload that.",
+            param="image",
+        ) from error
+    return _picture(image, content=None)
+
+
+def _checked(upload: bytes, *, max_bytes: int, max_pixels: int) -> Container:
+    """What the file says of itself, when it may be decoded."""
     if not upload:
         raise InvalidImage("The upload is empty. Send the picture's bytes.", param="image")
     if len(upload) > max_bytes:
@@ -85,15 +109,7 @@ def read_picture(upload: bytes, *, max_bytes: int, max_pixels: int) -> Picture:
     _check_dimensions(container, max_pixels)
     if container.is_animated:
         raise InvalidImage("The picture is animated. Upload one still frame of it.", param="image")
-    try:
-        image = _decode(container)
-    except Exception as error:
-        # Pillow's decoders raise a dozen kinds of exceptions for a damaged file.
-        raise InvalidImage(
-            f"The {container.format} picture is cut off or damaged. Save it again and upload that.",
-            param="image",
-        ) from error
-    return _picture(image, content=None)
+    return container
 
 
 def picture_from_content(content: bytes) -> Picture:
@@ -172,8 +188,20 @@ def _bounded(width: int, height: int) -> tuple[int, int]:
     return round(width * scale), round(height * scale)
 
 
+def _draft_scale(container: Container) -> int:
+    width, height = _bounded(container.width, container.height)
+    return draft_scale(container.width, container.height, (2 * width, 2 * height))
+
+
 def _decode(container: Container) -> Image.Image:
     """Upright opaque sRGB within the bounds; shrunk before colours are converted, to bound the memory."""
+    image = _on_white(_shrunk(container), container.icc_profile)
+    turn = _UPRIGHT.get(container.orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _shrunk(container: Container) -> Image.Image:
+    """Of a plain mode, within the bounds. What was decoded is freed with this call."""
     with _OPEN[container.format](io.BytesIO(container.drawable)) as file:
         if file.size != (container.width, container.height):
             # The size that was checked must be the size that is decoded.
@@ -181,12 +209,12 @@ def _decode(container: Container) -> Image.Image:
         width, height = _bounded(*file.size)
         file.draft(None, (2 * width, 2 * height))  # a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size
         file.load()
+        if container.format is Format.JPEG and ends_early(file, container.drawable, _draft_scale(container)):
+            raise ValueError("the data ends before the picture")
         image = _with_plain_mode(file)
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    image = _on_white(image, container.icc_profile)
-    turn = _UPRIGHT.get(container.orientation)
-    return image if turn is None else image.transpose(turn)
+    return image
 
 
 def _with_plain_mode(image: Image.Image) -> Image.Image:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from service.model.device.transfer import DecodedImages
 from service.model.engine.quality import Qualities
-from service.model.engine.types import Path, Text
+from service.model.engine.types import Path, Text, TextCoverage
 from service.model.schedule import Schedule, Size
 from service.model.style.feature import StyleFeature
 from service.model.style.tokens import StyleTokens
@@ -76,6 +76,9 @@ class Backbone(Protocol[CacheT, NoiseT]):
 
     def encode_texts(self, prompts: Sequence[str]) -> Sequence[Text]:
         """Encode prompts together; each becomes what it becomes alone. Longer ones are cut."""
+
+    def text_coverage(self, text: str) -> TextCoverage:
+        """As of the encoded text, but without encoding it; any thread may ask."""
 
     def guidance_of_steps(self, guidance: float, num_steps: int) -> tuple[float, ...]:
         """The guidance of each step of a schedule, from the one number that a request names."""

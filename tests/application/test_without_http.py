@@ -16,7 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from service.application.caller import Caller
-from service.application.extract_style import Extraction, PictureSource, Styles, extraction_batcher
+from service.application.extract_style import (
+    Extraction,
+    PictureSource,
+    Styles,
+    UploadedFile,
+    extraction_batcher,
+)
 from service.application.generate import FinishedImage, Images, PreviewImage, generation_batcher
 from service.application.generation_request import GenerationRequest, StyleMix, StyleTerm
 from service.application.model_names import ModelNames
@@ -42,7 +48,8 @@ async def main(folder):
     async with connect(server.url) as redis:
         store = StyleStore(redis, extractor=Extraction(generator, extraction, pool), metrics=metrics)
         limiter = UploadLimiter(max_slots=1, metrics=metrics)
-        styles = Styles(store, generator.name, generator.fingerprint, limiter, pool, settings)
+        warnings = generator.warnings_of_text
+        styles = Styles(store, generator.name, generator.fingerprint, limiter, pool, settings, warnings)
         names = ModelNames(generator.name, {})
         images = Images(
             generator, names, generation, store, encoding=pool, settings=settings, metrics=metrics
@@ -58,7 +65,7 @@ async def main(folder):
 async def new_style(styles, caller, trace):
     from tests.support.uploads import picture
 
-    source = PictureSource((io.BytesIO(picture(1)),))
+    source = PictureSource((UploadedFile(io.BytesIO(picture(1))),))
     style, is_new = await styles.of(caller).create(source, trace, name="blocks")
     assert is_new and style.name == "blocks"
     return StyleMix((StyleTerm(style.id),))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from service.errors import kinds_of_codes
 from service.http.schemas.images import IGNORED, GenerationBody
 from service.metrics import Metrics
 from service.settings import PREFIX, Settings
@@ -46,6 +47,30 @@ def test_the_operations_page_has_all_settings_and_no_others() -> None:
     table = page[page.index("## Configuration") : page.index("## API keys")]
     named = set(re.findall(rf"`({PREFIX}\w+)`", table))
     assert named == {PREFIX + name.upper() for name in Settings.model_fields}
+
+
+def test_the_limits_page_has_all_bounds_with_their_defaults() -> None:
+    page = (ROOT / "docs" / "limits.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if "|" in line]
+    stated = {name: row[2] for row in rows for name in re.findall(rf"`({PREFIX}\w+)`", row[1])}
+    bounds = {
+        PREFIX + name.upper(): field.default
+        for name, field in Settings.model_fields.items()
+        if name.startswith("max_") or name.endswith(("_seconds", "_per_minute"))
+    }
+    assert stated == {
+        name: "none" if default is None else f"{default:.0f}" for name, default in bounds.items()
+    }
+
+
+def test_the_codes_of_the_limits_page_are_those_of_errors() -> None:
+    page = (ROOT / "docs" / "limits.md").read_text()
+    kinds = kinds_of_codes()
+    named = re.findall(r"(\d{3}) `([a-z_]+)`", page)
+    assert named
+    assert [(int(status), code) for status, code in named] == [
+        (kinds[code].status, code) for _, code in named
+    ]
 
 
 def test_the_operations_page_has_all_metrics_and_no_others() -> None:

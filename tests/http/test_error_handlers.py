@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.http.middleware.telemetry import Telemetry
 from service.metrics import Metrics
+from tests.support.busy_server import metric
 from tests.support.generations import GENERATIONS, error_of
 from tests.support.server import Running
 from tests.support.uploads import picture, upload
@@ -77,7 +78,7 @@ def test_a_wrong_field_is_named_with_what_would_be_right(
         (b"null", "invalid_body"),
         (b'"a star"', "invalid_body"),
         (b"\xff\xfe", "invalid_json"),
-        (b"[" * 100_000, "invalid_body"),
+        (b"[" * 100_000, "invalid_json"),
         (b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}", "invalid_body"),
         (b'{"prompt": "a", "guidance": NaN}', "invalid_value"),
         (b'{"n": 1}', "missing_required_parameter"),
@@ -114,8 +115,8 @@ def test_a_path_or_method_that_does_not_exist_is_named(client: httpx.Client) -> 
     refused = client.put("/v1/styles")
     error = error_of(refused, 405)
     assert error["code"] == "method_not_allowed"
-    assert refused.headers["Allow"] == "GET, POST"
-    assert "GET, POST" in error["message"]
+    assert refused.headers["Allow"] == "GET, HEAD, POST"
+    assert "GET, HEAD, POST" in error["message"]
 
 
 @pytest.mark.parametrize(
@@ -159,3 +160,44 @@ def test_an_upload_over_the_bound_is_refused_with_the_bound(client: httpx.Client
     error = error_of(upload(client, picture() + bytes(11 * 2**20)), 413)
     assert error["code"] == "payload_too_large"
     assert str(10 * 2**20) in error["message"]
+
+
+@pytest.mark.parametrize("path", [GENERATIONS, "/v1/styles"])
+def test_json_nested_too_deeply_is_named(client: httpx.Client, path: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    for content in (b"[" * 100_000, b'{"prompt":' * 100_000):
+        error = error_of(client.post(path, content=content, headers=headers), 400)
+        assert "too many levels of brackets" in error["message"]
+        assert error["code"] == "invalid_json"
+    error = error_of(client.post(path, content=b"\xff", headers=headers), 400)
+    assert error["message"] == "The body is not text in UTF-8."
+
+
+def test_messages_have_no_words_of_the_framework(client: httpx.Client) -> None:
+    blank = error_of(client.post("/v1/styles", json={"text": " "}), 400)
+    assert blank["message"] == "text must not be blank."
+    no_object = error_of(client.post(GENERATIONS, json={"prompt": "a star", "styles": [5]}), 400)
+    assert (no_object["message"], no_object["param"]) == ("styles.0 must be a JSON object.", "styles.0")
+
+
+def test_head_has_the_headers_of_get_and_no_body(client: httpx.Client) -> None:
+    for path in ("/livez", "/version", "/v1/styles", "/v1/models", "/openapi.json", "/docs"):
+        got, head = client.get(path), client.head(path)
+        assert (got.status_code, head.status_code, head.content) == (200, 200, b"")
+        assert head.headers["content-length"] == str(len(got.content))
+    assert client.head("/v1/styles/sty_x").status_code == 404
+    refused = client.head(GENERATIONS)
+    assert (refused.status_code, refused.headers["Allow"]) == (405, "POST")
+    assert "HEAD" in client.post("/v1/models").headers["Allow"]
+
+
+def test_head_is_counted_as_the_get_that_it_answers(client: httpx.Client) -> None:
+    before = metric(client, 'atelier_requests_total{code="200",route="GET /version"}')
+    client.head("/version")
+    assert metric(client, 'atelier_requests_total{code="200",route="GET /version"}') == before + 1
+
+
+def test_no_cache_keeps_an_answer_under_v1(client: httpx.Client) -> None:
+    for path in ("/v1/styles", "/v1/models", "/v1/styles/sty_x"):
+        assert client.get(path).headers["Cache-Control"] == "no-store"
+    assert "Cache-Control" not in client.get("/version").headers

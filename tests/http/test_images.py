@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from service.settings import Settings
-from tests.support.generations import generate, images_of, stages_of
+from tests.support.generations import HTTP_STAGES, generate, images_of, stages_of, timing_of
 from tests.support.server import serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import is_image, picture, upload
@@ -143,6 +143,15 @@ def test_a_response_that_needed_no_model_says_its_time_alone(client: httpx.Clien
     stages, steps, total = stages_of(client.get("/v1/models"))
     assert (stages, steps) == ({}, {})
     assert total > 0
+
+
+def test_every_part_of_a_request_belongs_to_a_named_stage(client: httpx.Client) -> None:
+    style = upload(client, picture(22)).json()["id"]
+    for response in (generate(client, style=style), generate(client, n=3), client.get("/v1/models")):
+        stages, _, total = timing_of(response)
+        assert set(HTTP_STAGES) <= set(stages)
+        assert sum(stages.values()) == pytest.approx(total, abs=0.1)  # each is rounded to hundredths
+        assert stages["receive"] > 0
 
 
 def test_tokens_of_all_images_are_counted(client: httpx.Client) -> None:

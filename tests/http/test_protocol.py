@@ -142,3 +142,64 @@ def test_bodies_in_progress_are_bounded_together(tmp_path: Path) -> None:
             response = second.recv(65536)
             assert b" 429 " in response
             assert b"retry-after: 2" in response.lower()
+
+
+CHUNKED = (
+    b"POST /v1/styles HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"2;" + b"a" * 4000,
+        b"2\r\n{}\r\n0\r\nX-Long: " + b"a" * 4000,
+        b"2\r\n{}\r\n0\r\n" + b"X-A: b\r\n" * 600,
+    ],
+    ids=["chunk_extension", "long_trailer", "many_trailers"],
+)
+def test_what_is_around_the_chunks_of_a_body_is_bounded(bounded: Running, part: bytes) -> None:
+    with closing(connect(bounded)) as connection:
+        connection.sendall(CHUNKED)
+        try:
+            for _ in range(100):
+                connection.sendall(part)
+                part = part[-4000:]  # without the start of the chunk
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it was refused and closed
+        assert error_of(rest_of(connection)) == (431, "header_too_large")
+
+
+def test_trailers_are_not_taken_for_headers(bounded: Running) -> None:
+    with closing(connect(bounded)) as connection:
+        trailers = b"X-Request-ID: from-a-trailer\r\nIdempotency-Key: a b\r\n"
+        connection.sendall(CHUNKED + b"2\r\n{}\r\n0\r\n" + trailers + b"\r\n")
+        answer = rest_of(connection)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"from-a-trailer" not in answer
+        assert b"text is missing" in answer
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Content-Length: 2\r\nContent-Length: 3",
+        b"Content-Length: 2\r\nTransfer-Encoding: chunked",
+        b"Content-Length: +2",
+        b"Transfer-Encoding: chunked, identity",
+        b"Transfer-Encoding : chunked",
+        b"Transfer-Encoding:\r\n chunked",
+        b"X-A: b\nContent-Length: 2",
+        b"X-A: b\rContent-Length: 2",
+    ],
+)
+def test_a_body_whose_length_can_be_read_in_two_ways_is_refused(bounded: Running, framing: bytes) -> None:
+    with closing(connect(bounded)) as connection:
+        start = b"POST /v1/styles HTTP/1.1\r\nHost: localhost\r\n"
+        connection.sendall(
+            start + framing + b"\r\n\r\n0\r\n\r\nGET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        )
+        answer = rest_of(connection)
+        assert error_of(answer) == (400, "malformed_request")
+        assert answer.count(b"\r\n\r\n") == 1  # one response

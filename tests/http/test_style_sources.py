@@ -8,11 +8,15 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.access.api_key import Limits
 from service.settings import Settings
 from service.storage.embedded_valkey.server import EmbeddedValkey
+from tests.support.api_keys import Key, lines
 from tests.support.backbones import MAKERS, SERVED_BY_BOTH
 from tests.support.busy_server import metric
 from tests.support.generations import error_of, generate, images_of
+from tests.support.nano import nano
+from tests.support.pictures import png
 from tests.support.server import ready_server, serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import is_image, picture, upload, upload_several
@@ -55,6 +59,37 @@ def test_one_bad_picture_of_several_is_refused_and_leaves_nothing(client: httpx.
     before = client.get("/v1/styles").json()
     assert upload_several(client, [picture(105), picture(106)[:100]]).status_code == 422
     assert client.get("/v1/styles").json() == before
+
+
+def test_one_bad_picture_of_several_is_named(client: httpx.Client) -> None:
+    refused = error_of(upload_several(client, [picture(105), picture(106)[:100], picture(107)]), 422)
+    assert refused["message"].startswith("File 2 of 3, '1.png': The picture is cut off")
+    assert refused["param"] == "image.1"
+    files = [("image", (name, content)) for name, content in (("a", picture(105)), ("b\u202e", b"GIF"))]
+    refused = error_of(client.post("/v1/styles", files=files), 415)
+    assert refused["message"].startswith("File 2 of 2, 'b': The upload is not in a picture format")
+    assert error_of(upload(client, picture(106)[:100]), 422)["param"] == "image"
+
+
+def test_all_pictures_of_a_request_share_a_budget_of_pixels(tmp_path: Path) -> None:
+    pictures = [picture(seed, size=(100, 100)) for seed in (110, 111, 112)]
+    with ready_server(tmp_path, tiny_generator(), max_request_pixels=20_000) as (_, client):
+        refused = error_of(upload_several(client, pictures), 413)
+        assert refused["code"] == "payload_too_large"
+        assert refused["message"].startswith("The pictures have 0.0 million pixels together; at most 0.02")
+        assert client.get("/v1/styles").json()["data"] == []
+        assert upload_several(client, pictures[:2]).status_code == 201
+
+
+def test_ten_small_files_of_fifty_million_pixels_each_are_refused_from_their_headers(
+    tmp_path: Path,
+) -> None:
+    huge = png(7071, 7071, 8, 6, b"")
+    with ready_server(tmp_path, tiny_generator()) as (_, client):
+        refused = error_of(upload_several(client, [huge] * 10), 413)
+        assert "500.0 million pixels together; at most 100 million" in refused["message"]
+        large = picture(113, "JPEG", size=(6000, 6000))  # decoded to a quarter of the side: 2 million pixels
+        assert upload_several(client, [large] * 3).status_code == 201
 
 
 @SERVED_BY_BOTH
@@ -274,3 +309,29 @@ def test_a_form_in_another_charset_is_refused_before_it_is_decoded(
     headers = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
     response = client.post("/v1/styles", content=body, headers=headers)
     assert error_of(response, 415)["message"] == f"The form's charset must be utf-8, not {charset}."
+
+
+def test_a_text_that_the_model_does_not_know_is_answered_with_a_warning(tmp_path: Path) -> None:
+    with ready_server(tmp_path, nano()) as (_, client):
+        unknown = create(client, text="zzxq wvut")
+        assert unknown.status_code == 201
+        (warning,) = unknown.json()["warnings"]
+        assert warning.startswith("the text names nothing that nano knows; it draws ")
+        assert create(client, text="zzxq wvut").json()["warnings"] == [warning]
+        assert client.get(f"/v1/styles/{unknown.json()['id']}").json()["warnings"] == [warning]
+        assert create(client, text="neon").json()["warnings"] == []
+        assert upload(client, picture(1)).json()["warnings"] == []
+        (cut,) = create(client, text="neon " * 300).json()["warnings"]
+        assert cut.startswith("the text was cut: nano reads ")
+
+
+def test_a_style_from_text_counts_as_an_image_of_the_api_key(tmp_path: Path) -> None:
+    key = Key("few", limits=Limits(images=2))
+    with (
+        ready_server(tmp_path, tiny_generator(), api_keys=lines(key)) as (server, _),
+        key.client(server) as client,
+    ):
+        assert create(client, text="neon").headers["x-ratelimit-remaining-images"] == "1"
+        assert upload(client, picture(1)).status_code == 201
+        assert create(client, text="wood").status_code == 201
+        assert error_of(create(client, text="flat"), 429)["code"] == "rate_limit_exceeded"

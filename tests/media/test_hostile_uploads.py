@@ -8,7 +8,10 @@ import sys
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -201,6 +204,33 @@ def test_a_truncated_jpeg_is_refused(name: str) -> None:
     for length in range(3, len(upload) * 3 // 4):
         with pytest.raises(InvalidImage):
             read(upload[:length])
+
+
+def detailed(mode: str = "RGB") -> Image.Image:
+    blocks = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    return Image.fromarray(blocks.repeat(8, 0).repeat(8, 1)).convert(mode)
+
+
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"optimize": True}, {"quality": 30}])
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_jpeg_whose_data_ends_early_behind_an_end_mark_is_refused(
+    options: dict[str, Any], share: float, mode: str
+) -> None:
+    whole = saved(detailed(mode), "JPEG", **options)
+    assert read(whole).width == 480
+    with pytest.raises(InvalidImage, match="cut off or damaged"):
+        read(whole[: int(share * len(whole))] + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("num_rows", [16, 40, 300, 320])
+def test_a_jpeg_that_really_ends_in_grey_is_read(num_rows: int, mode: str) -> None:
+    picture = detailed()
+    picture.paste((128, 128, 128), (0, 320 - num_rows, 480, 320))
+    for quality, optimize in product((10, 50, 75, 90, 100), (False, True)):
+        upload = saved(picture.convert(mode), "JPEG", quality=quality, optimize=optimize)
+        assert read(upload).height == 320
 
 
 @given(samples, st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=8))

@@ -70,7 +70,16 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
     return error
 
 
+HTTP_STAGES = ("receive", "handle", "respond")
+
+
 def stages_of(response: httpx.Response) -> tuple[dict[str, float], dict[str, float], float]:
+    """The milliseconds of each stage but those of HTTP, of each step, and in all, from Server-Timing."""
+    stages, steps, total = timing_of(response)
+    return {name: spent for name, spent in stages.items() if name not in HTTP_STAGES}, steps, total
+
+
+def timing_of(response: httpx.Response) -> tuple[dict[str, float], dict[str, float], float]:
     """The milliseconds of each stage, of each step, and in all, from Server-Timing."""
     parts = {
         name: float(milliseconds)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from service.model.device.transfer import DecodedImages
 from service.model.engine.quality import Qualities, Shortcuts
-from service.model.engine.types import Path, Text
+from service.model.engine.types import Path, Text, TextCoverage
 from service.model.schedule import Scale, Schedule, Size
 from service.model.style.blending import directions_of, principal
 from service.model.style.feature import StyleFeature
@@ -100,6 +100,10 @@ class ToyBackbone:
 
     def encode_texts(self, prompts: Sequence[str]) -> Sequence[Text]:
         return [self._encode(prompt.encode()) for prompt in prompts]
+
+    def text_coverage(self, text: str) -> TextCoverage:
+        num_letters = len(text.encode())
+        return TextCoverage(min(num_letters, self.max_text_tokens), num_letters > self.max_text_tokens)
 
     def _encode(self, letters: bytes) -> Text:
         used = letters[: self.max_text_tokens]

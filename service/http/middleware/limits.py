@@ -11,7 +11,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, QueueFull
+from service.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, QueueFull, UnsupportedMediaType
 from service.http.content_negotiation import MULTIPART, media_type
 from service.http.middleware.auth import MCP_PATH
 
@@ -106,6 +106,11 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            raise UnsupportedMediaType(
+                f"The body's Content-Encoding is {encoding[:60]}; send it as it is, without the header."
+            )
         is_form = media_type(headers) == MULTIPART
         max_bytes = self.max_upload_bytes if is_form else MAX_JSON_BYTES  # as in the message
         if scope["path"] == MCP_PATH:

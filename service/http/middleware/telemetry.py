@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.application.caller import Caller
 from service.errors import ServiceError
 from service.http.error_handlers import error_response, matching_routes, unexpected_error
+from service.http.middleware.auth import is_guarded
 from service.metrics import REFUSALS, Metrics
 from service.stage_timer import RequestTrace
 
@@ -38,6 +39,9 @@ class Telemetry:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        method = scope["method"]
+        if method == "HEAD":  # the answer of GET; the server leaves its body out
+            scope = {**scope, "method": "GET"}
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if ACCEPTABLE_ID.fullmatch(given) else f"req_{uuid4().hex}"
         trace, caller = RequestTrace(self.clock), Caller()
@@ -69,9 +73,9 @@ class Telemetry:
                 if not status:
                     await answer(error if isinstance(error, ServiceError) else unexpected_error())
             finally:
-                self._record(scope, trace, status or 499)
+                self._record(scope, trace, method, status or 499)
 
-    def _record(self, scope: Scope, trace: RequestTrace, status: int) -> None:
+    def _record(self, scope: Scope, trace: RequestTrace, method: str, status: int) -> None:
         route, seconds = route_label(scope), trace.elapsed_seconds
         self.metrics.requests.labels(route=route, code=str(status)).inc()
         self.metrics.request_duration_seconds.labels(route=route).observe(seconds)
@@ -83,7 +87,7 @@ class Telemetry:
         log.log(
             logging.DEBUG if route in QUIET_ROUTES else logging.INFO,
             "request",
-            method=scope["method"],
+            method=method,
             path=scope["path"],
             status=status,
             seconds=round(seconds, 4),
@@ -98,9 +102,12 @@ async def _add_headers(message: Message, request_id: str, scope: Scope) -> None:
     caller: Caller = scope["state"]["caller"]
     headers = MutableHeaders(scope=message)
     headers["X-Request-ID"] = request_id
-    seconds = trace.seconds
+    if is_guarded(scope["path"]):  # no proxy may keep what belongs to one client
+        headers.setdefault("Cache-Control", "no-store")
+    total = trace.elapsed_seconds
+    seconds = trace.seconds | trace.http_seconds(trace.began + total)
     seconds |= {f"step{step}": spent for step, spent in enumerate(trace.step_seconds, start=1)}
-    seconds["total"] = trace.elapsed_seconds
+    seconds["total"] = total
     headers["Server-Timing"] = ", ".join(f"{name};dur={1000 * spent:.2f}" for name, spent in seconds.items())
     if caller.rates:
         await caller.look()

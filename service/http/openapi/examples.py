@@ -49,6 +49,7 @@ STYLE: dict[str, Any] = {
     "image_height": 64,
     "text": None,
     "seed": None,
+    "warnings": [],
     "model": "nano",
     "fingerprint": FINGERPRINT,
     "is_read": True,

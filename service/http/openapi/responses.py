@@ -60,6 +60,7 @@ GENERATE = _guarded(
     "conflicting_parameters",
     "invalid_style_code",
     "model_not_found",
+    "not_acceptable",
 )
 _CREATED = {"description": "The style is new.", "headers": _STORED, **_example(examples.STYLE)}
 _EXISTED = _CREATED | {"model": StyleResponse, "description": "The style existed before."}

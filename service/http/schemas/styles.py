@@ -122,8 +122,8 @@ class StyleForm(BaseModel):
         min_length=1,
         max_length=MAX_PICTURES,
         description="PNG, JPEG, WebP or a still GIF, detected from content. Several files become one style, "
-        "their mean. At least 16 pixels a side; all files together at most 10 MiB, and each at most 50 "
-        "million pixels, unless the service is set otherwise.",
+        "their mean. At least 16 pixels a side; all files together at most 10 MiB and 100 million pixels, "
+        "and each at most 50 million, unless the service is set otherwise.",
     )
     name: Name = Field(default_factory=str, description=NAME_DESCRIPTION)
     metadata: Metadata = Field(default_factory=dict, description="As JSON.")
@@ -170,6 +170,10 @@ class StyleResponse(BaseModel):
     image_height: int | None = Field(description="As `image_width`.")
     text: str | None = Field(description="The text of a style made from text.")
     seed: int | None = Field(description="The seed of a style made from text.")
+    warnings: list[str] = Field(
+        description="What of its text the model served cannot use: one that it does not know makes the same "
+        "style as any other."
+    )
     model: str = Field(description="The model served: the code and the numbers below are its own.")
     fingerprint: str = Field(description="The model's, as in `/v1/models`.")
     is_read: bool = Field(

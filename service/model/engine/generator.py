@@ -25,7 +25,7 @@ from service.model.engine.previews import PreviewEmitter, preview_steps
 from service.model.engine.quality import EXACT, Shortcuts
 from service.model.engine.text_cache import TextCache
 from service.model.engine.text_style import require_finite, tokens_of_text
-from service.model.engine.types import Drawing, ImageSpec, Styling, Text, Timings, WeightedStyle
+from service.model.engine.types import Drawing, ImageSpec, Styling, Timings, WeightedStyle
 from service.model.engine.warmup import compiled_batches
 from service.model.schedule import Schedule, Size
 from service.model.style.blending import PathStyle, blend_styles
@@ -149,6 +149,11 @@ class Generator:
         """The tokens of text: of its own image at the style size, drawn up to the key step."""
         return tokens_of_text(self.backbone, prompt, seed, self._schedule(self.style_size))
 
+    def warnings_of_text(self, text: str) -> tuple[str, ...]:
+        """What the model cannot use of the text of a style; any thread may ask."""
+        coverage = self.backbone.text_coverage(text)
+        return self._warnings("text", coverage.num_known, is_cut=coverage.is_cut)
+
     def combine_tokens(self, tokens: Sequence[StyleTokens], size: Size) -> StyleTokens:
         """The tokens of all these pictures, read for images of this size; their feature is the mean.
 
@@ -218,7 +223,9 @@ class Generator:
                     timings,
                     num_text_tokens=sum(texts[text].num_tokens for text in texts_of(spec)),
                     num_image_tokens=num_tokens,
-                    warnings=self._warnings(texts[spec.prompt]),
+                    warnings=self._warnings(
+                        "prompt", texts[spec.prompt].num_known, is_cut=texts[spec.prompt].is_cut
+                    ),
                 )
                 for spec, index in zip(specs, loop.index_of_spec, strict=True)
             ]
@@ -258,13 +265,13 @@ class Generator:
             num_rows=cache.num_rows,
         )
 
-    def _warnings(self, text: Text) -> tuple[str, ...]:
+    def _warnings(self, what: str, num_known: int, *, is_cut: bool) -> tuple[str, ...]:
         warnings = []
-        if not text.num_known:
+        if not num_known:
             can = f"; it draws {self.backbone.draws}" if self.backbone.draws else ""
-            warnings.append(f"the prompt names nothing that {self.name} knows{can}")
-        if text.is_cut:
-            warnings.append(f"the prompt was cut: {self.name} reads {self.max_prompt_tokens} tokens")
+            warnings.append(f"the {what} names nothing that {self.name} knows{can}")
+        if is_cut:
+            warnings.append(f"the {what} was cut: {self.name} reads {self.max_prompt_tokens} tokens")
         return tuple(warnings)
 
     def _schedule(self, size: Size) -> Schedule:

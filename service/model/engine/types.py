@@ -115,6 +115,14 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class TextCoverage:
+    """How much of a text a model can use."""
+
+    num_known: int  # words that mean something to the model
+    is_cut: bool  # it is longer than the model reads
+
+
+@dataclass(frozen=True, slots=True)
 class Path:
     """One image on its way through the scales.
 

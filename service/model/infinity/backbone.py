@@ -15,7 +15,7 @@ from torch import Tensor
 from service.model.block_runner import RunBlock, compiled_run_block, configure_compiler, run_block
 from service.model.checkpoints.options import DecodingChoice
 from service.model.device.transfer import DecodedImages, pixels_of, send
-from service.model.engine.types import Path, Text
+from service.model.engine.types import Path, Text, TextCoverage
 from service.model.infinity import style
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.decoding import DecoderRunner
@@ -117,6 +117,10 @@ class Infinity:
     def encode_texts(self, prompts: Sequence[str]) -> Sequence[Text]:
         assert self.text_encoder is not None, "this Infinity was made without a text encoder"
         return self.text_encoder.encode_all(prompts, self.max_text_tokens)
+
+    def text_coverage(self, text: str) -> TextCoverage:
+        assert self.text_encoder is not None, "this Infinity was made without a text encoder"
+        return self.text_encoder.coverage(text, self.max_text_tokens)
 
     def guidance_of_steps(self, guidance: float, num_steps: int) -> tuple[float, ...]:
         """The same at every step."""

@@ -16,7 +16,7 @@ from service.model.checkpoints.loader import OnProgress, load_weights, no_progre
 from service.model.device.linear import Linear, linear_weights
 from service.model.device.precision import TextEncoderDevice
 from service.model.device.transfer import send
-from service.model.engine.types import Text
+from service.model.engine.types import Text, TextCoverage
 from service.model.infinity.weight_names import TEXT_NAMING, is_text_encoder
 
 if TYPE_CHECKING:
@@ -111,8 +111,8 @@ class TextEncoder:
         One that is cut keeps its end mark. Without padding no prompt sees its neighbours; the linear layers
         take care of the rounding on the CPU.
         """
-        whole = [self._words.encode(prompt).ids for prompt in prompts]
-        tokens = [ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], ids[-1]] for ids in whole]
+        found = [self._tokens(prompt, max_tokens) for prompt in prompts]
+        tokens = [ids for ids, _ in found]
         hidden: dict[int, Tensor] = {}
         run = self._fetched() if self._is_fetched else self._encoder
         for length in sorted({len(ids) for ids in tokens}):
@@ -122,10 +122,22 @@ class TextEncoder:
             states = send(states.float(), self._device)
             # Copies: a text that is kept must not keep the whole batch.
             hidden |= {index: state.clone() for index, state in zip(indices, states, strict=True)}
-        return [
-            self._text(ids, hidden[index], is_cut=len(whole[index]) > max_tokens)
-            for index, ids in enumerate(tokens)
-        ]
+        return [self._text(ids, hidden[index], is_cut=is_cut) for index, (ids, is_cut) in enumerate(found)]
+
+    def coverage(self, prompt: str, max_tokens: int) -> TextCoverage:
+        """Without encoding it."""
+        ids, is_cut = self._tokens(prompt, max_tokens)
+        return TextCoverage(self._num_known(ids), is_cut)
+
+    def _tokens(self, prompt: str, max_tokens: int) -> tuple[list[int], bool]:
+        """The tokens of a prompt, and whether it was cut."""
+        ids = self._words.encode(prompt).ids
+        if len(ids) <= max_tokens:
+            return ids, False
+        return [*ids[: max_tokens - 1], ids[-1]], True  # the end mark stays
+
+    def _num_known(self, ids: Sequence[int]) -> int:
+        return sum(token not in self._meaningless for token in ids)
 
     def _fetched(self) -> Callable[..., Any]:
         """The encoder on copies of its weights where prompts are read, which live as long as this does."""
@@ -137,8 +149,7 @@ class TextEncoder:
         return lambda **inputs: functional_call(self._encoder, copies, (), inputs, tie_weights=False)
 
     def _text(self, ids: list[int], features: Tensor, *, is_cut: bool) -> Text:
-        known = sum(token not in self._meaningless for token in ids)
-        return Text(features, len(features), features.nbytes, known, is_cut)
+        return Text(features, len(features), features.nbytes, self._num_known(ids), is_cut)
 
 
 def _read_words(folder: Path) -> WordTokenizer:

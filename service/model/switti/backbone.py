@@ -16,7 +16,7 @@ from torch import Tensor
 from service.model.block_runner import RunBlock, compiled_run_block, configure_compiler, run_block
 from service.model.checkpoints.options import DecodingChoice
 from service.model.device.transfer import DecodedImages, pixels_of
-from service.model.engine.types import Path, Text
+from service.model.engine.types import Path, Text, TextCoverage
 from service.model.kv_cache import KeyValues, KVCache, RowGroup
 from service.model.rows import lay_out_rows
 from service.model.schedule import Schedule, Size
@@ -102,6 +102,11 @@ class Switti:
     def encode_texts(self, prompts: Sequence[str]) -> Sequence[Text]:
         assert self.text_encoders is not None, "this Switti was made without text encoders"
         return [_text(features) for features in self.text_encoders.encode_all(prompts)]
+
+    def text_coverage(self, text: str) -> TextCoverage:
+        assert self.text_encoders is not None, "this Switti was made without text encoders"
+        num_tokens, is_cut = self.text_encoders.count(text)
+        return TextCoverage(num_tokens - NUM_MARKS, is_cut)
 
     def guidance_of_steps(self, guidance: float, num_steps: int) -> tuple[float, ...]:
         """Growing from 1 by `guidance` over all steps, and 1 from where it ends."""
@@ -286,13 +291,16 @@ def style_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
     return held
 
 
+NUM_MARKS = 2  # of the start and the end of a text
+
+
 def _text(features: TextFeatures) -> Text:
     num_tokens = len(features.states)
     return Text(
         features,
         num_tokens,
         features.states.nbytes + features.pooled.nbytes,
-        num_known=num_tokens - 2,  # all but the start and end marks
+        num_known=num_tokens - NUM_MARKS,
         is_cut=features.is_cut,
     )
 

@@ -173,6 +173,11 @@ class TextEncoders:
                 features[index] = TextFeatures(both, pooled[row, ids.index(self._end)].clone(), is_cut)
         return [features[index] for index in range(len(tokens))]
 
+    def count(self, prompt: str) -> tuple[int, bool]:
+        """The number of its tokens, both marks included, and whether it was cut; without encoding it."""
+        ids, is_cut = self._tokens(prompt)
+        return len(ids), is_cut
+
     def _tokens(self, prompt: str) -> tuple[list[int], bool]:
         ids = self._words.encode(prompt).ids
         if len(ids) <= self._max_tokens:

@@ -16,7 +16,7 @@ from service.http.middleware.limits import allowed_seconds
 from service.settings import Settings
 from tests.support.busy_server import busy, hanging, metric, post, wait_for_metric, wait_until_queued
 from tests.support.gated_generator import SteppingGenerator
-from tests.support.generations import GENERATIONS
+from tests.support.generations import GENERATIONS, error_of
 from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import picture, upload
@@ -189,3 +189,10 @@ def test_low_priority_over_http_waits_for_later_requests(tmp_path: Path) -> None
         assert [future.result().status_code for future in (running, low, normal)] == [200] * 3
         assert [batch[0].prompt for batch in generator.batches[-3:]] == ["a star", "a cat", "a mug"]
     assert "'normal' or 'low'" in refused.json()["error"]["message"]
+
+
+def test_a_compressed_body_is_refused_by_its_header(client: httpx.Client) -> None:
+    for path in (GENERATIONS, "/v1/styles"):
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        refused = error_of(client.post(path, content=b"\x1f\x8b", headers=headers), 415)
+        assert "Content-Encoding is gzip" in refused["message"]

@@ -23,7 +23,7 @@ def test_loopback_names_are_let_in(client: httpx.Client, host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "localhost.evil.example", "192.168.0.7:8000", "127.0.0.1.nip.io"]
+    "host", ["", ":80", "evil.example", "localhost.evil.example", "192.168.0.7:8000", "127.0.0.1.nip.io"]
 )
 def test_other_names_are_refused_also_for_reading(client: httpx.Client, host: str) -> None:
     response = client.get(STYLES, headers={"Host": host})
