@@ -5,12 +5,13 @@ A package `service/model/NAME/` has a `FAMILY`, which `registry.FAMILIES` lists.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import torch
+from torch import nn
 
 from service.model.backbone import AnyBackbone
 from service.model.checkpoints.loader import Naming, OnProgress, Weights
@@ -56,6 +57,33 @@ class Conversion:
     config_json: str
     copies: Mapping[str, Path]  # files that are copied: name in the folder -> original
     files: Sequence[ConvertedFile]
+
+
+class TransformerNetwork(Protocol):
+    def hold_blocks_in(self, dtype: torch.dtype) -> None: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+
+class TokenizerNetwork(Protocol):
+    def hold_decoder_in(self, dtype: torch.dtype) -> None: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
+def network_bytes(transformer: TransformerNetwork, tokenizer: TokenizerNetwork, blocks: torch.dtype) -> int:
+    """Of both networks, which may be without memory, with blocks and decoder in this dtype."""
+    transformer.hold_blocks_in(blocks)
+    tokenizer.hold_decoder_in(blocks)
+    return sum(parameter.nbytes for network in (transformer, tokenizer) for parameter in network.parameters())
+
+
+def halved_names(transformer: TransformerNetwork) -> list[str]:
+    """Of the parameters that are not fp32 when the model runs in half precision."""
+    transformer.hold_blocks_in(torch.bfloat16)
+    return [name for name, parameter in transformer.named_parameters() if parameter.dtype == torch.bfloat16]
 
 
 class Checkpoint(Protocol):

@@ -10,7 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from service.model.checkpoints.family import Conversion, ConvertedFile, Family
+from service.model.checkpoints.family import (
+    Conversion,
+    ConvertedFile,
+    Family,
+    halved_names,
+    network_bytes,
+)
 from service.model.checkpoints.loader import (
     Naming,
     OnProgress,
@@ -74,10 +80,7 @@ class InfinityCheckpoint:
         return {f"budget {name}": next(iter(schedules(name).values())) for name in reversed(names)}
 
     def weight_bytes(self, blocks: torch.dtype) -> int:
-        transformer, tokenizer = empty_networks(self.config)
-        transformer.hold_blocks_in(blocks)
-        tokenizer.hold_decoder_in(blocks)
-        return sum(parameter.nbytes for part in (transformer, tokenizer) for parameter in part.parameters())
+        return network_bytes(*empty_networks(self.config), blocks)
 
     def text_encoder_bytes(self, precision: Precision) -> int:
         if precision.text_device is not TextEncoderDevice.BESIDE:
@@ -163,9 +166,7 @@ class InfinityCheckpoint:
         text_folder = self.folder / self.config.files.text_encoder
         encoder = empty_encoder(text_folder / "config.json", torch.device("meta"), torch.float32)
         match(shapes_of(encoder), text, TEXT_NAMING, model="the text encoder")
-        transformer.module.hold_blocks_in(torch.bfloat16)
-        parameters = transformer.module.named_parameters()
-        halved = [name for name, parameter in parameters if parameter.dtype == torch.bfloat16]
+        halved = halved_names(transformer.module)
         inside = files.text_encoder
         return Conversion(
             config_json=replace(self.config, files=files).to_json(),

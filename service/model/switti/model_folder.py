@@ -10,7 +10,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from service.model.checkpoints.family import Conversion, ConvertedFile, Family
+from service.model.checkpoints.family import (
+    Conversion,
+    ConvertedFile,
+    Family,
+    halved_names,
+    network_bytes,
+)
 from service.model.checkpoints.loader import (
     OnProgress,
     Part,
@@ -73,10 +79,7 @@ class SwittiCheckpoint:
         return {}
 
     def weight_bytes(self, blocks: torch.dtype) -> int:
-        transformer, tokenizer = empty_networks(self.config)
-        transformer.hold_blocks_in(blocks)
-        tokenizer.hold_decoder_in(blocks)
-        return sum(parameter.nbytes for part in (transformer, tokenizer) for parameter in part.parameters())
+        return network_bytes(*empty_networks(self.config), blocks)
 
     def text_encoder_bytes(self, precision: Precision) -> int:
         if precision.text_device is not TextEncoderDevice.BESIDE:
@@ -146,12 +149,7 @@ class SwittiCheckpoint:
 
     def conversion(self) -> Conversion:
         transformer, tokenizer = self.open_parts()
-        transformer.module.hold_blocks_in(torch.bfloat16)
-        halved = [
-            name
-            for name, parameter in transformer.module.named_parameters()
-            if parameter.dtype == torch.bfloat16
-        ]
+        halved = halved_names(transformer.module)
         files = FilesConfig()
         *_, text_folder, pooled_folder = self.files
         return Conversion(
