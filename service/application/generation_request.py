@@ -49,7 +49,7 @@ class StyleMix:
                 f"The weights of styles are taken relative to their sum, which is {total:g}; it must be "
                 f"above 0, and none may be more than {MAX_SHARE} times the sum. Raise the positive or lower "
                 "the negative ones.",
-                param="styles",
+                param=self.terms[0].param.partition(".")[0],
             )
         terms = tuple(replace(term, weight=share) for term, share in zip(self.terms, shares, strict=True))
         return StyleMix(terms, self.strength, model_alpha if self.alpha is None else self.alpha)

@@ -323,6 +323,7 @@ def test_a_style_in_the_models_name_is_the_style_of_the_body(
         ("tiny@sty_x:much", "invalid_value", "has 'much' as a strength"),
         ("tiny@sty_x:11+sty_y", "invalid_value", "has '11' as a weight; it goes from -10 to 10"),
         ("tiny@" + "+".join(["sty_x"] * 11), "invalid_value", "a mixture has at most 10"),
+        ("tiny@sty_x:1+sty_y:-1", "invalid_value", "relative to their sum, which is 0"),
         ("tiny@sty_nobody", "style_not_found", "There is no style 'sty_nobody'"),
         ("tiny@sc1_nothing", "invalid_style_code", ""),
         (
