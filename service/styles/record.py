@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from service.errors import StyleDamaged, StyleNotFound, StyleQuotaExceeded
 from service.model.style.feature import StyleFeature, dominance
 from service.model.style.tokens import PREPARATION
-from service.storage.schema import NO_TENANT, Quota
+from service.storage.schema import MAX_PICTURES, NO_TENANT, Quota
 from service.styles.style_code import StyleCodec, is_code
 
 log = structlog.get_logger(__name__)
@@ -207,16 +207,28 @@ def from_hash(style_id: str, fields: Mapping[bytes, bytes], fingerprint: str) ->
         "id": style_id,
         "name": None,
         **record,
-        "metadata": json.loads(record.get("metadata", "{}")),
+        "metadata": _json(record, "metadata", "{}"),
         "source_text": {"text": record["text"], "seed": record.get("seed")} if "text" in record else None,
-        "analysis": json.loads(record.get(field_of_analysis, "null")),
+        "analysis": _json(record, field_of_analysis, "null"),
     }
     try:
-        return _STYLE.validate_python(found)
+        style = _STYLE.validate_python(found)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
         raise ValueError(f"the record's {name} is {first['input']!r}: {first['msg']}") from error
+    if style.source == "images" and not 1 <= style.num_images <= MAX_PICTURES:
+        raise ValueError(f"the record's num_images is {style.num_images}")
+    if not (style.image_media_type or "image/").startswith("image/"):  # clients are sent it as it is
+        raise ValueError(f"the record's image_media_type is {style.image_media_type!r}")
+    return style
+
+
+def _json(record: Mapping[str, str], field: str, otherwise: str) -> Any:
+    try:
+        return json.loads(record.get(field, otherwise))
+    except RecursionError as error:
+        raise ValueError(f"the record's {field} is nested too deeply") from error
 
 
 def _mark(tenant: str) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from service.errors import InvalidRequest, ServiceError, StyleNotFound
+from service.errors import InvalidRequest, ServiceError, StyleDamaged, StyleNotFound
 from service.storage.checksummed import FEATURE, PICTURE, add_checksum, verify_checksum
 from service.storage.client import connect
 from service.storage.embedded_valkey.server import EmbeddedValkey
@@ -23,6 +23,7 @@ from service.styles.record import (
     Style,
     StyleAnalysis,
     StyleText,
+    analysis_field,
     from_hash,
     is_style_id,
     style_id_of,
@@ -210,6 +211,35 @@ async def test_who_deletes_what_was_listed_and_lists_on_sees_every_style_once(
     assert 0 < await redis.ttl(removed_key(seen[0])) <= REMOVED_SECONDS
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("metadata", "[" * 100_000),
+        (analysis_field("0123456789abcdef", has_pictures=True), "[" * 100_000),
+        ("num_images", "-1"),
+        ("num_images", "0"),
+        ("num_images", "11"),
+        ("image_media_type", "text/html"),
+    ],
+)
+async def test_a_record_that_was_tampered_with_is_damaged_and_harms_no_other(
+    replica: Replica, redis: Redis, field: str, value: str
+) -> None:
+    style, _ = await replica.store.create([picture_of(1)], name=None)
+    other, _ = await replica.store.create([picture_of(2)], name=None)
+    await redis.hset(f"atelier:style:{style.id}", field, value)
+    for lookup in (
+        replica.store.get(style.id),
+        replica.store.picture(style.id),
+        Replica(redis).store.feature(style.id, LARGE),
+    ):
+        with pytest.raises(StyleDamaged):
+            await lookup
+    assert (await replica.store.list(limit=9, after=None, order="asc")).styles == (other,)
+    await replica.store.create([picture_of(1)], name=None)  # which repairs it
+    assert await replica.store.picture(style.id) == picture_of(1).content
+
+
 async def test_a_damaged_record_is_named_left_out_of_lists_and_repaired_by_its_picture(
     replica: Replica, redis: Redis
 ) -> None:
@@ -259,7 +289,7 @@ PICTURES: Fields = {
     "num_images": st.integers(1, 10),
     "image_width": st.integers(0, 2048),
     "image_height": st.integers(0, 2048),
-    "image_media_type": st.text(),
+    "image_media_type": st.text().map("image/{}".format),
 }
 TEXT: Fields = {
     "num_images": st.just(0),
