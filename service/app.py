@@ -13,6 +13,7 @@ import structlog
 from fastapi import Depends, FastAPI
 from fastapi.routing import iter_route_contexts
 from redis.asyncio import Redis
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -29,7 +30,7 @@ from service.batching.model_thread import ModelThread
 from service.http import health, images, models, styles
 from service.http.dependencies import Readiness, ReadyService
 from service.http.error_handlers import install_error_handlers
-from service.http.middleware.auth import BEARER, MCP_PATH, Authentication
+from service.http.middleware.auth import BEARER, MCP_PATH, READABLE_HEADERS, Authentication
 from service.http.middleware.idempotency import Idempotency
 from service.http.middleware.limits import BodyLimit, RequestTimeout, max_mcp_bytes
 from service.http.middleware.telemetry import Telemetry
@@ -342,9 +343,18 @@ def create_app(
         keyring=keyring,
         readiness=service.readiness,
         allowed_hosts=frozenset(filter(None, settings.allowed_hosts.lower().replace(" ", "").split(","))),
+        allowed_origins=settings.allowed_origins,
     )
     app.add_middleware(RequestTimeout, max_seconds=settings.request_timeout_seconds)
     app.add_middleware(Telemetry, metrics=service.metrics, clock=clock)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=sorted(settings.allowed_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=READABLE_HEADERS,
+        )
     return app
 
 

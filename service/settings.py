@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -151,6 +152,11 @@ class Settings(BaseSettings):
         description="Host names, separated by commas, under which a service without API keys may be called "
         "besides loopback names; * allows any.",
     )
+    cors_origins: str = Field(
+        default="",
+        description="Origins of pages elsewhere that may use this service from a browser, such as "
+        "https://app.example, separated by commas.",
+    )
     playground: bool = Field(
         default=True, description="Serve a page at / to try the service; false: / leads to the reference."
     )
@@ -218,6 +224,11 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field(default="console", description="Format of log lines.")
 
     @property
+    def allowed_origins(self) -> frozenset[str]:
+        """The origins of `cors_origins`."""
+        return frozenset(filter(None, self.cors_origins.lower().replace(" ", "").split(",")))
+
+    @property
     def choices(self) -> LoadOptions:
         """The settings that concern the model."""
         return LoadOptions(
@@ -239,6 +250,16 @@ class Settings(BaseSettings):
     def _check_aliases(cls, text: str) -> str:
         _read_aliases(text)
         return text
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _require_origins(cls, value: str) -> str:
+        origins = filter(None, value.replace(" ", "").split(","))
+        if not all(re.fullmatch(r"https?://[\w.:\[\]-]+", origin) for origin in origins):
+            raise ValueError(
+                "must be origins such as https://app.example, without a path, separated by commas"
+            )
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -194,7 +194,7 @@ function KeyForm({ onKey }) {
     onKey();
   };
   return html`
-    <form class="key line" onSubmit=${submit}>
+    <form class="key line" aria-label="Access" onSubmit=${submit}>
       <label for="api-key"><span>API key</span></label>
       <input id="api-key" type="password" autocomplete="off" value=${key} placeholder="atl_…"
         aria-describedby="key-reason" onInput=${(event) => setKey(event.target.value)} />

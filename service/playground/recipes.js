@@ -39,8 +39,12 @@ with urllib.request.urlopen(request) as response:
 
 const HEADER_BYTES = 8 + 25; // the signature and the chunk IHDR, after which other chunks may come
 
-/** The PNG file with the recipe as JSON in a text chunk named "parameters". */
+/** The PNG file with the recipe as JSON in a text chunk named "parameters"; a signed one as it is.
+ *
+ * A C2PA manifest, in a chunk named caBX, signs all that is in the file.
+ */
 export async function withParameters(blob, recipe) {
+  if (chunksOf(await blob.arrayBuffer()).includes("caBX")) return blob;
   const utf8 = new TextEncoder();
   const text = utf8.encode(`iTXtparameters\0\0\0\0\0${JSON.stringify(recipe)}`);
   const chunk = new Uint8Array(text.length + 8);
@@ -49,6 +53,15 @@ export async function withParameters(blob, recipe) {
   chunk.set(text, 4);
   view.setUint32(text.length + 4, crc32(text));
   return new Blob([blob.slice(0, HEADER_BYTES), chunk, blob.slice(HEADER_BYTES)], { type: "image/png" });
+}
+
+function chunksOf(buffer) {
+  const view = new DataView(buffer);
+  const names = [];
+  for (let at = 8; at + 8 <= view.byteLength; at += 12 + view.getUint32(at)) {
+    names.push(String.fromCharCode(...new Uint8Array(buffer, at + 4, 4)));
+  }
+  return names;
 }
 
 function crc32(bytes) {

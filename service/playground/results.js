@@ -118,9 +118,9 @@ export function Picture({ result, onUseAsStyle }) {
   `;
 }
 
-/** The same prompt and seed without a style. */
+/** The same prompt and seed at strength 0: the API key may have a style of its own where a request names none. */
 async function plainOf(recipe, onWait) {
-  const { style, styles, strength, ...plain } = recipe;
+  const plain = recipe.style ? { ...recipe, style: { ...recipe.style, strength: 0 } } : { ...recipe, strength: 0 };
   const { signal } = new AbortController();
   for await (const event of drawing(plain, { signal, onWait: (text) => text && onWait(text) })) {
     if (event.type === "image_generation.completed") return imageOf(event);

@@ -44,6 +44,11 @@ def test_partial_images_come_in_order_and_grow_and_the_last_event_is_the_image(
     steps = [event["step"] for event in (*partials, completed)]
     assert steps == sorted(set(steps))
     assert steps[-1] == completed["num_steps"] == 6
+    stages = dict(completed["timings"])
+    total = stages.pop("total")
+    assert {"queue", "text", "style", "transformer", "decode", "encode"} == set(stages)
+    assert 0 < sum(stages.values()) <= total + 0.1  # rounded
+    assert not [event for event in partials if "timings" in event]
     for event in partials:
         size = tuple(map(int, event["partial_size"].split("x")))
         assert max(size) < 64

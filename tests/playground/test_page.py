@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import io
+import json
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import httpx
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from service.settings import Settings
+from tests.support.api_keys import Key, lines
 from tests.support.browser import chromium
 from tests.support.busy_server import metric, wait_for_metric
 from tests.support.gated_generator import PausingGenerator
@@ -26,6 +33,8 @@ pytestmark = pytest.mark.slow
 PATIENCE_MILLISECONDS = 30_000
 NUM_STEPS = 6  # of nano, in each image
 MARKUP = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+AXE_OPTIONS = {"rules": {"target-size": {"enabled": True}}}  # of WCAG 2.2, off by default
+SHARED_PATHS = "atelier_content_paths_shared_total"
 RUNNING_CANCELLED = 'atelier_cancellations_total{queue="generate",when="running"}'
 
 
@@ -120,8 +129,9 @@ def pixels_of(image: Locator) -> Any:
 
 
 def copied(page: Page, name: str) -> str:
-    result(page).get_by_role("button", name=name).click()
-    expect(result(page).get_by_text("Copied")).to_be_visible()
+    button = result(page).get_by_role("button", name=name)
+    button.click()
+    expect(button.locator("xpath=following-sibling::*")).to_have_text("Copied")
     return str(page.evaluate("navigator.clipboard.readText()"))
 
 
@@ -186,3 +196,253 @@ def test_a_page_under_a_foreign_name_gets_nothing_but_the_reason(server: Running
     other = page.context.pages[-1]
     expect(other.get_by_text("'evil.example' is none")).to_be_visible()
     assert styles(other).get_by_role("listitem").count() == 0
+
+
+def test_all_styles_are_drawn_on_one_content_path_and_a_sweep_on_one_seed(
+    client: httpx.Client, page: Page
+) -> None:
+    add_style(page, 3, "third")
+    add_style(page, 4, "fourth")
+    before = metric(client, SHARED_PATHS)
+    draw(page, button="In all my styles")
+    expect(finished(page)).to_have_count(2)
+    assert metric(client, SHARED_PATHS) - before == 1
+    for label in ("third", "fourth"):
+        expect(result(page).get_by_role("listitem").filter(has_text=label)).to_be_visible()
+    page.get_by_role("button", name="Strength sweep").click()
+    expect(finished(page)).to_have_count(5)
+    seed = int(page.get_by_label("Seed", exact=True).input_value())
+    plain = {"prompt": "a red star", "seed": seed}
+    content = client.post("/v1/images/generations", json=plain, headers={"Accept": "image/png"}).content
+    assert (pixels_of(finished(page).first) == pixels(content)).all()
+
+
+def test_several_chosen_styles_mix_by_weight_and_compare_with_the_plain_picture(
+    client: httpx.Client, page: Page
+) -> None:
+    add_style(page, 3, "third")
+    add_style(page, 4, "fourth")
+    styles(page).get_by_role("button", name="third", exact=True).click()
+    page.get_by_role("slider", name="Weight of third").fill("2")
+    page.get_by_role("slider", name="Strength", exact=True).fill("0.8")
+    draw(page)
+    expect(finished(page)).to_be_visible()
+    ids = {style["name"]: style["id"] for style in client.get("/v1/styles").json()["data"]}
+    body = json.loads(shlex.split(copied(page, "Copy as curl"))[7])
+    assert body["styles"] == [{"id": ids["fourth"], "weight": 1}, {"id": ids["third"], "weight": 2}]
+    assert body["strength"] == 0.8
+    result(page).get_by_role("button", name="Compare with plain").click()
+    slider = result(page).get_by_role("slider", name="Between plain and styled")
+    slider.fill("25")
+    plain = result(page).get_by_alt_text("The same without a style")
+    assert plain.evaluate("image => image.style.clipPath") == "inset(0px 75% 0px 0px)"
+    unstyled = {"prompt": body["prompt"], "seed": body["seed"]}
+    content = client.post("/v1/images/generations", json=unstyled, headers={"Accept": "image/png"}).content
+    assert (pixels_of(plain) == pixels(content)).all()
+
+
+def test_the_copied_commands_draw_the_same_picture(client: httpx.Client, page: Page, tmp_path: Path) -> None:
+    add_style(page, 5, "fifth")
+    draw(page, 'a star that isn\'t "blue" $HOME `id` \\ é 🦊')
+    expect(finished(page)).to_be_visible()
+    shown = pixels_of(finished(page))
+    curl = copied(page, "Copy as curl")
+    python = copied(page, "Copy as Python")
+    need("curl")
+    name = curl.split()[-1]
+    for command in (["/bin/sh", "-c", curl], [sys.executable, "-c", python]):
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+        assert (pixels((tmp_path / name).read_bytes()) == shown).all()
+        (tmp_path / name).unlink()
+    with page.expect_download() as saving:
+        result(page).get_by_role("button", name="Download").click()
+    saving.value.save_as(tmp_path / "saved.png")
+    saved = Image.open(tmp_path / "saved.png")
+    assert (np.asarray(saved.convert("RGB")) == shown).all()
+    assert json.loads(saved.text["parameters"]) == json.loads(shlex.split(curl)[7])  # type: ignore[attr-defined]
+    result(page).get_by_text("Where did the time go?").click()
+    expect(result(page).get_by_role("row").filter(has_text="the model's steps")).to_be_visible()
+
+
+def test_the_history_is_there_after_a_reload_and_a_picture_of_it_becomes_a_style(
+    client: httpx.Client, page: Page
+) -> None:
+    draw(page, "a green fish")
+    expect(finished(page)).to_be_visible()
+    shown = pixels_of(finished(page))
+    expect(page.get_by_role("list", name="History").get_by_role("listitem")).to_have_count(1)
+    page.reload()
+    page.get_by_role("list", name="History").get_by_role("button", name="a green fish").click()
+    dialog = page.get_by_role("dialog")
+    assert (pixels_of(dialog.locator("[data-state=finished]")) == shown).all()
+    dialog.get_by_role("button", name="Use as a style").click()
+    expect(styles(page).get_by_role("button", name="a green fish", exact=True)).to_be_visible()
+    picked = page.get_by_role("list", name="History").get_by_role("button", name="a green fish")
+    picked.click()
+    page.get_by_role("button", name="Remove from history").click()
+    expect(page.get_by_role("list", name="History")).to_have_count(0)
+
+
+def test_a_result_is_dragged_back_in_as_a_style(client: httpx.Client, page: Page) -> None:
+    draw(page, "a green fish")
+    expect(finished(page)).to_be_visible()
+    page.set_viewport_size({"width": 1280, "height": 1400})  # both ends in view
+    finished(page).drag_to(page.get_by_label("Add a style", exact=True))
+    expect(styles(page).get_by_role("button", name="a green fish", exact=True)).to_be_visible()
+
+
+def test_styles_come_from_words_and_codes_and_are_renamed_and_deleted(
+    client: httpx.Client, page: Page
+) -> None:
+    page.get_by_text("From words, a code, or several pictures").click()
+    page.get_by_role("textbox", name="Style in words").fill("pixels")
+    page.get_by_role("textbox", name="Style in words").press("Enter")
+    expect(styles(page).get_by_role("button", name="pixels", exact=True)).to_be_visible()
+    (style,) = client.get("/v1/styles").json()["data"]
+    page.get_by_role("button", name="Details of pixels").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Copy code").click()
+    expect(dialog.get_by_text("Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == style["code"]
+    dialog.get_by_role("textbox", name="Name").fill("squares")
+    dialog.get_by_role("button", name="Rename").click()
+    expect(dialog.get_by_text("Renamed.")).to_be_visible()
+    assert client.get(f"/v1/styles/{style['id']}").json()["name"] == "squares"
+    dialog.get_by_role("button", name="Delete").click()
+    dialog.get_by_role("button", name="Really delete it?").click()
+    expect(styles(page).get_by_role("listitem")).to_have_count(0)
+    assert client.get(f"/v1/styles/{style['id']}").status_code == 404
+    page.get_by_role("textbox", name="Style code").fill(style["code"])
+    page.get_by_role("button", name="Add: style code").click()
+    expect(styles(page).get_by_role("listitem")).to_have_count(1)
+
+
+def test_an_error_is_shown_in_the_services_words_beside_its_control(client: httpx.Client, page: Page) -> None:
+    page.get_by_label("Count", exact=True).fill("11")
+    draw(page)
+    body = {"prompt": "a red star", "n": 11}
+    error = client.post("/v1/images/generations", json=body).json()["error"]
+    assert error["param"] == "n"
+    count = page.get_by_label("Count", exact=True)
+    expect(count).to_have_accessible_description(error["message"])
+    expect(count).to_have_attribute("aria-invalid", "true")
+    expect(page.get_by_role("alert").filter(has_text=error["message"])).to_be_visible()
+    wrong: Any = {"name": "a.png", "mimeType": "image/png", "buffer": b"no picture"}
+    page.get_by_label("Add a style", exact=True).set_input_files(wrong)
+    refused = upload(client, b"no picture").json()["error"]["message"]
+    expect(page.get_by_label("Add a style", exact=True)).to_have_accessible_description(refused)
+
+
+def test_a_full_queue_is_counted_down_and_tried_again_and_a_lost_connection_too(
+    client: httpx.Client, page: Page
+) -> None:
+    answers = [
+        lambda route: route.fulfill(
+            status=429,
+            headers={"Retry-After": "2", "Content-Type": "application/json"},
+            body=json.dumps(
+                {"error": {"message": "The queue is full.", "param": None, "code": "queue_full"}}
+            ),
+        ),
+        lambda route: route.abort("connectionreset"),
+        lambda route: route.continue_(),
+    ]
+    page.clock.install()
+    page.route("**/v1/images/generations", lambda route: answers.pop(0)(route))
+    draw(page)
+    expect(result(page).get_by_text("The queue is full. Trying again in 2 s.")).to_be_visible()
+    page.clock.run_for(1000)
+    expect(result(page).get_by_text("The queue is full. Trying again in 1 s.")).to_be_visible()
+    page.clock.run_for(1000)
+    expect(
+        result(page).get_by_text("The connection to the service was lost. Trying again in 1 s.")
+    ).to_be_visible()
+    page.clock.run_for(1000)
+    expect(finished(page)).to_be_visible()
+    assert answers == []
+
+
+def violations_on(page: Page) -> list[str]:
+    """What axe finds against WCAG 2.2 AA, and against its best practices."""
+    return [
+        f"{found['id']}: {', '.join(str(node['target']) for node in found['nodes'])}"
+        for found in Axe().run(page, options=AXE_OPTIONS).response["violations"]
+    ]
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 1280)])
+def test_axe_finds_nothing_on_any_screen(
+    client: httpx.Client, page: Page, scheme: Literal["light", "dark"], width: int
+) -> None:
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    page.set_viewport_size({"width": width, "height": 800})
+    expect(page.get_by_role("button", name="Sample rose")).to_be_visible()
+    page.get_by_text("From words, a code, or several pictures").click()
+    found = {"empty": violations_on(page)}
+    add_style(page, 6, "sixth")
+    add_style(page, 7, "seventh")
+    styles(page).get_by_role("button", name="sixth", exact=True).click()
+    draw(page)
+    expect(finished(page)).to_be_visible()
+    result(page).get_by_role("button", name="Compare with plain").click()
+    expect(result(page).get_by_role("slider")).to_be_visible()
+    result(page).get_by_text("Where did the time go?").click()
+    found["one picture"] = violations_on(page)
+    draw(page, button="In all my styles")
+    expect(finished(page)).to_have_count(2)
+    found["several pictures"] = violations_on(page)
+    result(page).get_by_role("button", name="Open: sixth").click()
+    found["a picture"] = violations_on(page)
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Details of sixth").click()
+    expect(page.get_by_role("button", name="Copy code")).to_be_visible()
+    found["a style"] = violations_on(page)
+    page.keyboard.press("Escape")
+    draw(page, "")
+    expect(page.get_by_role("alert").filter(has_text="prompt")).to_be_visible()
+    found["an error"] = violations_on(page)
+    assert {screen: violations for screen, violations in found.items() if violations} == {}
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_page_is_small(server: Running, browser: Browser) -> None:
+    page = browser.new_page()
+    sizes: dict[str, int] = {}
+    page.on(
+        "requestfinished",
+        lambda sent: (
+            sizes.update({sent.url: sent.sizes()["responseBodySize"]})
+            if sent.resource_type != "image"
+            else None
+        ),
+    )
+    page.goto(server.url, wait_until="networkidle")
+    page.context.close()
+    assert f"{server.url}/playground/app.js" in sizes
+    assert sum(sizes.values()) < 120 * 2**10
+
+
+def test_with_api_keys_the_page_asks_for_one_and_keeps_it_for_the_tab(
+    browser: Browser, generator: PausingGenerator, tmp_path: Path
+) -> None:
+    key = Key("acme")
+    with serving(Settings(data_dir=tmp_path, api_keys=lines(key)), generator) as server:
+        server.wait_until_settled()
+        page = browser.new_page()
+        page.goto(server.url)
+        expect(page.get_by_role("alert").filter(has_text="The request has no API key.")).to_be_visible()
+        assert violations_on(page) == []
+        page.get_by_label("API key").fill("atl_wrong")
+        page.get_by_role("button", name="Use it").click()
+        expect(page.get_by_role("alert").filter(has_text="is not one of this service's")).to_be_visible()
+        page.get_by_label("API key").fill(key.secret)
+        page.get_by_role("button", name="Use it").click()
+        expect(page.get_by_label("API key")).to_have_count(0)
+        add_style(page, 8, "eighth")
+        expect(styles(page).locator(".thumbnail img")).to_have_count(1)
+        draw(page)
+        expect(finished(page)).to_be_visible()
+        page.reload()
+        expect(styles(page).get_by_role("button", name="eighth", exact=True)).to_be_visible()
+        assert page.evaluate("Object.keys(localStorage).length + document.cookie.length") == 0
+        page.context.close()

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access.api_key import ApiKey
 from service.access.keyring import ReloadingKeyring
-from service.application.caller import Caller
+from service.application.caller import KINDS, Caller
 from service.errors import HostNotAllowed, InvalidApiKey
 from service.http.dependencies import Readiness
 
@@ -21,6 +21,19 @@ MCP_PATH = "/mcp"
 GUARDED = ("/v1/", f"{MCP_PATH}/")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+# By pages of the allowed origins. The rate limits have names that depend on what is limited.
+READABLE_HEADERS = (
+    "Idempotent-Replayed",
+    "Location",
+    "Retry-After",
+    "Server-Timing",
+    "X-Native-Size",
+    "X-Quality",
+    "X-Request-ID",
+    "X-Seed",
+    "X-Warnings",
+    *(f"x-ratelimit-{what}-{kind}" for kind in KINDS for what in ("limit", "remaining", "reset")),
+)
 # For the OpenAPI document alone: the middleware decides before the body is read.
 BEARER = HTTPBearer(
     auto_error=False, description="An API key, made by `atelier keys new`. Needed once the service has any."
@@ -38,6 +51,7 @@ class Authentication:
     keyring: ReloadingKeyring
     readiness: Readiness
     allowed_hosts: frozenset[str]  # besides loopback names, while there are no keys; * for any
+    allowed_origins: frozenset[str]  # of other sites whose pages may change things all the same
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and is_guarded(scope["path"]):
@@ -45,7 +59,7 @@ class Authentication:
             if keyring.api_keys:
                 await self._admit(keyring.find(_secret(scope)), scope)
             else:
-                _require_same_site(scope, self.allowed_hosts)
+                _require_same_site(scope, self.allowed_hosts, self.allowed_origins)
         await self.app(scope, receive, send)
 
     async def _admit(self, api_key: ApiKey | None, scope: Scope) -> None:
@@ -68,8 +82,8 @@ def _secret(scope: Scope) -> str:
     return secret.strip()
 
 
-def _require_same_site(scope: Scope, allowed_hosts: frozenset[str]) -> None:
-    """HostNotAllowed when a page of another site may have sent the request.
+def _require_same_site(scope: Scope, allowed_hosts: frozenset[str], allowed_origins: frozenset[str]) -> None:
+    """HostNotAllowed when a page of another site may have sent the request, and its origin is not allowed.
 
     Browsers send whatever a page asks for, and with DNS rebinding also give it the response: the name in
     `Host` is then the page's own. With API keys neither matters, since a page does not know the key.
@@ -85,10 +99,13 @@ def _require_same_site(scope: Scope, allowed_hosts: frozenset[str]) -> None:
     if scope["method"] in SAFE_METHODS:
         return
     origin = headers.get("origin")
+    if origin is not None and origin.lower() in allowed_origins:
+        return
     is_other = origin is not None and origin.partition("://")[2].lower() != host
     if is_other or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         raise HostNotAllowed(
-            "Without API keys this service takes no changes from pages of other sites.",
+            "Without API keys this service takes no changes from pages of other sites. Add the page's origin "
+            "to ATELIER_CORS_ORIGINS, or make API keys.",
             code="cross_site_request",
         )
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from service.settings import Settings
+from service.settings import Settings, read_settings
 from tests.support.api_keys import Key, lines
 from tests.support.generations import error_of
-from tests.support.server import serving
+from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import picture
 
 STYLES = "/v1/styles"
+PAGE = "https://app.example"
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8000", "[::1]:80", "app.localhost", "LOCALHOST:1"])
@@ -67,3 +69,59 @@ def test_allowed_hosts_are_let_in_and_so_is_everybody_with_keys(tmp_path: Path) 
         server.wait_until_settled()
         headers = {"Host": "studio.example", **key.headers, "Origin": "https://app.example"}
         assert client.get(STYLES, headers=headers).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server without keys that pages of one origin may use."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("open"), cors_origins=f"http://a.example:81, {PAGE}")
+    with serving(settings, tiny_generator()) as running:
+        running.wait_until_settled()
+        yield running
+
+
+def test_pages_of_an_allowed_origin_may_change_things_and_read_the_answer(open_server: Running) -> None:
+    headers = {"Origin": PAGE, "Sec-Fetch-Site": "cross-site"}
+    with open_server.client() as client:
+        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        preflight = client.options(STYLES, headers=headers | asked)
+        assert preflight.status_code == 200
+        assert "authorization" in preflight.headers["Access-Control-Allow-Headers"]
+        response = client.post(STYLES, files={"image": ("a.png", picture(1))}, headers=headers)
+        assert response.status_code == 201
+        refused = client.post("/v1/images/generations", json={}, headers=headers)
+        assert error_of(refused, 400)["param"] == "prompt"
+    for answer in (preflight, response, refused):
+        assert answer.headers["Access-Control-Allow-Origin"] == PAGE
+    assert "Server-Timing" in refused.headers["Access-Control-Expose-Headers"]
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "http://app.example", "https://app.example:444", "null"]
+)
+def test_other_origins_stay_refused_beside_an_allowed_one(open_server: Running, origin: str) -> None:
+    headers = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
+    with open_server.client() as client:
+        assert (
+            client.options(STYLES, headers=headers | {"Access-Control-Request-Method": "POST"}).status_code
+            == 400
+        )
+        response = client.post(STYLES, files={"image": ("a.png", picture(1))}, headers=headers)
+        assert error_of(response, 403)["code"] == "cross_site_request"
+        assert "Access-Control-Allow-Origin" not in response.headers
+        host = client.post(STYLES, json={}, headers={"Origin": PAGE, "Host": "evil.example"})
+        assert error_of(host, 403)["code"] == "host_not_allowed"
+
+
+def test_pages_read_nothing_unless_their_origin_is_named(client: httpx.Client) -> None:
+    response = client.get(STYLES, headers={"Origin": PAGE})
+    assert response.status_code == 200
+    assert "Access-Control-Allow-Origin" not in response.headers
+
+
+@pytest.mark.parametrize(
+    "value", ["*", "app.example", "https://app.example/page", "https://a.example https://b.example/"]
+)
+def test_an_origin_that_is_none_stops_the_start(value: str) -> None:
+    with pytest.raises(ValueError, match="ATELIER_CORS_ORIGINS must be origins such as"):
+        read_settings(cors_origins=value)
