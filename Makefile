@@ -34,10 +34,10 @@ INSTALL = $(UV) pip install --python $(BIN)/python $(addprefix --torch-backend=,
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick check docs bench overhead evaluate gpu soak large package lock clean
+.PHONY: help run test test-quick check docs screenshots bench overhead evaluate gpu soak large package lock clean
 
 help:  ## List the targets
-	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.installed  ## Serve on http://127.0.0.1:8000; installs everything the first time
 	$(BIN)/atelier serve $(ARGS)
@@ -57,6 +57,9 @@ check: $(VENV)/.installed-dev  ## Check format, lint, types and layers
 docs: $(VENV)/.installed-dev  ## Build the documentation into build/docs; a broken link or anchor fails
 	$(BIN)/zensical build --strict --clean
 	$(BIN)/python -m pytest tests/docs/test_links.py
+
+screenshots: $(VENV)/.installed-dev  ## Take the documentation's pictures of the playground; needs chromium
+	$(BIN)/python -m tests.support.screenshots
 
 bench: $(VENV)/.installed  ## Measure speed on this machine
 	$(BIN)/atelier bench $(BENCH) $(ARGS)

@@ -45,6 +45,9 @@ def test_the_packages_hold_what_they_should(packages: Path) -> None:
     assert "service/model/nano/weights/transformer.safetensors" in installed
     assert "service/model/nano/weights/text_encoder/tokenizer.json" in installed
     assert "service/py.typed" in installed
+    page = ROOT / "service" / "playground"
+    files = {str(file.relative_to(ROOT)) for file in page.rglob("*") if file.is_file()}
+    assert "service/playground/vendor/LICENSE.preact" in files <= {*installed}
     assert not [name for name in installed if name.startswith(("tests/", "docs/"))]
     with tarfile.open(sdist) as archive:
         assert any(name.endswith("/LICENSE") for name in archive.getnames())
