@@ -44,7 +44,7 @@ _RETRY_AFTER = {"Retry-After": "Seconds until the request should be sent again."
 _HEADERS = {
     401: {"WWW-Authenticate": "How to send the API key."},
     409: _RETRY_AFTER,
-    429: {"Retry-After": "Seconds until the request would be accepted: computed, not a constant."},
+    429: {"Retry-After": "Seconds until it is worth asking again; for images and rates, computed."},
     503: _RETRY_AFTER,
 }
 
