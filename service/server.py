@@ -35,7 +35,7 @@ BACKLOG = 2048
 # How soon a second signal, to end at once, is noticed while draining.
 SIGNAL_POLL_SECONDS = 0.1
 START = """\
-Atelier is ready on {url} with the model {model}. Try:
+Atelier is ready on {url} with the model {model}. {invitation}:
 
   curl{key} -F image=@style.png {url}/v1/styles
   curl{key} {url}/v1/images/generations -H 'Content-Type: application/json' -H 'Accept: image/png' \
@@ -126,7 +126,9 @@ async def _serve(server: uvicorn.Server, listener: socket.socket, service: Servi
         server.should_exit = True
     elif (ready := service.readiness.service) is not None:
         key = KEY if service.keyring.now.api_keys else ""
-        print(START.format(url=url, model=ready.images.generator.name, key=key), flush=True)
+        invitation = "Open it in a browser, or try" if service.settings.playground else "Try"
+        model = ready.images.generator.name
+        print(START.format(url=url, model=model, key=key, invitation=invitation), flush=True)
         ended = asyncio.create_task(ready.ended())
         await asyncio.wait({serving, ended}, return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()

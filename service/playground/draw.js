@@ -68,7 +68,7 @@ export function useDrawing({ model, onResult, onError }) {
     abort.current?.abort();
     const { signal } = (abort.current = new AbortController());
     const began = performance.now();
-    const shape = (form.size === "auto" ? model.default_size : form.size).split("x");
+    const shape = (form.size === "auto" ? (model?.default_size ?? "1x1") : form.size).split("x");
     const tiles = requests
       .flatMap((request) => request.tiles)
       .map((tile, index) => ({ ...tile, index, size: shape, step: 0, numSteps: 0 }));

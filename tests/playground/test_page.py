@@ -291,6 +291,30 @@ def test_a_result_is_dragged_back_in_as_a_style(client: httpx.Client, page: Page
     expect(styles(page).get_by_role("button", name="a green fish", exact=True)).to_be_visible()
 
 
+def test_a_pasted_picture_becomes_a_style_and_several_files_can_become_one(
+    client: httpx.Client, page: Page
+) -> None:
+    page.evaluate(
+        """(bytes) => {
+            const pasted = new DataTransfer();
+            pasted.items.add(new File([new Uint8Array(bytes)], "image.png", { type: "image/png" }));
+            const event = new ClipboardEvent("paste", { clipboardData: pasted, bubbles: true });
+            document.body.dispatchEvent(event);
+        }""",
+        list(picture(9)),
+    )
+    expect(styles(page).get_by_role("listitem")).to_have_count(1)
+    page.get_by_text("From words, a code, or several pictures").click()
+    page.get_by_label("Several files become one style, their mean").check()
+    files: list[Any] = [
+        {"name": f"{seed}.png", "mimeType": "image/png", "buffer": picture(seed)} for seed in (10, 11)
+    ]
+    page.get_by_label("Add a style", exact=True).set_input_files(files)
+    expect(styles(page).get_by_role("listitem")).to_have_count(2)
+    mean, pasted = client.get("/v1/styles").json()["data"]
+    assert (mean["num_images"], pasted["num_images"], pasted["name"]) == (2, 1, None)
+
+
 def test_styles_come_from_words_and_codes_and_are_renamed_and_deleted(
     client: httpx.Client, page: Page
 ) -> None:
