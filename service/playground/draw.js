@@ -55,6 +55,28 @@ const plans = {
   },
 };
 
+/** Each image that is asked for, before there is anything to see. */
+function blankTiles(requests, form, model) {
+  const size = (form.size === "auto" ? (model?.default_size ?? "1x1") : form.size).split("x");
+  return requests
+    .flatMap((request) => request.tiles)
+    .map((tile, index) => ({ ...tile, index, size, step: 0, numSteps: 0 }));
+}
+
+/** The tile as an event shows it: with a preview, or with its result. */
+function tileAfter(tile, event, base) {
+  const changed = { ...tile, step: event.step, numSteps: event.num_steps };
+  if (event.type !== "image_generation.completed") {
+    return { ...changed, preview: `data:image/${event.output_format};base64,${event.b64_json}` };
+  }
+  const recipe = { ...base, size: event.size, seed: event.seed, ...tile.styling };
+  return { ...changed, result: { blob: imageOf(event), recipe, label: tile.label, created: Date.now() } };
+}
+
+/** The share of all steps that is done, 0 to 1. */
+const progressOf = (tiles) =>
+  tiles.reduce((sum, { step, numSteps }) => sum + (numSteps && step / numSteps), 0) / tiles.length;
+
 /** `[set, draw, cancel]`: what is being drawn or was drawn last, and how to begin and to end it. */
 export function useDrawing({ model, onResult, onError }) {
   const [set, setSet] = useState(null);
@@ -65,49 +87,38 @@ export function useDrawing({ model, onResult, onError }) {
     const base = { prompt: form.prompt, size: form.size, seed: form.seed };
     if (form.guidance !== "") base.guidance = Number(form.guidance);
     const requests = plans[plan](base, form);
+    const tiles = blankTiles(requests, form, model);
+    const warnings = new Set();
+    const began = performance.now();
+    const secondsSince = () => (performance.now() - began) / 1000;
+    const onWait = (message) => change({ message: message ?? "Drawing…" });
     abort.current?.abort();
     const { signal } = (abort.current = new AbortController());
-    const began = performance.now();
-    const shape = (form.size === "auto" ? (model?.default_size ?? "1x1") : form.size).split("x");
-    const tiles = requests
-      .flatMap((request) => request.tiles)
-      .map((tile, index) => ({ ...tile, index, size: shape, step: 0, numSteps: 0 }));
-    onError(null);
-    setSet({ tiles, isRunning: true, progress: 0, message: "Drawing…", estimate: "", warnings: [], timings: null });
 
-    const show = (index, event) => {
-      const tile = { ...tiles[index], step: event.step, numSteps: event.num_steps };
-      if (event.type === "image_generation.completed") {
-        const recipe = { ...base, size: event.size, seed: event.seed, ...tile.styling };
-        tile.result = { blob: imageOf(event), recipe, label: tile.label, created: Date.now() };
-        onResult(tile.result);
-      } else {
-        tile.preview = `data:image/${event.output_format};base64,${event.b64_json}`;
-      }
-      tiles[index] = tile;
-      const progress = tiles.reduce((sum, { step, numSteps }) => sum + (numSteps && step / numSteps), 0) / tiles.length;
-      const seconds = ((performance.now() - began) / 1000) * (1 / progress - 1);
-      change({ tiles: [...tiles], progress, estimate: `step ${event.step} of ${event.num_steps}, ${roughly(seconds)}` });
+    const onEvent = (index, event) => {
+      tiles[index] = tileAfter(tiles[index], event, base);
+      if (tiles[index].result) onResult(tiles[index].result);
+      for (const warning of event.warnings ?? []) warnings.add(warning);
+      const progress = progressOf(tiles);
+      const left = roughly(secondsSince() * (1 / progress - 1));
+      const estimate = `step ${event.step} of ${event.num_steps}, ${left}`;
+      change({ tiles: [...tiles], progress, estimate, warnings: [...warnings] });
+      if (event.timings) change({ timings: event.timings });
     };
 
-    let offset = 0;
+    onError(null);
+    setSet({ tiles, isRunning: true, progress: 0, message: "Drawing…", estimate: "", warnings: [], timings: null });
     try {
+      let offset = 0;
       for (const request of requests) {
-        const onWait = (message) => change({ message: message ?? "Drawing…" });
-        for await (const event of drawing(request.body, { signal, onWait })) {
-          show(offset + event.image_index, event);
-          if (event.timings) change({ timings: event.timings });
-          if (event.warnings) setSet((now) => ({ ...now, warnings: [...new Set([...now.warnings, ...event.warnings])] }));
-        }
+        for await (const event of drawing(request.body, { signal, onWait })) onEvent(offset + event.image_index, event);
         offset += request.tiles.length;
       }
-      const seconds = (performance.now() - began) / 1000;
-      change({ isRunning: false, message: `Done in ${seconds.toFixed(1)} s.` });
+      change({ isRunning: false, message: `Done in ${secondsSince().toFixed(1)} s.` });
     } catch (error) {
       if (signal !== abort.current.signal) return; // another drawing has begun meanwhile
-      const isCancelled = signal.aborted;
-      if (!isCancelled) onError(error);
-      change({ isRunning: false, message: isCancelled ? "Cancelled." : "Not finished." });
+      if (!signal.aborted) onError(error);
+      change({ isRunning: false, message: signal.aborted ? "Cancelled." : "Not finished." });
     }
   };
   return [set, draw, () => abort.current.abort()];

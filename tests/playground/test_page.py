@@ -470,3 +470,10 @@ def test_with_api_keys_the_page_asks_for_one_and_keeps_it_for_the_tab(
         expect(styles(page).get_by_role("button", name="eighth", exact=True)).to_be_visible()
         assert page.evaluate("Object.keys(localStorage).length + document.cookie.length") == 0
         page.context.close()
+
+
+def test_a_warning_of_the_service_is_shown_with_the_picture(client: httpx.Client, page: Page) -> None:
+    answer = client.post("/v1/images/generations", json={"prompt": "qwertz"}).json()
+    draw(page, "qwertz")
+    expect(finished(page)).to_be_visible()
+    expect(result(page).get_by_text(answer["warnings"][0], exact=True)).to_be_visible()
