@@ -45,9 +45,9 @@ class Tally:
             await self._more.wait_for(lambda: self.answers.total() >= enough)
 
     def probes_told(self) -> str:
-        ordered = sorted(self.probes)
+        ordered = sorted(self.probes) or [0.0]
         p50, p99 = (ordered[int(share * (len(ordered) - 1))] for share in (0.5, 0.99))
-        return f"{len(ordered)} times, {p50:.3f} s at p50, {p99:.3f} at p99, {ordered[-1]:.3f} at most"
+        return f"{len(self.probes)} times, {p50:.3f} s at p50, {p99:.3f} at p99, {ordered[-1]:.3f} at most"
 
     def table(self) -> str:
         """A line for each kind, a column for each outcome."""
