@@ -34,7 +34,8 @@ def quick_generator() -> Generator:
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A ready server whose model takes shortcuts at medium and low quality."""
-    with serving(Settings(data_dir=tmp_path_factory.mktemp("quick")), quick_generator()) as running:
+    settings = Settings(data_dir=tmp_path_factory.mktemp("quick"), metadata="none")
+    with serving(settings, quick_generator()) as running:
         running.wait_until_settled()
         yield running
 
