@@ -30,6 +30,8 @@ from service.storage.schema import Quota
 from service.styles.record import Style, StyleText
 from service.styles.store import StyleStore
 
+# Styles that the model reads between two batches of images: reading one takes a fraction of a batch.
+MAX_STYLES_IN_TURN = 8
 # Kubernetes gives a probe one second by default.
 PROBE_SECONDS = 0.5
 # Bound of what a message repeats of a name that the client chose.
@@ -210,7 +212,11 @@ def extraction_batcher(
     metrics: Metrics,
     clock: Callable[[], float],
 ) -> Batcher[ExtractionInput, Extracted]:
-    """The queue of styles to read. One at a time: together they are not faster, and images would wait."""
+    """The queue of styles to read: one after another, as together they are not faster, and a few in a turn.
+
+    Between two turns the model draws a batch of images, which takes seconds on a CPU. With one style in each
+    turn, a full queue of uploads would wait for as many batches.
+    """
 
     def extract(job_input: ExtractionInput) -> Extracted:
         source, size, stages = job_input.source, job_input.size, StageTimer(clock)
@@ -232,7 +238,7 @@ def extraction_batcher(
         run,
         name="extract",
         group=lambda job_input: job_input.size,
-        max_jobs=lambda _: 1,
+        max_jobs=lambda _: MAX_STYLES_IN_TURN,
         max_queued=settings.max_queued,
         executor=executor,
         metrics=metrics,
