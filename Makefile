@@ -45,7 +45,7 @@ run: $(VENV)/.installed  ## Serve on http://127.0.0.1:8000; installs everything 
 test: $(VENV)/.installed-dev  ## Run all tests: minutes; a real server, a real Valkey, real HTTP
 	$(IN_PARALLEL) $(ARGS)
 
-test-quick: $(VENV)/.installed-dev  ## Run the tests that take at most 90 s together, before each commit
+test-quick: $(VENV)/.installed-dev  ## Run the fast tests, two minutes or so on two cores, before each commit
 	$(IN_PARALLEL) -m "not slow and not large" $(ARGS)
 
 check: $(VENV)/.installed-dev  ## Check format, lint, types and layers
