@@ -107,7 +107,7 @@ def test_a_part_that_breaks_does_not_cost_the_others(folder: Path, tmp_path: Pat
 def test_when_the_time_is_up_it_writes_what_it_has(folder: Path, tmp_path: Path) -> None:
     assert gpu.main(arguments(folder, tmp_path, "--only", "golden,memory", "--seconds", "0.05")) == 1
     first, second = json.loads((tmp_path / "report.json").read_text())["parts"]
-    assert (first["status"], second["status"]) == ("out of time", "not run")
+    assert (first["status"], second["status"]) == ("out of time", "not run"), first["notes"]
     assert first["seconds"] < 30
     assert "the time was up" in (tmp_path / "report.md").read_text()
 
