@@ -38,6 +38,12 @@ _NOW = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
+# KEYS: response; ARGV: claim. The rest is for the claim's owner alone.
+_OWN_CLAIM = """
+if redis.call('HGET', KEYS[1], 'claim') ~= ARGV[1] then
+  return 0
+end
+"""
 # KEYS: response, claims; ARGV: fingerprint, claim, milliseconds to live
 # Returns nothing when the claim is ours now; else the fingerprint, and the response unless still claimed.
 CLAIM = (
@@ -65,10 +71,8 @@ return {}
 # Does nothing, and returns 0, when the claim is no longer ours.
 RENEW = (
     _NOW
+    + _OWN_CLAIM
     + """
-if redis.call('HGET', KEYS[1], 'claim') ~= ARGV[1] then
-  return 0
-end
 if ARGV[2] == '0' then
   redis.call('DEL', KEYS[1])
   return redis.call('ZREM', KEYS[2], KEYS[1])
@@ -84,10 +88,8 @@ return 1
 # there is none in all, the oldest of the tenant that has most. Does nothing when the claim is no longer ours.
 KEEP = (
     _NOW
+    + _OWN_CLAIM
     + """
-if redis.call('HGET', KEYS[1], 'claim') ~= ARGV[1] then
-  return 0
-end
 local function index_of(tenant)
   return 'atelier:answers:' .. tenant
 end
