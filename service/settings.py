@@ -8,7 +8,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 from platformdirs import user_data_path
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -20,6 +19,7 @@ from service.model.checkpoints.options import (
     TextDeviceChoice,
     TextPrecisionChoice,
 )
+from service.model.device.control_groups import ROOT, folders_of, own_groups
 
 PREFIX = "ATELIER_"
 MetadataChoice = Literal["none", "minimal", "full"]
@@ -310,27 +310,20 @@ def prepare_torch(settings: Settings) -> None:
         os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 
-def default_threads(
-    num_cores: int | None = None, groups: str | None = None, root: Path = Path("/sys/fs/cgroup")
-) -> int:
+def default_threads(num_cores: int | None = None, groups: str | None = None, root: Path = ROOT) -> int:
     """One fewer than the cores that this process may use, and at least one.
 
     The event loop and the image encoder run on the core that is left. With a thread on every core, a single
     busy neighbour delays every operation, which waits for its slowest thread: docs/benchmarks.md has figures.
     `groups` is the text of /proc/self/cgroup, whose quotas count as cores; without arguments, this machine's.
     """
+    import psutil  # other commands do without it
+
     if num_cores is None:
         num_usable = len(psutil.Process().cpu_affinity() or ()) if psutil.LINUX else os.cpu_count() or 1
         num_cores = min(num_usable, psutil.cpu_count(logical=False) or num_usable)
-    if groups is None:
-        file = Path("/proc/self/cgroup")
-        groups = file.read_text() if file.exists() else ""
-    for line in groups.splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers or "cpu" in controllers.split(","):
-            # In a container the root itself is its group.
-            for folder in (root / controllers / path.lstrip("/"), root / controllers):
-                num_cores = min([num_cores, *_cores_allowed(folder)])
+    for _, folder in folders_of(own_groups() if groups is None else groups, "cpu", root):
+        num_cores = min([num_cores, *_cores_allowed(folder)])
     return max(1, num_cores - 1)
 
 

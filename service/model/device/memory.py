@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from service.model.backbone import AnyBackbone
+from service.model.device.control_groups import ROOT, folders_of, own_groups
 from service.model.schedule import Size
 
 # Share of the free memory that a batch may take. On a CPU the rest is for other programs and for decoding
@@ -45,8 +46,7 @@ def free_bytes(device: torch.device, mapped_bytes: int = 0) -> int:
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
     available = _available_bytes() - mapped_bytes
-    groups = Path("/proc/self/cgroup")
-    limit = headroom(groups.read_text()) if groups.exists() else None
+    limit = headroom(own_groups())
     return max(0, available if limit is None else min(available, limit - mapped_bytes))
 
 
@@ -61,27 +61,21 @@ def _available_bytes() -> int:
         return int(psutil.virtual_memory().available)
 
 
-# The files of a limit and of its usage, and the statistic of pages that can be dropped, by cgroup version.
+# The files of a limit and of its usage, and the statistic of pages that can be dropped, by whether the
+# control group is of version 2.
 _FILES = {
-    "": ("memory.max", "memory.current", "inactive_file"),
-    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    True: ("memory.max", "memory.current", "inactive_file"),
+    False: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
 
 
-def headroom(groups: str, root: Path = Path("/sys/fs/cgroup")) -> int | None:
+def headroom(groups: str, root: Path = ROOT) -> int | None:
     """Bytes left under the tightest limit of this process's control groups; None without a limit.
 
     `groups` is the text of /proc/self/cgroup. Cached files that were read once do not count as used: the
     kernel drops them first.
     """
-    left = []
-    for line in groups.splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers in _FILES:
-            # In a container the path may be the host's, of which only the root is visible.
-            inside = Path(path.lstrip("/"))
-            for folder in (inside, *inside.parents):
-                left.append(_bytes_left(root / controllers / folder, *_FILES[controllers]))
+    left = [_bytes_left(folder, *_FILES[is_v2]) for is_v2, folder in folders_of(groups, "memory", root)]
     limited = [num_bytes for num_bytes in left if num_bytes is not None]
     return max(0, min(limited)) if limited else None
 
