@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from service.model.backbone import AnyBackbone
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Method
 from service.model.schedule import Schedule
-from service.model.style.feature import StyleFeature
 
 # What every layer of a row attended with at a step, [1, heads, tokens, head width] both.
 QueriesKeys = list[tuple[Tensor, Tensor]]
@@ -33,11 +32,49 @@ Sample = Callable[[Tensor, int], Tensor]
 BackboneT = TypeVar("BackboneT", bound=AnyBackbone)
 
 
-class Half(Protocol):
+class Half(ABC):
     """One guidance half of one path: a batch of one row, with a cache of its own."""
 
+    def __init__(self, rotation: Tensor) -> None:
+        """`rotation` [2, tokens of all steps, head width / 2]."""
+        self._rotation = rotation
+        self._keys: dict[int, Tensor] = {}
+        self._values: dict[int, Tensor] = {}
+        self._num_done = 0  # tokens
+
+    @abstractmethod
     def step(self, step: int, feature: Tensor, corrected: QueriesKeys | None) -> tuple[Tensor, QueriesKeys]:
         """Logits of a step, and what each layer attended with: `corrected`, or its own."""
+
+    @abstractmethod
+    def block(
+        self,
+        block: nn.Module,
+        layer: int,
+        x: Tensor,
+        rotation: Tensor,
+        corrected: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x after one block, and the queries and keys that it attended with: `corrected`, or its own."""
+
+    def through_blocks(
+        self, blocks: nn.ModuleList, x: Tensor, corrected: QueriesKeys | None
+    ) -> tuple[Tensor, QueriesKeys]:
+        """x [1, tokens, channels] of a step after all blocks, and what each attended with."""
+        end = self._num_done + x.shape[1]
+        rotation, self._num_done = self._rotation[:, self._num_done : end], end
+        attended: QueriesKeys = []
+        for layer, block in enumerate(blocks):
+            given = corrected[layer] if corrected else None
+            x, queries_keys = self.block(block, layer, x, rotation, given)
+            attended.append(queries_keys)
+        return x, attended
+
+    def appended(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values of a layer so far, with these."""
+        for cache, new in ((self._keys, keys), (self._values, values)):
+            cache[layer] = torch.cat([cache[layer], new], 2) if layer in cache else new
+        return self._keys[layer], self._values[layer]
 
 
 @dataclass
@@ -92,16 +129,8 @@ class PlainForm(ABC, Generic[BackboneT]):
         """What the codes of a step add to the feature, [1, channels, H, W]."""
 
     @abstractmethod
-    def guidance_of_steps(self, spec: ImageSpec, schedule: Schedule) -> tuple[float, ...]:
-        """The weight of the conditional logits at each step that is run."""
-
-    @abstractmethod
     def differences(self, codes: Tensor, others: Tensor) -> Tensor:
         """Which codes of a step differ, bool of any shape."""
-
-    @abstractmethod
-    def whole_feature(self, style: StyleFeature) -> Tensor:
-        """The style image's feature at the key step, [channels, H, W]."""
 
     @abstractmethod
     def engine_codes(self, spec: ImageSpec) -> list[Tensor]:
@@ -137,7 +166,7 @@ class PlainForm(ABC, Generic[BackboneT]):
         halves = self.halves(spec, schedule)
         sample, trace = self.sampler(spec.seed, schedule), Trace()
         feature = self.empty_feature(schedule)
-        guidance = self.guidance_of_steps(spec, schedule)
+        guidance = self._guidance_of_steps(spec, schedule)
         last_guided = max((step for step, weight in enumerate(guidance, start=1) if weight != 1), default=0)
         for step, weight in enumerate(guidance, start=1):
             corrects = content is not None and _corrects(spec, step, model.key_step)
@@ -154,6 +183,13 @@ class PlainForm(ABC, Generic[BackboneT]):
         trace.feature = feature[0]
         return trace
 
+    def _guidance_of_steps(self, spec: ImageSpec, schedule: Schedule) -> tuple[float, ...]:
+        """The weight of the conditional logits at each step that is run."""
+        weights = self.backbone.guidance if spec.guidance is None else spec.guidance
+        if not isinstance(weights, tuple):
+            weights = self.backbone.guidance_of_steps(weights, len(schedule.scales))
+        return spec.shortcuts.shorten(weights)
+
     def _styled(self, spec: ImageSpec, feature: Tensor) -> Tensor:
         styling = spec.styling
         assert styling is not None
@@ -161,7 +197,7 @@ class PlainForm(ABC, Generic[BackboneT]):
         replaces = styling.method in (Method.REP, Method.REP_SAC)
         parts = []
         for style in styling.styles:
-            whole = self.whole_feature(style.feature).to(feature.device)
+            whole = self.backbone.style_feature(style.feature).to(feature.device)
             parts.append(style.weight * (whole if replaces else phi(whole, alpha)))
         removed = feature if replaces else phi(feature, alpha)
         return feature + styling.strength * (torch.stack(parts).sum(0) - removed)

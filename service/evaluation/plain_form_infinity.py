@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from service.evaluation.plain_form import PlainForm, QueriesKeys, Sample, plain_linear, plain_product
+from service.evaluation.plain_form import Half, PlainForm, QueriesKeys, Sample, plain_linear, plain_product
 from service.evaluation.recording import Recording
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec
@@ -14,12 +14,10 @@ from service.model.infinity.backbone import Infinity
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.rope import rotations
 from service.model.infinity.sampling import draw_noise, sample_bits
-from service.model.infinity.style import feature_of
 from service.model.infinity.tokenizer import codes_from_bits
 from service.model.infinity.transformer import Block
 from service.model.layers import layer_norm, merge_heads, rotate, split_heads
 from service.model.schedule import Schedule
-from service.model.style.feature import StyleFeature
 from service.model.style.resize import resize
 
 
@@ -59,14 +57,6 @@ class PlainInfinity(PlainForm[Infinity]):
     def spread(self, codes: Tensor, step: int, schedule: Schedule) -> Tensor:
         return resize(codes, schedule.scales[-1])
 
-    def guidance_of_steps(self, spec: ImageSpec, schedule: Schedule) -> tuple[float, ...]:
-        weight = self.backbone.guidance if spec.guidance is None else spec.guidance
-        weights = weight if isinstance(weight, tuple) else (weight,) * len(schedule.scales)
-        return spec.shortcuts.shorten(weights)
-
-    def whole_feature(self, style: StyleFeature) -> Tensor:
-        return feature_of(style)
-
     def engine_codes(self, spec: ImageSpec) -> list[Tensor]:
         model = self.backbone
         texts = {text: model.encode_text(text).conditioning for text in (spec.prompt, spec.negative_prompt)}
@@ -83,19 +73,16 @@ def bits_of(codes: Tensor) -> Tensor:
     return (codes[0] > 0).flatten(1).T
 
 
-class _Half:
+class _Half(Half):
     """One guidance half of one path: a batch of one row."""
 
     def __init__(self, model: Infinity, schedule: Schedule, text: Tensor) -> None:
+        super().__init__(rotations(schedule, model.config.transformer.head_width, model.device))
         self.model, self.schedule = model, schedule
         weights = model.transformer
         normed = weights.text_norm(text[None])
         self.pooled = weights.pool(normed, torch.ones(1, len(text), dtype=torch.bool, device=model.device))
         self.text = weights.text_in(normed)
-        self.rotation = rotations(schedule, model.config.transformer.head_width, model.device)
-        self.keys: dict[int, Tensor] = {}
-        self.values: dict[int, Tensor] = {}
-        self.done = 0
 
     def step(self, step: int, feature: Tensor, corrected: QueriesKeys | None) -> tuple[Tensor, QueriesKeys]:
         weights, scale = self.model.transformer, self.schedule.scales[step - 1]
@@ -104,29 +91,21 @@ class _Half:
         else:
             x = weights.code_in(resize(feature, scale).flatten(2).transpose(1, 2))
         x = x + weights.scale_embedding.weight[step - 1]
-        condition = weights.condition(self.pooled)
-        rotation = self.rotation[:, self.done : self.done + scale.num_tokens]
-        attended: QueriesKeys = []
-        for layer, block in enumerate(weights.blocks):
-            assert isinstance(block, Block)
-            given = corrected[layer] if corrected else None
-            x, queries_keys = self._block(block, layer, x, condition, rotation, given)
-            attended.append(queries_keys)
-        self.done += scale.num_tokens
+        self.condition = weights.condition(self.pooled)
+        x, attended = self.through_blocks(weights.blocks, x, corrected)
         logits = weights.logits(x, weights.head_modulations(self.pooled))
         return logits / self.model.config.sampling.temperature_at(step), attended
 
-    def _block(
+    def block(
         self,
-        block: Block,
+        block: nn.Module,
         layer: int,
         x: Tensor,
-        condition: Tensor,
         rotation: Tensor,
         corrected: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """x after one block, and the queries and keys that it attended with: `corrected`, or its own."""
-        gate1, gate2, scale1, scale2, shift1, shift2 = (block.modulation + condition).unbind(2)
+        assert isinstance(block, Block)
+        gate1, gate2, scale1, scale2, shift1, shift2 = (block.modulation + self.condition).unbind(2)
         h = layer_norm(x) * (1 + scale1) + shift1
         attention = block.attention
         q, k, v = (
@@ -140,9 +119,9 @@ class _Half:
         q, k = (rotate(values, rotation).to(v.dtype) for values in (q, k))
         if corrected is not None:
             q, k = corrected
-        self.keys[layer] = torch.cat([self.keys[layer], k], 2) if layer in self.keys else k
-        self.values[layer] = torch.cat([self.values[layer], v], 2) if layer in self.values else v
-        weighted = (q @ self.keys[layer].transpose(-1, -2)).softmax(-1) @ self.values[layer]
+        queries_keys = (q, k)
+        k, v = self.appended(layer, k, v)
+        weighted = (q @ k.transpose(-1, -2)).softmax(-1) @ v
         x = x + gate1 * plain_linear(attention.out, merge_heads(weighted))
         text_attention = block.text_attention
         tk, tv = text_attention.keys_values(self.text)
@@ -151,4 +130,4 @@ class _Half:
         x = x + plain_linear(text_attention.out, merge_heads(weighted))
         hidden = plain_linear(block.feedforward.up, layer_norm(x) * (1 + scale2) + shift2)
         x = x + gate2 * plain_linear(block.feedforward.down, F.gelu(hidden, approximate="tanh"))
-        return x, (q, k)
+        return x, queries_keys

@@ -6,14 +6,13 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from service.evaluation.plain_form import PlainForm, QueriesKeys, Sample, plain_linear, plain_product
+from service.evaluation.plain_form import Half, PlainForm, QueriesKeys, Sample, plain_linear, plain_product
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec
 from service.model.layers import layer_norm, merge_heads, rotate, split_heads
 from service.model.schedule import Schedule
-from service.model.style.feature import StyleFeature
 from service.model.style.resize import pool
 from service.model.switti.backbone import Cache, Seeds, Switti
 from service.model.switti.noise import StepNoise
@@ -52,15 +51,6 @@ class PlainSwitti(PlainForm[Switti]):
     def spread(self, codes: Tensor, step: int, schedule: Schedule) -> Tensor:
         return self.backbone.tokenizer.spread(codes, step, self.backbone.grids)
 
-    def guidance_of_steps(self, spec: ImageSpec, schedule: Schedule) -> tuple[float, ...]:
-        weights = self.backbone.guidance if spec.guidance is None else spec.guidance
-        if not isinstance(weights, tuple):
-            weights = self.backbone.guidance_of_steps(weights, len(schedule.scales))
-        return spec.shortcuts.shorten(weights)
-
-    def whole_feature(self, style: StyleFeature) -> Tensor:
-        return self.backbone.style_feature(style)
-
     def engine_codes(self, spec: ImageSpec) -> list[Tensor]:
         recording = _Recording.sharing_weights(self.backbone)
         Generator(recording).generate([spec])
@@ -90,17 +80,15 @@ class _Recording(Switti):
         return codes
 
 
-class _Half:
+class _Half(Half):
     """One guidance half of one path: a batch of one row."""
 
     def __init__(self, model: Switti, text: TextFeatures) -> None:
-        self.model, config = model, model.config.transformer
+        config = model.config.transformer
+        super().__init__(rotations(model.grids, config.head_width, config.rope_extent, model.device))
+        self.model = model
         self.states = text.states[None]
         self.condition = model.transformer.condition(text.pooled[None])
-        self.rotation = rotations(model.grids, config.head_width, config.rope_extent, model.device)
-        self.keys: dict[int, Tensor] = {}
-        self.values: dict[int, Tensor] = {}
-        self.done = 0
 
     def step(self, step: int, feature: Tensor, corrected: QueriesKeys | None) -> tuple[Tensor, QueriesKeys]:
         weights, grid = self.model.transformer, self.model.grids[step - 1]
@@ -108,26 +96,19 @@ class _Half:
             x = weights.first_inputs(self.condition)
         else:
             x = weights.inputs(as_tokens(pool(feature, grid)), step)
-        rotation = self.rotation[:, self.done : self.done + grid.num_tokens]
-        attended: QueriesKeys = []
-        for layer, block in enumerate(weights.blocks):
-            assert isinstance(block, Block)
-            given = corrected[layer] if corrected else None
-            x, queries_keys = self._block(block, layer, x, rotation, given)
-            attended.append(queries_keys)
-        self.done += grid.num_tokens
+        x, attended = self.through_blocks(weights.blocks, x, corrected)
         logits = weights.logits(x, weights.head_modulations(self.condition))
         return logits / temperature_at(self.model.config.sampling, step), attended
 
-    def _block(
+    def block(
         self,
-        block: Block,
+        block: nn.Module,
         layer: int,
         x: Tensor,
         rotation: Tensor,
         corrected: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """x after one block, and the queries and keys that it attended with: `corrected`, or its own."""
+        assert isinstance(block, Block)
         crop = self.model.transformer.crop_condition()
         gate1, gate2, factor1, factor2, shift1, shift2 = block.modulations(self.condition, crop)
         num_heads, h = block.attention.num_heads, block.attention_norm(x) * factor1 + shift1
@@ -137,8 +118,7 @@ class _Half:
             q, k = corrected
         queries_keys, v = (q, k), split_heads(v, num_heads)
         if self.model.config.transformer.is_causal:
-            k = self.keys[layer] = torch.cat([self.keys[layer], k], 2) if layer in self.keys else k
-            v = self.values[layer] = torch.cat([self.values[layer], v], 2) if layer in self.values else v
+            k, v = self.appended(layer, k, v)
         weighted = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1) @ v
         attended = plain_linear(block.attention.out, merge_heads(weighted)).float()
         x = x + gate1 * block.attention_out_norm(attended)
