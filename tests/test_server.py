@@ -39,6 +39,7 @@ def test_a_second_signal_of_any_kind_ends_at_once() -> None:
     assert server.force_exit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["device", "thread"])
 def test_a_process_whose_accelerator_or_model_thread_died_ends_to_be_started_again(
     tmp_path: Path, what: str

@@ -83,6 +83,7 @@ def test_a_single_core_has_a_thread() -> None:
     assert default_threads() >= 1
 
 
+@pytest.mark.slow
 def test_prepare_torch_sets_idle_threads_and_memory_unless_already_set() -> None:
     """In a new process, because torch reads the environment once, when it is imported."""
     code = (

@@ -223,6 +223,7 @@ def test_the_command_says_what_a_name_may_be() -> None:
     assert "the name 'my key' must be 1 to 64 of A-Z" in refused.stderr
 
 
+@pytest.mark.slow
 def test_the_server_does_not_start_where_others_could_call_it_without_keys(tmp_path: Path) -> None:
     arguments = command("serve", "--host", "0.0.0.0", "--port", "0", "--data-dir", tmp_path)
     refused = subprocess.run(

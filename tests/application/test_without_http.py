@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 # In an interpreter of its own, since other tests have imported FastAPI into this one.
 SCRIPT = """

@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.process import ROOT
+
+pytestmark = pytest.mark.slow
 
 BLOCKED = """
 import sys

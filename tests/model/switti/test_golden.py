@@ -15,6 +15,8 @@ from service.evaluation.checks import Check
 from service.evaluation.verify_switti import INPUTS, SwittiSet, switti_checks
 from service.model.checkpoints.loader import read_tensors
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[2] / "golden" / "switti_tiny"
 
 
