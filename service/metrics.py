@@ -80,6 +80,10 @@ class Metrics:
         self.request_duration_seconds = latency(
             "request_duration_seconds", "From a request's first byte to its response's last.", "route"
         )
+        self.stylised_duration_seconds = latency(
+            "stylised_duration_seconds",
+            "From first byte to last of a request that drew images in a style, streamed ones too.",
+        )
         self.requests_running = gauge(
             "requests_running", "Requests being answered now, this scrape included."
         )

@@ -71,6 +71,7 @@ class RequestTrace(StageTimer):
     """
 
     step_seconds: tuple[float, ...] = ()
+    is_stylised: bool = False  # it asks for an image in a style
     fields: dict[str, object] = field(default_factory=dict)
     began: float = field(init=False)
 

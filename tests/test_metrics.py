@@ -15,6 +15,7 @@ from service.metrics import LATENCY_BUCKETS, Metrics
 from service.settings import Settings
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
+ASKING = ["recording_rules.yml", "alerts.yml", "dashboards/atelier.json"]
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "info": ("_info",)}
 
 
@@ -27,19 +28,25 @@ def series_names() -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", ["alerts.yml", "dashboards/atelier.json"])
+@pytest.mark.parametrize("name", ASKING)
 def test_what_deploy_asks_for_exists(name: str) -> None:
-    asked = set(re.findall(r"\b(?:atelier|process|python)_\w+", (DEPLOY / name).read_text()))
+    text = (DEPLOY / name).read_text()
+    asked = set(re.findall(r"(?<![:\w])(?:atelier|process|python)_\w+", text))
     assert asked
     assert asked <= series_names()
+    recorded = set(re.findall(r"record: (\S+)", (DEPLOY / "recording_rules.yml").read_text()))
+    assert set(re.findall(r"job:\w+:\w+", text)) <= recorded
 
 
-@pytest.mark.parametrize("name", ["alerts.yml", "dashboards/atelier.json"])
-def test_the_routes_that_deploy_asks_for_are_routes(name: str) -> None:
-    asked = set(re.findall(r'route=\\?"([^"\\]+)', (DEPLOY / name).read_text()))
+def test_the_routes_that_deploy_asks_for_are_routes() -> None:
+    texts = [(DEPLOY / name).read_text() for name in ASKING]
+    asked = {pattern for text in texts for pattern in re.findall(r'route=~?\\?"([^"\\]+)', text)}
     routes = iter_route_contexts(create_app(Settings(data_dir=Path("unused"))).routes)
-    assert asked
-    assert asked <= {f"{method} {route.path}" for route in routes for method in route.methods or ()}
+    labels = {f"{method} {route.path}" for route in routes for method in route.methods or ()}
+    assert len(asked) == 2
+    assert {
+        pattern for pattern in asked if not any(re.fullmatch(pattern, label) for label in labels)
+    } == set()
 
 
 def test_the_dashboard_shows_every_metric_of_our_own() -> None:

@@ -179,6 +179,7 @@ class Images:
         check_request(request, chosen, self.settings.max_prompt_chars)
         alpha, size = self.generator.alpha, output.drawn
         styles = [None if style is None else style.resolved(alpha) for style in chosen]
+        trace.is_stylised = any(styles)
         await caller.take("images", request.num_images * len(styles))
         if self.settings.log_prompts:
             trace.fields["prompt"] = request.prompt

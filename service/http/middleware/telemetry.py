@@ -79,6 +79,8 @@ class Telemetry:
         route, seconds = route_label(scope), trace.elapsed_seconds
         self.metrics.requests.labels(route=route, code=str(status)).inc()
         self.metrics.request_duration_seconds.labels(route=route).observe(seconds)
+        if trace.is_stylised and status == 200:
+            self.metrics.stylised_duration_seconds.observe(seconds)
         fields: dict[str, object] = {
             f"{stage}_seconds": round(value, 4) for stage, value in trace.seconds.items()
         }
