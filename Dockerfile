@@ -17,7 +17,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY deploy/requirements.lock ./deploy/
 RUN mkdir service && touch service/__init__.py \
     && pip install ${PIP_EXTRA_ARGS} --constraint deploy/requirements.lock . \
-    && rm -rf build *.egg-info
+    && rm -rf build ./*.egg-info
 COPY service ./service
 RUN pip install --no-deps --force-reinstall .
 
@@ -25,7 +25,9 @@ FROM python:${PYTHON}-slim
 LABEL org.opencontainers.image.title="Atelier" \
       org.opencontainers.image.description="Style-personalised images: upload a style once, draw any prompt in it." \
       org.opencontainers.image.licenses="Apache-2.0"
-# ATELIER_COMPILE compiles kernels while the service starts: PyTorch's compiler calls g++.
+# ATELIER_COMPILE compiles kernels while the service starts: PyTorch's compiler calls g++. Its version is Debian's, which
+# changes with security fixes alone.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
@@ -35,7 +37,8 @@ COPY --from=build /opt/atelier /opt/atelier
 ENV PATH=/opt/atelier/bin:$PATH PYTHONUNBUFFERED=1 \
     ATELIER_HOST=0.0.0.0 ATELIER_PORT=8000 ATELIER_DATA_DIR=/data ATELIER_LOG_FORMAT=json
 # It listens beyond the container, so it needs API keys (ATELIER_API_KEYS) or ATELIER_ALLOW_ANONYMOUS=true to start.
-USER atelier
+# By number, which is how Kubernetes can see that it is not root.
+USER 10001:10001
 WORKDIR /home/atelier
 VOLUME /data
 EXPOSE 8000

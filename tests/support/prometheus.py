@@ -92,6 +92,7 @@ def scraping(url: str, folder: Path, *features: str) -> Iterator[Prometheus]:
     config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": INTERVAL, "evaluation_interval": INTERVAL}
     (scrape,) = config["scrape_configs"]
+    del scrape["dns_sd_configs"]
     scrape["static_configs"] = [{"targets": [url.removeprefix("http://")]}]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     for name in config["rule_files"]:
