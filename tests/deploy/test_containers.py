@@ -15,7 +15,6 @@ import yaml
 from service.settings import PREFIX, Settings
 from tests.support.process import ROOT
 
-
 pytestmark = pytest.mark.slow
 
 
