@@ -12,7 +12,7 @@ from typing import TypeVar
 import httpx2
 from pydantic import TypeAdapter
 
-from service.bench import flops, latency, loop, serve, style, throughput
+from service.bench import counts, flops, latency, loop, serve, style, throughput
 from service.bench.load import ServedModel, read_model
 from service.bench.loop import BatchSteps
 from service.bench.report import Findings, Report, conditions
@@ -42,6 +42,8 @@ class BenchOptions:
 
 def run(options: BenchOptions, on_progress: OnProgress = no_progress) -> Report:
     """ValueError with a sentence when there is no such model, device or size, or no server starts."""
+    if options.kind == "counts":
+        return _run_counts(options)
     if options.kind in _ON_MODEL:
         return _run_on_model(options, load_subject(options.subject, on_progress))
     return _run_on_server(options)
@@ -52,6 +54,12 @@ def _run_on_model(options: BenchOptions, subject: Subject) -> Report:
     sizes = _sizes(options, subject) if options.kind == "throughput" else (subject.size,)
     backbone, size = subject.backbone, ", ".join(map(str, sizes))
     return _report(options, backbone.name, subject.weights, backbone.precision, size, findings)
+
+
+def _run_counts(options: BenchOptions) -> Report:
+    """Of a shape alone: no weights, and no device."""
+    size, findings = counts.measure_counts(options.subject.model, options.subject.size)
+    return _report(options, options.subject.model, "no", "bf16", str(size), findings)
 
 
 def _latency(options: BenchOptions, subject: Subject) -> Findings:

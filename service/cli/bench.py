@@ -24,6 +24,7 @@ class Kind(StrEnum):
     STYLE = "style"
     LOOP = "loop"
     FLOPS = "flops"
+    COUNTS = "counts"
 
 
 KindArgument = Annotated[
@@ -34,7 +35,9 @@ KindArgument = Annotated[
         "serve: a real server under open-loop loads. "
         "style: upload to ID; a feature in memory, in the store, lost. "
         "loop: whether HTTP delays the model thread. "
-        "flops: operations, counted, against the least that the method needs."
+        "flops: operations, counted, against the least that the method needs. "
+        "counts: kernels that a GPU would be given, eager and compiled, and the time they need at least: "
+        "needs neither weights nor a GPU."
     ),
 ]
 Random = Annotated[

@@ -67,16 +67,21 @@ class Traffic(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        read = _tensors((args, kwargs))
-        owned = {tensor.untyped_storage().data_ptr() for tensor in read}
-        if func._schema.is_mutable:
-            written = []  # what it writes is among its arguments
-        else:
-            written = [tensor for tensor in _tensors(out) if tensor.untyped_storage().data_ptr() not in owned]
-            if not written or "empty" in func._schema.name:
-                return out
-        self.num_bytes += sum(_num_bytes(tensor) for tensor in (*read, *written))
+        self.num_bytes += traffic_of(func, args, kwargs or {}, out)
         return out
+
+
+def traffic_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> int:
+    """The bytes that an operation reads and writes: none where it makes a view, or only allocates."""
+    read = _tensors((args, kwargs))
+    owned = {tensor.untyped_storage()._cdata for tensor in read}
+    if func._schema.is_mutable:
+        written = []  # what it writes is among its arguments
+    else:
+        written = [tensor for tensor in _tensors(out) if tensor.untyped_storage()._cdata not in owned]
+        if not written or "empty" in func._schema.name:
+            return 0
+    return sum(_num_bytes(tensor) for tensor in (*read, *written))
 
 
 def operations() -> FlopCounterMode:

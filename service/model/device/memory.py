@@ -28,7 +28,7 @@ def batch_limits(backbone: AnyBackbone, num_bytes: int | None = None) -> BatchLi
     """The limits in `num_bytes`, by default in what is free: call it with nothing running."""
     if num_bytes is None:
         free = free_bytes(backbone.device, backbone.mapped_bytes)
-        num_bytes = int(free * SHARES[backbone.device.type])
+        num_bytes = int(free * SHARES.get(backbone.device.type, SHARES["cuda"]))
     max_images = {
         size: next((n for n in range(MAX_IMAGES, 0, -1) if backbone.batch_bytes(schedule, n) <= num_bytes), 0)
         for size, schedule in backbone.schedules.items()
