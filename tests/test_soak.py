@@ -33,7 +33,7 @@ from tests.support.soak_store import OwnStore, SharedStore, SoakStore, free_port
 pytestmark = pytest.mark.slow
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "6"))
-NUM_CONNECTIONS = int(os.environ.get("SOAK_CONNECTIONS", "60"))
+NUM_CONNECTIONS = int(os.environ.get("SOAK_CONNECTIONS", "40"))
 SEED = int(os.environ.get("SOAK_SEED", "1"))
 # Before the first look at memory: every pool, cache and allocator has seen the whole load by then.
 WARM_UP_SHARE = 0.4
