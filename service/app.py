@@ -25,6 +25,7 @@ from service.application.extract_style import Extraction, Styles, extraction_bat
 from service.application.generate import Images, generation_batcher
 from service.application.model_names import ModelNames
 from service.application.upload_limiter import UploadLimiter
+from service.application.uploads import PictureReader
 from service.batching.batcher import Batcher
 from service.batching.model_thread import ModelThread
 from service.http import health, images, models, styles
@@ -32,7 +33,7 @@ from service.http.dependencies import Readiness, ReadyService
 from service.http.error_handlers import install_error_handlers
 from service.http.middleware.auth import BEARER, MCP_PATH, READABLE_HEADERS, Authentication
 from service.http.middleware.idempotency import Idempotency
-from service.http.middleware.limits import BodyLimit, RequestTimeout, max_mcp_bytes
+from service.http.middleware.limits import BodyLimit, RequestTimeout, max_base64_bytes
 from service.http.middleware.telemetry import Telemetry
 from service.http.openapi import docs_page
 from service.http.openapi.document import DESCRIPTION, complete
@@ -167,6 +168,7 @@ class Service:
         )
         store = StyleStore(redis, extractor=Extraction(generator, extraction, decoding), metrics=metrics)
         uploads = UploadLimiter(max_slots=settings.max_queued_uploads, metrics=metrics)
+        reader = PictureReader(uploads, decoding, settings)
         return ReadyService(
             settings=settings,
             images=Images(
@@ -174,6 +176,7 @@ class Service:
                 names,
                 generation,
                 store,
+                reader,
                 encoding=encoding,
                 settings=settings,
                 metrics=metrics,
@@ -183,8 +186,7 @@ class Service:
                 store,
                 generator.name,
                 generator.fingerprint,
-                uploads,
-                decoding,
+                reader,
                 settings,
                 generator.warnings_of_text,
             ),
@@ -374,7 +376,7 @@ def _mcp_sessions(service: Service) -> StreamableHTTPSessionManager:
         from service.mcp import create_server
     except ModuleNotFoundError as error:
         raise CannotStart("ATELIER_MCP needs the package mcp: pip install 'atelier-style[mcp]'.") from error
-    max_body_bytes = max_mcp_bytes(service.settings.max_upload_bytes)
+    max_body_bytes = max_base64_bytes(service.settings.max_upload_bytes)
     return create_server(service.readiness.require, max_body_bytes).session_manager
 
 

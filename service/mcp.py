@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service import __version__
 from service.access.api_key import MAX_STRENGTH
 from service.application.caller import Caller
-from service.application.extract_style import PictureSource, Styles, UploadedFile, UploadedSource
+from service.application.extract_style import PictureSource, Styles, UploadedSource
 from service.application.generate import FinishedImage, Images
 from service.application.generation_request import (
     MAX_IMAGES,
@@ -41,6 +41,7 @@ from service.application.generation_request import (
     StyleMix,
     StyleTerm,
 )
+from service.application.uploads import UploadedFile
 from service.errors import InvalidRequest, ServiceError
 from service.media.images import OutputFormat
 from service.stage_timer import RequestTrace

@@ -40,7 +40,8 @@ REFUSALS = (
 # Uploads wait for a slot to be decoded, then for the model in the queue "extract".
 ADMISSIONS = (*QUEUES, "upload")
 STAGES_OF_REQUESTS = ("upload", "picture", "store")
-STAGES = ("text", "style", "transformer", "decode", "encode", "extract", "decompose", *STAGES_OF_REQUESTS)
+STAGES_OF_MODEL = ("text", "tokenize", "transformer", "decode", "extract", "decompose")
+STAGES = (*STAGES_OF_MODEL, "style", "encode", *STAGES_OF_REQUESTS)
 REJECTIONS = ("queue_full", "not_ready", "deadline_exceeded")
 CANCELLATIONS = ("queued", "running")
 FEATURE_RESULTS = ("hit", "miss", "rebuilt")

@@ -7,17 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.application.caller import Caller
-from service.application.upload_limiter import UploadLimiter
+from service.application.uploads import PictureReader, UploadedFile
 from service.batching.batcher import Batcher
 from service.batching.model_thread import ModelThread
-from service.errors import InvalidImage, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
-from service.media.images import Picture, num_decoded_pixels, read_picture
+from service.errors import InvalidRequest
+from service.media.images import Picture, read_picture
 from service.metrics import Metrics
 from service.model.engine.generator import Generator
 from service.model.schedule import Size
@@ -34,17 +33,6 @@ from service.styles.store import StyleStore
 MAX_STYLES_IN_TURN = 8
 # Kubernetes gives a probe one second by default.
 PROBE_SECONDS = 0.5
-# Bound of what a message repeats of a name that the client chose.
-MAX_SHOWN_CHARS = 60
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class UploadedFile:
-    """`name` is what the client calls it, for messages."""
-
-    content: BinaryIO
-    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +55,7 @@ class Styles:
     store: StyleStore
     model: str
     fingerprint: str  # of the model
-    uploads: UploadLimiter
-    decoding: Executor
+    reader: PictureReader
     settings: Settings
     warnings_of_text: Callable[[str], Sequence[str]]
     caller: Caller = field(default_factory=Caller)
@@ -95,10 +82,9 @@ class Styles:
             self.store.create, name=name, metadata=metadata, prompt_suffix=prompt_suffix, stages=trace
         )
         if isinstance(source, PictureSource):
-            with self.uploads.slot():
-                # One after the other: decoding takes memory, and other uploads need a thread, too.
+            with self.reader.slot():
                 with trace.stage("picture"):
-                    pictures = await self._read_all(source.files)
+                    pictures = await self.reader.read(source.files, read_picture)
                 return await create(pictures)
         bound = self.settings.max_prompt_chars
         if isinstance(source, StyleText):
@@ -116,39 +102,6 @@ class Styles:
             return await asyncio.wait_for(self.store.state(), PROBE_SECONDS)
         except TimeoutError:
             return "unavailable"
-
-    async def _read_all(self, files: Sequence[UploadedFile]) -> list[Picture]:
-        """The pictures; nothing is decoded unless all of them together are within the budget of pixels."""
-        bytes_each, pixels_each = self.settings.max_upload_bytes, self.settings.max_upload_pixels
-        budget = self.settings.max_request_pixels
-        count = partial(num_decoded_pixels, max_bytes=bytes_each, max_pixels=pixels_each)
-        num_pixels = sum(await self._read(files, count))
-        if num_pixels > budget:
-            raise PayloadTooLarge(
-                f"The pictures have {num_pixels / 1e6:.1f} million pixels together; at most {budget / 1e6:g} "
-                "million are accepted in a request. Send smaller or fewer ones.",
-                param="image",
-            )
-        return await self._read(files, partial(read_picture, max_bytes=bytes_each, max_pixels=pixels_each))
-
-    async def _read(self, files: Sequence[UploadedFile], read: Callable[[bytes], T]) -> list[T]:
-        """What `read` makes of each file, in a decoding thread; an error names the file if there are more."""
-
-        def read_file(file: BinaryIO) -> T:  # here, not before: uploads that wait stay in their spool files
-            file.seek(0)
-            return read(file.read())
-
-        loop, results = asyncio.get_running_loop(), list[T]()
-        for number, file in enumerate(files):
-            try:
-                results.append(await loop.run_in_executor(self.decoding, read_file, file.content))
-            except (InvalidImage, PayloadTooLarge, UnsupportedMediaType) as error:
-                if len(files) == 1:
-                    raise
-                name = "".join(filter(str.isprintable, file.name))[:MAX_SHOWN_CHARS]
-                which = f"File {number + 1} of {len(files)}" + (f", {name!r}" if name else "")
-                raise type(error)(f"{which}: {error.message}", param=f"image.{number}") from error
-        return results
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,28 +15,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.application.caller import Caller
+from service.application.edit_pictures import EditedPicture, read_areas, read_edit
 from service.application.generation_request import (
     MAX_SEED,
     GenerationRequest,
     StyleMix,
+    StyleTerm,
     check_request,
     styles_of,
     with_suffixes,
 )
 from service.application.model_names import ModelNames
-from service.application.output_size import OutputSize, output_size
+from service.application.output_size import OutputSize, output_size, size_of_picture
+from service.application.uploads import PictureReader, UploadedFile
 from service.batching.batcher import Batcher
 from service.batching.job_queue import Job, Owner
 from service.batching.model_thread import ModelThread, PendingOutputs
 from service.media.c2pa_signer import C2paSigner
-from service.media.images import OutputFormat, encode_image, resize_image
+from service.media.composite import Composite
+from service.media.images import OutputFormat, encode_image, read_picture, resize_image
 from service.media.provenance import Provenance
 from service.metrics import Metrics
 from service.model.engine.generator import Generator, PendingBatch
 from service.model.engine.quality import Quality
 from service.model.engine.types import (
+    Area,
     BatchKey,
     Drawing,
+    Edit,
     ImageSpec,
     Preview,
     PreviewRequest,
@@ -67,14 +73,35 @@ class PlannedImage:
     style: StyleMix | None  # resolved
     output: OutputSize
     xmp: bytes = b""  # what its files say of their origin
+    composite: Composite | None = None  # of what is edited inside a mask
 
 
 @dataclass(frozen=True, slots=True)
 class StyledPrompt:
     """A prompt with what its style adds to it, and the style as it was found in the store."""
 
-    prompt: str
+    prompt: str | None
     styling: Styling | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPictures:
+    """What the uploads of a request decide: its styles and their areas, its size, what it edits."""
+
+    styles: Sequence[StyleMix | None]
+    output: OutputSize
+    areas: Sequence[Sequence[Area | None]]  # of each style of each mix
+    edited: EditedPicture | None = None
+    mask: Area | None = None  # of `edited`, at the size that is drawn
+
+    def edit(self, style: StyleMix | None) -> Edit | None:
+        return None if self.edited is None else self.edited.edit(self.mask, has_style=style is not None)
+
+    def composite(self, feather: int) -> Composite | None:
+        """What keeps the picture's own pixels outside the mask; None where there is no mask."""
+        if self.edited is None or self.mask is None:
+            return None
+        return self.edited.composite(self.mask, self.output.drawn, feather)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +139,7 @@ class Images:
     names: ModelNames
     batcher: Batcher[ImageSpec, Drawing]
     store: StyleStore
+    reader: PictureReader
     encoding: Executor
     settings: Settings
     metrics: Metrics
@@ -158,14 +186,15 @@ class Images:
 
         def encode() -> bytes:
             with self.metrics.stage_duration_seconds.labels(stage="encode").time():
-                resized = image if target is None else resize_image(image, target.width, target.height)
+                drawn = image if planned.composite is None else planned.composite.under(image)
+                resized = drawn if target is None else resize_image(drawn, target.width, target.height)
                 file = encode_image(
                     resized, request.output_format, compression=request.output_compression, xmp=planned.xmp
                 )
                 return file if self.signer is None else self.signer.sign(file, request.output_format)
 
         num_bytes = image.nbytes if target is None else 3 * target.width * target.height
-        if num_bytes <= MAX_INLINE_BYTES and self.signer is None:
+        if num_bytes <= MAX_INLINE_BYTES and self.signer is None and planned.composite is None:
             return encode()
         return await asyncio.get_running_loop().run_in_executor(self.encoding, encode)
 
@@ -177,13 +206,22 @@ class Images:
         is_resizing = self.settings.size_policy == "nearest"
         output = output_size(request.size, self.generator, is_resizing=is_resizing)
         check_request(request, chosen, self.settings.max_prompt_chars)
-        alpha, size = self.generator.alpha, output.drawn
-        styles = [None if style is None else style.resolved(alpha) for style in chosen]
-        trace.is_stylised = any(styles)
+        alpha = self.generator.alpha
+        styles: Sequence[StyleMix | None] = [
+            None if style is None else style.resolved(alpha) for style in chosen
+        ]
         await caller.take("images", request.num_images * len(styles))
         if self.settings.log_prompts:
             trace.fields["prompt"] = request.prompt
-        prompts = [await self._styled(request.prompt, style, size, caller, trace) for style in styles]
+        pictures = await self._read_pictures(request, styles, output, caller, trace)
+        styles, output, size = pictures.styles, pictures.output, pictures.output.drawn
+        trace.is_stylised = any(styles)
+        prompts = [
+            await self._styled(request.prompt, style, areas, size, caller, trace)
+            for style, areas in zip(styles, pictures.areas, strict=True)
+        ]
+        edits = [pictures.edit(style) for style in styles]
+        composite = pictures.composite(self.generator.cell(size))
         first_seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
         shortcuts = self.generator.qualities.shortcuts()[request.quality]
         quality = self.generator.qualities.name_of(shortcuts)
@@ -191,7 +229,7 @@ class Images:
         # Images of one seed side by side: a batch that cannot hold all then holds those which share a
         # content path.
         for number in range(request.num_images):
-            for style, styled in zip(styles, prompts, strict=True):
+            for style, styled, edit in zip(styles, prompts, edits, strict=True):
                 spec = ImageSpec(
                     prompt=styled.prompt,
                     seed=(first_seed + number) % (MAX_SEED + 1),
@@ -199,11 +237,14 @@ class Images:
                     negative_prompt=request.negative_prompt,
                     guidance=request.guidance,
                     styling=styled.styling,
+                    edit=edit,
                     shortcuts=shortcuts,
                 )
                 xmp = self._xmp(spec, style, caller)
                 planned.append(
-                    PlannedImage(len(planned), spec, quality, request.output_format, style, output, xmp)
+                    PlannedImage(
+                        len(planned), spec, quality, request.output_format, style, output, xmp, composite
+                    )
                 )
         return planned
 
@@ -220,13 +261,54 @@ class Images:
                 for term in (style.terms if style and style.strength else ())
                 if term.weight
             ),
-            prompt=spec.prompt,
+            prompt=spec.prompt or "",
             negative_prompt=spec.negative_prompt,
         )
         return provenance.to_xmp(self.settings.metadata)
 
+    async def _read_pictures(
+        self,
+        request: GenerationRequest,
+        styles: Sequence[StyleMix | None],
+        output: OutputSize,
+        caller: Caller,
+        trace: RequestTrace,
+    ) -> RequestPictures:
+        """What the uploads of a request hold: a picture to edit, its mask, areas of styles, and a style."""
+        edit = request.edit
+        if edit is None and not any(style and style.has_areas for style in styles):
+            return RequestPictures(styles, output, [()] * len(styles))
+        with self.reader.slot(), trace.stage("picture"):
+            edited = None
+            if edit is not None:
+                edited = await read_edit(edit, self.reader)
+                if request.size == "auto":
+                    pixels = edited.pixels
+                    output = size_of_picture(pixels.width, pixels.height, self.generator)
+                if edit.style_pictures:
+                    styles = [await self._style_of(edit.style_pictures, caller)]
+            picture = None if edited is None else edited.pixels
+            areas = [
+                () if style is None else await read_areas(style, output.drawn, self.reader, picture)
+                for style in styles
+            ]
+        mask = None if edited is None else edited.area(output.drawn)
+        return RequestPictures(styles, output, areas, edited, mask)
+
+    async def _style_of(self, files: Sequence[UploadedFile], caller: Caller) -> StyleMix:
+        """The style of uploaded pictures, by its style code: it is not kept."""
+        pictures = await self.reader.read(files, read_picture)
+        code = await self.store.of(caller.tenant).code_of(pictures)
+        return StyleMix((StyleTerm(code, param="image"),), alpha=self.generator.alpha)
+
     async def _styled(
-        self, prompt: str, style: StyleMix | None, size: Size, caller: Caller, trace: RequestTrace
+        self,
+        prompt: str | None,
+        style: StyleMix | None,
+        areas: Sequence[Area | None],
+        size: Size,
+        caller: Caller,
+        trace: RequestTrace,
     ) -> StyledPrompt:
         """The style is looked up now: one deleted later is drawn all the same."""
         if style is None:
@@ -235,11 +317,14 @@ class Images:
         with trace.stage("style"), self.metrics.stage_duration_seconds.labels(stage="style").time():
             features = [await store.feature(term.id, size, param=term.param) for term in style.terms]
             suffixes = [await store.prompt_suffix(term.id) for term in style.terms]
-        weights = [term.weight for term in style.terms]
-        styling = Styling(
-            tuple(map(WeightedStyle, features, weights)), strength=style.strength, alpha=style.alpha
-        )
-        return StyledPrompt(with_suffixes(prompt, style, suffixes), styling)
+        weighted = [
+            WeightedStyle(feature, term.weight, area, term.box)
+            for feature, term, area in zip(
+                features, style.terms, areas or [None] * len(features), strict=True
+            )
+        ]
+        styling = Styling(tuple(weighted), strength=style.strength, alpha=style.alpha)
+        return StyledPrompt(None if prompt is None else with_suffixes(prompt, style, suffixes), styling)
 
 
 class ImageStream:
@@ -377,8 +462,10 @@ def _observed(drawn: PendingBatch, metrics: Metrics) -> list[Drawing]:
 
 
 def _stage_seconds(timings: Timings) -> dict[str, float]:
+    tokenize = {"tokenize": timings.tokenize_seconds} if timings.num_edits else {}
     return {
         "text": timings.text_seconds,
+        **tokenize,
         "transformer": timings.transformer_seconds,
         "decode": timings.decode_seconds,
     }

@@ -63,6 +63,11 @@ def output_size(text: str, generator: Generator, *, is_resizing: bool) -> Output
     return OutputSize(_nearest(asked, generator), asked)
 
 
+def size_of_picture(width: int, height: int, generator: Generator) -> OutputSize:
+    """The enabled size for a picture of this size, where a request says auto."""
+    return OutputSize(_nearest(Size(width, height), generator))
+
+
 def _nearest(asked: Size, generator: Generator) -> Size:
     """Of the enabled sizes, the one of the nearest aspect ratio, and of those that are as near (to a tenth),
     the one of the nearest area; of two areas as near the larger, since shrinking loses less.

@@ -47,7 +47,8 @@ def measure_flops(subject: Subject) -> Findings:
 
 
 def _floor(backbone: Infinity, subject: Subject, specs: Sequence[ImageSpec]) -> Floor:
-    batch = Batch(num_corrected=len(specs), num_text_tokens=backbone.encode_text(specs[0].prompt).num_tokens)
+    prompt = backbone.encode_text(specs[0].prompt or "")
+    batch = Batch(num_corrected=len(specs), num_text_tokens=prompt.num_tokens)
     return floor(backbone.config, backbone.schedules[subject.size], batch)
 
 

@@ -23,7 +23,7 @@ from service.bench.server import ServerOptions, running
 from service.evaluation.hardware import describe
 
 # Stages of Server-Timing in which the model works; all other time is the service's.
-MODEL_STAGES = ("text", "style", "transformer", "decode")
+MODEL_STAGES = ("text", "style", "tokenize", "transformer", "decode")
 WARM_UP = 20
 PATIENCE_SECONDS = 120.0
 

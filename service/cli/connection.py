@@ -53,11 +53,11 @@ class Connection:
         return self._send("GET", path).content
 
     def events(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The events of a stream of images; an `error` event raises as a refusal does."""
-        with (
-            self._reaching(),
-            self._client.stream("POST", "/v1/images/generations", json=body | {"stream": True}) as response,
-        ):
+        """The events of a stream of images, which are edits where the body has a picture; an `error` event
+        raises as a refusal does.
+        """
+        path = "/v1/images/edits" if "image" in body else "/v1/images/generations"
+        with self._reaching(), self._client.stream("POST", path, json=body | {"stream": True}) as response:
             if response.is_error:
                 response.read()
                 raise self._refusal(response)

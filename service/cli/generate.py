@@ -1,11 +1,11 @@
-"""`atelier generate`: draw with a running service."""
+"""`atelier generate`: draw, or edit a picture, with a running service."""
 
 from __future__ import annotations
 
 import json as json_format
 import re
 import sys
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import count
@@ -38,14 +38,40 @@ NegativePrompt = Annotated[str | None, typer.Option(help="What to avoid.")]
 Guidance = Annotated[float | None, typer.Option(help="Weight of the prompt; the model's own by default.")]
 Quality = Annotated[str | None, typer.Option(help="high, or faster: medium or low.")]
 Format = Annotated[str | None, typer.Option(help="png, jpeg or webp; png by default.")]
+Images = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--image",
+        "-i",
+        exists=True,
+        dir_okay=False,
+        help="A picture to restyle, or to draw the prompt over. Repeat it for pictures that are its style.",
+    ),
+]
+Mask = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        help="A PNG of the picture's size, transparent where the picture may change.",
+    ),
+]
+Structure = Annotated[
+    float | None, typer.Option(help="How much of the picture stays, 0 to 1; 0.5 by default.")
+]
 Stream = Annotated[
     bool, typer.Option("--stream", help="Show previews while the images are drawn; with --json, each event.")
 ]
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help='What to draw: "a fox".')],
+    prompt: Annotated[
+        str | None, typer.Argument(help='What to draw: "a fox". May be left out with --image.')
+    ] = None,
     style: Styles = None,
+    image: Images = None,
+    mask: Mask = None,
+    structure: Structure = None,
     n: NumImages = 1,
     out: Out = Path("."),
     seed: Seed = None,
@@ -59,13 +85,17 @@ def generate(
     json: AsJson = False,
     url: Url = None,
 ) -> None:
-    """Draw images with a running service, save them, and print where they are."""
+    """Draw images, or edit a picture, with a running service, save them, and print where they are."""
+    _check_what_to_draw(prompt, image, mask, structure)
     is_file = out.suffix.lower() in SUFFIXES and not out.is_dir()
     if is_file and n * len(style or [None]) > 1:
         raise typer.BadParameter(f"{out} is one file: name a folder for several images.", param_hint="--out")
     styles = [name if strength is None else {"id": name, "strength": strength} for name in style or ()]
     fields = {
         "prompt": prompt,
+        "image": [_encoded(path) for path in image] if image else None,
+        "mask": _encoded(mask) if mask else None,
+        "structure": structure,
         "n": n,
         "size": size,
         "style": styles[0] if len(styles) == 1 else None,
@@ -79,9 +109,25 @@ def generate(
     }
     body = {name: value for name, value in fields.items() if value is not None}
     with connect(url) as service:
-        path = out if is_file else out / _name(prompt)
+        path = out if is_file else out / _name(prompt or (image[0].stem if image else ""))
         bar = nullcontext(_no_bar) if stream else steps("drawing", n * max(1, len(styles)))
         _draw(service.events(body), path, bar, stream=stream, as_json=json)
+
+
+def _check_what_to_draw(
+    prompt: str | None, image: list[Path] | None, mask: Path | None, structure: float | None
+) -> None:
+    if image:
+        return
+    if prompt is None:
+        raise typer.BadParameter("Say what to draw, or give a picture to restyle with --image.")
+    for option, value in (("--mask", mask), ("--structure", structure)):
+        if value is not None:
+            raise typer.BadParameter("It needs the picture, --image.", param_hint=option)
+
+
+def _encoded(path: Path) -> str:
+    return b64encode(path.read_bytes()).decode()
 
 
 def _draw(
@@ -98,7 +144,7 @@ def _draw(
         with bar as on_step:
             for event in events:
                 on_step(event["image_index"], event["step"], event["num_steps"])
-                if event["type"] == "image_generation.completed":
+                if event["type"].endswith(".completed"):
                     event["path"] = str(_save(event, path))
                     saved.append(event)
                 if stream:

@@ -30,6 +30,7 @@ class PlainInfinity(PlainForm[Infinity]):
     code = "bits"
 
     def halves(self, spec: ImageSpec, schedule: Schedule) -> tuple[_Half, _Half]:
+        assert spec.prompt is not None, "the plain form draws prompts"
         model = self.backbone
         text = model.encode_text(spec.prompt).conditioning
         unconditional = model.transformer.unconditional_text[: len(text)]
@@ -59,7 +60,8 @@ class PlainInfinity(PlainForm[Infinity]):
 
     def engine_codes(self, spec: ImageSpec) -> list[Tensor]:
         model = self.backbone
-        texts = {text: model.encode_text(text).conditioning for text in (spec.prompt, spec.negative_prompt)}
+        prompts = (spec.prompt or "", spec.negative_prompt)
+        texts = {text: model.encode_text(text).conditioning for text in prompts}
         recording = Recording.of(model, texts)
         Generator(recording).generate([spec])
         return [bits[-1] for bits in recording.bits]  # before it forked, the only path

@@ -30,6 +30,7 @@ class PlainSwitti(PlainForm[Switti]):
     code = "tokens"
 
     def halves(self, spec: ImageSpec, schedule: Schedule) -> tuple[_Half, _Half]:
+        assert spec.prompt is not None, "the plain form draws prompts"
         prompt, other = self.backbone.encode_texts([spec.prompt, spec.negative_prompt])
         return tuple(_Half(self.backbone, text.conditioning) for text in (prompt, other))  # type: ignore[return-value]
 

@@ -8,7 +8,7 @@ from fastapi import Request
 from starlette.datastructures import Headers
 
 from service.errors import InvalidRequest, NotAcceptable, UnsupportedMediaType
-from service.http.schemas.images import GenerationBody
+from service.http.schemas.images import ImageBody
 from service.media.images import OutputFormat
 
 MULTIPART = "multipart/form-data"
@@ -25,7 +25,7 @@ class Form:
     is_raw: bool
 
 
-def wanted_form(accept: str, body: GenerationBody) -> Form:
+def wanted_form(accept: str, body: ImageBody) -> Form:
     """What the header prefers; `*/*`, which most clients send, means JSON: an image type must be named.
 
     NotAcceptable when the header allows nothing that there is; InvalidRequest when it allows only a raw image

@@ -71,7 +71,7 @@ def validation_error(error: RequestValidationError) -> InvalidRequest:
         return InvalidRequest(f"{param} must not be blank.", param=param)
     if kind == "missing":
         return InvalidRequest(f"{param} is missing.", param=param, code="missing_required_parameter")
-    if kind == "unsupported_value":
+    if kind in ("unsupported_value", "invalid_value"):  # a sentence of ours
         return InvalidRequest(message, param=param, code=kind)
     for start in ("Input should ", "String should ", "Value should "):  # pydantic's words
         if message.startswith(start):

@@ -1,4 +1,4 @@
-"""POST /v1/images/generations: JSON, a raw image or server-sent events."""
+"""POST /v1/images/generations and /edits: JSON, a raw image or server-sent events."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from fastapi.responses import JSONResponse
 
 from service.application.generate import FinishedImage, ImageUpdate, PlannedImage, PreviewImage
 from service.http.content_negotiation import json_only, wanted_form
-from service.http.dependencies import ContextDep, cancel_on_disconnect
+from service.http.dependencies import Context, ContextDep, cancel_on_disconnect
+from service.http.edit_forms import EDIT_BODY, edit_body
 from service.http.middleware import idempotency, limits
 from service.http.openapi import examples, responses
 from service.http.schemas.image_responses import (
-    CompletedEvent,
+    EDIT_EVENTS,
+    GENERATION_EVENTS,
+    Events,
     GeneratedImage,
     GenerationResponse,
-    PartialImageEvent,
+    RegionUsed,
     Usage,
 )
-from service.http.schemas.images import GenerationBody, StyleChoice, WeightedChoice
-from service.http.sse import EventStream
+from service.http.schemas.images import GenerationBody, ImageBody
+from service.http.schemas.style_choices import StyleChoice, WeightedChoice
+from service.http.sse import Event, EventStream
+from service.model.engine.types import Box
 from service.model.schedule import Size
 from service.stage_timer import RequestTrace
 
@@ -49,24 +54,47 @@ async def generate(
     With `stream` the answer is server-sent events: `image_generation.partial_image`, then
     `image_generation.completed` for each image; or `error`, with the body of any failure.
     """
+    return await _answer(request, body, context, GENERATION_EVENTS)
+
+
+@router.post(
+    "/v1/images/edits",
+    response_model=GenerationResponse,
+    responses=responses.EDIT,
+    openapi_extra=EDIT_BODY | {"parameters": [idempotency.PARAMETER, limits.TIMEOUT_PARAMETER]},
+)
+async def edit(request: Request, context: ContextDep) -> Response:
+    """Restyle a picture, or draw inside a mask. A form with files, or JSON with pictures in base64.
+
+    With a style the picture is drawn in it: `structure` says how much of its shapes and details stays. With a
+    prompt alone the prompt is drawn over what stays. Outside a `mask` the picture's own pixels stay.
+
+    The answer is that of a generation; the events are `image_edit.partial_image` and `image_edit.completed`.
+    """
+    async with edit_body(request, context.trace) as body:
+        return await _answer(request, body, context, EDIT_EVENTS)
+
+
+async def _answer(request: Request, body: ImageBody, context: Context, events: Events) -> Response:
+    """Draw what the body asks for, in the form that the client wants."""
     form = wanted_form(request.headers.get("accept", ""), body)
     wanted = body.to_request(form.format, context.deadline)
     images, trace = context.service.images, context.trace
     model = images.generator.name
     if body.stream:
         stream = await cancel_on_disconnect(request, images.stream(wanted, context.caller, trace))
-        to_event = partial(_event, body=body, model=model, trace=trace)
+        to_event = partial(_event, events=events, body=body, model=model, trace=trace)
         ping_seconds = context.service.settings.ping_seconds
-        events = EventStream(stream.updates(), to_event, stream.close, ping_seconds=ping_seconds, trace=trace)
-        events.headers[NATIVE_SIZE] = str(stream.output.drawn)
-        return events
+        answer = EventStream(stream.updates(), to_event, stream.close, ping_seconds=ping_seconds, trace=trace)
+        answer.headers[NATIVE_SIZE] = str(stream.output.drawn)
+        return answer
     drawn = await cancel_on_disconnect(request, images.generate(wanted, context.caller, trace))
     response = _raw(drawn[0], body) if form.is_raw else _json(drawn, body, model)
     response.headers[NATIVE_SIZE] = str(drawn[0].planned.output.drawn)
     return response
 
 
-def _raw(image: FinishedImage, body: GenerationBody) -> Response:
+def _raw(image: FinishedImage, body: ImageBody) -> Response:
     headers = {
         "X-Seed": str(image.planned.spec.seed),
         "X-Quality": image.planned.quality.value,
@@ -77,7 +105,7 @@ def _raw(image: FinishedImage, body: GenerationBody) -> Response:
     return Response(image.file, media_type=f"image/{image.planned.output_format.value}", headers=headers)
 
 
-def _json(images: Sequence[FinishedImage], body: GenerationBody, model: str) -> Response:
+def _json(images: Sequence[FinishedImage], body: ImageBody, model: str) -> Response:
     data = [
         GeneratedImage(
             **_file(image, body),
@@ -98,9 +126,7 @@ def _json(images: Sequence[FinishedImage], body: GenerationBody, model: str) -> 
     return JSONResponse(answer.model_dump(exclude_none=True))
 
 
-def _event(
-    update: ImageUpdate, *, body: GenerationBody, model: str, trace: RequestTrace
-) -> PartialImageEvent | CompletedEvent:
+def _event(update: ImageUpdate, *, events: Events, body: ImageBody, model: str, trace: RequestTrace) -> Event:
     planned = update.planned
     fields: dict[str, Any] = {
         "b64_json": b64encode(update.file).decode(),
@@ -112,7 +138,7 @@ def _event(
     }
     if isinstance(update, PreviewImage):
         height, width = update.preview.image.shape[:2]
-        return PartialImageEvent(
+        return events.partial(
             **fields,
             step=update.preview.step,
             num_steps=update.preview.num_steps,
@@ -120,7 +146,7 @@ def _event(
             partial_size=str(planned.output.resized_to or Size(width, height)),
         )
     num_steps = len(update.drawing.timings.step_seconds)
-    return CompletedEvent(
+    return events.completed(
         **fields,
         step=num_steps,
         num_steps=num_steps,
@@ -131,18 +157,18 @@ def _event(
     )
 
 
-def _file(image: FinishedImage, body: GenerationBody) -> dict[str, str]:
+def _file(image: FinishedImage, body: ImageBody) -> dict[str, str]:
     encoded = b64encode(image.file).decode()
     if body.response_format == "url":
         return {"url": f"data:image/{image.planned.output_format.value};base64,{encoded}"}
     return {"b64_json": encoded}
 
 
-def _revised_prompt(planned: PlannedImage, body: GenerationBody) -> str | None:
+def _revised_prompt(planned: PlannedImage, body: ImageBody) -> str | None:
     return planned.spec.prompt if planned.spec.prompt != body.prompt else None
 
 
-def _warnings(images: Sequence[FinishedImage], body: GenerationBody) -> list[str] | None:
+def _warnings(images: Sequence[FinishedImage], body: ImageBody) -> list[str] | None:
     """Each once, in the order of their causes."""
     of_images = (warning for image in images for warning in image.warnings)
     return list(dict.fromkeys([*body.warnings, *of_images])) or None
@@ -153,22 +179,39 @@ def _milliseconds(trace: RequestTrace) -> dict[str, float]:
     return {stage: round(1000 * spent, 2) for stage, spent in seconds.items()}
 
 
-def _fields(planned: PlannedImage, body: GenerationBody, *, has_style: bool = True) -> dict[str, Any]:
+def _fields(planned: PlannedImage, body: ImageBody, *, has_style: bool = True) -> dict[str, Any]:
     """What was drawn; the style in the form in which it was named, with every value that was used."""
     fields: dict[str, Any] = {
         "size": str(planned.output.size),
         "quality": planned.quality.value,
         "output_format": planned.output_format.value,
     }
+    if planned.spec.edit is not None:
+        fields["structure"] = planned.spec.edit.structure
     style = planned.style
     if style is None or not has_style:
         return fields
+    if body.regions is not None:
+        regions = [
+            RegionUsed(style=term.id, strength=term.weight, box=_sides(term.area)) for term in style.terms
+        ]
+        return fields | {"regions": regions, "alpha": style.alpha}
     if body.styles is None and len(style.terms) == 1:
         return fields | {
-            "style": StyleChoice(id=style.terms[0].id, strength=style.strength, alpha=style.alpha)
+            "style": StyleChoice(
+                id=style.terms[0].id,
+                strength=style.strength,
+                alpha=style.alpha,
+                box=_sides(style.terms[0].box),
+            )
         }
     return fields | {
         "styles": [WeightedChoice(id=term.id, weight=term.weight) for term in style.terms],
         "strength": style.strength,
         "alpha": style.alpha,
     }
+
+
+def _sides(area: object) -> list[float] | None:
+    """Of a box; None for a mask, which is not sent back, and for everywhere."""
+    return [area.left, area.top, area.right, area.bottom] if isinstance(area, Box) else None

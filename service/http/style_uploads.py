@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
-from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 
-from service.application.extract_style import PictureSource, UploadedFile
-from service.errors import InvalidRequest, StoreUnavailable, UnsupportedMediaType
+from service.application.extract_style import PictureSource
+from service.application.uploads import UploadedFile
+from service.errors import InvalidRequest, UnsupportedMediaType
+from service.http.bodies import FormBounds, json_of, observe_stages, opened_form, validated
 from service.http.content_negotiation import JSON, MULTIPART, given_instead, media_type
-from service.http.error_handlers import nested_too_deeply, validation_error
 from service.http.openapi import examples
 from service.http.schemas.base import unknown_field
 from service.http.schemas.styles import (
@@ -33,14 +30,10 @@ from service.http.schemas.styles import (
     hidden_sentence,
     is_metadata,
 )
-from service.metrics import STAGES_OF_REQUESTS, Metrics
 from service.stage_timer import RequestTrace
 from service.storage.schema import MAX_PICTURES
 from service.styles.record import MAX_NAME_CHARS, MAX_SUFFIX_CHARS, hidden_character
 
-log = structlog.stdlib.get_logger(__name__)
-
-DISK_RETRY_SECONDS = 10.0
 # JSON of metadata at its bounds, each character escaped.
 MAX_FIELD_BYTES = 2**14 + 12 * MAX_METADATA * (MAX_METADATA_NAME_CHARS + MAX_METADATA_CHARS)
 BODY_SCHEMA: dict[str, Any] = {
@@ -86,74 +79,29 @@ async def style_body(request: Request, trace: RequestTrace) -> AsyncIterator[Sty
     kind = media_type(request.headers)
     if kind == JSON:
         with trace.stage("upload"):
-            body = await _text_or_code(request)
+            body = _text_or_code(json_of(await request.body()))
         yield body
     elif kind == MULTIPART:
-        _require_utf8(request)
-        async with AsyncExitStack() as stack:
-            with _spooling(), trace.stage("upload"):
-                form = await stack.enter_async_context(
-                    request.form(max_files=MAX_PICTURES + 1, max_fields=8, max_part_size=MAX_FIELD_BYTES)
-                )
+        bounds = FormBounds(max_files=MAX_PICTURES + 1, max_fields=8, max_part_size=MAX_FIELD_BYTES)
+        async with opened_form(request, trace, bounds) as form:
             yield _upload(form)
-            with trace.stage("upload"):  # deleting the files takes its time, too
-                await stack.aclose()
     else:
         raise UnsupportedMediaType(
             f"The Content-Type must be {MULTIPART}, with pictures, or {JSON}, with text or code, "
             f"{given_instead(kind)}."
         )
-    metrics: Metrics = request.app.state.metrics
-    for stage, seconds in trace.seconds.items():
-        if stage in STAGES_OF_REQUESTS:
-            metrics.stage_duration_seconds.labels(stage=stage).observe(seconds)
+    observe_stages(request, trace)
 
 
-def _require_utf8(request: Request) -> None:
-    """UnsupportedMediaType for a form in another charset: Python has codecs that take minutes for a megabyte,
-    and the library would decode with whichever the client names.
-    """
-    _, options = parse_options_header(request.headers.get("content-type", ""))
-    charset = options.get(b"charset", b"utf-8").decode("latin-1").lower()
-    if charset not in ("utf-8", "utf8", "us-ascii"):
-        raise UnsupportedMediaType(f"The form's charset must be utf-8, not {charset[:60]}.")
-
-
-@contextmanager
-def _spooling() -> Iterator[None]:
-    """Turns an error of the disk into StoreUnavailable, and logs it."""
-    try:
-        yield
-    except OSError as error:
-        log.error("spool_error", error=str(error))
-        raise StoreUnavailable(
-            "The upload could not be kept while it came in: the service's disk is full or cannot be written. "
-            "Try again later.",
-            retry_after_seconds=DISK_RETRY_SECONDS,
-        ) from error
-
-
-async def _text_or_code(request: Request) -> StyleOfWords | StyleOfCode:
-    try:
-        found = json.loads(await request.body())
-        names = found if isinstance(found, dict) else {}
-        if "text" in names and "code" in names:
-            raise InvalidRequest(
-                "A style is made from text or from a code: give one of the two.",
-                param="code",
-                code="conflicting_parameters",
-            )
-        return (StyleOfCode if "code" in names else StyleOfWords).model_validate(found)
-    except ValidationError as error:
-        mistakes = [{**mistake, "loc": ("body", *mistake["loc"])} for mistake in error.errors()]
-        raise validation_error(RequestValidationError(mistakes)) from error
-    except json.JSONDecodeError as error:
-        message = f"The body is not valid JSON: {error.msg} at character {error.pos}."
-        raise InvalidRequest(message, code="invalid_json") from error
-    except RecursionError as error:
-        raise nested_too_deeply() from error
-    except ValueError as error:
-        raise InvalidRequest("The body is not text in UTF-8.", code="invalid_json") from error
+def _text_or_code(found: Any) -> StyleOfWords | StyleOfCode:
+    names = found if isinstance(found, dict) else {}
+    if "text" in names and "code" in names:
+        raise InvalidRequest(
+            "A style is made from text or from a code: give one of the two.",
+            param="code",
+            code="conflicting_parameters",
+        )
+    return validated(StyleOfCode, found) if "code" in names else validated(StyleOfWords, found)
 
 
 def _upload(form: FormData) -> Upload:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from service.model.device.transfer import DecodedImages
 from service.model.engine.quality import Qualities
-from service.model.engine.types import Path, Text, TextCoverage
+from service.model.engine.types import Coupling, Path, Text, TextCoverage
 from service.model.schedule import Schedule, Size
 from service.model.style.feature import StyleFeature
 from service.model.style.tokens import StyleTokens
@@ -40,8 +40,15 @@ class BatchCache(Protocol):
         content path's.
         """
 
+    @property
+    def active_paths(self) -> Sequence[int]:
+        """The paths that the current step computes, in the order of its logits and codes."""
+
     def feature_index(self, path: int) -> int:
         """Where a path is among the features that there are; before the fork, where its content path is."""
+
+    def keep_active(self, features: Tensor) -> Tensor:
+        """The features of `active_paths`, of those before the step; once they are, they stay as they are."""
 
 
 CacheT = TypeVar("CacheT", bound=BatchCache)
@@ -103,6 +110,15 @@ class Backbone(Protocol[CacheT, NoiseT]):
     def sample(self, cache: CacheT, logits: Tensor, noise: NoiseT, step: int) -> Tensor:
         """Residual codes R_s of the active paths, [paths, channels, h, w]."""
 
+    def couple(
+        self, cache: CacheT, codes: Tensor, logits: Tensor, noise: NoiseT, step: int, coupling: Coupling
+    ) -> Tensor:
+        """`codes`, those of the coupled paths drawn anew: as near to their picture's as the logits allow.
+
+        A code is drawn with the noise that would draw the picture's code from the content path's logits. So
+        equal logits give the picture's own code, and over pictures the distribution stays the logits'.
+        """
+
     def accumulate(self, cache: CacheT, features: Tensor, codes: Tensor, step: int) -> Tensor:
         """F_s = F_{s-1} + up(R_s), of the active paths."""
 
@@ -119,6 +135,12 @@ class Backbone(Protocol[CacheT, NoiseT]):
 
     def tokens_of_codes(self, codes: Sequence[Tensor]) -> StyleTokens:
         """Style tokens of the codes [1, channels, h, w] that one path sampled at its first steps."""
+
+    def codes_of_tokens(self, tokens: StyleTokens, schedule: Schedule, num_steps: int) -> Sequence[Tensor]:
+        """The inverse, of a picture read over so many steps: codes [1, channels, h, w] on the device.
+
+        ValueError when the tokens are not of this schedule, or of several pictures.
+        """
 
     def combine_tokens(
         self, tokens: Sequence[StyleTokens], schedule: Schedule, num_steps: int

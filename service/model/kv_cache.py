@@ -136,6 +136,10 @@ class KVCache(Generic[TextT]):
         self._set_rows(rows)
         self._feature_paths = self.active.rows.paths
 
+    @property
+    def active_paths(self) -> tuple[int, ...]:
+        return self.active.rows.paths
+
     def feature_index(self, path: int) -> int:
         """Where a path is among the features; before the fork, where its content path is."""
         return self._feature_paths.index(path if path in self._feature_paths else self._content_of(path))

@@ -137,6 +137,11 @@ class StyleStore:
         self._suffixes.put(style.id, (earlier or style).prompt_suffix)
         return (style, existing is None) if earlier is None else (await self._analysed(earlier), False)
 
+    async def code_of(self, pictures: Sequence[Picture]) -> str:
+        """The style code of pictures that are not kept."""
+        feature = await self._extract(pictures, self._extractor.style_size, StageTimer())
+        return self._codec.write(feature.tokens)
+
     async def get(self, style: str) -> Style:
         """The style of an ID, or what a style code says of itself. A style that this model has not analysed
         yet (an earlier version or another model wrote it) is analysed now.

@@ -19,6 +19,8 @@ SIZE = Size(64, 64)
 def finished(transformer_seconds: float, started_at: float) -> ImageJob:
     timings = Timings(
         text_seconds=0.25,
+        tokenize_seconds=0.0,
+        num_edits=0,
         transformer_seconds=transformer_seconds,
         decode_seconds=0.5,
         step_seconds=(0.5, transformer_seconds - 0.5),

@@ -22,13 +22,13 @@ from service.application.extract_style import (
     Extraction,
     PictureSource,
     Styles,
-    UploadedFile,
     extraction_batcher,
 )
 from service.application.generate import FinishedImage, Images, PreviewImage, generation_batcher
 from service.application.generation_request import GenerationRequest, StyleMix, StyleTerm
 from service.application.model_names import ModelNames
 from service.application.upload_limiter import UploadLimiter
+from service.application.uploads import PictureReader, UploadedFile
 from service.batching.model_thread import ModelThread
 from service.metrics import Metrics
 from service.settings import Settings
@@ -51,10 +51,11 @@ async def main(folder):
         store = StyleStore(redis, extractor=Extraction(generator, extraction, pool), metrics=metrics)
         limiter = UploadLimiter(max_slots=1, metrics=metrics)
         warnings = generator.warnings_of_text
-        styles = Styles(store, generator.name, generator.fingerprint, limiter, pool, settings, warnings)
+        reader = PictureReader(limiter, pool, settings)
+        styles = Styles(store, generator.name, generator.fingerprint, reader, settings, warnings)
         names = ModelNames(generator.name, {})
         images = Images(
-            generator, names, generation, store, encoding=pool, settings=settings, metrics=metrics
+            generator, names, generation, store, reader, encoding=pool, settings=settings, metrics=metrics
         )
         await FUNCTION(styles, images, Caller(), RequestTrace())
     await generation.stop()

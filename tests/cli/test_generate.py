@@ -188,3 +188,29 @@ def test_a_terminal_gets_a_bar_and_the_picture_and_the_path(server: Running, tmp
     with Image.open(io.BytesIO(png)) as shown, Image.open(tmp_path / "a-star-1.png") as saved:
         assert shown.resize(SIZE, Image.Resampling.NEAREST).tobytes() == saved.tobytes()
     assert str(tmp_path / "a-star-2.png").encode() in seen
+
+
+def test_a_picture_is_edited(server: Running, client: httpx.Client, tmp_path: Path) -> None:
+    photo = tmp_path / "holiday.png"
+    photo.write_bytes(picture(3, size=SIZE))
+    style = upload(client, picture(70)).json()["id"]
+    address = ("--url", server.url)
+    restyled = atelier(
+        "generate", "-i", photo, "-s", style, "--structure", "0.8", "--seed", "1", "-o", tmp_path, *address
+    )
+    assert restyled.stdout == f"{tmp_path / f'holiday-1-{style[-6:]}.png'}\n"
+    body = {
+        "image": base64.b64encode(photo.read_bytes()).decode(),
+        "style": style,
+        "structure": 0.8,
+        "seed": 1,
+    }
+    answer = client.post("/v1/images/edits", json=body)
+    assert images_of(answer) == [Path(restyled.stdout.strip()).read_bytes()]
+    for arguments, sentence in (
+        ((), "give a picture"),
+        (("a star", "--structure", "1"), "needs the picture"),
+    ):
+        refused = atelier("generate", *arguments, *address)
+        assert refused.exit_code == 2
+        assert sentence in refused.stderr

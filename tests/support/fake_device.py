@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from service.model.engine.generator import Cancelled, Generator
+from service.model.engine.plan import texts_of
 from service.model.engine.quality import EXACT, Shortcuts
 from service.model.engine.types import ImageSpec, Text
 from service.model.infinity.backbone import Infinity
@@ -75,7 +76,7 @@ class KnownTexts:
 def waits(model: Infinity, batch: list[ImageSpec]) -> tuple[list[list[str]], list[str], int]:
     """What its host waits for at each step, and for decoding; how many tensors went without waiting."""
     watching = Watching(len(model.schedules[SQUARE].scales))
-    texts = {text: model.encode_text(text) for spec in batch for text in (spec.prompt, spec.negative_prompt)}
+    texts = {text: model.encode_text(text) for spec in batch for text in texts_of(spec)}
     generator = Generator(model)
     with FakeTensorMode(allow_non_fake_inputs=True):
         _move(model, texts)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from service.model.device.transfer import DecodedImages
 from service.model.engine.quality import Qualities, Shortcuts
-from service.model.engine.types import Path, Text, TextCoverage
+from service.model.engine.types import Coupling, Path, Text, TextCoverage
 from service.model.schedule import Scale, Schedule, Size
 from service.model.style.blending import directions_of, principal
 from service.model.style.feature import StyleFeature
@@ -41,18 +41,27 @@ class ToyCache:
         self.num_rows = 2 * len(paths)
         self.is_finite = torch.tensor(True)
         self.active = [index for index, path in enumerate(paths) if path.source is None]
-        self.kept: list[int] = []  # of the paths before a step, the indices of those that it computes
+        self.before = list(self.active)  # the paths of the features before a step
 
     def content_of(self, path: int) -> int:
         source = self.paths[path].source
         return path if source is None else source
 
     def fork(self, features: Tensor) -> Tensor:
-        self.active = list(range(len(self.paths)))
+        self.active = self.before = list(range(len(self.paths)))
         return features[[self.content_of(path) for path in self.active]]
 
     def feature_index(self, path: int) -> int:
         return self.active.index(path if path in self.active else self.content_of(path))
+
+    @property
+    def active_paths(self) -> Sequence[int]:
+        return self.active
+
+    def keep_active(self, features: Tensor) -> Tensor:
+        kept = [self.before.index(path) for path in self.active]
+        self.before = list(self.active)
+        return features[kept]
 
 
 @dataclass(frozen=True)
@@ -124,12 +133,11 @@ class ToyBackbone:
         return torch.zeros(len(cache.active), CHANNELS, extent.height, extent.width)
 
     def predict(self, cache: ToyCache, features: Tensor, step: int) -> Tensor:
-        before = list(cache.active)
         if step == cache.num_steps:
-            cache.active = [path for path in before if cache.paths[path].drawn]
-        cache.kept = [before.index(path) for path in cache.active]
+            cache.active = [path for path in cache.active if cache.paths[path].drawn]
+        kept = [cache.before.index(path) for path in cache.active]
         logits = []
-        for feature, index in zip(features[cache.kept], cache.active, strict=True):
+        for feature, index in zip(features[kept], cache.active, strict=True):
             path = cache.paths[index]
             seen = (
                 _pooled(feature[None], cache.schedule.scales[step - 1])[0].flatten(1).T
@@ -137,7 +145,9 @@ class ToyBackbone:
             unconditional = seen @ self._codebook.T
             if path.negative is not None:
                 unconditional = unconditional + path.negative.conditioning
-            conditional = seen @ self._codebook.T + path.text.conditioning
+            conditional = seen @ self._codebook.T
+            if path.text is not None:
+                conditional = conditional + path.text.conditioning
             weight = path.guidance[step - 1]
             logits.append(weight * conditional + (1 - weight) * unconditional)
         guided = torch.stack(logits)  # [paths, tokens, codes]
@@ -148,8 +158,19 @@ class ToyBackbone:
         drawn = torch.stack([noise.at(cache.content_of(path), step) for path in cache.active])
         return self._codes((logits + drawn).argmax(-1), cache.schedule.scales[step - 1])
 
+    def couple(
+        self, cache: ToyCache, codes: Tensor, logits: Tensor, noise: ToyNoise, step: int, coupling: Coupling
+    ) -> Tensor:
+        """The picture's code where it is the likelier one of the two under the path's own logits."""
+        drawn = self._nearest(codes[coupling.paths].flatten(2).mT)
+        picture = self._nearest(coupling.codes.flatten(2).mT)
+        scores = logits[coupling.paths] - logits[coupling.references].logsumexp(-1, keepdim=True)
+        is_likelier = scores.gather(-1, picture[..., None]) >= scores.gather(-1, drawn[..., None])
+        chosen = torch.where(is_likelier[..., 0], picture, drawn)
+        return codes.index_copy(0, coupling.paths, self._codes(chosen, cache.schedule.scales[step - 1]))
+
     def accumulate(self, cache: ToyCache, features: Tensor, codes: Tensor, step: int) -> Tensor:
-        return features[cache.kept] + self._up(codes, step, cache.schedule.scales[-1])
+        return cache.keep_active(features) + self._up(codes, step, cache.schedule.scales[-1])
 
     def decode(self, features: Tensor) -> DecodedImages:
         pixels = torch.einsum("pc,nchw->nphw", self._to_pixels, features).tanh()
@@ -172,6 +193,12 @@ class ToyBackbone:
     def tokens_of_codes(self, codes: Sequence[Tensor]) -> StyleTokens:
         indices = torch.cat([self._nearest(code.flatten(2).mT)[0] for code in codes])
         return StyleTokens(bytes(indices.tolist()))
+
+    def codes_of_tokens(self, tokens: StyleTokens, schedule: Schedule, num_steps: int) -> Sequence[Tensor]:
+        grids = schedule.scales[:num_steps]
+        (picture,) = _pictures(tokens, grids)
+        parts = torch.tensor(list(picture)).split([grid.num_tokens for grid in grids])
+        return [self._codes(part[None], grid) for part, grid in zip(parts, grids, strict=True)]
 
     def combine_tokens(
         self, tokens: Sequence[StyleTokens], schedule: Schedule, num_steps: int

@@ -19,7 +19,7 @@ from service.errors import ClientDisconnected, InvalidRequest
 from service.http.content_negotiation import MULTIPART
 from service.http.dependencies import Readiness
 
-PATHS = ("/v1/images/generations", "/v1/styles")
+PATHS = ("/v1/images/generations", "/v1/images/edits", "/v1/styles")
 MAX_KEY_CHARS = 255
 PARAMETER: dict[str, Any] = {  # of the OpenAPI document
     "name": HEADER,

@@ -18,6 +18,7 @@ from service.http.middleware.auth import MCP_PATH
 TIMEOUT_HEADER = "X-Request-Timeout"
 MAX_SECONDS = 24 * 3600
 MAX_JSON_BYTES = 2**20
+EDITS_PATH = "/v1/images/edits"  # whose JSON holds pictures
 # Boundaries, part headers and the other fields of a form around its file.
 MAX_FORM_OVERHEAD_BYTES = 64 * 2**10
 RETRY_SECONDS = 2.0
@@ -82,8 +83,8 @@ def allowed_seconds(header: str | None, bound: float) -> float:
     return min(seconds, bound)
 
 
-def max_mcp_bytes(max_upload_bytes: int) -> int:
-    """Of a call of a tool, whose pictures are base64 in JSON."""
+def max_base64_bytes(max_upload_bytes: int) -> int:
+    """Of JSON with pictures in it, as base64: an edit, or a call of a tool."""
     return MAX_JSON_BYTES + max_upload_bytes * 4 // 3
 
 
@@ -113,8 +114,8 @@ class BodyLimit:
             )
         is_form = media_type(headers) == MULTIPART
         max_bytes = self.max_upload_bytes if is_form else MAX_JSON_BYTES  # as in the message
-        if scope["path"] == MCP_PATH:
-            max_bytes = max_mcp_bytes(self.max_upload_bytes)
+        if scope["path"] == MCP_PATH or (scope["path"] == EDITS_PATH and not is_form):
+            max_bytes = max_base64_bytes(self.max_upload_bytes)
         bound = max_bytes + (MAX_FORM_OVERHEAD_BYTES if is_form else 0)
         message = f"The body is too large: it may hold {max_bytes} bytes."
         declared = headers.get("content-length", "0")

@@ -15,11 +15,22 @@ from service.http.content_negotiation import JSON
 from service.http.middleware.auth import is_guarded
 from service.http.openapi.errors import described, table_of_codes
 from service.http.schemas.base import ProblemResponse
-from service.http.schemas.image_responses import CompletedEvent, PartialImageEvent
+from service.http.schemas.edits import EditBody
+from service.http.schemas.image_responses import (
+    CompletedEvent,
+    EditCompletedEvent,
+    EditPartialImageEvent,
+    PartialImageEvent,
+)
 
-EVENTS: dict[str, type[BaseModel]] = {
+GENERATION_EVENTS: dict[str, type[BaseModel]] = {
     "image_generation.partial_image": PartialImageEvent,
     "image_generation.completed": CompletedEvent,
+    "error": ProblemResponse,
+}
+EDIT_EVENTS: dict[str, type[BaseModel]] = {
+    "image_edit.partial_image": EditPartialImageEvent,
+    "image_edit.completed": EditCompletedEvent,
     "error": ProblemResponse,
 }
 DESCRIPTION = f"""\
@@ -29,7 +40,8 @@ have the shape of OpenAI's API, and its clients work unchanged.
 Unknown fields are refused by name. Every failure has one form,
 `{{"error": {{"message", "type", "param", "code"}}}}`: the message says what would be right; codes are stable.
 
-JSON may take 1 MiB. Where the service has API keys, all under `/v1` needs one; rate limits are per key.
+JSON may take 1 MiB, and more where it holds pictures to edit. Where the service has API keys, all under
+`/v1` needs one; rate limits are per key.
 
 {table_of_codes()}
 """
@@ -60,33 +72,35 @@ def complete(app: FastAPI) -> Callable[[], dict[str, Any]]:
     def document() -> dict[str, Any]:
         found = of_framework()
         _restore_examples(app, found)
-        _add_events(found)
+        _add_schemas(found)
         _add_headers(found)
         return found
 
     return document
 
 
-def event_stream(example: str) -> dict[str, Any]:
+def event_stream(example: str, events: dict[str, type[BaseModel]]) -> dict[str, Any]:
     """The content of a response of server-sent events."""
     schema = {
         "type": "string",
         "description": "Server-sent events. The `data` of each is JSON, of the schema that `x-events` names.",
         "x-events": {
             name: {"$ref": REFERENCE.format(kind="schemas", name=event.__name__)}
-            for name, event in EVENTS.items()
+            for name, event in events.items()
         },
     }
     return {"text/event-stream": {"schema": schema, "examples": {"stream": {"value": example}}}}
 
 
-def _add_events(document: dict[str, Any]) -> None:
-    """The schemas of events: no route answers with them alone."""
-    events: list[tuple[type[BaseModel], JsonSchemaMode]] = [
-        (event, "serialization") for event in EVENTS.values()
+def _add_schemas(document: dict[str, Any]) -> None:
+    """The schemas of events, with which no route answers alone, and of the body that is read by hand."""
+    events = {**GENERATION_EVENTS, **EDIT_EVENTS}
+    models: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        (EditBody, "validation"),
+        *((event, "serialization") for event in events.values()),
     ]
     template = REFERENCE.format(kind="schemas", name="{model}")
-    _, definitions = models_json_schema(events, ref_template=template)
+    _, definitions = models_json_schema(models, ref_template=template)
     document["components"]["schemas"] = definitions["$defs"] | document["components"]["schemas"]
 
 

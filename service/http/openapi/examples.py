@@ -27,6 +27,22 @@ GENERATIONS: dict[str, Any] = {
         "value": {"prompt": "a cat", "style": STYLE_ID, "stream": True, "partial_images": 2},
     },
 }
+EDITS: dict[str, Any] = {
+    "in a style": {"value": {"image": PNG, "style": STYLE_ID, "structure": 0.7}},
+    "inside a mask": {"value": {"image": PNG, "mask": PNG, "prompt": "a red star"}},
+    "a style on each half": {
+        "value": {
+            "image": PNG,
+            "regions": [
+                {"style": STYLE_ID, "box": [0, 0, 0.5, 1]},
+                {"style": OTHER_ID, "box": [0.5, 0, 1, 1], "strength": 0.8},
+            ],
+        },
+    },
+}
+EDIT_FORMS: dict[str, Any] = {
+    "in a style": {"value": {"image": "(the bytes of photo.jpg)", "style": STYLE_ID}},
+}
 UPLOADS: dict[str, Any] = {
     "pictures": {"value": {"image": ["(the bytes of style.png)"], "name": "reeds at dusk"}},
 }
@@ -91,6 +107,8 @@ EVENTS = (
     {"type": "image_generation.completed", "step": 6, "model": "nano", "usage": USAGE, **_EVENT},
 )
 STREAM = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in EVENTS)
+EDITED = GENERATION | {"structure": 0.5}
+EDIT_STREAM = STREAM.replace("image_generation.", "image_edit.")
 MODEL = {
     "id": "nano",
     "object": "model",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from service.http.openapi import examples
-from service.http.openapi.document import event_stream
+from service.http.openapi.document import EDIT_EVENTS, GENERATION_EVENTS, event_stream
 from service.http.openapi.errors import (
     EVERYWHERE,
     GUARDED,
@@ -44,13 +44,7 @@ def _open(success: dict[str, Any], *codes: str) -> Responses:
     return {200: success, **error_responses(*EVERYWHERE, *codes)}
 
 
-GENERATE = _guarded(
-    {
-        "content": _example(examples.GENERATION)["content"]
-        | event_stream(examples.STREAM)
-        | {f"image/{output.value}": {} for output in OutputFormat},
-        "headers": described(_REPLAYED | _RAW),
-    },
+_DRAWING = (
     *JSON_BODY,
     *IDEMPOTENCY,
     *STYLE_LOOKUP,
@@ -59,8 +53,27 @@ GENERATE = _guarded(
     "unsupported_size",
     "conflicting_parameters",
     "invalid_style_code",
+    "invalid_image",
     "model_not_found",
     "not_acceptable",
+)
+GENERATE = _guarded(
+    {
+        "content": _example(examples.GENERATION)["content"]
+        | event_stream(examples.STREAM, GENERATION_EVENTS)
+        | {f"image/{output.value}": {} for output in OutputFormat},
+        "headers": described(_REPLAYED | _RAW),
+    },
+    *_DRAWING,
+)
+EDIT = _guarded(
+    {
+        "content": _example(examples.EDITED)["content"]
+        | event_stream(examples.EDIT_STREAM, EDIT_EVENTS)
+        | {f"image/{output.value}": {} for output in OutputFormat},
+        "headers": described(_REPLAYED | _RAW),
+    },
+    *_DRAWING,
 )
 _CREATED = {"description": "The style is new.", "headers": _STORED, **_example(examples.STYLE)}
 _EXISTED = _CREATED | {"model": StyleResponse, "description": "The style existed before."}

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from service.http.schemas.images import StyleChoice, WeightedChoice
+from service.http.schemas.style_choices import StyleChoice, WeightedChoice
 from service.model.engine.types import Drawing
 
 AnsweredQuality = Annotated[
     Literal["high", "medium", "low"],
     Field(description="The quality used: `high` also where the model has nothing faster."),
 ]
+
+
+class RegionUsed(BaseModel):
+    """A region as it was drawn."""
+
+    style: str = Field(description="The style ID or style code.")
+    strength: float = Field(description="Amount of the style there.")
+    box: list[float] | None = Field(default=None, description="Where, unless it was a mask.")
 
 
 class DrawnImage(BaseModel):
@@ -28,7 +37,9 @@ class DrawnImage(BaseModel):
         default=None, description="Of a mixture: with the weights used, whose sum is 1."
     )
     strength: float | None = Field(default=None, description="Of a mixture.")
-    alpha: float | None = Field(default=None, description="Of a mixture.")
+    alpha: float | None = Field(default=None, description="Of a mixture, and of regions.")
+    regions: list[RegionUsed] | None = Field(default=None, description="Of an image with regions.")
+    structure: float | None = Field(default=None, description="Of an edit: how much of its picture stays.")
 
 
 RevisedPrompt = Annotated[
@@ -46,7 +57,7 @@ class GeneratedImage(BaseModel):
 
 class UsageDetails(BaseModel):
     text_tokens: int = Field(description="Of the prompts.")
-    image_tokens: int = Field(default=0, description="Always 0: a style costs no tokens.")
+    image_tokens: int = Field(default=0, description="Always 0: pictures cost no tokens.")
 
 
 class Usage(BaseModel):
@@ -94,20 +105,14 @@ class ImageEvent(DrawnImage):
     revised_prompt: RevisedPrompt = None
 
 
-class PartialImageEvent(ImageEvent):
-    type: Literal["image_generation.partial_image"] = Field(
-        default="image_generation.partial_image", description="The event's name."
-    )
+class PartialImage(ImageEvent):
     partial_image_index: int = Field(description="Which partial image of this image, from 0.")
     partial_size: str = Field(
         description="Size of the partial image itself; earlier ones are smaller, unless resized."
     )
 
 
-class CompletedEvent(ImageEvent):
-    type: Literal["image_generation.completed"] = Field(
-        default="image_generation.completed", description="The event's name."
-    )
+class CompletedImage(ImageEvent):
     model: str = Field(description="The model that drew it.")
     usage: Usage = Field(description="Tokens of this image.")
     warnings: Warnings = None
@@ -116,3 +121,39 @@ class CompletedEvent(ImageEvent):
         description="In the last event: the milliseconds of each stage of the request so far, and `total`. "
         "Other responses have them in `Server-Timing`, which a stream sends before it begins to draw.",
     )
+
+
+class PartialImageEvent(PartialImage):
+    type: Literal["image_generation.partial_image"] = Field(
+        default="image_generation.partial_image", description="The event's name."
+    )
+
+
+class CompletedEvent(CompletedImage):
+    type: Literal["image_generation.completed"] = Field(
+        default="image_generation.completed", description="The event's name."
+    )
+
+
+class EditPartialImageEvent(PartialImage):
+    type: Literal["image_edit.partial_image"] = Field(
+        default="image_edit.partial_image", description="The event's name."
+    )
+
+
+class EditCompletedEvent(CompletedImage):
+    type: Literal["image_edit.completed"] = Field(
+        default="image_edit.completed", description="The event's name."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """The kinds of events of a stream of images."""
+
+    partial: type[PartialImageEvent | EditPartialImageEvent]
+    completed: type[CompletedEvent | EditCompletedEvent]
+
+
+GENERATION_EVENTS = Events(PartialImageEvent, CompletedEvent)
+EDIT_EVENTS = Events(EditPartialImageEvent, EditCompletedEvent)

@@ -7,12 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from service.access.api_key import MAX_STRENGTH
 from service.application.generation_request import (
     MAX_IMAGES,
     MAX_MIXED_STYLES,
     MAX_SEED,
-    MAX_WEIGHT,
+    EditRequest,
     GenerationRequest,
     StyleMix,
     StyleTerm,
@@ -20,9 +19,16 @@ from service.application.generation_request import (
 from service.batching.priority import Priority
 from service.errors import InvalidRequest
 from service.http.schemas.base import Incoming, optional_fields_may_be_null, without_nulls
+from service.http.schemas.style_choices import (
+    Alpha,
+    Regions,
+    Strength,
+    StyleChoice,
+    StyleOrId,
+    WeightedChoice,
+)
 from service.media.images import OutputFormat
 from service.model.engine.quality import Quality
-from service.styles.style_code import MAX_CODE_CHARS
 
 # What OpenAI's retired models took for a style: nothing that a style ID or a style code could be.
 LOOKS = ("vivid", "natural")
@@ -34,15 +40,9 @@ IGNORED = (
     "frame_count",
     "frame_duration_ms",
     "svg",
+    "markup",
 )
 IGNORED_DESCRIPTION = "Accepted, not used."
-
-
-def _style_of_id(value: Any) -> Any:
-    if not isinstance(value, str | dict | None):
-        sentence = 'style must be a style ID, or an object such as {"id": "sty_...", "strength": 0.8}.'
-        raise PydanticCustomError("unsupported_value", "{sentence}", {"sentence": sentence})
-    return {"id": value} if isinstance(value, str) else value
 
 
 def _no_transparency(value: Any) -> Any:
@@ -59,64 +59,12 @@ def _no_animation(value: Any) -> Any:
     return value
 
 
-StyleReference = Annotated[
-    str,
-    Field(min_length=1, max_length=MAX_CODE_CHARS, description="A style ID or a style code."),
-]
-Strength = Annotated[
-    float,
-    Field(
-        ge=0,
-        le=MAX_STRENGTH,
-        allow_inf_nan=False,
-        description="Amount of style: 0 is the plain model, 1 the paper.",
-    ),
-]
-Alpha = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
-
-
-class StyleChoice(Incoming):
-    """A style and how strongly it is applied."""
-
-    id: StyleReference
-    strength: Strength = 1.0
-    alpha: Alpha | None = Field(
-        default=None, description="How fast its lesser components fade; the model's own by default."
-    )
-
-    def to_mix(self, param: str) -> StyleMix:
-        return StyleMix((StyleTerm(self.id, param=param),), self.strength, self.alpha)
-
-
-class WeightedChoice(Incoming):
-    """A style in a mixture."""
-
-    id: StyleReference
-    weight: float = Field(
-        default=1.0,
-        ge=-MAX_WEIGHT,
-        le=MAX_WEIGHT,
-        allow_inf_nan=False,
-        description="Relative to the sum of the weights; a negative one leads away from the style.",
-    )
-
-
-StyleOrId = Annotated[StyleChoice, BeforeValidator(_style_of_id, json_schema_input_type=str | StyleChoice)]
-
-
-class GenerationBody(Incoming):
-    """OpenAI's image generation request, with `style`, `seed`, `negative_prompt` and `guidance` added.
-
-    A field that is null counts as left out.
-    """
+class ImageBody(Incoming):
+    """What generations and edits have in common. A field that is null counts as left out."""
 
     model_config = ConfigDict(json_schema_extra=optional_fields_may_be_null)
 
-    prompt: str = Field(
-        min_length=1,
-        description="What to draw. At most 32000 characters, unless the service is set otherwise; what is "
-        "beyond the model's `max_prompt_tokens` is cut, with a warning.",
-    )
+    prompt: str | None = Field(default=None, description="What to draw.")
     model: str | None = Field(
         default=None,
         description="Name of the model served or an alias of it, as in `/v1/models`; `nano@sty_...:0.7` "
@@ -146,8 +94,11 @@ class GenerationBody(Incoming):
     styles: list[WeightedChoice] | None = Field(
         default=None, min_length=1, max_length=MAX_MIXED_STYLES, description="Instead of `style`: a mixture."
     )
+    regions: Regions | None = Field(
+        default=None, description="Instead of `style`: a style for each of up to eight parts of the image."
+    )
     strength: Strength | None = Field(default=None, description="Of `styles`; 1 by default.")
-    alpha: Alpha | None = Field(default=None, description="Of `styles`: as in `style`.")
+    alpha: Alpha | None = Field(default=None, description="Of `styles` and `regions`: as in `style`.")
     seed: int | None = Field(
         default=None, ge=0, le=MAX_SEED, description="Same seed, same image; chosen and returned by default."
     )
@@ -205,7 +156,7 @@ class GenerationBody(Incoming):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is accepted for OpenAI's sake and means something else here, or nothing."""
-        found = [f"{name} is ignored" for name in IGNORED if getattr(self, name) is not None]
+        found = [f"{name} is ignored" for name in IGNORED if getattr(self, name, None) is not None]
         if self.style is not None and self._style is None:
             found.append(f"style {self.style.id} is ignored: it is no style ID")
         if self.quality in ("standard", "hd", "xhigh", "max"):
@@ -225,6 +176,7 @@ class GenerationBody(Incoming):
         return GenerationRequest(
             prompt=self.prompt,
             negative_prompt=self.negative_prompt,
+            edit=self.to_edit(),
             model=self.model,
             size=self.size,
             styles=self._styles(),
@@ -239,15 +191,22 @@ class GenerationBody(Incoming):
             deadline=deadline,
         )
 
+    def to_edit(self) -> EditRequest | None:
+        """None where no picture is edited."""
+        return None
+
     def _styles(self) -> tuple[StyleMix | None, ...] | None:
         """None when the body names no style."""
+        if self.regions is not None:
+            terms = [region.to_term(f"regions.{index}") for index, region in enumerate(self.regions)]
+            return (StyleMix(tuple(terms), alpha=self.alpha),)
         if self.styles is not None:
-            terms = [
+            mixed = [
                 StyleTerm(style.id, style.weight, f"styles.{index}.id")
                 for index, style in enumerate(self.styles)
             ]
             strength = 1.0 if self.strength is None else self.strength
-            return (StyleMix(tuple(terms), strength, self.alpha),)
+            return (StyleMix(tuple(mixed), strength, self.alpha),)
         if self.styles_each is not None:
             return tuple(
                 None if style is None else style.to_mix(f"styles_each.{index}")
@@ -261,19 +220,34 @@ class GenerationBody(Incoming):
         return None if self.style is None or self.style.id in LOOKS else self.style
 
     def _check_conflicts(self) -> None:
-        given = [name for name in ("styles", "styles_each") if getattr(self, name) is not None]
+        given = [name for name in ("styles", "styles_each", "regions") if getattr(self, name) is not None]
         if self._style is not None:
             given.append("style")
         if len(given) > 1:
             raise InvalidRequest(
-                "style, styles (a mixture) and styles_each (images in each) exclude each other: give one.",
+                "style, styles (a mixture), styles_each (images in each) and regions (a style in each) "
+                "exclude each other: give one.",
                 param=given[0],
                 code="conflicting_parameters",
             )
         for name in ("strength", "alpha"):
-            if self.styles is None and getattr(self, name) is not None:
+            is_used = self.styles is not None or (self.regions is not None and name == "alpha")
+            if not is_used and getattr(self, name) is not None:
                 raise InvalidRequest(
                     f'{name} goes with styles; for one style put it inside, as {{"id": ..., "{name}": ...}}.',
                     param=name,
                     code="conflicting_parameters",
                 )
+
+
+class GenerationBody(ImageBody):
+    """OpenAI's image generation request, with `style`, `seed`, `negative_prompt` and `guidance` added.
+
+    A field that is null counts as left out.
+    """
+
+    prompt: str = Field(
+        min_length=1,
+        description="What to draw. At most 32000 characters, unless the service is set otherwise; what is "
+        "beyond the model's `max_prompt_tokens` is cut, with a warning.",
+    )

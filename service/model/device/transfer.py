@@ -27,22 +27,24 @@ def index_tensor(indices: Sequence[int], device: torch.device) -> Tensor:
     return send(torch.tensor(indices, dtype=torch.int64), device)
 
 
-def pixels_of(image: NDArray[np.uint8], size: Size, device: torch.device) -> Tensor:
-    """A picture [h, w, 3] RGB as the reference prepares it: [1, 3, height, width] fp32 in [-1, 1].
-
-    Scaled to cover the size, to whole pixels, then cropped at the centre to whole pixels (golden README,
-    1.9). Whoever changes it raises `PREPARATION` (style/tokens.py).
+def cut_to(image: Image.Image, size: Size) -> Image.Image:
+    """A picture as the reference prepares it: scaled to cover the size, to whole pixels, then cropped at the
+    centre to whole pixels (golden README, 1.9). Whoever changes it raises `PREPARATION` (style/tokens.py).
     """
-    height, width, _ = image.shape
-    ratio = width / height
+    ratio = image.width / image.height
     if ratio <= size.width / size.height:
         covering = (size.width, max(size.height, int(size.width / ratio)))
     else:
         covering = (max(size.width, int(size.height * ratio)), size.height)
-    scaled = np.asarray(Image.fromarray(image).resize(covering, Image.Resampling.LANCZOS))
+    scaled = image.resize(covering, Image.Resampling.LANCZOS)
     top, left = (covering[1] - size.height) // 2, (covering[0] - size.width) // 2
-    cropped = scaled[top : top + size.height, left : left + size.width].copy()
-    pixels = torch.from_numpy(cropped).to(device).permute(2, 0, 1)[None]
+    return scaled.crop((left, top, left + size.width, top + size.height))
+
+
+def pixels_of(image: NDArray[np.uint8], size: Size, device: torch.device) -> Tensor:
+    """A picture [h, w, 3] RGB, cut to the size: [1, 3, height, width] fp32 in [-1, 1]."""
+    cut = np.array(cut_to(Image.fromarray(image), size))
+    pixels = torch.from_numpy(cut).to(device).permute(2, 0, 1)[None]
     return pixels.float() / 255 * 2 - 1
 
 

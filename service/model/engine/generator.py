@@ -7,7 +7,7 @@ at the key step. Jobs with the same prompt, seed and guidance share one content 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,16 +19,18 @@ from service.model.backbone import AnyBackbone
 from service.model.device.memory import batch_limits
 from service.model.device.precision import full_fp32
 from service.model.device.timer import DeviceTimer
-from service.model.device.transfer import DecodedImages
+from service.model.device.transfer import DecodedImages, index_tensor
+from service.model.engine.edits import Edits
+from service.model.engine.picture_cache import PictureCache
 from service.model.engine.plan import Plan, texts_of, the_only
 from service.model.engine.previews import PreviewEmitter, preview_steps
 from service.model.engine.quality import EXACT, Shortcuts
 from service.model.engine.text_cache import TextCache
 from service.model.engine.text_style import require_finite, tokens_of_text
-from service.model.engine.types import Drawing, ImageSpec, Styling, Timings, WeightedStyle
+from service.model.engine.types import ContentPicture, Drawing, ImageSpec, Styling, Timings, WeightedStyle
 from service.model.engine.warmup import compiled_batches
 from service.model.schedule import Schedule, Size
-from service.model.style.blending import PathStyle, blend_styles
+from service.model.style.blending import blend_styles
 from service.model.style.feature import StyleFeature
 from service.model.style.tokens import PREPARATION, StyleTokens
 
@@ -67,7 +69,7 @@ class PendingBatch:
 class _Loop:
     """What the loop over scales leaves."""
 
-    features: Tensor  # [active paths, channels, H, W]
+    features: Tensor  # [images, channels, H, W]
     index_of_spec: tuple[int, ...]  # of each spec, its image's index among the features
     step_seconds: tuple[float, ...]
     gap_seconds: tuple[float, ...]
@@ -97,6 +99,7 @@ class Generator:
         self.precision = backbone.precision
         self.limits = batch_limits(backbone)
         self._texts = TextCache(backbone.encode_texts)
+        self._pictures = PictureCache(self.read_picture)
 
     def num_steps(self, size: Size, shortcuts: Shortcuts = EXACT) -> int:
         return shortcuts.last_step(len(self._schedule(size).scales))
@@ -105,6 +108,10 @@ class Generator:
         """The steps after which to show so many previews."""
         num_steps = self.num_steps(size, shortcuts)
         return preview_steps(num_previews, key_step=self.key_step, num_steps=num_steps)
+
+    def cell(self, size: Size) -> int:
+        """Pixels on a side of what one token of the last scale covers."""
+        return size.width // self._schedule(size).scales[-1].width
 
     def schedule_name(self, size: Size) -> str:
         """Names all that a style feature depends on besides the model: grids, key step, preparation."""
@@ -142,6 +149,10 @@ class Generator:
     def read_tokens(self, image: NDArray[np.uint8], size: Size, key_step: int | None = None) -> StyleTokens:
         """What the image tokenizer reads in a picture [h, w, 3] RGB, up to the key step."""
         return self.backbone.encode_image(image, self._schedule(size), key_step or self.key_step)
+
+    def read_picture(self, image: NDArray[np.uint8], size: Size) -> StyleTokens:
+        """The tokens of a picture [h, w, 3] RGB over all steps."""
+        return self.read_tokens(image, size, self.num_steps(size))
 
     @full_fp32()
     @torch.inference_mode()
@@ -209,13 +220,17 @@ class Generator:
         with timer.measure():
             texts = self._texts.texts_of(text for spec in specs for text in texts_of(spec))
         with timer.measure():
+            pictures = (spec.edit.picture for spec in specs if spec.edit)
+            tokens = self._pictures.tokens_of(pictures, schedule.size)
+        with timer.measure():
             plan = Plan.of(specs, schedule, texts, self.backbone)
-            loop = self._loop_over_scales(plan, specs, cancelled)
+            loop = self._loop_over_scales(plan, specs, tokens, cancelled)
         with timer.measure():
             decoded = self.backbone.decode(loop.features)
 
         def drawings() -> list[Drawing]:
-            images, timings = decoded.images(), _timings(timer, loop, plan)
+            num_edits = sum(spec.edit is not None for spec in specs)
+            images, timings = decoded.images(), _timings(timer, loop, plan, num_edits)
             num_tokens = plan.shortcuts.num_tokens([scale.num_tokens for scale in schedule.scales])
             return [
                 Drawing(
@@ -223,7 +238,9 @@ class Generator:
                     timings,
                     num_text_tokens=sum(texts[text].num_tokens for text in texts_of(spec)),
                     num_image_tokens=num_tokens,
-                    warnings=self._warnings(
+                    warnings=()
+                    if spec.prompt is None
+                    else self._warnings(
                         "prompt", texts[spec.prompt].num_known, is_cut=texts[spec.prompt].is_cut
                     ),
                 )
@@ -233,21 +250,27 @@ class Generator:
         return PendingBatch(decoded, drawings)
 
     def _loop_over_scales(
-        self, plan: Plan, specs: Sequence[ImageSpec], cancelled: Callable[[], bool]
+        self,
+        plan: Plan,
+        specs: Sequence[ImageSpec],
+        tokens: Mapping[ContentPicture, StyleTokens],
+        cancelled: Callable[[], bool],
     ) -> _Loop:
         backbone, num_steps = self.backbone, plan.num_steps
         noise = backbone.noise(plan.seeds, plan.schedule, num_steps)
-        styles = [PathStyle.of(styling, backbone) if styling else None for styling in plan.stylings]
         cache = backbone.begin(plan.paths, plan.schedule, num_steps)
+        features = backbone.empty_features(cache)  # F_0: [paths, channels, H, W]
+        edits = Edits(backbone, cache, plan, tokens, features)
+        styles = [edits.style_of(path) for path in range(len(plan.paths))]
         previews = PreviewEmitter(backbone, cache, plan, specs)
         timer = DeviceTimer(backbone.device)
 
-        features = backbone.empty_features(cache)  # F_0: [paths, channels, H, W]
         for step in range(1, num_steps + 1):
             with timer.measure():
                 logits = backbone.predict(cache, features, step)  # of the active paths
                 codes = backbone.sample(cache, logits, noise, step)  # R_s
-                features = backbone.accumulate(cache, features, codes, step)  # F_s = F_{s-1} + up(R_s)
+                codes = edits.couple(codes, logits, noise, step)  # near to those of an edited picture
+                features = edits.accumulate(features, codes, step)  # F_s = F_{s-1} + up(R_s)
                 if step == plan.key_step:  # Principal Feature Blending
                     features = blend_styles(cache.fork(features), plan.paths, styles)
             previews.emit(features, step)
@@ -256,9 +279,13 @@ class Generator:
 
         previews.show()
         require_finite(cache.is_finite)  # asked once, after the loop: on a GPU each question waits
+        indices = [cache.feature_index(path) for path in plan.path_of_spec]
+        drawn = sorted(set(indices))
         return _Loop(
-            features=features,
-            index_of_spec=tuple(cache.feature_index(path) for path in plan.path_of_spec),
+            features=features[index_tensor(drawn, features.device)]
+            if len(drawn) < len(features)
+            else features,
+            index_of_spec=tuple(map(drawn.index, indices)),
             step_seconds=timer.seconds(),
             gap_seconds=timer.gaps(),
             preview_seconds=previews.decode_seconds,
@@ -285,10 +312,11 @@ def _grey(size: Size) -> NDArray[np.uint8]:
     return np.full((size.height, size.width, 3), 127, np.uint8)
 
 
-def _timings(timer: DeviceTimer, loop: _Loop, plan: Plan) -> Timings:
-    text_seconds, loop_seconds, decode_seconds = timer.seconds()
+def _timings(timer: DeviceTimer, loop: _Loop, plan: Plan, num_edits: int) -> Timings:
+    text_seconds, tokenize_seconds, loop_seconds, decode_seconds = timer.seconds()
     return Timings(
         text_seconds=text_seconds,
+        tokenize_seconds=tokenize_seconds,
         transformer_seconds=loop_seconds - loop.preview_seconds,
         decode_seconds=decode_seconds + loop.preview_seconds,
         step_seconds=loop.step_seconds,
@@ -296,4 +324,5 @@ def _timings(timer: DeviceTimer, loop: _Loop, plan: Plan) -> Timings:
         num_rows=loop.num_rows,
         num_jobs=len(plan.path_of_spec),
         num_content_paths_shared=len(plan.path_of_spec) - len(plan.seeds),
+        num_edits=num_edits,
     )

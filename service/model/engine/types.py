@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from service.model.engine.quality import EXACT, Shortcuts
 from service.model.schedule import Size
@@ -32,17 +33,37 @@ class Method(StrEnum):
         return self in (Method.PFB_SAC, Method.REP_SAC)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Area:
+    """A part of an image. Two areas are equal when they are the same object."""
+
+    pixels: NDArray[np.bool_]  # [height, width], of the size of the image
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A part of a picture, in shares of its width and height: 0 <= left < right <= 1, and so down."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
 @dataclass(frozen=True, slots=True)
 class WeightedStyle:
     feature: StyleFeature
     weight: float = 1.0
+    area: Area | None = None  # where in the image; None: everywhere
+    box: Box | None = None  # from which part of the style's picture; None: from all of it
 
 
 @dataclass(frozen=True, slots=True)
 class Styling:
     """The styles of one image. `alpha` and `key_step` default to the model's own.
 
-    Several styles add up as weight x Phi(F_style); the weights are used as they are.
+    Several styles add up as weight x Phi(F_style); the weights are used as they are. Where styles have areas,
+    all have, a weight is the strength in its own, and where areas overlap they share.
     """
 
     styles: tuple[WeightedStyle, ...]
@@ -50,6 +71,28 @@ class Styling:
     alpha: float | None = None
     method: Method = Method.PFB_SAC
     key_step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ContentPicture:
+    """A picture that images are made of. Two are equal when their digests are."""
+
+    digest: str  # of the pixels
+    pixels: NDArray[np.uint8] = field(compare=False, repr=False)  # [height, width, 3] RGB, of any size
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """The picture that an image is made of, and how much of it stays.
+
+    `structure` decides until which step the image has the picture's residual codes. 1: to the last step. 0:
+    to the key step when there is a style, and not at all when there is none. Between them a step may be a
+    mixture of both. Outside `mask` all codes are the picture's.
+    """
+
+    picture: ContentPicture
+    structure: float
+    mask: Area | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +107,13 @@ class BatchKey:
 class ImageSpec:
     """One image to draw. Equal specs give equal images, alone or in any batch."""
 
-    prompt: str
+    prompt: str | None  # None: no text at all, and no guidance
     seed: int  # 0 .. 2**32 - 1
     size: Size
     negative_prompt: str = ""
     guidance: float | tuple[float, ...] | None = None  # one value, or one a step; None: the model's own
     styling: Styling | None = None
+    edit: Edit | None = None
     shortcuts: Shortcuts = EXACT
     previews: PreviewRequest | None = field(default=None, compare=False)  # change no image
 
@@ -83,6 +127,7 @@ class Timings:
     """Where the time of one batch went, and how the batch was made up."""
 
     text_seconds: float
+    tokenize_seconds: float  # of pictures to edit
     transformer_seconds: float
     decode_seconds: float  # of the images and of their previews
     step_seconds: tuple[float, ...]
@@ -90,6 +135,7 @@ class Timings:
     num_rows: int
     num_jobs: int
     num_content_paths_shared: int
+    num_edits: int  # of the jobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +177,22 @@ class Path:
     then on (the paper's Structural Attention Correction).
     """
 
-    text: Text
+    text: Text | None  # None: the unconditional text
     negative: Text | None
     guidance: tuple[float, ...]  # one value a step
     source: int | None = None
     corrected: bool = False
-    drawn: bool = True  # whether its image is asked for
+    drawn: bool = True  # whether the last step must give its logits
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Coupling:
+    """Of one step: the active paths whose codes stay near those of a picture, and what these are."""
+
+    paths: Tensor  # [n], their indices among the active paths
+    references: Tensor  # [n], the same of their content paths
+    sources: tuple[int, ...]  # the content paths themselves
+    codes: Tensor  # [n, channels, h, w], the picture's
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,13 +15,13 @@ from torch import Tensor
 from service.model.block_runner import RunBlock, compiled_run_block, configure_compiler, run_block
 from service.model.checkpoints.options import DecodingChoice
 from service.model.device.transfer import DecodedImages, pixels_of, send
-from service.model.engine.types import Path, Text, TextCoverage
+from service.model.engine.types import Coupling, Path, Text, TextCoverage
 from service.model.infinity import style
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.decoding import DecoderRunner
 from service.model.infinity.memory import footprint
 from service.model.infinity.rope import rotations
-from service.model.infinity.sampling import NoiseStream, sample_bits
+from service.model.infinity.sampling import NoiseStream, couple_bits, sample_bits
 from service.model.infinity.t5 import TextEncoder
 from service.model.infinity.text_conditioning import BatchTexts, TextConditioning
 from service.model.infinity.tokenizer import Tokenizer, codes_from_bits, quantise
@@ -35,6 +35,8 @@ from service.model.style.tokens import StyleTokens
 from service.model.text_layers import text_layers
 
 Cache = KVCache[TextConditioning]
+# Of the unconditional text where no prompt decides: the model has learned it at the lengths of captions.
+NUM_UNCONDITIONAL_TOKENS = 8
 
 
 class Infinity:
@@ -187,9 +189,15 @@ class Infinity:
         sampling = self.config.sampling
         drawn = send(noise.at(step)[cache.content_of_active()], logits.device)
         bits = sample_bits(logits, drawn, top_k=sampling.top_k, top_p=sampling.top_p)
-        scale = cache.schedule.scales[step - 1]
-        planes = bits.float().transpose(1, 2).unflatten(-1, (scale.height, scale.width))
-        return codes_from_bits(F.pixel_shuffle(planes, self.config.patch))
+        return self._codes_of_bits(bits, cache.schedule.scales[step - 1])
+
+    def couple(
+        self, cache: Cache, codes: Tensor, logits: Tensor, noise: NoiseStream, step: int, coupling: Coupling
+    ) -> Tensor:
+        drawn = send(noise.at(step)[list(coupling.sources)], logits.device)
+        picture = F.pixel_unshuffle(coupling.codes, self.config.patch).flatten(2).mT > 0
+        bits = couple_bits(logits[coupling.paths], logits[coupling.references], picture, drawn)
+        return codes.index_copy(0, coupling.paths, self._codes_of_bits(bits, cache.schedule.scales[step - 1]))
 
     def accumulate(self, cache: Cache, features: Tensor, codes: Tensor, step: int) -> Tensor:
         return cache.keep_active(features) + resize(codes, cache.extent)
@@ -209,6 +217,18 @@ class Infinity:
 
     def tokens_of_codes(self, codes: Sequence[Tensor]) -> StyleTokens:
         return self._tokens_of_bits([code > 0 for code in codes])
+
+    def codes_of_tokens(self, tokens: StyleTokens, schedule: Schedule, num_steps: int) -> Sequence[Tensor]:
+        grids = self.feature_grids(schedule)[:num_steps]
+        if tokens.num_images != 1:
+            raise ValueError(f"these are the tokens of {tokens.num_images} pictures, not of one")
+        bits = style.unpack(tokens, sum(grid.num_tokens for grid in grids), self.num_channels)
+        flat = send(torch.from_numpy(bits), self.device).T[None]  # [1, channels, tokens]
+        parts = flat.split([grid.num_tokens for grid in grids], dim=-1)
+        return [
+            codes_from_bits(part.unflatten(-1, (grid.height, grid.width)))
+            for part, grid in zip(parts, grids, strict=True)
+        ]
 
     def combine_tokens(
         self, tokens: Sequence[StyleTokens], schedule: Schedule, num_steps: int
@@ -233,6 +253,11 @@ class Infinity:
 
     # Private
 
+    def _codes_of_bits(self, bits: Tensor, scale: Scale) -> Tensor:
+        """Bits [paths, tokens, bits of a token] of one scale as codes [paths, channels, h, w]."""
+        planes = bits.float().transpose(1, 2).unflatten(-1, (scale.height, scale.width))
+        return codes_from_bits(F.pixel_shuffle(planes, self.config.patch))
+
     def _tokens_of_bits(self, bits: Sequence[Tensor]) -> StyleTokens:
         """Of bits [1, channels, h, w] of the first scales, those of one picture."""
         flat = torch.cat([planes[0].flatten(1).T for planes in bits])  # [tokens, channels]
@@ -240,6 +265,8 @@ class Infinity:
 
     def _row_text(self, path: Path, conditional: bool) -> Tensor:
         """The text of one row, [tokens, text channels]."""
+        if path.text is None:
+            return self.transformer.unconditional_text[:NUM_UNCONDITIONAL_TOKENS]
         text: Tensor = path.text.conditioning
         if conditional:
             return text

@@ -51,3 +51,22 @@ def sample_bits(logits: Tensor, noise: Tensor, *, top_k: int, top_p: float) -> T
         p = p.masked_fill(less_likely & (p <= 1 - top_p), 0.0)
     ratio = p / noise
     return ratio[..., 1] > ratio[..., 0]
+
+
+def couple_bits(logits: Tensor, reference: Tensor, picture: Tensor, noise: Tensor) -> Tensor:
+    """Bits [n, tokens, bits] bool that differ from a picture's no more often than their logits ask for.
+
+    `reference` are the content path's logits, under which the uniform number of each bit is taken as known to
+    have given the picture's bit; the same number then decides under `logits`. With P the probability of a 0,
+    a 1 of the picture falls with probability (P - P_ref) / (1 - P_ref), a 0 rises with 1 - P / P_ref, and
+    neither where the difference has the other sign. Top-p is left out: it cuts draws from the tails, and here
+    an unlikely bit is the picture's own.
+    """
+    zero, zero_of_reference = (
+        values.double().diff(dim=-1)[..., 0].neg().sigmoid() for values in (logits, reference)
+    )
+    first, second = noise.double().unbind(-1)
+    uniform = first / (first + second)  # `sample_bits` gives a 1 where it is above P
+    stays = (zero <= zero_of_reference) | (uniform * (1 - zero_of_reference) > zero - zero_of_reference)
+    rises = (zero < zero_of_reference) & (uniform * zero_of_reference > zero)
+    return torch.where(picture, stays, rises)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from service.model.block_runner import RunBlock, compiled_run_block, configure_compiler, run_block
 from service.model.checkpoints.options import DecodingChoice
-from service.model.device.transfer import DecodedImages, pixels_of
-from service.model.engine.types import Path, Text, TextCoverage
+from service.model.device.transfer import DecodedImages, pixels_of, send
+from service.model.engine.types import Coupling, Path, Text, TextCoverage
 from service.model.kv_cache import KeyValues, KVCache, RowGroup
 from service.model.rows import lay_out_rows
 from service.model.schedule import Schedule, Size
@@ -29,7 +29,7 @@ from service.model.switti.config import SwittiConfig
 from service.model.switti.memory import batch_bytes
 from service.model.switti.noise import Noise, StepNoise
 from service.model.switti.rope import rotations
-from service.model.switti.sampling import draw_codes, guidance_of_steps, scaled
+from service.model.switti.sampling import couple_tokens, draw_codes, guidance_of_steps, scaled
 from service.model.switti.schedules import schedules, square_scales
 from service.model.switti.text_conditioning import RowConditioning, TextConditioning
 from service.model.switti.text_encoders import TextEncoders, TextFeatures
@@ -163,6 +163,16 @@ class Switti:
         seeds = tuple(noise[path] for path in cache.content_of_active())
         return self._draw(logits, StepNoise(seeds, step, self.device), step)
 
+    def couple(
+        self, cache: Cache, codes: Tensor, logits: Tensor, noise: Seeds, step: int, coupling: Coupling
+    ) -> Tensor:
+        # The picture's codes are codes of the codebook, and so are those that stay near to them: no mixtures.
+        picture = self.tokenizer.nearest(as_tokens(coupling.codes))
+        fresh = StepNoise(tuple(noise[source] for source in coupling.sources), step, self.device)
+        tokens = couple_tokens(logits[coupling.paths], logits[coupling.references], picture, fresh)
+        drawn = self.tokenizer.codes(tokens, self.grids[step - 1])
+        return codes.index_copy(0, coupling.paths, drawn)
+
     def accumulate(self, cache: Cache, features: Tensor, codes: Tensor, step: int) -> Tensor:
         return cache.keep_active(features) + self.tokenizer.spread(codes, step, self.grids)
 
@@ -183,6 +193,14 @@ class Switti:
     def tokens_of_codes(self, codes: Sequence[Tensor]) -> StyleTokens:
         """Of a step that mixes codes, the code that is nearest to each mixture."""
         return self._packed([self.tokenizer.nearest(as_tokens(planes)) for planes in codes])
+
+    def codes_of_tokens(self, tokens: StyleTokens, schedule: Schedule, num_steps: int) -> Sequence[Tensor]:
+        if tokens.num_images != 1:
+            raise ValueError(f"these are the tokens of {tokens.num_images} pictures, not of one")
+        grids = self.grids[:num_steps]
+        picture = style.unpack(tokens, self._num_tokens(num_steps), self.config.tokenizer.num_codes)
+        parts = send(_indices(picture), self.device).split([grid.num_tokens for grid in grids], dim=1)
+        return [self.tokenizer.codes(part, grid) for part, grid in zip(parts, grids, strict=True)]
 
     def combine_tokens(
         self, tokens: Sequence[StyleTokens], schedule: Schedule, num_steps: int
@@ -223,6 +241,8 @@ class Switti:
         return self.text_encoders.encode("")
 
     def _row_text(self, path: Path, conditional: bool) -> TextFeatures:
+        if path.text is None:
+            return self._null_text
         if conditional:
             return cast(TextFeatures, path.text.conditioning)
         if path.negative is not None:

@@ -65,6 +65,23 @@ def draw_tokens(logits: Tensor, noise: Noise, *, top_k: int, top_p: float) -> Te
     return codes.gather(-1, drawn)[..., 0]
 
 
+def couple_tokens(logits: Tensor, reference: Tensor, picture: Tensor, noise: Noise) -> Tensor:
+    """Tokens [rows, tokens] int64 that stay near to a picture's, under logits [rows, tokens, codes].
+
+    argmax(p / q) is the first of arrivals at the times q / p. That the picture's code came first under the
+    `reference` logits, at the exponential time T, says q = p T of it, and q = p T + q' of any other, with q'
+    fresh noise. Under equal logits it comes first again. Top-k and top-p are left out: they cut draws from
+    the tails, and here an unlikely code is the picture's own. In logarithms, as probabilities underflow.
+    """
+    fresh = by_row(torch.log, noise.of_all(*logits.shape[1:]))
+    log_p, first = reference.log_softmax(-1), picture[..., None]
+    log_time = fresh.gather(-1, first)
+    log_q = torch.logaddexp(log_p + log_time, fresh).scatter(-1, first, log_p.gather(-1, first) + log_time)
+    scores = logits.log_softmax(-1) - log_q
+    best, tokens = scores.max(-1, keepdim=True)
+    return torch.where(scores.gather(-1, first) >= best, first, tokens)[..., 0]
+
+
 def mix_codes(logits: Tensor, noise: Noise, codebook: Tensor, ratio: float) -> Tensor:
     """Soft draws [rows, tokens, channels]: codes [codes, channels] weighted by a Gumbel softmax.
 

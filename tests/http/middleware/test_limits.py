@@ -74,7 +74,7 @@ def test_a_body_that_does_not_come_is_not_waited_for_beyond_the_deadline(server:
 def blocked_decoding(server: Running) -> Iterator[None]:
     """Every thread that decodes uploads is busy while the context lasts."""
     styles, gate = server.service.readiness.require().styles, threading.Event()
-    blocked = [styles.decoding.submit(gate.wait) for _ in range(8)]
+    blocked = [styles.reader.decoding.submit(gate.wait) for _ in range(8)]
     try:
         yield
     finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.evaluation.plain_form import phi
+from service.model.engine.generator import Generator
+from service.model.engine.types import Area, Box, Styling, WeightedStyle
 from service.model.infinity import schedules as scales
 from service.model.infinity.style import decompose, feature_of, pack, principal_of
-from service.model.style.blending import blend, directions_of, principal, singular_values
+from service.model.style.blending import PathStyle, directions_of, principal, singular_values, stretched
 from service.model.style.feature import StyleFeature
+from tests.support.specs import SQUARE, picture
+from tests.support.tiny import tiny_infinity
 
 
 def feature(seed: int, ratio: float = 1.0, num_channels: int = 32, key_step: int = 3) -> StyleFeature:
@@ -64,10 +70,14 @@ def test_strength_is_linear_and_exact_at_both_ends(seed: int) -> None:
     own = torch.randn(8, 6, 6, generator=generator)
     style = torch.randn(8, 6, 6, generator=generator)
     (directions,) = directions_of(own[None])
-    assert torch.equal(blend(own, style, 1.0, 0.0, directions), own)
-    full = blend(own, style, 1.0, 1.0, directions)
+
+    def blend(strength: float | torch.Tensor) -> torch.Tensor:
+        return PathStyle(style, strength, 1.0, replaces_whole_feature=False).blended(own, directions)
+
+    assert torch.equal(blend(0.0), own)
+    full = blend(1.0)
     assert torch.allclose(full, style + (own - principal(own, 1.0, directions)), atol=1e-5)
-    assert torch.allclose(blend(own, style, 1.0, 0.25, directions), own + 0.25 * (full - own), atol=1e-5)
+    assert torch.allclose(blend(0.25), own + 0.25 * (full - own), atol=1e-5)
 
 
 def test_the_directions_of_a_feature_are_the_same_alone_and_beside_others() -> None:
@@ -107,3 +117,44 @@ def test_damaged_bytes_are_a_value_error_or_another_sound_feature(data: st.DataO
         return
     assert again.directions.shape == (len(again.singular_values), again.num_channels)
     assert again.num_tokens == sum(grid.num_tokens for grid in again.grids)
+
+
+def test_a_style_changes_its_own_area_alone_and_areas_that_overlap_share() -> None:
+    model = tiny_infinity()
+    generator = Generator(model)
+    first, second = (WeightedStyle(generator.extract_style(picture(seed), SQUARE)) for seed in range(2))
+    own = torch.randn(8, 8, 8, generator=torch.Generator().manual_seed(1))
+    (directions,) = directions_of(own[None])
+
+    def blended(*styles: WeightedStyle, inside: torch.Tensor | None = None) -> torch.Tensor:
+        return PathStyle.of(Styling(styles), model, inside).blended(own, directions)
+
+    columns = np.indices((64, 64))[1]
+    left, middle, all_of_it = (Area(columns < 32), Area((columns >= 16) & (columns < 48)), Area(columns >= 0))
+    half = blended(replace(first, area=left))
+    assert torch.equal(half[..., 4:], own[..., 4:])
+    assert torch.allclose(half[..., :4], blended(first)[..., :4], atol=1e-5)
+    both = blended(replace(first, area=left), replace(second, area=middle))
+    mixed = blended(replace(first, weight=0.5), replace(second, weight=0.5))
+    assert torch.allclose(both[..., 2:4], mixed[..., 2:4], atol=1e-5)
+    assert torch.allclose(both[..., 4:6], blended(second)[..., 4:6], atol=1e-5)
+    weak = blended(replace(first, area=all_of_it, weight=0.25))
+    assert torch.allclose(weak, own + 0.25 * (blended(first) - own), atol=1e-5)
+    inside = torch.zeros(1, 8, 8)
+    inside[..., :2] = 1
+    assert torch.equal(blended(first, inside=inside)[..., 2:], own[..., 2:])
+    with pytest.raises(ValueError, match="all have areas, or none"):
+        blended(replace(first, area=left), second)
+
+
+def test_a_style_of_a_box_is_that_part_of_the_feature_stretched() -> None:
+    feature_ = feature_of(feature(3))
+    whole = stretched(feature_, Box(0, 0, 1, 1))
+    assert torch.allclose(whole, feature_, atol=1e-5)
+    quarter = stretched(feature_, Box(0, 0, 0.5, 0.5))
+    assert torch.allclose(quarter[:, ::2, ::2].mean((1, 2)), feature_[:, :16, :16].mean((1, 2)), atol=0.05)
+    model = tiny_infinity()
+    style = WeightedStyle(Generator(model).extract_style(picture(0), SQUARE))
+    boxes = (None, Box(0, 0, 1, 1))
+    whole, also_whole = (PathStyle.of(Styling((replace(style, box=box),)), model).feature for box in boxes)
+    assert torch.allclose(whole, also_whole, atol=1e-4)
