@@ -9,6 +9,8 @@ ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS build
 ARG PIP_EXTRA_ARGS=""
+# Optional parts of the package, separated by commas: c2pa, mcp, otel.
+ARG EXTRAS="otel"
 RUN python -m venv /opt/atelier
 ENV PATH=/opt/atelier/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
@@ -16,7 +18,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY deploy/requirements.lock ./deploy/
 RUN mkdir service && touch service/__init__.py \
-    && pip install ${PIP_EXTRA_ARGS} --constraint deploy/requirements.lock . \
+    && pip install ${PIP_EXTRA_ARGS} --constraint deploy/requirements.lock ".[${EXTRAS}]" \
     && rm -rf build ./*.egg-info
 COPY service ./service
 RUN pip install --no-deps --force-reinstall .

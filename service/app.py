@@ -49,6 +49,7 @@ from service.storage.client import connect
 from service.storage.embedded_valkey.files import EmbeddedValkeyError
 from service.storage.embedded_valkey.server import EmbeddedValkey
 from service.styles.store import StyleStore
+from service.tracing import Tracing, tracing_from_environment
 
 if TYPE_CHECKING:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
@@ -98,8 +99,10 @@ class Service:
         generator: Generator | None,
         progress: Progress,
         clock: Callable[[], float],
+        tracing: Tracing | None,
     ) -> None:
         self.settings = settings
+        self.tracing = tracing
         self.keyring = keyring
         self.signer = signer
         self.metrics = Metrics()
@@ -133,6 +136,8 @@ class Service:
             self._starting.cancel()
             await asyncio.wait([self._starting])
         await self._stack.aclose()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
 
     async def _start(self) -> None:
         try:
@@ -281,21 +286,24 @@ def create_app(
     *,
     progress: Progress = SILENT,
     clock: Callable[[], float] = time.perf_counter,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The ASGI app; its lifespan starts and stops a Service, found at `app.state.service`.
 
     Without a generator the model of the settings is loaded, while `/livez` answers and `/readyz` says 503.
-    `clock` measures, in seconds, the durations of Server-Timing and of the metrics.
+    `clock` measures, in seconds, the durations of Server-Timing and of the metrics. Without `tracing` the
+    environment says whether requests are traced.
     CannotStart when the API keys cannot be read, or there are none where there must be, and when images are
-    to be signed and cannot be.
+    to be signed, or requests traced, and cannot be.
     """
     try:
         keyring = ReloadingKeyring(settings)
         require_guard(settings, keyring.now)
         signer = read_signer(settings)
+        tracing = tracing or tracing_from_environment()
     except ValueError as error:
         raise CannotStart(str(error)) from error
-    service = Service(settings, keyring, signer, generator, progress, clock)
+    service = Service(settings, keyring, signer, generator, progress, clock, tracing)
 
     sessions = _mcp_sessions(service) if settings.mcp else None
 
@@ -348,7 +356,7 @@ def create_app(
         allowed_origins=settings.allowed_origins,
     )
     app.add_middleware(RequestTimeout, max_seconds=settings.request_timeout_seconds)
-    app.add_middleware(Telemetry, metrics=service.metrics, clock=clock)
+    app.add_middleware(Telemetry, metrics=service.metrics, clock=clock, tracing=tracing)
     if settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -71,6 +71,8 @@ class RequestTrace(StageTimer):
     """
 
     step_seconds: tuple[float, ...] = ()
+    gap_seconds: tuple[float, ...] = ()  # between one step and the next
+    outgoing_headers: Mapping[str, str] = field(default_factory=dict)  # name its trace, for calls to others
     is_stylised: bool = False  # it asks for an image in a style
     fields: dict[str, object] = field(default_factory=dict)
     began: float = field(init=False)

@@ -418,7 +418,7 @@ def record_timings(trace: RequestTrace, jobs: Sequence[ImageJob], waited_seconds
     last = max(jobs, key=attrgetter("started_at"))
     timings = last.future.result().timings
     trace.waited(waited_seconds, then=_stage_seconds(timings))
-    trace.step_seconds = timings.step_seconds
+    trace.step_seconds, trace.gap_seconds = timings.step_seconds, timings.gap_seconds
     trace.fields |= {"num_images": len(jobs), "num_jobs_in_batch": last.num_jobs_in_batch}
 
 

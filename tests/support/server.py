@@ -18,6 +18,7 @@ from service.app import SILENT, Progress, Service, create_app
 from service.model.engine.generator import Generator
 from service.server import DrainingServer, server_config
 from service.settings import Settings
+from service.tracing import Tracing
 
 PATIENCE_SECONDS = 60
 
@@ -65,10 +66,13 @@ class Running:
 
 @contextmanager
 def serving(
-    settings: Settings, generator: Generator | None = None, progress: Progress = SILENT
+    settings: Settings,
+    generator: Generator | None = None,
+    progress: Progress = SILENT,
+    tracing: Tracing | None = None,
 ) -> Iterator[Running]:
     """Serves on a free port; at the end it stops as after SIGTERM and everything it started has ended."""
-    app = create_app(settings, generator, progress=progress)
+    app = create_app(settings, generator, progress=progress, tracing=tracing)
     config = server_config(app, settings, host=settings.host, port=0, loop="asyncio")
     server = _Server(config, app.state.service)
     thread = threading.Thread(target=server.run, name="server")

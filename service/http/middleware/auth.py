@@ -27,6 +27,7 @@ READABLE_HEADERS = (
     "Location",
     "Retry-After",
     "Server-Timing",
+    "Traceparent",
     "X-Native-Size",
     "X-Quality",
     "X-Request-ID",

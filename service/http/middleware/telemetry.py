@@ -19,10 +19,12 @@ from service.http.error_handlers import error_response, matching_routes, unexpec
 from service.http.middleware.auth import is_guarded
 from service.metrics import REFUSALS, Metrics
 from service.stage_timer import RequestTrace
+from service.tracing import TracedRequest, Tracing
 
 ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # Requested by machines every few seconds.
-QUIET_ROUTES = ("GET /livez", "GET /readyz", "GET /metrics")
+QUIET_PATHS = ("/livez", "/readyz", "/metrics")
+QUIET_ROUTES = tuple(f"GET {path}" for path in QUIET_PATHS)
 UNMATCHED = "unmatched"
 log = structlog.stdlib.get_logger(__name__)
 
@@ -34,6 +36,7 @@ class Telemetry:
     app: ASGIApp
     metrics: Metrics
     clock: Callable[[], float] = time.perf_counter
+    tracing: Tracing | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -46,6 +49,7 @@ class Telemetry:
         request_id = given if ACCEPTABLE_ID.fullmatch(given) else f"req_{uuid4().hex}"
         trace, caller = RequestTrace(self.clock), Caller()
         scope.setdefault("state", {}).update(trace=trace, caller=caller)
+        traced = self._begin(scope, trace)
         status = 0
 
         async def observed_send(message: Message) -> None:
@@ -61,7 +65,7 @@ class Telemetry:
             await error_response(error)(scope, receive, observed_send)
 
         with (
-            structlog.contextvars.bound_contextvars(request_id=request_id),
+            structlog.contextvars.bound_contextvars(request_id=request_id, **(traced.ids if traced else {})),
             self.metrics.requests_running.track_inprogress(),
         ):
             try:
@@ -73,14 +77,33 @@ class Telemetry:
                 if not status:
                     await answer(error if isinstance(error, ServiceError) else unexpected_error())
             finally:
-                self._record(scope, trace, method, status or 499)
+                self._record(scope, trace, method, status or 499, traced)
 
-    def _record(self, scope: Scope, trace: RequestTrace, method: str, status: int) -> None:
+    def _begin(self, scope: Scope, trace: RequestTrace) -> TracedRequest | None:
+        if self.tracing is None or scope["path"] in QUIET_PATHS:
+            return None
+        traced = self.tracing.begin(Headers(scope=scope))
+        trace.outgoing_headers = traced.headers
+        return traced
+
+    def _record(
+        self, scope: Scope, trace: RequestTrace, method: str, status: int, traced: TracedRequest | None
+    ) -> None:
         route, seconds = route_label(scope), trace.elapsed_seconds
+        exemplar = None if traced is None else traced.exemplar
         self.metrics.requests.labels(route=route, code=str(status)).inc()
-        self.metrics.request_duration_seconds.labels(route=route).observe(seconds)
+        self.metrics.request_duration_seconds.labels(route=route).observe(seconds, exemplar)
         if trace.is_stylised and status == 200:
-            self.metrics.stylised_duration_seconds.observe(seconds)
+            self.metrics.stylised_duration_seconds.observe(seconds, exemplar)
+        if traced is not None and self.tracing is not None:
+            attributes = {
+                "http.request.method": method,
+                "http.route": route.partition(" ")[2],
+                "http.response.status_code": status,
+                "url.path": scope["path"],
+                "error.type": trace.fields.get("failure", str(status) if status >= 400 else None),
+            }
+            self.tracing.end(traced, trace, route, attributes)
         fields: dict[str, object] = {
             f"{stage}_seconds": round(value, 4) for stage, value in trace.seconds.items()
         }
@@ -104,6 +127,7 @@ async def _add_headers(message: Message, request_id: str, scope: Scope) -> None:
     caller: Caller = scope["state"]["caller"]
     headers = MutableHeaders(scope=message)
     headers["X-Request-ID"] = request_id
+    headers.update(trace.outgoing_headers)
     if is_guarded(scope["path"]):  # no proxy may keep what belongs to one client
         headers.setdefault("Cache-Control", "no-store")
     total = trace.elapsed_seconds
