@@ -9,7 +9,7 @@ ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS build
 ARG PIP_EXTRA_ARGS=""
-# Optional parts of the package, separated by commas: c2pa, mcp, otel.
+# Optional parts of the package, separated by commas: c2pa, mcp, otel, ray.
 ARG EXTRAS="otel"
 RUN python -m venv /opt/atelier
 ENV PATH=/opt/atelier/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1

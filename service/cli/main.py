@@ -16,6 +16,7 @@ from service.cli.fit import fit
 from service.cli.generate import generate
 from service.cli.keys import keys
 from service.cli.options import CommandFailed, fail
+from service.cli.ray import ray
 from service.cli.serve import serve
 from service.cli.store import store
 from service.cli.styles import styles
@@ -38,7 +39,7 @@ cli = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, generate, fetch, convert, extract_weights, fit, verify, evaluate, bench):
+for command in (serve, ray, generate, fetch, convert, extract_weights, fit, verify, evaluate, bench):
     cli.command()(command)
 cli.add_typer(styles, name="styles")
 cli.add_typer(keys, name="keys")

@@ -17,6 +17,7 @@
     atelier:answer_bytes                      hash, the bytes of the responses by tenant
     atelier:probe                             never there: written to with nothing, see storage/client.py
     atelier:rate:...                          counts of the rate limits; access/rate_limiter.py
+    atelier:replica:ID                        JSON, where a replica on Ray can be scraped; expires
 
 An ID belongs to one tenant (record.py), so keys that hold an ID do not name the tenant. Neither styles nor
 running claims expire, so the volatile-* eviction policies never remove one; features, responses, rates and
@@ -30,6 +31,7 @@ from dataclasses import dataclass
 
 SEQUENCE = "atelier:sequence"
 CLAIMS, ANSWER_BYTES = "atelier:claims", "atelier:answer_bytes"
+REPLICA_PREFIX = "atelier:replica:"
 MAX_PICTURES = 10  # of one style
 FEATURE_SECONDS = 30 * 24 * 3600  # a stored feature expires this long after it was last read (to within half)
 REMOVED_SECONDS = 3600  # how long a list can go on after a style that has been removed
