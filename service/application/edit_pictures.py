@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.application.generation_request import EditRequest, StyleMix
+from service.application.generation_request import EditRequest, GenerationRequest, StyleMix, StyleTerm
+from service.application.output_size import OutputSize, size_of_picture
 from service.application.uploads import PictureReader, UploadedFile
 from service.errors import InvalidRequest
 from service.media.composite import Composite
-from service.media.images import Pixels, read_pixels
+from service.media.images import Pixels, read_picture, read_pixels
 from service.model.device.transfer import cut_to
+from service.model.engine.generator import Generator
 from service.model.engine.types import Area, Box, ContentPicture, Edit
 from service.model.schedule import Size
+from service.stage_timer import RequestTrace
+from service.styles.store import StyleStore
 
-# Where a request names no structure. Inside a mask without a style the picture would only be in the way of
-# what the prompt says: nothing of it is kept there.
-DEFAULT_STRUCTURE, MASKED_STRUCTURE = 0.5, 0.0
+# Where a request names no structure. A prompt over a picture needs room, and inside a mask the picture would
+# only be in its way: nothing of it is kept there.
+STYLED_STRUCTURE, PROMPTED_STRUCTURE, MASKED_STRUCTURE = 0.75, 0.5, 0.0
 OPAQUE_FROM = 128  # of alpha: OpenAI's masks are edited where they are transparent
 
 
@@ -30,6 +35,7 @@ class EditedPicture:
     pixels: Pixels
     mask: Image.Image | None  # alpha
     structure: float | None
+    is_faithful: bool
 
     def area(self, size: Size) -> Area | None:
         """The mask in images of this size: one object for all images of a request."""
@@ -38,11 +44,67 @@ class EditedPicture:
     def edit(self, mask: Area | None, *, has_style: bool) -> Edit:
         structure = self.structure
         if structure is None:
-            structure = DEFAULT_STRUCTURE if has_style or mask is None else MASKED_STRUCTURE
+            structure = (
+                STYLED_STRUCTURE if has_style else PROMPTED_STRUCTURE if mask is None else MASKED_STRUCTURE
+            )
+            structure = (1 + structure) / 2 if self.is_faithful else structure
         return Edit(ContentPicture(self.pixels.digest, np.asarray(self.pixels.image)), structure, mask)
 
     def composite(self, mask: Area, size: Size, feather: int) -> Composite:
         return Composite.of(np.asarray(cut_to(self.pixels.image, size)), mask.pixels, feather)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPictures:
+    """What the uploads of a request decide: its styles and their areas, its size, what it edits."""
+
+    styles: Sequence[StyleMix | None]
+    output: OutputSize
+    areas: Sequence[Sequence[Area | None]]  # of each style of each mix
+    edited: EditedPicture | None = None
+    mask: Area | None = None  # of `edited`, at the size that is drawn
+
+    def edit(self, style: StyleMix | None) -> Edit | None:
+        return None if self.edited is None else self.edited.edit(self.mask, has_style=style is not None)
+
+    def composite(self, feather: int) -> Composite | None:
+        """What keeps the picture's own pixels outside the mask; None where there is no mask."""
+        if self.edited is None or self.mask is None:
+            return None
+        return self.edited.composite(self.mask, self.output.drawn, feather)
+
+
+async def read_request_pictures(
+    request: GenerationRequest,
+    styles: Sequence[StyleMix | None],
+    output: OutputSize,
+    generator: Generator,
+    reader: PictureReader,
+    store: StyleStore,
+    trace: RequestTrace,
+) -> RequestPictures:
+    """What the uploads of a request hold: a picture to edit, its mask, areas of styles, and a style.
+
+    Raises as `PictureReader.read`, QueueFull, and InvalidRequest for a mask that is none of the picture's.
+    """
+    edit = request.edit
+    if edit is None and not any(style and style.has_areas for style in styles):
+        return RequestPictures(styles, output, [()] * len(styles))
+    with reader.slot(), trace.stage("picture"):
+        edited = None if edit is None else await read_edit(edit, reader)
+        if edited is not None and request.size == "auto":
+            output = size_of_picture(edited.pixels.width, edited.pixels.height, generator)
+        if edit is not None and edit.style_pictures:
+            # The style of uploaded pictures, by its code: it is not kept.
+            code = await store.code_of(await reader.read(edit.style_pictures, read_picture))
+            styles = [StyleMix((StyleTerm(code, param="image"),), alpha=generator.alpha)]
+        picture = None if edited is None else edited.pixels
+        areas = [
+            () if style is None else await read_areas(style, output.drawn, reader, picture)
+            for style in styles
+        ]
+    mask = None if edited is None else edited.area(output.drawn)
+    return RequestPictures(styles, output, areas, edited, mask)
 
 
 async def read_edit(request: EditRequest, reader: PictureReader) -> EditedPicture:
@@ -51,7 +113,7 @@ async def read_edit(request: EditRequest, reader: PictureReader) -> EditedPictur
     mask = None
     if request.mask is not None:
         mask = await _read_mask(request.mask, reader, "mask", pixels)
-    return EditedPicture(pixels, mask, request.structure)
+    return EditedPicture(pixels, mask, request.structure, request.is_faithful)
 
 
 async def read_areas(

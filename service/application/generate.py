@@ -15,25 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.application.caller import Caller
-from service.application.edit_pictures import EditedPicture, read_areas, read_edit
+from service.application.edit_pictures import read_request_pictures
 from service.application.generation_request import (
     MAX_SEED,
     GenerationRequest,
     StyleMix,
-    StyleTerm,
     check_request,
     styles_of,
     with_suffixes,
 )
 from service.application.model_names import ModelNames
-from service.application.output_size import OutputSize, output_size, size_of_picture
-from service.application.uploads import PictureReader, UploadedFile
+from service.application.output_size import OutputSize, output_size
+from service.application.uploads import PictureReader
 from service.batching.batcher import Batcher
 from service.batching.job_queue import Job, Owner
 from service.batching.model_thread import ModelThread, PendingOutputs
 from service.media.c2pa_signer import C2paSigner
 from service.media.composite import Composite
-from service.media.images import OutputFormat, encode_image, read_picture, resize_image
+from service.media.images import OutputFormat, encode_image, resize_image
 from service.media.provenance import Provenance
 from service.metrics import Metrics
 from service.model.engine.generator import Generator, PendingBatch
@@ -42,7 +41,6 @@ from service.model.engine.types import (
     Area,
     BatchKey,
     Drawing,
-    Edit,
     ImageSpec,
     Preview,
     PreviewRequest,
@@ -82,26 +80,6 @@ class StyledPrompt:
 
     prompt: str | None
     styling: Styling | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RequestPictures:
-    """What the uploads of a request decide: its styles and their areas, its size, what it edits."""
-
-    styles: Sequence[StyleMix | None]
-    output: OutputSize
-    areas: Sequence[Sequence[Area | None]]  # of each style of each mix
-    edited: EditedPicture | None = None
-    mask: Area | None = None  # of `edited`, at the size that is drawn
-
-    def edit(self, style: StyleMix | None) -> Edit | None:
-        return None if self.edited is None else self.edited.edit(self.mask, has_style=style is not None)
-
-    def composite(self, feather: int) -> Composite | None:
-        """What keeps the picture's own pixels outside the mask; None where there is no mask."""
-        if self.edited is None or self.mask is None:
-            return None
-        return self.edited.composite(self.mask, self.output.drawn, feather)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +191,9 @@ class Images:
         await caller.take("images", request.num_images * len(styles))
         if self.settings.log_prompts:
             trace.fields["prompt"] = request.prompt
-        pictures = await self._read_pictures(request, styles, output, caller, trace)
+        pictures = await read_request_pictures(
+            request, styles, output, self.generator, self.reader, self.store.of(caller.tenant), trace
+        )
         styles, output, size = pictures.styles, pictures.output, pictures.output.drawn
         trace.is_stylised = any(styles)
         prompts = [
@@ -265,41 +245,6 @@ class Images:
             negative_prompt=spec.negative_prompt,
         )
         return provenance.to_xmp(self.settings.metadata)
-
-    async def _read_pictures(
-        self,
-        request: GenerationRequest,
-        styles: Sequence[StyleMix | None],
-        output: OutputSize,
-        caller: Caller,
-        trace: RequestTrace,
-    ) -> RequestPictures:
-        """What the uploads of a request hold: a picture to edit, its mask, areas of styles, and a style."""
-        edit = request.edit
-        if edit is None and not any(style and style.has_areas for style in styles):
-            return RequestPictures(styles, output, [()] * len(styles))
-        with self.reader.slot(), trace.stage("picture"):
-            edited = None
-            if edit is not None:
-                edited = await read_edit(edit, self.reader)
-                if request.size == "auto":
-                    pixels = edited.pixels
-                    output = size_of_picture(pixels.width, pixels.height, self.generator)
-                if edit.style_pictures:
-                    styles = [await self._style_of(edit.style_pictures, caller)]
-            picture = None if edited is None else edited.pixels
-            areas = [
-                () if style is None else await read_areas(style, output.drawn, self.reader, picture)
-                for style in styles
-            ]
-        mask = None if edited is None else edited.area(output.drawn)
-        return RequestPictures(styles, output, areas, edited, mask)
-
-    async def _style_of(self, files: Sequence[UploadedFile], caller: Caller) -> StyleMix:
-        """The style of uploaded pictures, by its style code: it is not kept."""
-        pictures = await self.reader.read(files, read_picture)
-        code = await self.store.of(caller.tenant).code_of(pictures)
-        return StyleMix((StyleTerm(code, param="image"),), alpha=self.generator.alpha)
 
     async def _styled(
         self,

@@ -71,12 +71,14 @@ class StyleMix:
 class EditRequest:
     """The uploaded picture that images are made of; where transparent pixels of `mask` are, it is edited.
 
-    `structure` is how much of it stays, 0 to 1. `style_pictures` are a style of their own.
+    `structure` is how much of it stays, 0 to 1; where none is given, `is_faithful` asks for half of what is
+    missing from 1. `style_pictures` are a style of their own.
     """
 
     picture: UploadedFile
     mask: UploadedFile | None = None
     structure: float | None = None
+    is_faithful: bool = False
     style_pictures: tuple[UploadedFile, ...] = ()
 
 

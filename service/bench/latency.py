@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,10 +13,12 @@ from service.bench.report import Findings, Row, Table
 from service.bench.subject import Subject
 from service.bench.timing import Samples, interleaved, ratio, spread
 from service.evaluation.plain_form import PlainDrawing
-from service.model.engine.types import Timings
+from service.model.engine.types import ContentPicture, Edit, ImageSpec, Timings
 
 COLD, PLAIN, STYLISED, FOUR = "first image", "unstylised image", "stylised image", "4 styles of one prompt"
+EDITED, RESTYLED = "edited picture in a style", "4 styles of one picture"
 EXTRACTION, TWO_RUNS = "style of a picture", "plain two-run form"
+EDITS_FROM = 1_000_000  # their prompts and seeds are not those of the other kinds
 
 
 @dataclass
@@ -38,6 +40,19 @@ class _Works:
         specs = [self.subject.spec(4 * number + 2, style=style) for style in range(4)]
         self.subject.generator.generate(specs)
 
+    def edited(self, number: int) -> None:
+        self.subject.generator.generate([self._edit(2 * number, style=0)])
+
+    def restyled(self, number: int) -> None:
+        edits = [self._edit(2 * number + 1, style=style) for style in range(4)]
+        self.subject.generator.generate(edits)
+
+    def _edit(self, number: int, style: int) -> ImageSpec:
+        """With a prompt, as the other kinds, and a picture that was not read before."""
+        picture = ContentPicture(f"picture {number}", self.subject.picture(EDITS_FROM + number))
+        edit = Edit(picture, structure=0.5)
+        return replace(self.subject.spec(EDITS_FROM + number, style=style), edit=edit)
+
     def extraction(self, number: int) -> None:
         self.subject.generator.extract_style(self.subject.picture(8 + number), self.subject.size)
 
@@ -57,6 +72,8 @@ def measure_latency(subject: Subject, *, num_repeats: int, num_warm_up: int) -> 
         PLAIN: works.unstylised,
         STYLISED: works.stylised,
         FOUR: works.four_styles,
+        EDITED: works.edited,
+        RESTYLED: works.restyled,
         EXTRACTION: works.extraction,
     }
     if subject.plain_form:
@@ -90,6 +107,8 @@ def _ratios(
     rows = [
         Row("4 styles of one prompt, to one", ratio(measured[FOUR], stylised)),
         Row("stylised image, to an unstylised one", ratio(stylised, measured[PLAIN])),
+        Row("edited picture in a style, to a stylised image", ratio(measured[EDITED], stylised)),
+        Row("4 styles of one picture, to one", ratio(measured[RESTYLED], measured[EDITED])),
     ]
     if plainly:
         engine = Samples(tuple(timing.text_seconds + timing.transformer_seconds for timing in timings))

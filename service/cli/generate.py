@@ -57,7 +57,7 @@ Mask = Annotated[
     ),
 ]
 Structure = Annotated[
-    float | None, typer.Option(help="How much of the picture stays, 0 to 1; 0.5 by default.")
+    float | None, typer.Option(help="How much of the picture stays, 0 to 1; 0.75 by default in a style.")
 ]
 Stream = Annotated[
     bool, typer.Option("--stream", help="Show previews while the images are drawn; with --json, each event.")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.evaluation.analyses import singular_components, swapped_prompts
+from service.evaluation.edits import EditScore, EditSetting, evaluate_edits
 from service.evaluation.fidelity import Fidelity, evaluate_fidelity
 from service.evaluation.intervals import Estimate
 from service.evaluation.judge import Judge
@@ -54,6 +55,7 @@ class Evaluation:
     components: dict[int, Score]  # by how many were replaced, at the shape step
     palettes: Palettes  # of style images from outside nano's world
     trials: list[Trial]  # shortcuts, the first of them none
+    edits: dict[EditSetting, EditScore]  # of pictures of nano's own world
     examples: list[Pair]
     pictures: dict[Configuration, NDArray[np.uint8]]  # of the examples
     seconds: float
@@ -93,6 +95,8 @@ def evaluate(
     palettes = evaluate_palettes(generator, -(-num_pairs // 3), seeds[0])
     say("shortcuts")
     trials = evaluate_shortcuts(generator, judge, some, choices(generator))
+    say("edits")
+    edits = evaluate_edits(generator, judge, pairs[: -(-num_pairs // 5)], seeds[0])
     examples = held_out_pairs(seeds[0] + 1_000, 12)
     shown = [BASE, *(Configuration(method, step, _alpha(method, generator)) for method, step in SHOWN)]
     return Evaluation(
@@ -107,6 +111,7 @@ def evaluate(
         components=components,
         palettes=palettes,
         trials=trials,
+        edits=edits,
         examples=examples,
         pictures=draw(generator, examples, shown),
         seconds=clock() - began,

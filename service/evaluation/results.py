@@ -45,6 +45,12 @@ Operations and CPU time, of one stylised image with its decoding: in % of the ex
 in the first row as above, in the others the difference in points. Bits and pixels: how many are the same."""
 
 
+_EDIT_COLUMNS = ("edges", "kept", "leaked", "background", "medium", "colour", "style", "harmonic")
+_EDITS = """Pictures of an object, restyled without a prompt in the style of a reference that shows another.
+Edges: the correlation of the edges with the picture's. Kept: the picture's object is still seen; the others
+are as above. Eta: the share of the style's change along the content's directions that is taken out."""
+
+
 def report(found: Evaluation, *, model: str, about: str) -> str:
     """Every table, with what the columns mean."""
     head = (
@@ -124,6 +130,14 @@ def _analysis_sections(found: Evaluation) -> list[str]:
         ),
         f"## Shortcuts\n\n{_SHORTCUTS}\n\nOn {_size(found.ablation)} pairs of the first seed.\n\n"
         + _table(*shortcuts_table(found.trials)),
+        f"## Edits\n\n{_EDITS}\n\n"
+        + _table(
+            ["setting", *_EDIT_COLUMNS],
+            [
+                [str(setting), *(_brief(score.estimates()[name]) for name in _EDIT_COLUMNS)]
+                for setting, score in found.edits.items()
+            ],
+        ),
     ]
 
 
@@ -203,5 +217,19 @@ def _numbers(found: Evaluation) -> dict[str, Any]:
         for table in ("headline", "ablation", "alphas")
     }
     palettes = {"palettes": asdict(found.palettes)}
+    edits = {
+        "edits": [
+            {**asdict(setting), **{name: asdict(value) for name, value in score.estimates().items()}}
+            for setting, score in found.edits.items()
+        ]
+    }
     shortcuts = {"shortcuts": [trial.numbers(found.trials[0].score) for trial in found.trials]}
-    return {"seeds": found.seeds, "num_pairs": found.num_pairs, **fidelity, **styles, **palettes, **shortcuts}
+    return {
+        "seeds": found.seeds,
+        "num_pairs": found.num_pairs,
+        **fidelity,
+        **styles,
+        **palettes,
+        **shortcuts,
+        **edits,
+    }

@@ -49,9 +49,9 @@ REFERENCE = "#/components/{kind}/{name}"
 _HEADERS = {
     "X-Request-ID": "The request's own where that is valid, else a new one. It is in the log.",
     "Server-Timing": "Milliseconds of each stage, and of all of it as `total`. Stages of images: `queue`, "
-    "`text`, `style`, `transformer` (with its steps), `decode`, `encode`; of making a style: `upload`, "
-    "`picture`, `store`, `queue`, `extract`, `decompose`; of every request, what is left before, between and "
-    "after these: `receive`, `handle`, `respond`.",
+    "`text`, `style`, `transformer` (with its steps), `decode`, `encode`; of edits `upload`, `picture` and "
+    "`tokenize`, too; of making a style: `upload`, `picture`, `store`, `queue`, `extract`, `decompose`; of "
+    "every request, what is left before, between and after these: `receive`, `handle`, `respond`.",
 }
 _LIMITED = {
     f"x-ratelimit-{name}-{kind}": f"{what} {kind}, where the API key has a bound of them."

@@ -12,7 +12,6 @@ from service.http.schemas.images import IGNORED_DESCRIPTION, ImageBody
 from service.http.schemas.picture_input import PictureInput
 
 MAX_INPUT_IMAGES = 16  # OpenAI's bound
-HIGH_FIDELITY = 0.75  # the structure that `input_fidelity` high stands for
 
 
 def _as_list(value: Any) -> Any:
@@ -49,11 +48,12 @@ class EditBody(ImageBody):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="How much of the picture stays: 1 is its own shapes in other colours. 0.5 by default; "
-        "inside a mask without a style 0.",
+        description="How much of the picture stays. By default 0.75 with a style, and without one 0.5, or 0 "
+        "inside a mask.",
     )
     input_fidelity: Literal["high", "low"] | None = Field(
-        default=None, description=f"OpenAI's word: `high` is structure {HIGH_FIDELITY}, `low` the default."
+        default=None,
+        description="OpenAI's word: `low` is the default structure, `high` half-way from it to 1.",
     )
     markup: PictureInput | None = Field(default=None, description=IGNORED_DESCRIPTION)
 
@@ -79,8 +79,11 @@ class EditBody(ImageBody):
                 param="input_fidelity",
                 code="conflicting_parameters",
             )
-        structure = HIGH_FIDELITY if self.input_fidelity == "high" else self.structure
         picture, *style_pictures = self.image
         return EditRequest(
-            picture=picture, mask=self.mask, structure=structure, style_pictures=tuple(style_pictures)
+            picture=picture,
+            mask=self.mask,
+            structure=self.structure,
+            is_faithful=self.input_fidelity == "high",
+            style_pictures=tuple(style_pictures),
         )

@@ -11,13 +11,16 @@ import torch
 
 from service.model.device.transfer import DecodedImages, pixels_of
 from service.model.engine.generator import Generator
+from service.model.engine.picture_cache import PictureCache
 from service.model.engine.plan import PathEdit
 from service.model.engine.types import Area, ContentPicture, Edit, ImageSpec, Path, Styling
 from service.model.infinity.backbone import Infinity
 from service.model.infinity.sampling import couple_bits, draw_noise
 from service.model.infinity.tokenizer import accumulated, quantise
+from service.model.schedule import Size
+from service.model.style.tokens import StyleTokens
 from tests.support.backbones import ON_EVERY_BACKBONE, generator_of, style_of
-from tests.support.specs import SQUARE, picture
+from tests.support.specs import SQUARE, WIDE, picture
 
 PICTURE = picture(7)
 STRUCTURES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -158,3 +161,23 @@ def test_coupled_bits_keep_the_models_distribution_and_flip_no_more_than_they_mu
     assert float((bits != of_picture).float().mean()) == pytest.approx(
         float((p - p_reference).abs().mean()), abs=0.005
     )
+
+
+def test_a_picture_is_read_once_for_each_size_while_it_is_cached() -> None:
+    read: list[tuple[int, Size]] = []
+
+    def reading(pixels: np.ndarray, size: Size) -> StyleTokens:
+        read.append((int(pixels[0, 0, 0]), size))
+        return StyleTokens(bytes(40))
+
+    cache = PictureCache(reading, max_bytes=100)
+    pictures = [ContentPicture(str(i), np.full((1, 1, 3), i, np.uint8)) for i in range(3)]
+    assert set(cache.tokens_of([pictures[0], pictures[0], pictures[1]], SQUARE)) == set(pictures[:2])
+    cache.tokens_of(pictures[:2], SQUARE)
+    assert read == [(0, SQUARE), (1, SQUARE)]
+    cache.tokens_of([pictures[2]], SQUARE)  # there is room for two: the one used first goes
+    cache.tokens_of([pictures[1]], SQUARE)
+    cache.tokens_of([pictures[0]], SQUARE)
+    cache.tokens_of([pictures[0]], WIDE)
+    assert read[2:] == [(2, SQUARE), (0, SQUARE), (0, WIDE)]
+    assert PictureCache(reading, max_bytes=10).tokens_of([pictures[0]], SQUARE)  # too large to be kept
