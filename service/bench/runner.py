@@ -12,7 +12,7 @@ from typing import TypeVar
 import httpx2
 from pydantic import TypeAdapter
 
-from service.bench import counts, flops, latency, loop, serve, style, throughput
+from service.bench import counts, fleet, flops, latency, loop, serve, style, throughput
 from service.bench.load import ServedModel, read_model
 from service.bench.loop import BatchSteps
 from service.bench.report import Findings, Report, conditions
@@ -38,12 +38,19 @@ class BenchOptions:
     most_seconds: float  # of one batch, in `throughput`
     rates: tuple[float, ...]  # of `serve`
     seconds: float  # of each rate
+    startup_seconds: float = 60.0  # of a replica, in `fleet`
+    batch_seconds: tuple[tuple[int, float], ...] = ()  # of `fleet`: measured elsewhere, by jobs in a batch
 
 
 def run(options: BenchOptions, on_progress: OnProgress = no_progress) -> Report:
     """ValueError with a sentence when there is no such model, device or size, or no server starts."""
     if options.kind == "counts":
         return _run_counts(options)
+    if options.kind == "fleet" and options.batch_seconds:
+        findings = fleet.measure_fleet(
+            dict(options.batch_seconds), options.startup_seconds, options.subject.seed
+        )
+        return _report(options, "given", "no", "given", "given", findings)
     if options.kind in _ON_MODEL:
         return _run_on_model(options, load_subject(options.subject, on_progress))
     return _run_on_server(options)
@@ -78,10 +85,16 @@ def _flops(options: BenchOptions, subject: Subject) -> Findings:
     return flops.measure_flops(subject)
 
 
+def _fleet(options: BenchOptions, subject: Subject) -> Findings:
+    batches = throughput.seconds_by_jobs(subject, options.num_repeats, options.num_warm_up)
+    return fleet.measure_fleet(batches, options.startup_seconds, options.subject.seed)
+
+
 _ON_MODEL: dict[str, Callable[[BenchOptions, Subject], Findings]] = {
     "latency": _latency,
     "throughput": _throughput,
     "flops": _flops,
+    "fleet": _fleet,
 }
 
 

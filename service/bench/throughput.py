@@ -125,6 +125,13 @@ def measure_throughput(subject: Subject, sizes: Sequence[Size], within: Bounded,
     return Findings(tuple(tables), tuple(notes))
 
 
+def seconds_by_jobs(subject: Subject, num_repeats: int, num_warm_up: int) -> dict[int, float]:
+    """The median time of a batch of stylised images, by its number of jobs."""
+    batches = {f"{n}": _Batch(subject, BATCH, n) for n in NUMBERS}
+    measured = interleaved(batches, num_warm_up=num_warm_up, num_repeats=num_repeats)
+    return {int(name): samples.median for name, samples in measured.items()}
+
+
 def _seconds_alone(subject: Subject) -> float:
     began = time.perf_counter()
     subject.generator.generate(BATCH.specs(subject, 0, 1))

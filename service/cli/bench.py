@@ -24,6 +24,7 @@ class Kind(StrEnum):
     STYLE = "style"
     LOOP = "loop"
     FLOPS = "flops"
+    FLEET = "fleet"
     COUNTS = "counts"
 
 
@@ -37,7 +38,8 @@ KindArgument = Annotated[
         "loop: whether HTTP delays the model thread. "
         "flops: operations, counted, against the least that the method needs. "
         "counts: kernels that a GPU would be given, eager and compiled, and the time they need at least: "
-        "needs neither weights nor a GPU."
+        "needs neither weights nor a GPU. "
+        "fleet: 1 to 1,000 replicas, simulated from the measured times of batches."
     ),
 ]
 Random = Annotated[
@@ -60,6 +62,11 @@ Rates = Annotated[
     typer.Option(min=0.001, help="serve: requests a second; repeat it for several loads."),
 ]
 Seconds = Annotated[float, typer.Option(min=0.1, help="serve: how long each load lasts.")]
+Startup = Annotated[float, typer.Option(min=0, help="fleet: seconds until a replica that is added draws.")]
+Batches = Annotated[
+    list[str] | None,
+    typer.Option(help="fleet: JOBS=SECONDS of a batch measured elsewhere, repeated; no model is loaded."),
+]
 Json = Annotated[Path | None, typer.Option(callback=writable_file, help="File to write the report to.")]
 Compare = Annotated[Path | None, typer.Option(help="An earlier report: print now / then as well.")]
 Force = Annotated[
@@ -85,6 +92,8 @@ def bench(
     most_seconds: MostSeconds = 60.0,
     rate: Rates = None,
     seconds: Seconds = 30.0,
+    startup_seconds: Startup = 60.0,
+    batch_seconds: Batches = None,
     json: Json = None,
     compare: Compare = None,
     force: Force = False,
@@ -103,8 +112,21 @@ def bench(
         most_seconds=most_seconds,
         rates=tuple(rate or ()),
         seconds=seconds,
+        startup_seconds=startup_seconds,
+        batch_seconds=tuple(map(_read_batch, batch_seconds or ())),
     )
     _measure(measured, json, compare, force)
+
+
+def _read_batch(text: str) -> tuple[int, float]:
+    num_jobs, _, seconds = text.partition("=")
+    try:
+        batch = int(num_jobs), float(seconds)
+    except ValueError:
+        batch = 0, 0.0
+    if not (batch[0] > 0 and 0 < batch[1] < float("inf")):
+        raise ValueError(f"--batch-seconds must be JOBS=SECONDS, such as 8=0.36, not {text!r}")
+    return batch
 
 
 def _subject(settings: Settings, *, is_random: bool, size: str | None, seed: int) -> SubjectOptions:

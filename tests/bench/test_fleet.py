@@ -1,0 +1,99 @@
+"""The simulated fleet against what is known of queues, and against itself."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import replace
+
+import pytest
+
+from service.bench.fleet import FLEETS, LOADS, Fleet, Simulation
+from service.bench.runner import BenchOptions, run
+from service.bench.subject import SubjectOptions
+from service.cli.bench import _read_batch
+from service.model.checkpoints.options import LoadOptions
+
+pytestmark = pytest.mark.slow
+
+ALONE = Fleet(
+    batch_seconds={1: 1.0}, num_replicas=1, rate=0.5, num_requests=20_000, miss_seconds=0.0, num_styles=1
+)
+BATCHES = {1: 0.1, 2: 0.14, 4: 0.22, 8: 0.4}
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.6, 0.8])
+def test_one_replica_without_batches_waits_as_an_m_d_1_queue(rate: float) -> None:
+    outcome = Simulation(replace(ALONE, rate=rate)).run()
+    wait = rate / (2 * (1 - rate))  # Pollaczek and Khinchine, with a service time of 1
+    assert statistics.mean(outcome.latencies) == pytest.approx(1 + wait, rel=0.05)
+    assert outcome.busy_seconds == pytest.approx(20_000)
+    assert outcome.num_batches == 20_000
+
+
+def test_every_request_is_drawn_once_and_equal_seeds_give_equal_fleets() -> None:
+    fleet = Fleet(batch_seconds=BATCHES, num_replicas=8, rate=100.0, num_requests=3000)
+    first, again = Simulation(fleet).run(), Simulation(fleet).run()
+    assert first == again
+    assert len(first.latencies) == 3000
+    assert min(first.latencies) == pytest.approx(0.1)
+    assert Simulation(replace(fleet, seed=1)).run() != first
+
+
+def test_batches_carry_a_load_that_one_at_a_time_could_not() -> None:
+    fleet = Fleet(batch_seconds=BATCHES, num_replicas=1, rate=16.0, num_requests=3000)
+    outcome = Simulation(fleet).run()
+    assert statistics.median(outcome.latencies) < 2
+    assert len(outcome.latencies) / outcome.num_batches > 2
+    alone = Simulation(replace(fleet, batch_seconds={1: 0.1})).run()
+    assert statistics.median(alone.latencies) > 30
+
+
+def test_replicas_are_added_while_work_waits_and_help_once_they_have_started() -> None:
+    fleet = Fleet(
+        batch_seconds=BATCHES, num_replicas=6, num_ready=1, rate=40.0, num_requests=6000, startup_seconds=20.0
+    )
+    quick, slow = Simulation(fleet).run(), Simulation(replace(fleet, startup_seconds=100.0)).run()
+    assert 1 < quick.num_replicas <= 6
+    assert statistics.median(quick.latencies) < statistics.median(slow.latencies)
+
+
+def test_a_replica_asks_for_a_style_once_while_it_remembers_it() -> None:
+    fleet = Fleet(batch_seconds=BATCHES, num_replicas=1, rate=5.0, num_requests=500, num_styles=1)
+    assert Simulation(fleet).run().num_misses == 1
+    assert Simulation(replace(fleet, num_styles=1000, num_cached_styles=1)).run().num_misses > 100
+
+
+def test_the_report_has_each_fleet_under_each_load_without_a_model() -> None:
+    options = BenchOptions(
+        kind="fleet",
+        subject=SubjectOptions(
+            model="nano",
+            is_random=False,
+            device="cpu",
+            choices=LoadOptions(),
+            size=None,
+            seed=0,
+            models_dir="unused",
+        ),
+        threads=None,
+        num_repeats=1,
+        num_warm_up=0,
+        most_seconds=1.0,
+        rates=(),
+        seconds=1.0,
+        startup_seconds=30.0,
+        batch_seconds=tuple({1: 1.0, 8: 3.0}.items()),
+    )
+    (table,) = run(options).tables
+    assert len(table.rows) == len(FLEETS) * len(LOADS) + 1
+    by_name = {row.name: row.values for row in table.rows}
+    busy = by_name["8 x 95% of capacity"]["busy_share"]
+    assert isinstance(busy, float)
+    assert 0.5 < busy <= 1
+
+
+@pytest.mark.parametrize("text", ["8", "8=", "0=1", "-1=1", "8=0", "8=inf", "8=nan", "a=1"])
+def test_a_batch_that_is_none_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match=r"such as 8=0\.36"):
+        _read_batch(text)
+    assert _read_batch("8=0.36") == (8, 0.36)
