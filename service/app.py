@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
@@ -22,13 +23,15 @@ from service.access.idempotency_store import IdempotencyStore
 from service.access.keyring import ReloadingKeyring, require_guard
 from service.access.rate_limiter import RateLimiter
 from service.application.extract_style import Extraction, Styles, extraction_batcher
-from service.application.generate import Images, generation_batcher
+from service.application.generate import Images, generation_batcher, max_background_images
+from service.application.job_worker import MAX_RESULT_BYTES, JobWorker
+from service.application.jobs import Jobs
 from service.application.model_names import ModelNames
 from service.application.upload_limiter import UploadLimiter
 from service.application.uploads import PictureReader
 from service.batching.batcher import Batcher
 from service.batching.model_thread import ModelThread
-from service.http import health, images, models, styles
+from service.http import health, images, jobs, models, styles
 from service.http.dependencies import Readiness, ReadyService
 from service.http.error_handlers import install_error_handlers
 from service.http.middleware.auth import BEARER, MCP_PATH, READABLE_HEADERS, Authentication
@@ -39,6 +42,9 @@ from service.http.openapi import docs_page
 from service.http.openapi.document import DESCRIPTION, complete
 from service.http.playground import playground_router
 from service.http.schemas.base import ProblemResponse
+from service.jobs.news import JobNews
+from service.jobs.queue import JobQueue
+from service.jobs.store import JobBounds, JobStore
 from service.media.c2pa_signer import C2paSigner, read_signer
 from service.metrics import Metrics
 from service.model.checkpoints import registry
@@ -116,6 +122,7 @@ class Service:
         self._clock = clock
         self._stack = AsyncExitStack()
         self._starting: asyncio.Task[None] | None = None
+        self._worker: JobWorker | None = None
         self.metrics.ready.set_function(lambda: float(self.readiness.is_ready))
 
     def start(self) -> None:
@@ -128,6 +135,8 @@ class Service:
         self.readiness.close(
             "The service is shutting down; send the request to another replica, or again later."
         )
+        if self._worker is not None:
+            self._worker.close()
 
     async def stop(self) -> None:
         """Finish what was accepted, then stop everything in the reverse order of its start."""
@@ -171,22 +180,26 @@ class Service:
         extraction = await self._started(
             extraction_batcher(generator, thread, settings, metrics, self._clock)
         )
+        background = await self._started(
+            generation_batcher(generator, thread, settings, metrics, is_background=True)
+        )
         store = StyleStore(redis, extractor=Extraction(generator, extraction, decoding), metrics=metrics)
         uploads = UploadLimiter(max_slots=settings.max_queued_uploads, metrics=metrics)
         reader = PictureReader(uploads, decoding, settings)
+        drawing = Images(
+            generator,
+            names,
+            generation,
+            store,
+            reader,
+            encoding=encoding,
+            settings=settings,
+            metrics=metrics,
+            signer=self.signer,
+        )
         return ReadyService(
             settings=settings,
-            images=Images(
-                generator,
-                names,
-                generation,
-                store,
-                reader,
-                encoding=encoding,
-                settings=settings,
-                metrics=metrics,
-                signer=self.signer,
-            ),
+            images=drawing,
             styles=Styles(
                 store,
                 generator.name,
@@ -195,6 +208,7 @@ class Service:
                 settings,
                 generator.warnings_of_text,
             ),
+            jobs=self._take_jobs(redis, replace(drawing, batcher=background)),
             # The embedded store has this one replica, whose own counts are exact and cost no write to disk.
             rate_limiter=RateLimiter(None if settings.redis_url is None else redis, metrics=metrics),
             idempotency=IdempotencyStore(
@@ -204,9 +218,42 @@ class Service:
                 max_tenant_bytes=settings.max_idempotency_bytes_per_tenant,
                 max_total_bytes=settings.max_idempotency_bytes,
             ),
-            batchers=(generation, extraction),
+            batchers=(generation, extraction, background),
             loaded_at=int(time.time()),
         )
+
+    def _take_jobs(self, redis: Redis, images: Images) -> Jobs:
+        """Begin to draw jobs with `images`, whose batches yield to those of requests."""
+        settings, metrics, generator = self.settings, self.metrics, images.generator
+        bounds = JobBounds(
+            max_jobs=settings.max_jobs,
+            max_request_bytes=settings.max_job_request_bytes,
+            max_result_bytes=settings.max_job_result_bytes,
+            max_tenant_result_bytes=settings.max_job_result_bytes_per_tenant,
+            result_seconds=settings.job_ttl_seconds,
+        )
+        queue = JobQueue(
+            redis, model=generator.name, bounds=bounds, max_attempts=settings.job_attempts, metrics=metrics
+        )
+        news = JobNews(redis)
+        in_batch = max_background_images(
+            generator.max_images(generator.default_size), is_cpu=generator.backbone.device.type == "cpu"
+        )
+        self._worker = JobWorker(
+            queue,
+            news,
+            images,
+            image_routes.JOBS,
+            metrics=metrics,
+            max_running=2 * in_batch,  # the next ones wait for the model while results are encoded and kept
+            is_alone=settings.redis_url is None,
+            max_result_bytes=min(
+                MAX_RESULT_BYTES, settings.max_job_result_bytes, settings.max_job_result_bytes_per_tenant
+            ),
+        )
+        self._worker.start()
+        self._stack.push_async_callback(self._worker.stop)
+        return Jobs(JobStore(redis, model=generator.name, bounds=bounds, metrics=metrics), news)
 
     def _model_names(self, generator: Generator) -> ModelNames:
         names = ModelNames(generator.name, self.settings.aliases)
@@ -331,7 +378,7 @@ def create_app(
     app.state.readiness = service.readiness
     app.state.metrics = service.metrics
     install_error_handlers(app)
-    for routes in (images, styles, models):
+    for routes in (images, jobs, styles, models):
         app.include_router(routes.router, dependencies=[Depends(BEARER)] if keyring.now.api_keys else [])
     if settings.playground:  # before the health routes, whose / leads to the reference
         app.include_router(playground_router())

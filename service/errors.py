@@ -82,6 +82,13 @@ class StyleNotFound(ServiceError):
     more_codes: ClassVar[dict[str, str]] = {"style_image_not_found": "The style has no such picture."}
 
 
+class JobNotFound(ServiceError):
+    """No such job, or one of another tenant, or one that ended long ago."""
+
+    code, status, type = "job_not_found", 404, "invalid_request_error"
+    more_codes: ClassVar[dict[str, str]] = {"job_preview_not_found": "The job has no preview now."}
+
+
 class ModelNotFound(ServiceError):
     """Another model than the one served."""
 
@@ -122,6 +129,9 @@ class PayloadTooLarge(ServiceError):
     """The body has too many bytes, or a picture too many bytes or pixels."""
 
     code, status, type = "payload_too_large", 413, "invalid_request_error"
+    more_codes: ClassVar[dict[str, str]] = {
+        "result_too_large": "The images of a job take more bytes than are kept.",
+    }
 
 
 class UnsupportedMediaType(ServiceError):
@@ -194,6 +204,9 @@ class GenerationFailed(ServiceError):
     """The model failed on this job."""
 
     code, status, type = "generation_failed", 500, "server_error"
+    more_codes: ClassVar[dict[str, str]] = {
+        "attempts_exhausted": "A job was tried several times, and its worker failed or died each time.",
+    }
 
 
 class StyleDamaged(ServiceError):

@@ -23,7 +23,7 @@ LATENCY_BUCKETS = (
 # fmt: on
 SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
-QUEUES = ("generate", "extract")
+QUEUES = ("generate", "extract", "background")
 # Codes of errors that close a connection; see http/protocol.py.
 CLOSED_CONNECTIONS = (
     "header_too_large", "invalid_value", "malformed_request", "request_timeout", "too_many_connections",
@@ -38,12 +38,14 @@ REFUSALS = (
     "style_quota_exceeded",
 )
 # Uploads wait for a slot to be decoded, then for the model in the queue "extract".
-ADMISSIONS = (*QUEUES, "upload")
+ADMISSIONS = (*QUEUES, "upload", "jobs")
 STAGES_OF_REQUESTS = ("upload", "picture", "store")
 STAGES_OF_MODEL = ("text", "tokenize", "transformer", "decode", "extract", "decompose")
 STAGES = (*STAGES_OF_MODEL, "style", "encode", *STAGES_OF_REQUESTS)
 REJECTIONS = ("queue_full", "not_ready", "deadline_exceeded")
 CANCELLATIONS = ("queued", "running")
+JOB_OUTCOMES = ("succeeded", "failed", "cancelled")
+JOB_RETRIES = ("worker_died", "failed")
 FEATURE_RESULTS = ("hit", "miss", "rebuilt")
 
 
@@ -135,6 +137,18 @@ class Metrics:
             "content_paths_shared", "Content paths saved because jobs of a batch shared one."
         )
 
+        self.jobs = counter("jobs", "Jobs that ended, by how.", "outcome")
+        self.job_retries = counter("job_retries", "Jobs that were started again, by why.", "reason")
+        self.job_duration_seconds = latency(
+            "job_duration_seconds", "From the start of a job that succeeded to its result, pauses included."
+        )
+        self.jobs_open = gauge(
+            "jobs_open", "Jobs that wait or run, of all replicas: as last seen by this one."
+        )
+        self.jobs_open_seconds = gauge(
+            "jobs_open_seconds", "Estimated time that these jobs take one replica, as last seen by this one."
+        )
+
         self.style_features = counter("style_features", "Lookups of a style feature, by result.", "result")
         self.store_errors = counter("store_errors", "Operations of the style store that failed.")
         self.store_read_only = gauge(
@@ -162,5 +176,9 @@ class Metrics:
             self.out_of_memory_splits.labels(queue=queue)
         for stage in STAGES:
             self.stage_duration_seconds.labels(stage=stage)
+        for outcome in JOB_OUTCOMES:
+            self.jobs.labels(outcome=outcome)
+        for reason in JOB_RETRIES:
+            self.job_retries.labels(reason=reason)
         for result in FEATURE_RESULTS:
             self.style_features.labels(result=result)

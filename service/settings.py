@@ -147,6 +147,24 @@ class Settings(BaseSettings):
     max_idempotency_bytes_per_tenant: int = Field(
         default=64 * 2**20, ge=2**20, description="Maximum size of those of one tenant; its oldest go first."
     )
+    job_ttl_seconds: int = Field(
+        default=24 * 3600,
+        ge=1,
+        description="How long the result of a job is kept; its status, twice as long.",
+    )
+    job_attempts: int = Field(
+        default=5, ge=1, description="How often a job is started whose worker fails or dies, before it fails."
+    )
+    max_jobs: int = Field(default=1000, ge=1, description="Maximum number of jobs that wait or run.")
+    max_job_request_bytes: int = Field(
+        default=128 * 2**20, ge=2**20, description="Maximum size of their requests together."
+    )
+    max_job_result_bytes: int = Field(
+        default=512 * 2**20, ge=2**20, description="Maximum size of the results of all jobs together."
+    )
+    max_job_result_bytes_per_tenant: int = Field(
+        default=128 * 2**20, ge=2**20, description="Maximum size of those of one tenant; its oldest go first."
+    )
     allowed_hosts: str = Field(
         default="",
         description="Host names, separated by commas, under which a service without API keys may be called "

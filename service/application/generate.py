@@ -57,6 +57,8 @@ from service.styles.style_code import is_code
 
 # 64 x 64 pixels: handing them to a thread and back takes longer than encoding them.
 MAX_INLINE_BYTES = 3 * 64 * 64
+# Images in the background. Their jobs wait elsewhere: all that run at once have room here.
+MAX_BACKGROUND_QUEUED = 1000
 ImageJob = Job[ImageSpec, Drawing]
 
 
@@ -176,18 +178,30 @@ class Images:
             return encode()
         return await asyncio.get_running_loop().run_in_executor(self.encoding, encode)
 
-    async def _plan(
-        self, request: GenerationRequest, caller: Caller, trace: RequestTrace
-    ) -> list[PlannedImage]:
+    async def check(self, request: GenerationRequest, caller: Caller) -> None:
+        """Whatever can be refused before it is drawn, for a request that is drawn later: it counts now."""
+        _, styles = self._checked(request, caller)
+        store = self.store.of(caller.tenant)
+        for term in (term for style in styles if style is not None for term in style.terms):
+            await store.require(term.id, param=term.param)
+        await caller.take("images", request.num_images * len(styles))
+
+    def _checked(
+        self, request: GenerationRequest, caller: Caller
+    ) -> tuple[OutputSize, list[StyleMix | None]]:
+        """The size and the styles to draw in."""
         of_model = self.names.style_of(request.model)
         chosen = styles_of(request, of_model, caller.style)
         is_resizing = self.settings.size_policy == "nearest"
         output = output_size(request.size, self.generator, is_resizing=is_resizing)
         check_request(request, chosen, self.settings.max_prompt_chars)
         alpha = self.generator.alpha
-        styles: Sequence[StyleMix | None] = [
-            None if style is None else style.resolved(alpha) for style in chosen
-        ]
+        return output, [None if style is None else style.resolved(alpha) for style in chosen]
+
+    async def _plan(
+        self, request: GenerationRequest, caller: Caller, trace: RequestTrace
+    ) -> list[PlannedImage]:
+        output, styles = self._checked(request, caller)
         await caller.take("images", request.num_images * len(styles))
         if self.settings.log_prompts:
             trace.fields["prompt"] = request.prompt
@@ -291,6 +305,7 @@ class ImageStream:
         self._request = request
         self._planned = planned
         self.output = planned[0].output  # of all images
+        self.num_images = len(planned)
         self._trace = trace
         self._began = self._ended = trace.clock()
         self._has_preview = False
@@ -368,35 +383,65 @@ def record_timings(trace: RequestTrace, jobs: Sequence[ImageJob], waited_seconds
 
 
 def generation_batcher(
-    generator: Generator, executor: ModelThread, settings: Settings, metrics: Metrics
+    generator: Generator,
+    executor: ModelThread,
+    settings: Settings,
+    metrics: Metrics,
+    *,
+    is_background: bool = False,
 ) -> Batcher[ImageSpec, Drawing]:
-    """The queue of images, whose batches `generator` draws; its durations are observed once a batch."""
+    """The queue of images, whose batches `generator` draws; its durations are observed once a batch. The one
+    in the background has work that yields to all other work.
+    """
 
     def draw(
         specs: Sequence[ImageSpec], cancelled: Callable[[], bool]
     ) -> list[Drawing] | PendingOutputs[Drawing]:
-        drawn = generator.draw(specs, cancelled)
-        drawings = partial(_observed, drawn, metrics)
+        def cancelled_after_step() -> bool:
+            # Else a GPU would have all further steps before it, when one that others wait for arrives.
+            generator.synchronize()
+            return cancelled()
+
+        paused_seconds = executor.paused_seconds
+        drawn = generator.draw(specs, cancelled_after_step if is_background else cancelled)
+        paused_seconds = executor.paused_seconds - paused_seconds
+        drawings = partial(_observed, drawn, paused_seconds, metrics)
         return drawings() if drawn.is_ready else PendingOutputs(drawings)
 
-    def max_jobs(key: Hashable) -> int:
+    def max_fitting(key: Hashable) -> int:
         assert isinstance(key, BatchKey)
         return generator.max_images(key.size)
 
+    def max_in_background(key: Hashable) -> int:
+        return max_background_images(max_fitting(key), is_cpu=generator.backbone.device.type == "cpu")
+
     return Batcher(
         draw,
-        name="generate",
+        name="background" if is_background else "generate",
         group=attrgetter("batch_key"),
-        max_jobs=max_jobs,
-        max_queued=settings.max_queued,
+        max_jobs=max_in_background if is_background else max_fitting,
+        max_queued=MAX_BACKGROUND_QUEUED if is_background else settings.max_queued,
         executor=executor,
         metrics=metrics,
+        yields=is_background,
+        max_fitting=max_fitting,
     )
 
 
-def _observed(drawn: PendingBatch, metrics: Metrics) -> list[Drawing]:
+def max_background_images(max_images: int, *, is_cpu: bool) -> int:
+    """Of a batch in the background. On a CPU a batch saves little, and each image makes its steps, and so the
+    wait of a request that arrives during one, longer. On a GPU the rest of the memory is for those requests.
+    """
+    return 1 if is_cpu else max(1, max_images // 4)
+
+
+def _observed(drawn: PendingBatch, paused_seconds: float, metrics: Metrics) -> list[Drawing]:
     drawings = drawn.drawings()
     timings = drawings[0].timings
+    if paused_seconds:
+        seconds = max(0.0, timings.transformer_seconds - paused_seconds)
+        timings = replace(timings, transformer_seconds=seconds)
+        drawings = [replace(drawing, timings=timings) for drawing in drawings]
     for stage, seconds in _stage_seconds(timings).items():
         metrics.stage_duration_seconds.labels(stage=stage).observe(seconds)
     for step, seconds in enumerate(timings.step_seconds, start=1):

@@ -39,7 +39,9 @@ class Batcher(Generic[In, Out]):
     `run(inputs, cancelled)` is called on the model thread and returns one output per input, in order. It may
     raise Cancelled once `cancelled()` is True, which says that no client waits for the batch any more, and
     OutOfMemory when fewer inputs might fit. When it returns PendingOutputs, the next batch runs while these
-    are waited for. `group` says which inputs may run together, `max_jobs` how many of a group. All methods
+    are waited for. `group` says which inputs may run together, `max_jobs` how many of a group, and
+    `max_fitting` how many would fit into the memory for batches. One that `yields` runs its batches while no
+    other batcher of the thread has work, and pauses them after each step for as long as one has. All methods
     belong to the event loop's thread; only `run` and `cancelled` leave it.
     """
 
@@ -53,12 +55,16 @@ class Batcher(Generic[In, Out]):
         max_queued: int,
         executor: ModelThread,
         metrics: Metrics,
+        yields: bool = False,
+        max_fitting: Callable[[Hashable], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self._run = run
         self._group = group
         self._max_jobs = max_jobs
+        self._max_fitting = max_fitting or max_jobs
+        self._yields = yields
         self._max_queued = max_queued
         self._executor = executor
         self._metrics = metrics
@@ -72,7 +78,10 @@ class Batcher(Generic[In, Out]):
         self._durations = BatchDurations()
         self._draining = False
         self._task: asyncio.Task[None] | None = None
-        executor.add_work(lambda: self.running_seconds + self.queued_seconds)
+        if not yields:  # what yields makes no other wait
+            executor.add_work(
+                lambda: self.running_seconds + self.queued_seconds, lambda: self.alive and self._has_work
+            )
         metrics.queue_depth.labels(queue=name).set_function(lambda: self.num_queued)
         metrics.queued_work_seconds.labels(queue=name).set_function(lambda: self.queued_seconds)
 
@@ -80,6 +89,10 @@ class Batcher(Generic[In, Out]):
     def alive(self) -> bool:
         """Whether jobs will be run: False before start and once its loop or the model thread died."""
         return self._task is not None and not self._task.done()
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._queue or self._running)
 
     @property
     def num_queued(self) -> int:
@@ -157,25 +170,36 @@ class Batcher(Generic[In, Out]):
     async def _serve(self) -> None:
         while True:
             await self._work_queued.wait()
-            async with self._executor.turn:
+            async with self._executor.idle() if self._yields else self._executor.turn:
                 self._running, self._running_since = self._next_batch(), self._clock()
                 await self._run_batch(self._running)
                 self._running = []
+            self._executor.has_settled()
 
     async def _run_batch(self, jobs: Sequence[Job[In, Out]]) -> None:
         jobs = [job for job in jobs if not self._is_done(job)]
         if not jobs:
             return
         inputs, started_at = [job.input for job in jobs], self._start(jobs)
-        outcome = await self._executor.call(self._run, inputs, lambda: all(job.future.done() for job in jobs))
+        paused_seconds = self._executor.paused_seconds
+        outcome = await self._executor.call(
+            self._run,
+            inputs,
+            lambda: all(job.future.done() for job in jobs),
+            share=len(jobs) / max(1, self._max_fitting(jobs[0].group)),
+            yields=self._yields,
+        )
         if outcome is BatchFailure.OUT_OF_MEMORY and len(jobs) > 1:
             self._metrics.out_of_memory_splits.labels(queue=self.name).inc()
             await self._run_batch(jobs[: len(jobs) // 2])
             await self._run_batch(jobs[len(jobs) // 2 :])
             return
+        if outcome is BatchFailure.CANCELLED and self._yields and self._requeue(jobs):
+            return
         self._metrics.batch_size.labels(queue=self.name).observe(len(jobs))
         if not isinstance(outcome, BatchFailure):
-            self._durations.measure(jobs[0].group, len(jobs), self._clock() - started_at)
+            paused_seconds = self._executor.paused_seconds - paused_seconds if self._yields else 0.0
+            self._durations.measure(jobs[0].group, len(jobs), self._clock() - started_at - paused_seconds)
         self._settle_all(jobs, outcome)
         if outcome is BatchFailure.DIED:
             raise RuntimeError("The model thread has ended.")
@@ -189,6 +213,14 @@ class Batcher(Generic[In, Out]):
         self._settle_all(jobs, outcome)
         if outcome is BatchFailure.DIED and self._task is not None:
             self._task.cancel()
+
+    def _requeue(self, jobs: Sequence[Job[In, Out]]) -> bool:
+        """Puts what was preempted back to where it was; False where nobody waits for it any more."""
+        preempted = [job for job in jobs if not self._is_done(job)]
+        for job in preempted:
+            insort(self._queue, job, key=attrgetter("rank"))
+            self._work_queued.set()
+        return bool(preempted)
 
     def _admit(self, num_jobs: int, priority: Priority, owner: Owner) -> None:
         bound = max(1, int(self._max_queued * SHARES[priority]))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 
@@ -16,6 +20,8 @@ from service.model.engine.generator import Cancelled, OutOfMemory, is_device_fai
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+# How often a batch that has paused looks whether it may go on: nothing tells it of cancelled requests.
+PAUSE_SECONDS = 0.002
 log = structlog.stdlib.get_logger(__name__)
 
 
@@ -35,45 +41,129 @@ class PendingOutputs(Generic[Out]):
     outputs: Callable[[], Sequence[Out]]
 
 
+@dataclass(slots=True)
+class _Call:
+    """Work for the thread, which returns its outcome and raises nothing."""
+
+    work: Callable[[], Any]
+    future: Future[Any] = field(default_factory=Future)
+    is_started: bool = False
+
+
 class ModelThread(ThreadPoolExecutor):
     """The one model thread, and `turn`, the right to use it, which batchers get in turn.
 
     A batcher forms its batch once it has the turn, so that the batch holds all that queued up while the model
     was busy, with another batcher's work too.
+
+    A batch that yields, of which there is one at a time, takes no turn. Between two of its steps it pauses
+    while other batchers have work, which runs inside the pause, on the same thread. Where memory does not
+    suffice for both, it is preempted: it ends as CANCELLED, to be run again.
     """
 
     def __init__(self) -> None:
         super().__init__(max_workers=1, thread_name_prefix="model")
         self.turn = asyncio.Lock()
+        self.paused_seconds = 0.0  # of all batches that yielded
+        self._has_settled = asyncio.Event()
         self._accepted: list[Callable[[], float]] = []
+        self._has_work: list[Callable[[], bool]] = []
+        self._calls: deque[_Call] = deque()
+        self._was_called = threading.Event()
+        self._yielding_share = 0.0  # of the memory for batches, that the one that yields takes
+        self._is_preempted = False
 
-    def add_work(self, seconds: Callable[[], float]) -> None:
-        """Register a batcher by the estimate of the seconds that its accepted jobs need the thread."""
+    def add_work(self, seconds: Callable[[], float], has_work: Callable[[], bool]) -> None:
+        """Register a batcher by the estimate of the seconds that its accepted jobs need the thread, and by
+        whether it has any; the thread itself asks that, too.
+        """
         self._accepted.append(seconds)
+        self._has_work.append(has_work)
 
     @property
     def accepted_seconds(self) -> float:
         """Estimate of when all that its batchers have accepted will have run."""
         return sum(seconds() for seconds in self._accepted)
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a batcher that does not yield has work."""
+        return any(has_work() for has_work in self._has_work)
+
+    def has_settled(self) -> None:
+        """A batcher says that a batch of its own has ended."""
+        self._has_settled.set()
+
+    @asynccontextmanager
+    async def idle(self) -> AsyncIterator[None]:
+        """Entered once no batcher that does not yield has work."""
+        while self.is_wanted:
+            self._has_settled.clear()
+            await self._has_settled.wait()
+        yield
+
     async def call(
         self,
         run: Callable[[Sequence[In], Callable[[], bool]], Sequence[Out] | PendingOutputs[Out]],
         inputs: Sequence[In],
         cancelled: Callable[[], bool],
+        *,
+        share: float = 1.0,
+        yields: bool = False,
     ) -> list[Out] | PendingOutputs[Out] | BatchFailure:
         """The outputs of `run(inputs, cancelled)`, one for each input, or why there are none.
 
-        The log has the trace. Raises only when the thread itself was shut down (RuntimeError).
+        `share` of the memory for batches is what it takes. The log has the trace. Raises only when the thread
+        itself was shut down (RuntimeError).
         """
-        work = partial(run, inputs, cancelled)
-        return await asyncio.get_running_loop().run_in_executor(self, _outcome, work, len(inputs))
+        if yields:
+            self._yielding_share, self._is_preempted = share, False
+            cancelled = partial(self._pause, cancelled)
+        elif self._yielding_share + share > 1:
+            self._is_preempted = True
+        call = _Call(partial(_outcome, partial(run, inputs, cancelled), len(inputs)))
+        self._calls.append(call)
+        self._was_called.set()
+        try:
+            self.submit(self._run_next)
+            outcome: list[Out] | PendingOutputs[Out] | BatchFailure = await asyncio.wrap_future(call.future)
+        finally:
+            if yields:
+                self._yielding_share = 0.0
+        return outcome
 
     async def finish(self, pending: PendingOutputs[Out], num_jobs: int) -> list[Out] | BatchFailure:
         """The outputs of a pending batch, waited for on a thread beside the model's."""
         outcome = await asyncio.to_thread(_outcome, pending.outputs, num_jobs)
         assert not isinstance(outcome, PendingOutputs)
         return outcome
+
+    def _pause(self, cancelled: Callable[[], bool]) -> bool:
+        """After a step of the batch that yields: runs what others have, and returns whether it must stop."""
+        began = time.perf_counter()
+        while self.is_wanted and not self._is_preempted:
+            if self._calls:
+                self._run_next(is_nested=True)
+            else:
+                self._was_called.wait(PAUSE_SECONDS)
+                self._was_called.clear()
+        self.paused_seconds += time.perf_counter() - began
+        return self._is_preempted or cancelled()
+
+    def _run_next(self, *, is_nested: bool = False) -> None:
+        """The oldest call, unless a batch that paused has run it."""
+        if not self._calls:
+            return
+        call = self._calls.popleft()
+        if not call.is_started and not call.future.set_running_or_notify_cancel():
+            return
+        call.is_started = True
+        outcome = call.work()
+        if is_nested and outcome is BatchFailure.OUT_OF_MEMORY:
+            self._is_preempted = True  # and once its memory is free, this one runs again
+            self._calls.appendleft(call)
+        else:
+            call.future.set_result(outcome)
 
 
 def _outcome(

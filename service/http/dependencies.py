@@ -15,6 +15,7 @@ from service.access.rate_limiter import RateLimiter
 from service.application.caller import Caller
 from service.application.extract_style import Styles
 from service.application.generate import Images
+from service.application.jobs import Jobs
 from service.batching.batcher import Batcher
 from service.errors import ClientDisconnected, NotReady
 from service.settings import Settings
@@ -32,6 +33,7 @@ class ReadyService:
     settings: Settings
     images: Images
     styles: Styles
+    jobs: Jobs
     rate_limiter: RateLimiter
     idempotency: IdempotencyStore
     batchers: tuple[Batcher[Any, Any], ...]
@@ -95,6 +97,11 @@ class Context:
     def styles(self) -> Styles:
         """Of the caller's tenant, so that no route can forget whose styles they are."""
         return self.service.styles.of(self.caller)
+
+    @property
+    def jobs(self) -> Jobs:
+        """The same for jobs."""
+        return self.service.jobs.of(self.caller)
 
 
 async def _context(request: Request) -> Context:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
-from service.application.generate import FinishedImage, ImageUpdate, PlannedImage, PreviewImage
+from service.application.caller import Caller
+from service.application.generate import FinishedImage, Images, ImageUpdate, PlannedImage, PreviewImage
+from service.application.job_worker import StartedJob, StartJob
+from service.http import respond_async
 from service.http.content_negotiation import json_only, wanted_form
 from service.http.dependencies import Context, ContextDep, cancel_on_disconnect
 from service.http.edit_forms import EDIT_BODY, edit_body
 from service.http.middleware import idempotency, limits
 from service.http.openapi import examples, responses
+from service.http.schemas.edits import EditBody
 from service.http.schemas.image_responses import (
     EDIT_EVENTS,
     GENERATION_EVENTS,
@@ -29,20 +35,23 @@ from service.http.schemas.image_responses import (
 from service.http.schemas.images import GenerationBody, ImageBody
 from service.http.schemas.style_choices import StyleChoice, WeightedChoice
 from service.http.sse import Event, EventStream
+from service.media.images import OutputFormat
 from service.model.engine.types import Box
 from service.model.schedule import Size
 from service.stage_timer import RequestTrace
 
 NATIVE_SIZE = "X-Native-Size"
+PATH = "/v1/images/generations"
+NUM_PREVIEWS = 2  # of each image of a job, where it does not say how many
 router = APIRouter(tags=["images"])
 
 
 @router.post(
-    "/v1/images/generations",
+    PATH,
     response_model=GenerationResponse,
     responses=responses.GENERATE,
     dependencies=[Depends(json_only)],
-    openapi_extra={"parameters": [idempotency.PARAMETER, limits.TIMEOUT_PARAMETER]},
+    openapi_extra={"parameters": [idempotency.PARAMETER, limits.TIMEOUT_PARAMETER, respond_async.PARAMETER]},
 )
 async def generate(
     request: Request,
@@ -52,7 +61,8 @@ async def generate(
     """Draw `n` images. When `Accept` is an image type and `n` is 1, the answer is the image itself.
 
     With `stream` the answer is server-sent events: `image_generation.partial_image`, then
-    `image_generation.completed` for each image; or `error`, with the body of any failure.
+    `image_generation.completed` for each image; or `error`, with the body of any failure. With `Prefer:
+    respond-async` it is 202 and a job.
     """
     return await _answer(request, body, context, GENERATION_EVENTS)
 
@@ -80,6 +90,9 @@ async def _answer(request: Request, body: ImageBody, context: Context, events: E
     form = wanted_form(request.headers.get("accept", ""), body)
     wanted = body.to_request(form.format, context.deadline)
     images, trace = context.service.images, context.trace
+    if respond_async.is_preferred(request):
+        await images.check(wanted, context.caller)
+        return await respond_async.accept(request, context, body, is_raw=form.is_raw)
     model = images.generator.name
     if body.stream:
         stream = await cancel_on_disconnect(request, images.stream(wanted, context.caller, trace))
@@ -94,6 +107,30 @@ async def _answer(request: Request, body: ImageBody, context: Context, events: E
     return response
 
 
+async def start_job(
+    content: bytes, images: Images, caller: Caller, trace: RequestTrace, *, kind: type[ImageBody]
+) -> StartedJob:
+    """Begins to draw the body that `respond_async.accept` kept; the result is the answer in JSON."""
+    body = await asyncio.to_thread(kind.model_validate_json, content)  # pictures in base64, perhaps
+    num_previews = NUM_PREVIEWS if body.partial_images is None else body.partial_images
+    body = body.model_copy(update={"partial_images": None})  # which would be ignored, and said to be
+    wanted = replace(
+        body.to_request(OutputFormat(body.output_format or "png"), None), num_previews=num_previews
+    )
+    stream = await images.stream(wanted, caller, trace)
+    model = images.generator.name
+    return StartedJob(
+        stream, lambda drawn: _response(drawn, body, model).model_dump_json(exclude_none=True).encode()
+    )
+
+
+# What draws the jobs of each path of this router.
+JOBS: Mapping[str, StartJob] = {
+    "/v1/images/generations": partial(start_job, kind=GenerationBody),
+    "/v1/images/edits": partial(start_job, kind=EditBody),
+}
+
+
 def _raw(image: FinishedImage, body: ImageBody) -> Response:
     headers = {
         "X-Seed": str(image.planned.spec.seed),
@@ -106,6 +143,10 @@ def _raw(image: FinishedImage, body: ImageBody) -> Response:
 
 
 def _json(images: Sequence[FinishedImage], body: ImageBody, model: str) -> Response:
+    return JSONResponse(_response(images, body, model).model_dump(exclude_none=True))
+
+
+def _response(images: Sequence[FinishedImage], body: ImageBody, model: str) -> GenerationResponse:
     data = [
         GeneratedImage(
             **_file(image, body),
@@ -115,7 +156,7 @@ def _json(images: Sequence[FinishedImage], body: ImageBody, model: str) -> Respo
         )
         for image in images
     ]
-    answer = GenerationResponse(
+    return GenerationResponse(
         created=int(time.time()),
         data=data,
         model=model,
@@ -123,7 +164,6 @@ def _json(images: Sequence[FinishedImage], body: ImageBody, model: str) -> Respo
         warnings=_warnings(images, body),
         **_fields(images[0].planned, body, has_style=not body.styles_each),
     )
-    return JSONResponse(answer.model_dump(exclude_none=True))
 
 
 def _event(update: ImageUpdate, *, events: Events, body: ImageBody, model: str, trace: RequestTrace) -> Event:

@@ -158,6 +158,11 @@ def check_compression(format: OutputFormat, compression: int | None) -> None:
         )
 
 
+def media_type_of(file: bytes) -> str:
+    """Of an image file that `encode_image` made."""
+    return f"image/{read_container(file).format.value.lower()}"
+
+
 def encode_image(
     image: NDArray[np.uint8], format: OutputFormat, *, compression: int | None, xmp: bytes = b""
 ) -> bytes:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import struct
 import zlib
 
-PICTURE, FEATURE = b"AtP1", b"AtF1"  # kind and version of the format
+PICTURE, FEATURE, JOB_REQUEST, JOB_RESULT = (
+    b"AtP1",
+    b"AtF1",
+    b"AtJ1",
+    b"AtR1",
+)  # kind and version of the format
 _HEADER = struct.Struct(">4sI")  # kind, CRC-32 of the content
 
 

@@ -15,6 +15,18 @@
     atelier:claims                            sorted set of the keys with claims, by when these end
     atelier:answers:TENANT                    sorted set of the responses, by when they were kept; expires
     atelier:answer_bytes                      hash, the bytes of the responses by tenant
+    atelier:job:ID                            hash, the record of a job; expires once the job has ended
+    atelier:job_request:ID                    string with a checksum, the request of a job that has not ended
+    atelier:job_preview:ID                    string, the latest preview of a job that runs; expires
+    atelier:job_result:ID                     string with a checksum, the response; expires
+    atelier:job_results:TENANT                sorted set of the results, by when they were kept
+    atelier:job_result_bytes                  hash, their bytes by tenant
+    atelier:jobs:MODEL                        stream of the jobs that have not ended, for the workers
+    atelier:jobs_of:TENANT                    sorted set of its jobs in the order of their creation
+    atelier:jobs_open                         hash, the number of those, by API key
+    atelier:jobs_open_bytes                   hash, the bytes of their requests, by API key
+    atelier:job_seconds                       hash, how long one job takes, by stream
+    atelier:job_news                          channel, the ID and status of a job that changed; jobs/news.py
     atelier:probe                             never there: written to with nothing, see storage/client.py
     atelier:rate:...                          counts of the rate limits; access/rate_limiter.py
     atelier:replica:ID                        JSON, where a replica on Ray can be scraped; expires
@@ -32,6 +44,7 @@ from dataclasses import dataclass
 SEQUENCE = "atelier:sequence"
 CLAIMS, ANSWER_BYTES = "atelier:claims", "atelier:answer_bytes"
 REPLICA_PREFIX = "atelier:replica:"
+JOBS_OPEN, JOB_SECONDS, JOB_NEWS = "atelier:jobs_open", "atelier:job_seconds", "atelier:job_news"
 MAX_PICTURES = 10  # of one style
 FEATURE_SECONDS = 30 * 24 * 3600  # a stored feature expires this long after it was last read (to within half)
 REMOVED_SECONDS = 3600  # how long a list can go on after a style that has been removed
@@ -52,6 +65,30 @@ def index_key(tenant: str) -> str:
 
 def bytes_key(tenant: str) -> str:
     return f"atelier:bytes:{tenant}" if tenant else "atelier:bytes"
+
+
+def job_key(job_id: str) -> str:
+    return f"atelier:job:{job_id}"
+
+
+def job_request_key(job_id: str) -> str:
+    return f"atelier:job_request:{job_id}"
+
+
+def job_preview_key(job_id: str) -> str:
+    return f"atelier:job_preview:{job_id}"
+
+
+def job_result_key(job_id: str) -> str:
+    return f"atelier:job_result:{job_id}"
+
+
+def jobs_key(model: str) -> str:
+    return f"atelier:jobs:{model}"
+
+
+def jobs_index_key(tenant: str) -> str:
+    return f"atelier:jobs_of:{tenant}"
 
 
 def record_key(style_id: str) -> str:

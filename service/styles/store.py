@@ -213,6 +213,14 @@ class StyleStore:
         self._check(style, param=param)
         return await self._features.get(style, size, param=param)
 
+    async def require(self, style: str, *, param: str = "style") -> None:
+        """Nothing, where a style that is drawn later can be used now."""
+        if is_code(style):
+            self._features.get_of_code(style, self._extractor.style_size, param=param)
+        else:
+            self._check(style, param=param)
+            await self._repository.read(style, param=param)
+
     async def prompt_suffix(self, style: str) -> str | None:
         """The words that a style adds to prompts; None for a style code, which holds none. For a style whose
         `feature` has been found.

@@ -68,14 +68,18 @@ def batcher_setup(
     max_queued: int = 8,
     clock: Clock | None = None,
     thread: ModelThread | None = None,
+    yields: bool = False,
+    max_fitting: int | None = None,
 ) -> BatcherSetup:
     """A batcher whose inputs are words; the first letter is the group."""
     thread, metrics, clock = thread or ModelThread(), Metrics(), clock or Clock()
     batcher: Batcher[str, str] = Batcher(
         run,
-        name="generate",
+        name="background" if yields else "generate",
         group=lambda word: word[0],
         max_jobs=lambda _: max_jobs,
+        yields=yields,
+        max_fitting=None if max_fitting is None else lambda _: max_fitting,
         max_queued=max_queued,
         executor=thread,
         clock=clock,

@@ -25,6 +25,7 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 READABLE_HEADERS = (
     "Idempotent-Replayed",
     "Location",
+    "Preference-Applied",
     "Retry-After",
     "Server-Timing",
     "Traceparent",

@@ -18,6 +18,7 @@ from service.access.idempotency_store import HEADER, Claim, StoredResponse
 from service.errors import ClientDisconnected, InvalidRequest
 from service.http.content_negotiation import MULTIPART
 from service.http.dependencies import Readiness
+from service.http.respond_async import is_preferred
 
 PATHS = ("/v1/images/generations", "/v1/images/edits", "/v1/styles")
 MAX_KEY_CHARS = 255
@@ -109,7 +110,7 @@ def _replay(stored: StoredResponse) -> Response:
 
 
 def _fingerprint(request: Request, body: bytes) -> str:
-    """What identifies a request: its body, content type, accepted type and query."""
+    """What identifies a request: its body, content type, accepted type, query, and whether it makes a job."""
     kind, parameters = parse_options_header(request.headers.get("content-type", ""))
     if kind.decode("latin-1").lower() == MULTIPART:
         # Clients draw a new boundary each time they send the same form.
@@ -118,4 +119,6 @@ def _fingerprint(request: Request, body: bytes) -> str:
     accept = request.headers.get("accept", "").encode("latin-1")
     for part in (kind, accept, request.scope["query_string"]):
         digest.update(b"\n" + hashlib.sha256(part).digest())
+    if is_preferred(request):
+        digest.update(b"\nrespond-async")
     return digest.hexdigest()

@@ -22,6 +22,8 @@ from service.http.schemas.image_responses import (
     EditPartialImageEvent,
     PartialImageEvent,
 )
+from service.http.schemas.jobs import JobEvent
+from service.jobs.record import JobStatus
 
 GENERATION_EVENTS: dict[str, type[BaseModel]] = {
     "image_generation.partial_image": PartialImageEvent,
@@ -31,6 +33,10 @@ GENERATION_EVENTS: dict[str, type[BaseModel]] = {
 EDIT_EVENTS: dict[str, type[BaseModel]] = {
     "image_edit.partial_image": EditPartialImageEvent,
     "image_edit.completed": EditCompletedEvent,
+    "error": ProblemResponse,
+}
+JOB_EVENTS: dict[str, type[BaseModel]] = {
+    **{f"job.{status.value}": JobEvent for status in JobStatus},
     "error": ProblemResponse,
 }
 DESCRIPTION = f"""\
@@ -94,7 +100,7 @@ def event_stream(example: str, events: dict[str, type[BaseModel]]) -> dict[str, 
 
 def _add_schemas(document: dict[str, Any]) -> None:
     """The schemas of events, with which no route answers alone, and of the body that is read by hand."""
-    events = {**GENERATION_EVENTS, **EDIT_EVENTS}
+    events = {**GENERATION_EVENTS, **EDIT_EVENTS, **JOB_EVENTS}
     models: list[tuple[type[BaseModel], JsonSchemaMode]] = [
         (EditBody, "validation"),
         *((event, "serialization") for event in events.values()),

@@ -95,6 +95,32 @@ GENERATION = {
     "usage": USAGE,
     **_IMAGE,
 }
+JOB_ID = "job_4ylrq2v5o6ndlnccjwdzm7hbfm"
+JOB: dict[str, Any] = {
+    "id": JOB_ID,
+    "object": "job",
+    "status": "queued",
+    "endpoint": "/v1/images/generations",
+    "created": CREATED,
+    "started": None,
+    "finished": None,
+    "expires": None,
+    "progress": 0.0,
+    "attempts": 0,
+    "preview": None,
+    "result": None,
+    "error": None,
+}
+_STARTED = JOB | {"started": CREATED + 2, "attempts": 1}
+RUNNING_JOB = _STARTED | {"status": "running", "progress": 0.8333, "preview": f"/v1/jobs/{JOB_ID}/preview"}
+_ENDED = _STARTED | {"finished": CREATED + 3, "expires": CREATED + 86403}
+SUCCEEDED_JOB = _ENDED | {"status": "succeeded", "progress": 1.0, "result": GENERATION}
+CANCELLED_JOB = JOB | {"status": "cancelled", "finished": CREATED + 1}
+JOBS = {"object": "list", "data": [CANCELLED_JOB], "first_id": JOB_ID, "last_id": JOB_ID, "has_more": False}
+JOB_STREAM = "".join(
+    f"event: job.{job['status']}\ndata: {json.dumps({'type': 'job.' + job['status'], 'job': job})}\n\n"
+    for job in (RUNNING_JOB, SUCCEEDED_JOB)
+)
 _EVENT = {"b64_json": PNG, "created_at": CREATED, "image_index": 0, "seed": 7, "num_steps": 6, **_IMAGE}
 EVENTS = (
     {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from service.http.openapi import examples
-from service.http.openapi.document import EDIT_EVENTS, GENERATION_EVENTS, event_stream
+from service.http.openapi.document import EDIT_EVENTS, GENERATION_EVENTS, JOB_EVENTS, event_stream
 from service.http.openapi.errors import (
     EVERYWHERE,
     GUARDED,
@@ -15,6 +15,7 @@ from service.http.openapi.errors import (
     described,
     error_responses,
 )
+from service.http.schemas.jobs import JobResponse
 from service.http.schemas.styles import StyleResponse
 from service.media.images import OutputFormat
 
@@ -27,6 +28,7 @@ def _example(value: Any, media_type: str = "application/json") -> dict[str, Any]
 
 _REPLAYED = {"Idempotent-Replayed": "`true` on the response to a request that was answered before."}
 _STORED = described({"Location": "Where the style is: `/v1/styles/{id}`.", **_REPLAYED})
+_PREFERRED = {"Preference-Applied": "`respond-async`, where the request preferred that."}
 _RAW = {
     "X-Native-Size": "The size at which the images were drawn, where another was asked for.",
     "X-Seed": "Of a raw image: its seed.",
@@ -44,6 +46,13 @@ def _open(success: dict[str, Any], *codes: str) -> Responses:
     return {200: success, **error_responses(*EVERYWHERE, *codes)}
 
 
+# Of a request that is answered with a job; every route that draws has it.
+ACCEPTED: dict[str, Any] = {
+    "model": JobResponse,
+    "description": "With `Prefer: respond-async`: the job that draws this.",
+    "headers": described({"Location": "Where the job is: `/v1/jobs/{id}`.", **_PREFERRED, **_REPLAYED}),
+    **_example(examples.JOB),
+}
 _DRAWING = (
     *JSON_BODY,
     *IDEMPOTENCY,
@@ -75,6 +84,7 @@ EDIT = _guarded(
     },
     *_DRAWING,
 )
+GENERATE[202] = EDIT[202] = ACCEPTED
 _CREATED = {"description": "The style is new.", "headers": _STORED, **_example(examples.STYLE)}
 _EXISTED = _CREATED | {"model": StyleResponse, "description": "The style existed before."}
 CREATE_STYLE = _guarded(
@@ -108,6 +118,23 @@ DELETE_STYLE = _guarded(
     "style_not_found",
     "store_unavailable",
 )
+LIST_JOBS = _guarded(_example(examples.JOBS), "unknown_parameter", "store_unavailable")
+_JOB_LOOKUP = ("job_not_found", "store_unavailable")
+_OF_JOB = {
+    "content": {
+        "application/json": {
+            "examples": {
+                "running": {"value": examples.RUNNING_JOB},
+                "succeeded": {"value": examples.SUCCEEDED_JOB},
+            }
+        }
+    }
+}
+# What the `error` of a job can have, besides what its endpoint answers, has the status of these.
+GET_JOB = _guarded(_OF_JOB, *_JOB_LOOKUP, "result_too_large", "attempts_exhausted")
+GET_JOB_PREVIEW = _guarded(_example("\u0089PNG...", "image/png"), *_JOB_LOOKUP, "job_preview_not_found")
+GET_JOB_EVENTS = _guarded({"content": event_stream(examples.JOB_STREAM, JOB_EVENTS)}, *_JOB_LOOKUP)
+CANCEL_JOB = _guarded(_example(examples.CANCELLED_JOB), *_JOB_LOOKUP)
 LIST_MODELS = _guarded(_example({"object": "list", "data": [examples.MODEL]}))
 GET_MODEL = _guarded(_example(examples.MODEL), "model_not_found")
 LIVE = _open(_example({"status": "live"}))

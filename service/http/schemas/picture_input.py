@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
 from io import BytesIO
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, InstanceOf
+from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 from pydantic_core import PydanticCustomError
 
 from service.application.uploads import UploadedFile
@@ -36,6 +36,14 @@ def _refused(sentence: str) -> PydanticCustomError:
     return PydanticCustomError("invalid_value", "{sentence}", {"sentence": sentence})
 
 
+def _as_base64(file: UploadedFile) -> str:
+    """What reads as the same picture, for a body that is kept."""
+    file.content.seek(0)
+    return b64encode(file.content.read()).decode()
+
+
 PictureInput = Annotated[
-    InstanceOf[UploadedFile], BeforeValidator(_uploaded, json_schema_input_type=str | dict[str, str])
+    InstanceOf[UploadedFile],
+    BeforeValidator(_uploaded, json_schema_input_type=str | dict[str, str]),
+    PlainSerializer(_as_base64, return_type=str, when_used="json"),
 ]

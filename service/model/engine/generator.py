@@ -101,6 +101,11 @@ class Generator:
         self._texts = TextCache(backbone.encode_texts)
         self._pictures = PictureCache(self.read_picture)
 
+    def synchronize(self) -> None:
+        """Return once the device has done all that it was asked for."""
+        if self.backbone.device.type == "cuda":
+            torch.cuda.synchronize(self.backbone.device)
+
     def num_steps(self, size: Size, shortcuts: Shortcuts = EXACT) -> int:
         return shortcuts.last_step(len(self._schedule(size).scales))
 

@@ -1,0 +1,64 @@
+"""`Prefer: respond-async` (RFC 7240): a request that is answered with a job, which is drawn later.
+
+A route that draws adds PARAMETER and ACCEPTED to its document, returns `await accept(...)` where it
+`is_preferred` once its body is checked, and has its path and a StartJob in JOB_ENDPOINTS of app.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from typing import Any
+
+from fastapi import Request, Response
+
+from service.access.idempotency_store import HEADER
+from service.application.generation_request import MAX_SEED
+from service.errors import InvalidRequest, NotAcceptable
+from service.http.dependencies import Context
+from service.http.schemas.jobs import JobBody, JobResponse
+
+PARAMETER: dict[str, Any] = {  # of the OpenAPI document
+    "name": "Prefer",
+    "in": "header",
+    "required": False,
+    "description": "`respond-async`: the answer is 202 with a job, at once, and the images are drawn when no "
+    "other request waits.",
+    "schema": {"type": "string"},
+}
+APPLIED = {"Preference-Applied": "respond-async"}
+
+
+def is_preferred(request: Request) -> bool:
+    given = ",".join(request.headers.getlist("prefer")).lower().split(",")
+    return any(preference.partition(";")[0].strip() == "respond-async" for preference in given)
+
+
+async def accept(request: Request, context: Context, body: JobBody, *, is_raw: bool) -> Response:
+    """202 with the job that draws this body, which the caller has checked; `is_raw` as in Form."""
+    if is_raw:
+        raise NotAcceptable(
+            "The answer to `Prefer: respond-async` is a job, in application/json, and so is its result: let "
+            "Accept allow that, and name the image's format in output_format.",
+            param="Accept",
+        )
+    if body.stream:
+        raise InvalidRequest(
+            "A job is not streamed in its response: leave out stream, and follow /v1/jobs/{id}/events; or "
+            "leave out `Prefer: respond-async`.",
+            param="stream",
+            code="conflicting_parameters",
+        )
+    given = body.model_dump_json(exclude_unset=True).encode()
+    if body.seed is None:  # so that a job that is started again draws the same images
+        body = body.model_copy(update={"seed": secrets.randbelow(MAX_SEED + 1)})
+    job = await context.jobs.submit(
+        request.url.path,
+        body.model_dump_json(exclude_unset=True).encode(),
+        key=request.headers.get(HEADER),
+        digest=hashlib.sha256(given).hexdigest(),
+    )
+    context.trace.fields["job"] = job.id
+    headers = {"Location": f"/v1/jobs/{job.id}", **APPLIED}
+    content = JobResponse.of(job).to_json(None)
+    return Response(content, status_code=202, headers=headers, media_type="application/json")
