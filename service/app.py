@@ -222,9 +222,9 @@ class Service:
             loaded_at=int(time.time()),
         )
 
-    def _take_jobs(self, redis: Redis, images: Images) -> Jobs:
-        """Begin to draw jobs with `images`, whose batches yield to those of requests."""
-        settings, metrics, generator = self.settings, self.metrics, images.generator
+    def _take_jobs(self, redis: Redis, drawing: Images) -> Jobs:
+        """Begin to draw jobs with `drawing`, whose batches yield to those of requests."""
+        settings, metrics, generator = self.settings, self.metrics, drawing.generator
         bounds = JobBounds(
             max_jobs=settings.max_jobs,
             max_request_bytes=settings.max_job_request_bytes,
@@ -233,7 +233,7 @@ class Service:
             result_seconds=settings.job_ttl_seconds,
         )
         queue = JobQueue(
-            redis, model=generator.name, bounds=bounds, max_attempts=settings.job_attempts, metrics=metrics
+            redis, model=generator.name, bounds=bounds, max_attempts=settings.max_job_attempts, metrics=metrics
         )
         news = JobNews(redis)
         in_batch = max_background_images(
@@ -242,8 +242,8 @@ class Service:
         self._worker = JobWorker(
             queue,
             news,
-            images,
-            image_routes.JOBS,
+            drawing,
+            images.JOBS,
             metrics=metrics,
             max_running=2 * in_batch,  # the next ones wait for the model while results are encoded and kept
             is_alone=settings.redis_url is None,

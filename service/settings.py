@@ -152,7 +152,7 @@ class Settings(BaseSettings):
         ge=1,
         description="How long the result of a job is kept; its status, twice as long.",
     )
-    job_attempts: int = Field(
+    max_job_attempts: int = Field(
         default=5, ge=1, description="How often a job is started whose worker fails or dies, before it fails."
     )
     max_jobs: int = Field(default=1000, ge=1, description="Maximum number of jobs that wait or run.")

@@ -201,7 +201,8 @@ class Images:
     async def _plan(
         self, request: GenerationRequest, caller: Caller, trace: RequestTrace
     ) -> list[PlannedImage]:
-        output, styles = self._checked(request, caller)
+        output, chosen = self._checked(request, caller)
+        styles: Sequence[StyleMix | None] = chosen
         await caller.take("images", request.num_images * len(styles))
         if self.settings.log_prompts:
             trace.fields["prompt"] = request.prompt

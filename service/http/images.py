@@ -41,17 +41,17 @@ from service.model.schedule import Size
 from service.stage_timer import RequestTrace
 
 NATIVE_SIZE = "X-Native-Size"
-PATH = "/v1/images/generations"
 NUM_PREVIEWS = 2  # of each image of a job, where it does not say how many
+PARAMETERS = [idempotency.PARAMETER, limits.TIMEOUT_PARAMETER, respond_async.PARAMETER]
 router = APIRouter(tags=["images"])
 
 
 @router.post(
-    PATH,
+    "/v1/images/generations",
     response_model=GenerationResponse,
     responses=responses.GENERATE,
     dependencies=[Depends(json_only)],
-    openapi_extra={"parameters": [idempotency.PARAMETER, limits.TIMEOUT_PARAMETER, respond_async.PARAMETER]},
+    openapi_extra={"parameters": PARAMETERS},
 )
 async def generate(
     request: Request,
@@ -71,7 +71,7 @@ async def generate(
     "/v1/images/edits",
     response_model=GenerationResponse,
     responses=responses.EDIT,
-    openapi_extra=EDIT_BODY | {"parameters": [idempotency.PARAMETER, limits.TIMEOUT_PARAMETER]},
+    openapi_extra=EDIT_BODY | {"parameters": PARAMETERS},
 )
 async def edit(request: Request, context: ContextDep) -> Response:
     """Restyle a picture, or draw inside a mask. A form with files, or JSON with pictures in base64.
@@ -79,7 +79,8 @@ async def edit(request: Request, context: ContextDep) -> Response:
     With a style the picture is drawn in it: `structure` says how much of its shapes and details stays. With a
     prompt alone the prompt is drawn over what stays. Outside a `mask` the picture's own pixels stay.
 
-    The answer is that of a generation; the events are `image_edit.partial_image` and `image_edit.completed`.
+    The answer is that of a generation, or a job, as there; the events are `image_edit.partial_image` and
+    `image_edit.completed`.
     """
     async with edit_body(request, context.trace) as body:
         return await _answer(request, body, context, EDIT_EVENTS)

@@ -6,6 +6,7 @@ A route that draws adds PARAMETER and ACCEPTED to its document, returns `await a
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 from typing import Any
@@ -49,12 +50,12 @@ async def accept(request: Request, context: Context, body: JobBody, *, is_raw: b
             param="stream",
             code="conflicting_parameters",
         )
-    given = body.model_dump_json(exclude_unset=True).encode()
-    if body.seed is None:  # so that a job that is started again draws the same images
-        body = body.model_copy(update={"seed": secrets.randbelow(MAX_SEED + 1)})
+    given = await asyncio.to_thread(_written, body)
+    # With a seed, so that a job that is started again draws the same images.
+    seed = secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed
     job = await context.jobs.submit(
         request.url.path,
-        body.model_dump_json(exclude_unset=True).encode(),
+        await asyncio.to_thread(_written, body.model_copy(update={"seed": seed})),
         key=request.headers.get(HEADER),
         digest=hashlib.sha256(given).hexdigest(),
     )
@@ -62,3 +63,8 @@ async def accept(request: Request, context: Context, body: JobBody, *, is_raw: b
     headers = {"Location": f"/v1/jobs/{job.id}", **APPLIED}
     content = JobResponse.of(job).to_json(None)
     return Response(content, status_code=202, headers=headers, media_type="application/json")
+
+
+def _written(body: JobBody) -> bytes:
+    """The body as it is kept, in a thread: it may hold megabytes of pictures."""
+    return body.model_dump_json(exclude_unset=True).encode()

@@ -35,7 +35,7 @@ class JobGenerator(PausingGenerator):
         self.drawn: list[str] = []
 
     def draw(self, specs: Sequence[ImageSpec], cancelled: Callable[[], bool] = never) -> PendingBatch:
-        prompts = [spec.prompt for spec in specs]
+        prompts = [spec.prompt or "" for spec in specs]
         if FAILS_ON in prompts:
             raise RuntimeError("a secret reason")
         batch = super().draw(specs, cancelled)
@@ -46,7 +46,7 @@ class JobGenerator(PausingGenerator):
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[JobGenerator, httpx.Client]]:
     generator = JobGenerator()
-    settings: dict[str, Any] = {"job_attempts": 3, "max_job_result_bytes_per_tenant": 2**20}
+    settings: dict[str, Any] = {"max_job_attempts": 3, "max_job_result_bytes_per_tenant": 2**20}
     folder = tmp_path_factory.mktemp("jobs")
     with ready_server(folder, generator, metadata="none", **settings) as (_, client):
         yield generator, client
