@@ -233,7 +233,11 @@ class Service:
             result_seconds=settings.job_ttl_seconds,
         )
         queue = JobQueue(
-            redis, model=generator.name, bounds=bounds, max_attempts=settings.max_job_attempts, metrics=metrics
+            redis,
+            model=generator.name,
+            bounds=bounds,
+            max_attempts=settings.max_job_attempts,
+            metrics=metrics,
         )
         news = JobNews(redis)
         in_batch = max_background_images(

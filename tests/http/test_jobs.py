@@ -81,6 +81,17 @@ def test_a_job_has_the_result_that_its_request_would_have_been_answered(client: 
     assert job["created"] <= job["started"] <= job["finished"] < job["expires"]
 
 
+def test_an_edit_is_a_job_with_the_files_of_its_form(client: httpx.Client) -> None:
+    files = {"image": ("photo.png", picture(4), "image/png")}
+    data = {"prompt": "a star", "seed": "3", "structure": "0.4"}
+    response = client.post("/v1/images/edits", files=files, data=data)
+    accepted = client.post("/v1/images/edits", files=files, data=data, headers=ASYNC)
+    assert accepted.status_code == 202, accepted.text
+    job = ended(client, accepted.json())
+    assert (job["status"], job["endpoint"]) == ("succeeded", "/v1/images/edits")
+    assert job["result"] | {"created": 0} == response.json() | {"created": 0}
+
+
 def test_events_tell_of_previews_which_can_be_fetched_and_of_the_result(
     generator: JobGenerator, client: httpx.Client
 ) -> None:

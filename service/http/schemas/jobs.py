@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.http.schemas.base import Incoming, Problem
-from service.jobs.record import Job, JobStatus
+from service.jobs.record import Job
 
 
 class JobBody(Protocol):
@@ -28,7 +28,7 @@ class JobBody(Protocol):
 class JobResponse(BaseModel):
     id: str = Field(description="The ID of the job, `job_...`.")
     object: Literal["job"] = Field(default="job", description="What this is.")
-    status: JobStatus = Field(
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"] = Field(
         description="`queued`, `running`, then `succeeded`, `failed` or `cancelled`; `expired` once the "
         "result of a job that succeeded is no longer kept."
     )
@@ -56,7 +56,7 @@ class JobResponse(BaseModel):
         error = job.error
         return cls(
             id=job.id,
-            status=job.status,
+            status=job.status.value,
             endpoint=job.endpoint,
             created=int(job.created),
             started=None if job.started is None else int(job.started),

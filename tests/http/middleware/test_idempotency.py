@@ -22,6 +22,7 @@ from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import picture
 
+EDITS = "/v1/images/edits"
 STAR: dict[str, Any] = {"prompt": "a star"}
 
 
@@ -226,7 +227,7 @@ def test_the_document_names_the_header_on_both(client: httpx.Client) -> None:
         for method, operation in methods.items()
         if any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", ()))
     ]
-    assert described == [(GENERATIONS, "post"), ("/v1/styles", "post")]
+    assert described == [(GENERATIONS, "post"), (EDITS, "post"), ("/v1/styles", "post")]
 
 
 def test_a_stream_that_its_client_left_is_not_the_answer_of_its_key(tmp_path: Path) -> None:
