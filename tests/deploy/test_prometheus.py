@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from service.metrics import LATENCY_BUCKETS
+from tests.support.jobs import ended, submit
 from tests.support.process import ROOT
 from tests.support.prometheus import (
     DEPLOY,
@@ -68,7 +69,7 @@ def test_the_latency_objective_is_a_bucket() -> None:
 
 @pytest.fixture(scope="module")
 def prometheus(server: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """After a short load, a stylised stream among it."""
+    """After a short load, a stylised stream and a job among it."""
     with (
         scraping(server.url, tmp_path_factory.mktemp("prometheus")) as prometheus,
         server.client() as client,
@@ -81,6 +82,7 @@ def prometheus(server: Running, tmp_path_factory: pytest.TempPathFactory) -> Ite
             {"prompt": "a star", "style": style, "stream": True, "partial_images": 1},
         ):
             assert client.post("/v1/images/generations", json=body).status_code == 200
+        assert ended(client, submit(client))["status"] == "succeeded"
         assert client.get("/v1/styles/sty_none").status_code == 404
         yield prometheus
 
