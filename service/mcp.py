@@ -37,6 +37,7 @@ from service.application.generate import FinishedImage, Images
 from service.application.generation_request import (
     MAX_IMAGES,
     MAX_SEED,
+    EditRequest,
     GenerationRequest,
     StyleMix,
     StyleTerm,
@@ -51,7 +52,7 @@ from service.styles.record import MAX_NAME_CHARS, MAX_SUFFIX_CHARS, Style, Style
 NUM_PREVIEWS = 3  # of each image, as progress
 INSTRUCTIONS = (
     "Draws images from text, plain or in a style. create_style makes a style of pictures or of words and "
-    "returns its ID; generate_image draws with it, as often as you like."
+    "returns its ID; generate_image draws with it, as often as you like; edit_image redraws a picture in it."
 )
 log = structlog.stdlib.get_logger(__name__)
 Context = ServerRequestContext[Any, Any]
@@ -111,10 +112,9 @@ class ListStyles(Arguments):
     after: str | None = Field(default=None, description="The ID of the last style of the page before.")
 
 
-class GenerateImage(Arguments):
-    """Draw a prompt, plain or in a style, and return the image, its seed and its style."""
+class ImageArguments(Arguments):
+    """What drawing and editing have in common."""
 
-    prompt: str = Field(min_length=1, description="What to draw.")
     style: str | None = Field(default=None, description="A style ID (sty_...) or a style code (sc1_...).")
     strength: float = Field(default=1.0, ge=0, le=MAX_STRENGTH, description="Amount of the style.")
     size: str = Field(default="auto", max_length=20, description="WIDTHxHEIGHT, or auto.")
@@ -123,10 +123,13 @@ class GenerateImage(Arguments):
     negative_prompt: str = Field(default="", description="What to avoid.")
     output_format: OutputFormat = OutputFormat.PNG
 
-    def to_request(self, deadline: float | None, num_previews: int) -> GenerationRequest:
+    def request(
+        self, prompt: str | None, edit: EditRequest | None, deadline: float | None, num_previews: int
+    ) -> GenerationRequest:
         style = None if self.style is None else StyleMix((StyleTerm(self.style),), self.strength)
         return GenerationRequest(
-            prompt=self.prompt,
+            prompt=prompt,
+            edit=edit,
             negative_prompt=self.negative_prompt,
             size=self.size,
             styles=None if style is None else (style,),
@@ -138,10 +141,41 @@ class GenerateImage(Arguments):
         )
 
 
+class GenerateImage(ImageArguments):
+    """Draw a prompt, plain or in a style, and return the image, its seed and its style."""
+
+    prompt: str = Field(min_length=1, description="What to draw.")
+
+    def to_request(self, deadline: float | None, num_previews: int) -> GenerationRequest:
+        return self.request(self.prompt, None, deadline, num_previews)
+
+
+class EditImage(ImageArguments):
+    """Restyle a picture, draw a prompt over it, or draw inside a mask, and return the image."""
+
+    image: str = Field(description="The picture: a PNG, JPEG, WebP or still GIF in base64.")
+    prompt: str | None = Field(
+        default=None, min_length=1, description="What to draw; may be left out where there is a style."
+    )
+    mask: str | None = Field(
+        default=None, description="A PNG of its size in base64, transparent where the picture may change."
+    )
+    structure: float | None = Field(
+        default=None, ge=0, le=1, description="How much of the picture stays; 0.75 by default in a style."
+    )
+
+    def to_request(self, deadline: float | None, num_previews: int) -> GenerationRequest:
+        mask = None if self.mask is None else UploadedFile(BytesIO(_decoded(self.mask)))
+        picture = UploadedFile(BytesIO(_decoded(self.image)))
+        edit = EditRequest(picture=picture, mask=mask, structure=self.structure)
+        return self.request(self.prompt, edit, deadline, num_previews)
+
+
 TOOLS: dict[str, type[Arguments]] = {
     "create_style": CreateStyle,
     "list_styles": ListStyles,
     "generate_image": GenerateImage,
+    "edit_image": EditImage,
 }
 
 
@@ -203,7 +237,7 @@ async def _call(context: Context, params: CallToolRequestParams, service: Drawin
         return await _create_style(arguments, service.styles.of(caller), state.trace)
     if isinstance(arguments, ListStyles):
         return await _list_styles(arguments, service.styles.of(caller))
-    assert isinstance(arguments, GenerateImage)
+    assert isinstance(arguments, GenerateImage | EditImage)
     return await _generate_image(arguments, context, service.images)
 
 
@@ -221,7 +255,9 @@ async def _list_styles(arguments: ListStyles, styles: Styles) -> CallToolResult:
     return _result({"styles": [_summary(style) for style in page.styles], "has_more": page.has_more})
 
 
-async def _generate_image(arguments: GenerateImage, context: Context, images: Images) -> CallToolResult:
+async def _generate_image(
+    arguments: GenerateImage | EditImage, context: Context, images: Images
+) -> CallToolResult:
     """The images in their order, after a progress notification for each preview and each image."""
     state = _state_of(context)
     is_followed = "progress_token" in (context.meta or {})

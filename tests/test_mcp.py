@@ -76,7 +76,7 @@ async def test_an_agent_lists_the_tools_makes_a_style_and_draws_in_it(
 ) -> None:
     async with agent(server, mode=mode) as it:
         listed = {tool.name: tool for tool in (await it.list_tools()).tools}
-        assert list(listed) == ["create_style", "list_styles", "generate_image"]
+        assert list(listed) == ["create_style", "list_styles", "generate_image", "edit_image"]
         assert listed["generate_image"].input_schema["required"] == ["prompt"]
         style = await told(it, "create_style", images=[PICTURE], name=f"reeds {mode}")
         assert style["is_new"] == (mode == MODES[0])
@@ -102,6 +102,18 @@ async def test_an_agent_lists_the_tools_makes_a_style_and_draws_in_it(
     assert len(steps) == 8
     assert steps == sorted(steps)
     assert steps[-1] == (12, 12)
+
+
+async def test_an_agent_edits_a_picture(server: Running, client: httpx.Client) -> None:
+    async with agent(server) as it:
+        style = await told(it, "create_style", images=[PICTURE])
+        arguments = {"image": PICTURE, "style": style["id"], "structure": 0.5, "seed": 7}
+        result = await it.call_tool("edit_image", arguments)
+        refused = await refusal(it, "edit_image", image=PICTURE, prompt="a star", mask=PICTURE)
+    assert isinstance(result, CallToolResult)
+    files = [base64.b64decode(part.data) for part in result.content if isinstance(part, ImageContent)]
+    assert files == images_of(await asyncio.to_thread(client.post, "/v1/images/edits", json=arguments))
+    assert "no alpha channel" in refused
 
 
 async def test_an_agent_asks_for_sizes_formats_and_styles_of_words(server: Running) -> None:
@@ -134,7 +146,7 @@ async def test_an_agent_asks_for_sizes_formats_and_styles_of_words(server: Runni
         ("create_style", {"images": ["?"]}, "One of the images is not base64"),
         ("create_style", {"images": ["aGVsbG8="]}, "PNG, JPEG, WebP"),
         ("list_styles", {"after": "sty_nobody"}, "There is no style 'sty_nobody' to continue after."),
-        ("edit_image", {}, "There is no tool edit_image; there are create_style, list_styles"),
+        ("paint_image", {}, "There is no tool paint_image; there are create_style, list_styles"),
     ],
 )
 async def test_a_tool_that_fails_says_why_in_the_services_words(

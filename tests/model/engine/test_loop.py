@@ -13,7 +13,7 @@ import pytest
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from service.model.engine.generator import Generator
-from service.model.engine.types import ImageSpec, Styling, WeightedStyle
+from service.model.engine.types import Area, ContentPicture, Edit, ImageSpec, Styling, WeightedStyle
 from tests.support.process import ROOT
 from tests.support.specs import SQUARE, picture, specs
 from tests.support.tiny import tiny_generator, tiny_infinity
@@ -43,6 +43,13 @@ class Watching(TorchDispatchMode):
 def test_the_loop_over_scales_never_waits_for_the_device() -> None:
     generator = tiny_generator()
     batch = specs(generator, SQUARE)
+    photo, left = ContentPicture("photo", picture(5)), Area(np.indices((64, 64))[1] < 20)
+    batch += [
+        replace(batch[0], edit=Edit(photo, 0.3, left)),
+        replace(batch[1], edit=Edit(photo, 0.0), prompt=None),
+        replace(batch[2], edit=Edit(photo, 0.5)),
+    ]
+    generator.generate(batch)  # reads the picture
     with Watching() as watching:
 
         def after_a_step() -> bool:
