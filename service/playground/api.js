@@ -51,21 +51,36 @@ function lost(error) {
   return new ConnectionLost("The connection to the service was lost.");
 }
 
-/** The events of a generation request: previews, then each image.
+/** The events of a request for images: previews, then each image. With `files` it is an edit.
  *
  * A full queue, a rate limit or a service that is starting is waited out, and a lost connection is tried again:
  * the seed is in the body, so that the image is the same. `onWait` gets a sentence while that lasts, then null.
  */
-export async function* drawing(body, { signal, onWait }) {
+export async function* drawing(body, files, { signal, onWait }) {
+  const fields = { ...body, stream: true, partial_images: 3 };
   yield* patiently(signal, onWait, async function* () {
-    const json = { ...body, stream: true, partial_images: 3 };
     let numLeft = (body.n ?? 1) * (body.styles_each?.length ?? 1);
-    for await (const event of events(await request("v1/images/generations", { json, signal }))) {
-      if (event.type === "image_generation.completed") numLeft -= 1;
+    const content = files ? { form: formOf(fields, files) } : { json: fields };
+    for await (const event of events(await request(pathOf(files), { ...content, signal }))) {
+      if (isCompleted(event)) numLeft -= 1;
       yield event;
     }
     if (numLeft > 0) throw lost(new Error("the stream ended early"));
   });
+}
+
+export const pathOf = (files) => (files ? "v1/images/edits" : "v1/images/generations");
+
+export const isCompleted = (event) => event.type.endsWith(".completed");
+
+/** A form's fields are text; what is none is written as JSON. */
+export const fieldText = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+
+function formOf(fields, files) {
+  const form = new FormData();
+  for (const [field, { name, blob }] of Object.entries(files)) form.append(field, blob, name);
+  for (const [field, value] of Object.entries(fields)) form.append(field, fieldText(value));
+  return form;
 }
 
 /** What `work()` yields; begun anew after a wait while the service is busy, or the connection was lost. */

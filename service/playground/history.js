@@ -1,43 +1,28 @@
-// The results of before, in IndexedDB: nothing leaves the browser.
+// The list "History", and what is in it.
 
-import { html, useObjectUrl, useState } from "./html.js";
+import { forgetAll, forgetResult, keepResult, loadResults } from "./history_store.js";
+import { html, useEffect, useObjectUrl, useState } from "./html.js";
+import { titleOf } from "./recipes.js";
 
-const STORE = "results";
-const MAX_RESULTS = 200;
-
-function promised(request) {
-  return new Promise((resolve, reject) => {
-    request.onsuccess = () => resolve(request.result);
-    request.onerror = () => reject(request.error);
-  });
+export function useHistory() {
+  const [results, setResults] = useState([]);
+  useEffect(() => void loadResults().then(setResults, () => {}), []); // a private window may keep nothing
+  return {
+    results,
+    async keep(result) {
+      const kept = await keepResult(result).catch(() => result);
+      setResults((now) => [kept, ...now]);
+    },
+    async forget({ id }) {
+      await forgetResult(id);
+      setResults((now) => now.filter((one) => one.id !== id));
+    },
+    async clear() {
+      await forgetAll();
+      setResults([]);
+    },
+  };
 }
-
-async function store(mode) {
-  const opening = indexedDB.open("atelier", 1);
-  opening.onupgradeneeded = () => opening.result.createObjectStore(STORE, { keyPath: "id", autoIncrement: true });
-  const database = await promised(opening);
-  const transaction = database.transaction(STORE, mode);
-  transaction.oncomplete = () => database.close();
-  return transaction.objectStore(STORE);
-}
-
-/** The newest first. */
-export async function loadResults() {
-  return (await promised((await store("readonly")).getAll())).reverse();
-}
-
-/** The result with its ID; the oldest results beyond MAX_RESULTS go. */
-export async function keepResult(result) {
-  const results = await store("readwrite");
-  const id = await promised(results.add(result));
-  const ids = await promised(results.getAllKeys());
-  for (const old of ids.slice(0, Math.max(0, ids.length - MAX_RESULTS))) results.delete(old);
-  return { ...result, id };
-}
-
-export const forgetResult = async (id) => promised((await store("readwrite")).delete(id));
-
-export const forgetAll = async () => promised((await store("readwrite")).clear());
 
 export function History({ results, onOpen, onForgetAll }) {
   const [isAsking, ask] = useState(false);
@@ -63,8 +48,7 @@ export function History({ results, onOpen, onForgetAll }) {
 }
 
 function Entry({ result, onOpen }) {
-  const { prompt, seed } = result.recipe;
-  const label = `${prompt}, ${result.label}, seed ${seed}`;
+  const label = `${titleOf(result)}, ${result.label}, seed ${result.recipe.seed}`;
   return html`
     <li>
       <button type="button" aria-label=${label} title=${label} onClick=${() => onOpen(result)}>

@@ -42,6 +42,8 @@ const PATHS = {
   close: "M6 6l12 12M18 6L6 18",
   check: "M5 12.5l4.5 4.5L19 7.5",
   more: "M6 12h.01M12 12h.01M18 12h.01",
+  picture: "M4 5h16v14H4zM4 16l5-5 4 4 3-3 4 4M15.5 9h.01",
+  region: "M4 4h7v7H4zM14 4h6v16h-6zM4 14h7v6H4z",
   plus: "M12 5v14M5 12h14",
   locked: "M7 11V8a5 5 0 0 1 10 0v3M5.5 11h13v9h-13z",
   unlocked: "M7 11V8a5 5 0 0 1 9.6-2M5.5 11h13v9h-13z",

@@ -1,80 +1,77 @@
-// A recipe is the request that draws one image again: as curl, as Python, and inside a PNG file.
+// A recipe is the request that draws one image again: as curl and as Python.
+//
+// A result is `{blob, recipe, files, label}`. `recipe` has the fields of the request, and `files` of an edit has
+// `{image: {name, blob}, mask: {name, blob}}`, the latter if there is one.
 
-import { apiKey, urlOf } from "./api.js";
+import { apiKey, fieldText, pathOf, urlOf } from "./api.js";
 
-const PATH = "v1/images/generations";
+export const titleOf = ({ recipe, files }) => recipe.prompt ?? `${files.image.name}, restyled`;
 
-export function fileName(recipe) {
-  const words = recipe.prompt.normalize("NFKD").match(/[a-z0-9]+/gi) ?? ["image"];
-  return `${words.join("-").toLowerCase().slice(0, 40)}-${recipe.seed}.png`;
+/** Of the image that the commands write; never that of a file which they read. */
+export function fileName({ recipe, files }) {
+  const source = recipe.prompt ?? files.image.name.replace(/\.[^.]*$/, "");
+  const words = source.normalize("NFKD").match(/[a-z0-9]+/gi) ?? ["image"];
+  const name = `${words.join("-").toLowerCase().slice(0, 40)}-${recipe.seed}.png`;
+  const isTaken = Object.values(files ?? {}).some((file) => file.name === name);
+  return isTaken ? `edited-${name}` : name;
 }
+
+/** What a PNG file says of itself: the request, with the names of its files. */
+export const parametersOf = ({ recipe, files }) => ({
+  ...recipe,
+  ...Object.fromEntries(Object.entries(files ?? {}).map(([field, { name }]) => [field, name])),
+});
 
 const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
-export function curlOf(recipe) {
+export function curlOf(result) {
+  const { recipe, files } = result;
   const key = apiKey.get() ? ' -H "Authorization: Bearer $ATELIER_API_KEY"' : "";
-  return (
-    `curl ${urlOf(PATH)}${key} -H 'Content-Type: application/json' -H 'Accept: image/png' ` +
-    `-d ${quoted(JSON.stringify(recipe))} -o ${fileName(recipe)}`
-  );
+  const json = () => `-H 'Content-Type: application/json' -d ${quoted(JSON.stringify(recipe))}`;
+  const body = files ? formOptions(recipe, files) : json();
+  return `curl ${urlOf(pathOf(files))}${key} -H 'Accept: image/png' ${body} -o ${fileName(result)}`;
 }
+
+/** `--form-string`, since `-F` would read a file for a text that begins with @ or <. The files' names are safe. */
+const formOptions = (recipe, files) =>
+  [
+    ...Object.entries(files).map(([field, { name }]) => `-F ${field}=@${name}`),
+    ...Object.entries(recipe).map(([field, value]) => `--form-string ${quoted(`${field}=${fieldText(value)}`)}`),
+  ].join(" ");
 
 /** With nothing but the standard library. JSON without true, false and null is also Python. */
-export function pythonOf(recipe) {
+export function pythonOf(result) {
+  const { recipe, files } = result;
+  const imports = ["json", apiKey.get() && "os", "urllib.request", files && "uuid"].filter(Boolean);
   const key = apiKey.get() ? '\n    "Authorization": "Bearer " + os.environ["ATELIER_API_KEY"],' : "";
-  return `import json
-${key ? "import os\n" : ""}import urllib.request
-from pathlib import Path
+  const fields = JSON.stringify(recipe, null, 4);
+  const body = files ? pythonForm(fields, files) : `body = json.dumps(${fields}).encode()\n`;
+  const type = files ? '"multipart/form-data; boundary=" + boundary' : '"application/json"';
+  return `${imports.map((name) => `import ${name}\n`).join("")}from pathlib import Path
 
-body = ${JSON.stringify(recipe, null, 4)}
-headers = {
-    "Content-Type": "application/json",
+${body}headers = {
+    "Content-Type": ${type},
     "Accept": "image/png",${key}
 }
-request = urllib.request.Request("${urlOf(PATH)}", json.dumps(body).encode(), headers)
+request = urllib.request.Request("${urlOf(pathOf(files))}", body, headers)
 with urllib.request.urlopen(request) as response:
-    Path("${fileName(recipe)}").write_bytes(response.read())
+    Path("${fileName(result)}").write_bytes(response.read())
 `;
 }
 
-const HEADER_BYTES = 8 + 25; // the signature and the chunk IHDR, after which other chunks may come
-
-/** The PNG file with the recipe as JSON in a text chunk named "parameters"; a signed one as it is.
- *
- * A C2PA manifest, in a chunk named caBX, signs all that is in the file.
- */
-export async function withParameters(blob, recipe) {
-  if (chunksOf(await blob.arrayBuffer()).includes("caBX")) return blob;
-  const utf8 = new TextEncoder();
-  const text = utf8.encode(`iTXtparameters\0\0\0\0\0${JSON.stringify(recipe)}`);
-  const chunk = new Uint8Array(text.length + 8);
-  const view = new DataView(chunk.buffer);
-  view.setUint32(0, text.length - 4); // the name of the chunk does not count
-  chunk.set(text, 4);
-  view.setUint32(text.length + 4, crc32(text));
-  return new Blob([blob.slice(0, HEADER_BYTES), chunk, blob.slice(HEADER_BYTES)], { type: "image/png" });
-}
-
-function chunksOf(buffer) {
-  const view = new DataView(buffer);
-  const names = [];
-  for (let at = 8; at + 8 <= view.byteLength; at += 12 + view.getUint32(at)) {
-    names.push(String.fromCharCode(...new Uint8Array(buffer, at + 4, 4)));
-  }
-  return names;
-}
-
-function crc32(bytes) {
-  let crc = ~0;
-  for (const byte of bytes) {
-    crc ^= byte;
-    for (let bit = 0; bit < 8; bit++) crc = (crc >>> 1) ^ (crc & 1 ? 0xedb88320 : 0);
-  }
-  return ~crc >>> 0;
-}
-
-export function save(blob, name) {
-  const url = URL.createObjectURL(blob);
-  Object.assign(document.createElement("a"), { href: url, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+function pythonForm(fields, files) {
+  const names = Object.fromEntries(Object.entries(files).map(([field, { name }]) => [field, name]));
+  return `fields = ${fields}
+files = ${JSON.stringify(names, null, 4)}
+parts = [
+    (f'name="{name}"', (value if isinstance(value, str) else json.dumps(value)).encode())
+    for name, value in fields.items()
+]
+parts += [(f'name="{name}"; filename="{path}"', Path(path).read_bytes()) for name, path in files.items()]
+boundary = uuid.uuid4().hex
+body = b""
+for header, content in parts:
+    body += f"--{boundary}\\r\\nContent-Disposition: form-data; {header}\\r\\n\\r\\n".encode() + content + b"\\r\\n"
+body += f"--{boundary}--\\r\\n".encode()
+`;
 }

@@ -25,6 +25,7 @@ def test_the_page_loads_its_own_files_and_no_others(client: httpx.Client) -> Non
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
     linked = re.findall(r'(?:src|href)="([^"]+)"', page.text)
     assert "playground/app.js" in linked
+    assert {*linked} - {"docs"} == {f"playground/{file}" for file in FILES}  # each is asked for at once
     for address in linked:
         assert client.get(f"/{address}").status_code == 200, address
 
@@ -43,18 +44,18 @@ def test_each_file_has_a_strict_policy_and_a_type(client: httpx.Client, name: st
 
 
 def test_a_file_that_the_browser_knows_is_not_sent_again(client: httpx.Client) -> None:
-    first = client.get("/playground/style.css")
+    first = client.get("/playground/css/controls.css")
     assert first.headers["Content-Encoding"] == "gzip"
     assert first.headers["Cache-Control"] == "no-cache"
     again = client.get(
-        "/playground/style.css", headers={"If-None-Match": f'"other", {first.headers["ETag"]}'}
+        "/playground/css/controls.css", headers={"If-None-Match": f'"other", {first.headers["ETag"]}'}
     )
     assert (again.status_code, again.content) == (304, b"")
-    changed = client.get("/playground/style.css", headers={"If-None-Match": '"other"'})
+    changed = client.get("/playground/css/controls.css", headers={"If-None-Match": '"other"'})
     assert changed.text == first.text
-    plain = client.get("/playground/style.css", headers={"Accept-Encoding": "identity"})
+    plain = client.get("/playground/css/controls.css", headers={"Accept-Encoding": "identity"})
     assert "Content-Encoding" not in plain.headers
-    assert plain.text == first.text == (PAGE / "style.css").read_text()
+    assert plain.text == first.text == (PAGE / "css" / "controls.css").read_text()
 
 
 @pytest.mark.parametrize(

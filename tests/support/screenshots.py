@@ -28,6 +28,8 @@ def take(browser: Browser, url: str) -> None:
         expect(desktop.get_by_role("button", name=name, exact=True)).to_be_visible()
     draw(desktop, "a red house", "In all my styles", len(STYLES))
     save(desktop, "playground.webp")
+    edit(desktop)
+    save(desktop, "playground-edit.webp")
     phone = browser.new_context(
         viewport={"width": 390, "height": 844},
         is_mobile=True,
@@ -49,6 +51,25 @@ def draw(page: Page, prompt: str, button: str, num_images: int) -> None:
     thumbnails = page.get_by_role("list", name="Styles", exact=True).locator(".thumbnail img")
     expect(thumbnails.first).to_be_visible()
     page.mouse.move(0, 0)
+
+
+def edit(page: Page) -> None:
+    """The house on wood, restyled as neon inside a mask."""
+    page.get_by_role("button", name="Open: wood").click()
+    page.get_by_role("dialog").get_by_role("button", name="Edit").click()
+    expect(page.get_by_alt_text("The picture to edit")).to_be_visible()
+    page.get_by_role("button", name="Paint a mask").click()
+    page.get_by_role("slider", name="Brush").fill("0.3")
+    page.evaluate("scrollTo(0, 0)")
+    box = page.get_by_role("application", name="Mask").bounding_box()
+    assert box is not None
+    places = [(0.35, 0.7), (0.65, 0.7), (0.65, 0.8), (0.35, 0.8)]  # the walls
+    for index, (across, down) in enumerate(places):
+        page.mouse.move(box["x"] + box["width"] * across, box["y"] + box["height"] * down, steps=5)
+        if index == 0:
+            page.mouse.down()
+    page.mouse.up()
+    draw(page, "", "Draw", 1)
 
 
 def save(page: Page, name: str) -> None:
