@@ -5,7 +5,9 @@ import { blankPaint, maskOf, paintOf } from "./mask.js";
 import { readPicture } from "./pictures.js";
 import { fileName } from "./recipes.js";
 
-export const DEFAULT_STRUCTURE = 0.5; // the service's own, see docs/edits.md
+// What the service takes where a request names no structure.
+const STYLED_STRUCTURE = 0.75;
+const PROMPTED_STRUCTURE = 0.5;
 const MASKED_STRUCTURE = 0;
 const EMPTY = { picture: null, paint: null, isPainted: false, regions: [], structure: null, tool: null, message: "" };
 
@@ -38,9 +40,11 @@ export function useBoard() {
       setBoard({ ...EMPTY, picture, paint, isPainted: Boolean(files?.mask), regions: keyed, structure });
     },
 
-    /** What the service takes where no structure was chosen. */
-    structureUsed: (hasStyle) =>
-      board.structure ?? (board.isPainted && !hasStyle ? MASKED_STRUCTURE : DEFAULT_STRUCTURE),
+    /** What was chosen, or what the service takes by default. */
+    structureUsed(hasStyle) {
+      const unstyled = board.isPainted ? MASKED_STRUCTURE : PROMPTED_STRUCTURE;
+      return board.structure ?? (hasStyle ? STYLED_STRUCTURE : unstyled);
+    },
 
     /** `{image, mask}` of an edit; undefined without a picture. */
     async files(seed) {

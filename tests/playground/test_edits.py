@@ -76,6 +76,10 @@ def alpha_of(path: Path) -> NDArray[np.uint8]:
         return np.asarray(mask.getchannel("A"))
 
 
+def structure_shown(page: Page) -> float:
+    return float(page.get_by_role("slider", name="Structure").input_value())
+
+
 def field(curl: str, name: str) -> Any:
     """The JSON of a field of a copied form."""
     (text,) = (word for word in shlex.split(curl) if word.startswith(f"{name}="))
@@ -87,7 +91,7 @@ def test_a_picture_is_edited_inside_a_mask_and_the_copied_commands_draw_the_same
 ) -> None:
     add_style(page, 1, "blocks")
     pick_picture(page, PHOTO, "my photo (1).png")
-    page.get_by_role("slider", name="Structure").fill("0.75")
+    page.get_by_role("slider", name="Structure").fill("0.8")
     paint_left_half(page)
     draw(page, PROMPT)
     expect(finished(page)).to_be_visible()
@@ -97,7 +101,7 @@ def test_a_picture_is_edited_inside_a_mask_and_the_copied_commands_draw_the_same
     assert not changed[32 + FEATHER :].any()
     curl, python = copied(page, "Copy as curl"), copied(page, "Copy as Python")
     need("curl")
-    assert field(curl, "structure") == 0.75
+    assert field(curl, "structure") == 0.8
     seed = page.get_by_label("Seed", exact=True).input_value()
     assert saved(page, "my-photo-1.png", tmp_path).read_bytes() == PHOTO
     saved(page, f"my-photo-1-mask-{seed}.png", tmp_path)
@@ -117,6 +121,7 @@ def test_an_edit_is_found_in_the_history_after_a_reload_and_drawn_again(
     draw(page, "")
     expect(finished(page)).to_be_visible()
     shown = pixels_of(finished(page))
+    assert field(copied(page, "Copy as curl"), "structure") == structure_shown(page) == 0.75  # by default
     page.reload()
     entry = page.get_by_role("list", name="History").get_by_role("button", name="photo.png, restyled")
     entry.click()
@@ -154,6 +159,7 @@ def test_a_mask_is_painted_erased_and_inverted_by_keys(page: Page, tmp_path: Pat
     draw(page, "a red star")
     expect(finished(page)).to_be_visible()
     seed = page.get_by_label("Seed", exact=True).input_value()
+    assert field(copied(page, "Copy as curl"), "structure") == structure_shown(page) == 0  # by default
     alpha = alpha_of(saved(page, f"photo-mask-{seed}.png", tmp_path))
     assert alpha.shape == (64, 96)
     assert [alpha[32, 24], alpha[28, 24], alpha[32, 72], alpha[18, 24]] == [0, 0, 255, 255]
