@@ -29,6 +29,7 @@ from service.application.jobs import Jobs
 from service.application.model_names import ModelNames
 from service.application.upload_limiter import UploadLimiter
 from service.application.uploads import PictureReader
+from service.application.webhook_sender import WebhookSender
 from service.batching.batcher import Batcher
 from service.batching.model_thread import ModelThread
 from service.http import health, images, jobs, models, styles
@@ -56,6 +57,8 @@ from service.storage.embedded_valkey.files import EmbeddedValkeyError
 from service.storage.embedded_valkey.server import EmbeddedValkey
 from service.styles.store import StyleStore
 from service.tracing import Tracing, tracing_from_environment
+from service.webhooks.deliveries import Deliveries
+from service.webhooks.target import WebhookRules
 
 if TYPE_CHECKING:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
@@ -257,7 +260,18 @@ class Service:
         )
         self._worker.start()
         self._stack.push_async_callback(self._worker.stop)
-        return Jobs(JobStore(redis, model=generator.name, bounds=bounds, metrics=metrics), news)
+        rules = WebhookRules.of(settings)
+        sender = WebhookSender(
+            Deliveries(redis, metrics=metrics),
+            rules,
+            metrics=metrics,
+            max_attempts=settings.max_webhook_attempts,
+            timeout_seconds=settings.webhook_timeout_seconds,
+        )
+        sending = asyncio.create_task(sender.run(), name="webhooks")
+        self._stack.push_async_callback(_cancelled, sending)
+        store = JobStore(redis, model=generator.name, bounds=bounds, metrics=metrics)
+        return Jobs(store, news, rules)
 
     def _model_names(self, generator: Generator) -> ModelNames:
         names = ModelNames(generator.name, self.settings.aliases)

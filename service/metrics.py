@@ -45,6 +45,7 @@ STAGES = (*STAGES_OF_MODEL, "style", "encode", *STAGES_OF_REQUESTS)
 REJECTIONS = ("queue_full", "not_ready", "deadline_exceeded")
 CANCELLATIONS = ("queued", "running")
 JOB_OUTCOMES = ("succeeded", "failed", "cancelled")
+WEBHOOK_OUTCOMES = ("delivered", "retried", "dead")
 JOB_RETRIES = ("worker_died", "failed")
 FEATURE_RESULTS = ("hit", "miss", "rebuilt")
 
@@ -138,6 +139,7 @@ class Metrics:
         )
 
         self.jobs = counter("jobs", "Jobs that ended, by how.", "outcome")
+        self.webhooks = counter("webhooks", "Webhooks that were sent, by what became of it.", "outcome")
         self.job_retries = counter("job_retries", "Jobs that were started again, by why.", "reason")
         self.job_duration_seconds = latency(
             "job_duration_seconds", "From the start of a job that succeeded to its result, pauses included."
@@ -162,6 +164,12 @@ class Metrics:
         )
 
         self._start_at_zero()
+        for outcome in JOB_OUTCOMES:
+            self.jobs.labels(outcome=outcome)
+        for outcome in WEBHOOK_OUTCOMES:
+            self.webhooks.labels(outcome=outcome)
+        for reason in JOB_RETRIES:
+            self.job_retries.labels(reason=reason)
 
     def _start_at_zero(self) -> None:
         for reason in CLOSED_CONNECTIONS:
@@ -176,9 +184,5 @@ class Metrics:
             self.out_of_memory_splits.labels(queue=queue)
         for stage in STAGES:
             self.stage_duration_seconds.labels(stage=stage)
-        for outcome in JOB_OUTCOMES:
-            self.jobs.labels(outcome=outcome)
-        for reason in JOB_RETRIES:
-            self.job_retries.labels(reason=reason)
         for result in FEATURE_RESULTS:
             self.style_features.labels(result=result)

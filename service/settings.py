@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from service.model.checkpoints.options import (
 from service.model.device.control_groups import ROOT, folders_of, own_groups
 
 PREFIX = "ATELIER_"
+MIN_SECRET_CHARS = 32
 MetadataChoice = Literal["none", "minimal", "full"]
 
 
@@ -165,6 +167,22 @@ class Settings(BaseSettings):
     max_job_result_bytes_per_tenant: int = Field(
         default=128 * 2**20, ge=2**20, description="Maximum size of those of one tenant; its oldest go first."
     )
+    webhook_secret: SecretStr | None = Field(
+        default=None,
+        description="From which the secret of each API key's webhooks is derived: at least 32 characters.",
+    )
+    webhook_http: bool = Field(default=False, description="Send webhooks to http:// addresses, too.")
+    webhook_networks: str = Field(
+        default="",
+        description="Networks that webhooks may reach although they are not public, such as 10.1.0.0/16, "
+        "separated by commas.",
+    )
+    webhook_timeout_seconds: float = Field(
+        default=10.0, gt=0, description="Maximum time for a webhook to be answered."
+    )
+    max_webhook_attempts: int = Field(
+        default=8, ge=1, description="How often a webhook is sent before it is given up."
+    )
     allowed_hosts: str = Field(
         default="",
         description="Host names, separated by commas, under which a service without API keys may be called "
@@ -268,6 +286,20 @@ class Settings(BaseSettings):
     def _check_aliases(cls, text: str) -> str:
         _read_aliases(text)
         return text
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _check_networks(cls, text: str) -> str:
+        for network in filter(None, text.replace(" ", "").split(",")):
+            ip_network(network)
+        return text
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _require_long_secret(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and len(secret.get_secret_value()) < MIN_SECRET_CHARS:
+            raise ValueError(f"must have at least {MIN_SECRET_CHARS} characters")
+        return secret
 
     @field_validator("cors_origins")
     @classmethod

@@ -31,7 +31,7 @@ class Limits:
     bytes: int | None = None
 
 
-OPTIONS = ("tenant", *(field.name for field in fields(Limits)), "style", "weight")
+OPTIONS = ("tenant", *(field.name for field in fields(Limits)), "style", "weight", "webhook")
 BOUNDS = ", ".join(f"{field.name}=N" for field in fields(Limits))
 
 
@@ -51,6 +51,7 @@ class ApiKey:
     limits: Limits
     style: DefaultStyle | None = None
     weight: int = 1  # how many of its images run for one of a key with weight 1, while both have some waiting
+    webhook: str | None = None  # the URL of its jobs' webhooks, where a request names none
 
 
 def new_secret() -> str:
@@ -70,6 +71,7 @@ def write_line(
     limits: Limits | None = None,
     style: str | None = None,
     weight: int = 1,
+    webhook: str | None = None,
 ) -> str:
     """The line that admits `secret`; ValueError when `read_line` would refuse it."""
     _require_name(name)  # before a blank in it makes two words
@@ -83,6 +85,8 @@ def write_line(
         parts.append(f"style={style}")
     if weight != 1:
         parts.append(f"weight={weight}")
+    if webhook is not None:
+        parts.append(f"webhook={webhook}")
     line = " ".join(parts)
     read_line(line, Limits())
     return line
@@ -113,6 +117,7 @@ def read_line(line: str, limits: Limits) -> ApiKey:
         limits=Limits(**{option: _bound(chosen, option, bound) for option, bound in asdict(limits).items()}),
         style=_style(chosen["style"]) if "style" in chosen else None,
         weight=_weight(chosen),
+        webhook=_webhook(chosen),
     )
 
 
@@ -126,7 +131,9 @@ def _options(words: list[str]) -> dict[str, str]:
     for word in words:
         option, equals, value = word.partition("=")
         if not equals or option not in OPTIONS:
-            raise ValueError(f"{word[:70]!r} is not one of tenant=NAME, {BOUNDS}, style=STYLE, weight=N")
+            raise ValueError(
+                f"{word[:70]!r} is not one of tenant=NAME, {BOUNDS}, style=STYLE, weight=N, webhook=URL"
+            )
         if option in chosen:
             raise ValueError(f"{option} is there twice")
         chosen[option] = value
@@ -153,6 +160,14 @@ def _style(text: str) -> DefaultStyle:
             f"{MAX_STRENGTH}, such as sty_...:0.7"
         )
     return DefaultStyle(match[1], strength)
+
+
+def _webhook(chosen: dict[str, str]) -> str | None:
+    """Whether the service may call it is the settings' to say, when it is used."""
+    url = chosen.get("webhook")
+    if url is not None and (not url.startswith(("https://", "http://")) or "," in url):
+        raise ValueError(f"webhook={url[:70]} must be a URL that begins with https://, without commas")
+    return url
 
 
 def _weight(chosen: dict[str, str]) -> int:

@@ -28,6 +28,7 @@ class Caller:
     limiter: RateLimiter | None = None
     windows: dict[Kind, Window] = field(default_factory=dict)
     style: StyleMix | None = None  # where a request names none
+    webhook: str | None = None  # the same of the webhooks of its jobs: a URL
 
     @classmethod
     def of(cls, api_key: ApiKey, limiter: RateLimiter | None) -> Caller:
@@ -40,7 +41,7 @@ class Caller:
         }
         quota = Quota(api_key.limits.styles, api_key.limits.bytes)
         owner, style = Owner(api_key.name, api_key.weight), api_key.style
-        caller = cls(api_key.tenant, quota, owner, rates, limiter)
+        caller = cls(api_key.tenant, quota, owner, rates, limiter, webhook=api_key.webhook)
         if style is not None:
             # A client that named no style is told where the one that cannot be used comes from.
             caller.style = StyleMix((StyleTerm(style.id, param="Authorization"),), style.strength)

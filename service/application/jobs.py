@@ -13,6 +13,7 @@ from service.batching.job_queue import Owner
 from service.jobs.news import JobNews
 from service.jobs.record import Job, JobOwner
 from service.jobs.store import JobStore
+from service.webhooks.target import WebhookRules
 
 # News of a job can be lost with the connection to Redis: then its followers look by themselves.
 LOOK_SECONDS = 5.0
@@ -24,15 +25,29 @@ class Jobs:
 
     store: JobStore
     news: JobNews
+    webhooks: WebhookRules
     caller: Caller = field(default_factory=Caller)
 
     def of(self, caller: Caller) -> Jobs:
         """The same with the jobs of the caller's tenant."""
         return replace(self, store=self.store.of(caller.tenant), caller=caller)
 
-    async def submit(self, endpoint: str, request: bytes, *, key: str | None, digest: str) -> Job:
-        """As `JobStore.submit`, for this caller."""
-        return await self.store.submit(endpoint, request, owner_of(self.caller), key=key, digest=digest)
+    async def submit(
+        self,
+        endpoint: str,
+        request: bytes,
+        *,
+        key: str | None,
+        digest: str,
+        webhook: tuple[str, str | None] | None = None,
+    ) -> Job:
+        """As `JobStore.submit`, for this caller, with URL and secret of a webhook, or its API key's."""
+        owner, caller = owner_of(self.caller), self.caller
+        if webhook is None and caller.webhook is not None:
+            webhook = caller.webhook, None
+        target = None if webhook is None else self.webhooks.target(*webhook, owner=owner.name)
+        written = None if target is None else target.to_json()
+        return await self.store.submit(endpoint, request, owner, key=key, digest=digest, webhook=written)
 
     async def updates(self, job_id: str) -> AsyncGenerator[Job]:
         """The job as it is, then whenever it has changed, until it has ended."""

@@ -30,6 +30,9 @@ def new_key(
     weight: Annotated[
         int, typer.Option(min=1, max=100, help="Its share while other keys have images waiting, too.")
     ] = 1,
+    webhook: Annotated[
+        str | None, typer.Option(help="URL that is told of its jobs when they have ended.")
+    ] = None,
 ) -> None:
     """Create an API key and print the line that enables it. The key itself is stored nowhere."""
     from service.access.api_key import Limits, new_secret, write_line
@@ -37,7 +40,9 @@ def new_key(
     secret = new_secret()
     try:
         limits = Limits(requests, images, styles, bytes)
-        line = write_line(secret, name, tenant=tenant, limits=limits, style=style, weight=weight)
+        line = write_line(
+            secret, name, tenant=tenant, limits=limits, style=style, weight=weight, webhook=webhook
+        )
     except ValueError as error:
         raise ValueError(f"Cannot create this key: {error}.") from error
     typer.echo(f"The API key, shown only once:\n\n  {secret}\n")

@@ -21,6 +21,7 @@ from service.cli.serve import serve
 from service.cli.store import store
 from service.cli.styles import styles
 from service.cli.verify import verify
+from service.cli.webhooks import webhooks
 from service.logs import configure_logs
 
 
@@ -44,6 +45,7 @@ for command in (serve, ray, generate, fetch, convert, extract_weights, fit, veri
 cli.add_typer(styles, name="styles")
 cli.add_typer(keys, name="keys")
 cli.add_typer(store, name="store")
+cli.add_typer(webhooks, name="webhooks")
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ async def accept(request: Request, context: Context, body: JobBody, *, is_raw: b
             param="stream",
             code="conflicting_parameters",
         )
-    given = await asyncio.to_thread(_written, body)
+    given = await asyncio.to_thread(lambda: body.model_dump_json(exclude_unset=True).encode())
     # With a seed, so that a job that is started again draws the same images.
     seed = secrets.randbelow(MAX_SEED + 1) if body.seed is None else body.seed
     job = await context.jobs.submit(
@@ -58,6 +58,7 @@ async def accept(request: Request, context: Context, body: JobBody, *, is_raw: b
         await asyncio.to_thread(_written, body.model_copy(update={"seed": seed})),
         key=request.headers.get(HEADER),
         digest=hashlib.sha256(given).hexdigest(),
+        webhook=None if body.webhook is None else (body.webhook.url, body.webhook.secret),
     )
     context.trace.fields["job"] = job.id
     headers = {"Location": f"/v1/jobs/{job.id}", **APPLIED}
@@ -66,5 +67,5 @@ async def accept(request: Request, context: Context, body: JobBody, *, is_raw: b
 
 
 def _written(body: JobBody) -> bytes:
-    """The body as it is kept, in a thread: it may hold megabytes of pictures."""
-    return body.model_dump_json(exclude_unset=True).encode()
+    """The body as it is drawn, in a thread: it may hold megabytes of pictures."""
+    return body.model_dump_json(exclude_unset=True, exclude={"webhook"}).encode()

@@ -19,11 +19,16 @@ if record[1] ~= 'running' or record[2] ~= ARGV[#ARGV] then
   return 0
 end
 """
-# Takes an open job out of the queue, and its request out of the store; then it counts no more.
+# Takes an open job out of the queue, and its request out of the store; then it counts no more, and its
+# webhook is due.
 _CLOSE = """
 local function close(id)
   local job = 'atelier:job:' .. id
-  local fields = redis.call('HMGET', job, 'stream', 'entry', 'owner', 'bytes')
+  local fields = redis.call('HMGET', job, 'stream', 'entry', 'owner', 'bytes', 'webhook')
+  if fields[5] then
+    redis.call('HSET', 'atelier:webhook:' .. id, 'target', fields[5], 'attempts', 0)
+    redis.call('ZADD', 'atelier:webhooks_due', now, id)
+  end
   redis.call('XACK', fields[1], 'workers', fields[2])
   redis.call('XDEL', fields[1], fields[2])
   for key, number in pairs({['atelier:jobs_open'] = 1, ['atelier:jobs_open_bytes'] = fields[4]}) do

@@ -80,11 +80,18 @@ class JobStore:
         return store
 
     async def submit(
-        self, endpoint: str, request: bytes, owner: JobOwner, *, key: str | None = None, digest: str = ""
+        self,
+        endpoint: str,
+        request: bytes,
+        owner: JobOwner,
+        *,
+        key: str | None = None,
+        digest: str = "",
+        webhook: str | None = None,
     ) -> Job:
         """The job, once it is where a crash does not lose it. QueueFull where there is no room. With the
         Idempotency-Key of a job that is still known, that job; IdempotencyKeyReused when its request had
-        another `digest`.
+        another `digest`. `webhook` is what webhooks/deliveries.py reads.
         """
         job_id = job_id_of(None if key is None else [owner.tenant, endpoint, key])
         bounds = self.bounds
@@ -99,6 +106,7 @@ class JobStore:
         args: list[str | int | bytes] = [job_id, stored, digest, owner.name]
         args += [bounds.max_jobs, bounds.max_request_bytes]
         args += ["tenant", owner.tenant, "caller", owner.to_json(), "endpoint", endpoint]
+        args += [] if webhook is None else ["webhook", webhook]
         with translate_redis_errors(self._metrics):
             outcome, *found = await self._submit(keys=keys, args=args)
         if outcome == 2:

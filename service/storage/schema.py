@@ -26,6 +26,7 @@
     atelier:jobs_open                         hash, the number of those, by API key
     atelier:jobs_open_bytes                   hash, the bytes of their requests, by API key
     atelier:job_seconds                       hash, how long one job takes, by stream
+    atelier:webhook:JOB, atelier:webhooks_... what is told of jobs that have ended; webhooks/deliveries.py
     atelier:job_news                          channel, the ID and status of a job that changed; jobs/news.py
     atelier:probe                             never there: written to with nothing, see storage/client.py
     atelier:rate:...                          counts of the rate limits; access/rate_limiter.py
@@ -44,6 +45,7 @@ from dataclasses import dataclass
 SEQUENCE = "atelier:sequence"
 CLAIMS, ANSWER_BYTES = "atelier:claims", "atelier:answer_bytes"
 REPLICA_PREFIX = "atelier:replica:"
+WEBHOOKS_DUE, WEBHOOKS_DEAD = "atelier:webhooks_due", "atelier:webhooks_dead"
 JOBS_OPEN, JOB_SECONDS, JOB_NEWS = "atelier:jobs_open", "atelier:job_seconds", "atelier:job_news"
 MAX_PICTURES = 10  # of one style
 FEATURE_SECONDS = 30 * 24 * 3600  # a stored feature expires this long after it was last read (to within half)
@@ -81,6 +83,10 @@ def job_preview_key(job_id: str) -> str:
 
 def job_result_key(job_id: str) -> str:
     return f"atelier:job_result:{job_id}"
+
+
+def webhook_key(job_id: str) -> str:
+    return f"atelier:webhook:{job_id}"
 
 
 def jobs_key(model: str) -> str:

@@ -211,6 +211,16 @@ def test_a_result_that_is_too_large_fails_with_what_would_be_right(client: httpx
     assert "output_format jpeg or webp" in failed["error"]["message"]
 
 
+def test_a_webhook_is_checked_before_a_job_is_made_and_ignored_without_one(client: httpx.Client) -> None:
+    body = {"prompt": "a star", "webhook": {"url": "https://example.com/hook"}}
+    refused = client.post(GENERATIONS, json=body, headers=ASYNC)
+    assert error_of(refused, 400)["param"] == "webhook.secret"
+    body["webhook"] = {"url": "https://169.254.169.254/", "secret": "whsec_" + "A" * 32}
+    refused = client.post(GENERATIONS, json=body, headers=ASYNC)
+    assert error_of(refused, 400)["param"] == "webhook.url"
+    assert "webhook is ignored" in draw(client, webhook=body["webhook"]).json()["warnings"][0]
+
+
 def test_keys_see_the_jobs_of_their_tenant_and_draw_in_their_default_style(tmp_path: Path) -> None:
     acme, beta = Key("acme"), Key("beta", tenant="shared")
     api_keys = tmp_path / "keys"

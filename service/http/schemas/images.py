@@ -29,6 +29,7 @@ from service.http.schemas.style_choices import (
 )
 from service.media.images import OutputFormat
 from service.model.engine.quality import Quality
+from service.webhooks.target import MAX_URL_CHARS
 
 # What OpenAI's retired models took for a style: nothing that a style ID or a style code could be.
 LOOKS = ("vivid", "natural")
@@ -57,6 +58,18 @@ def _no_animation(value: Any) -> Any:
         sentence = f"output_format cannot be '{value}'. Use 'png', 'jpeg' or 'webp'."
         raise PydanticCustomError("unsupported_value", "{sentence}", {"sentence": sentence})
     return value
+
+
+class WebhookBody(Incoming):
+    """Where a job tells that it has ended, signed as Standard Webhooks says."""
+
+    url: str = Field(min_length=1, max_length=MAX_URL_CHARS, description="An https:// address.")
+    secret: str | None = Field(
+        default=None,
+        max_length=200,
+        description="What signs the requests: `whsec_` and 24 to 64 random bytes in base64. By default "
+        "that of the API key, where the service has one.",
+    )
 
 
 class ImageBody(Incoming):
@@ -133,6 +146,11 @@ class ImageBody(Incoming):
         Literal["auto", "opaque"],
         BeforeValidator(_no_transparency, json_schema_input_type=Literal["auto", "opaque"]),
     ] = Field(default="auto", description="Images are opaque.")
+    webhook: WebhookBody | None = Field(
+        default=None,
+        description="Of a job, with `Prefer: respond-async`: is told when it has ended. By default that of "
+        "the API key.",
+    )
     moderation: Literal["auto", "low"] = Field(
         default="auto", description="There is no moderation to choose."
     )
@@ -161,6 +179,8 @@ class ImageBody(Incoming):
             found.append(f"style {self.style.id} is ignored: it is no style ID")
         if self.quality in ("standard", "hd", "xhigh", "max"):
             found.append(f"quality {self.quality} is drawn as high")
+        if self.webhook is not None:
+            found.append("webhook is ignored: it needs Prefer: respond-async")
         if self.moderation == "low":
             found.append("moderation is ignored: there is none")
         if self.partial_images and not self.stream:

@@ -11,6 +11,14 @@ from service.http.schemas.base import Incoming, Problem
 from service.jobs.record import Job
 
 
+class JobWebhook(Protocol):
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def secret(self) -> str | None: ...
+
+
 class JobBody(Protocol):
     """The body of a request that can become a job."""
 
@@ -20,7 +28,10 @@ class JobBody(Protocol):
     @property
     def stream(self) -> bool: ...
 
-    def model_dump_json(self, *, exclude_unset: bool = ...) -> str: ...
+    @property
+    def webhook(self) -> JobWebhook | None: ...
+
+    def model_dump_json(self, *, exclude_unset: bool = ..., exclude: set[str] | None = ...) -> str: ...
 
     def model_copy(self, *, update: dict[str, Any]) -> JobBody: ...
 
