@@ -67,8 +67,8 @@ bench: $(VENV)/.installed  ## Measure speed on this machine
 overhead: $(VENV)/.installed-dev  ## Measure what the service adds to the model's time
 	$(BIN)/python -m service.bench.overhead $(ARGS)
 
-evaluate: $(VENV)/.installed-dev  ## Judge what nano draws: prompts, styles, the paper's ablations
-	$(BIN)/atelier evaluate $(ARGS)
+evaluate: $(VENV)/.installed-dev  ## Judge what nano draws; make evaluate ARGS=paper makes the paper's tables
+	$(BIN)/atelier evaluate $(or $(ARGS),nano)
 
 # Installs nothing: a machine with a GPU may have no network. It needs torch, transformers, numpy, Pillow, safetensors.
 gpu:  ## See all that needs an NVIDIA GPU in 9 minutes: build/gpu/report.md

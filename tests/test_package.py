@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_SECONDS = 120
+PAPER_FILES = ("published.json", "report_page.html", "preference_page.html", "preference_page.js")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -45,6 +46,8 @@ def test_the_packages_hold_what_they_should(packages: Path) -> None:
     assert "service/model/nano/weights/transformer.safetensors" in installed
     assert "service/model/nano/weights/text_encoder/tokenizer.json" in installed
     assert "service/py.typed" in installed
+    assert "service/evaluation/weights/clip/preprocessor_config.json" in installed
+    assert {f"service/evaluation/paper/{name}" for name in PAPER_FILES} <= {*installed}
     page = ROOT / "service" / "playground"
     files = {str(file.relative_to(ROOT)) for file in page.rglob("*") if file.is_file()}
     assert "service/playground/vendor/LICENSE.preact" in files <= {*installed}

@@ -40,8 +40,9 @@ cli = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, ray, generate, fetch, convert, extract_weights, fit, verify, evaluate, bench):
+for command in (serve, ray, generate, fetch, convert, extract_weights, fit, verify, bench):
     cli.command()(command)
+cli.add_typer(evaluate, name="evaluate")
 cli.add_typer(styles, name="styles")
 cli.add_typer(keys, name="keys")
 cli.add_typer(store, name="store")

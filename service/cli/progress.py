@@ -58,6 +58,27 @@ def steps(what: str, num_images: int) -> Iterator[Callable[[int, int, int], None
         yield on_step
 
 
+@contextmanager
+def images_of(what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Yields `on_progress(name, num_done, num_images)`: a bar with the time that is left.
+
+    Where there is no terminal, a line on stderr for each name.
+    """
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
+
+    names = dict[str, None]()
+    with _progress(MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True)) as progress:
+        task = progress.add_task(what, total=None)
+
+        def on_progress(name: str, num_done: int, num_images: int) -> None:
+            progress.update(task, description=name, total=num_images, completed=num_done)
+            if progress.disable and name not in names:
+                print(f"{name}: {num_done} of {num_images} {what}", file=sys.stderr, flush=True)
+            names[name] = None
+
+        yield on_progress
+
+
 def _progress(*columns: ProgressColumn) -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn

@@ -1,8 +1,7 @@
-"""The report of `atelier evaluate` as Markdown, and the files that a run writes."""
+"""The report of `atelier evaluate nano` as Markdown, and the files that a run writes."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -14,8 +13,7 @@ from service.evaluation.evaluate import BASE, Evaluation
 from service.evaluation.fidelity import Fidelity
 from service.evaluation.hardware import describe
 from service.evaluation.intervals import Estimate
-from service.evaluation.judge import ATTRIBUTES
-from service.evaluation.plots import save_plots
+from service.evaluation.sheet import contact_sheet
 from service.evaluation.shortcuts import table as shortcuts_table
 from service.evaluation.stylisation import Configuration, Score
 from service.model.engine.generator import Generator
@@ -94,41 +92,18 @@ def _fidelity_sections(fidelity: Fidelity) -> list[str]:
 
 
 def _style_sections(found: Evaluation) -> list[str]:
-    return [
-        f"## Style\n\n{_STYLE}\n\n" + _scores(found.headline, brief=False),
-        f"## Ablation\n\nOn {_size(found.ablation)} pairs of the first seed.\n\n"
-        + _scores(found.ablation, brief=True),
-        "## Alpha\n\n" + _scores(found.alphas, brief=True),
-    ]
+    return [f"## Style\n\n{_STYLE}\n\n" + _scores(found.headline)]
 
 
 def _analysis_sections(found: Evaluation) -> list[str]:
     palettes = found.palettes
     return [
-        "## Another prompt at one step\n\nHow often an attribute is still the prompt's, and how often the "
-        "other prompt's.\n\n"
-        + _table(
-            ["step", *ATTRIBUTES, *(f"other {name}" for name in ATTRIBUTES)],
-            [
-                [
-                    "none" if step == 0 else str(step),
-                    *(_brief(own[name]) for name in ATTRIBUTES),
-                    *(_brief(other[name]) for name in ATTRIBUTES),
-                ]
-                for step, (own, other) in found.swaps.items()
-            ],
-        ),
-        "## Singular components\n\nThe largest components of F after step 5 replaced by the reference's.\n\n"
-        + _table(
-            ["components", *_COLUMNS.values()],
-            [[str(count), *_cells(component, brief=True)] for count, component in found.components.items()],
-        ),
         f"## Style images from elsewhere\n\n{_PALETTES}\n\n"
         + _table(
             ["plain", "in the style", "nearer than plain, %"],
             [[_levels(palettes.plain), _levels(palettes.styled), palettes.nearer.percent()]],
         ),
-        f"## Shortcuts\n\n{_SHORTCUTS}\n\nOn {_size(found.ablation)} pairs of the first seed.\n\n"
+        f"## Shortcuts\n\n{_SHORTCUTS}\n\nOn {len(found.trials[0].score.kept)} pairs of the first seed.\n\n"
         + _table(*shortcuts_table(found.trials)),
         f"## Edits\n\n{_EDITS}\n\n"
         + _table(
@@ -141,19 +116,19 @@ def _analysis_sections(found: Evaluation) -> list[str]:
     ]
 
 
-def _scores(scores: Mapping[Configuration, Score], *, brief: bool) -> str:
+def _scores(scores: Mapping[Configuration, Score]) -> str:
     return _table(
         ["method", "key step", *_COLUMNS.values()],
         [
-            [str(used), "" if used == BASE else str(used.key_step), *_cells(score, brief=brief)]
+            [str(used), "" if used == BASE else str(used.key_step), *_cells(score)]
             for used, score in sorted(scores.items(), key=lambda entry: entry[0].key_step or 0)
         ],
     )
 
 
-def _cells(score: Score, *, brief: bool) -> list[str]:
+def _cells(score: Score) -> list[str]:
     estimates = score.estimates()
-    return [_brief(estimates[name]) if brief else estimates[name].percent() for name in _COLUMNS]
+    return [estimates[name].percent() for name in _COLUMNS]
 
 
 def _named(name: str, estimates: Mapping[str, Estimate], *, brief: bool = False) -> list[str]:
@@ -168,25 +143,13 @@ def _levels(estimate: Estimate) -> str:
     return f"{estimate.value:.1f} ({estimate.low:.1f} - {estimate.high:.1f})"
 
 
-def _size(scores: Mapping[Configuration, Score]) -> int:
-    return len(scores[BASE].kept)
-
-
 def _table(head: list[str], rows: Iterable[list[str]]) -> str:
     lines = [head, ["-"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def require_plots() -> None:
-    """ValueError before any work is done rather than after it, when there is nothing to plot with."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError(
-            "Plots need matplotlib, which is not installed: pip install 'atelier-style[evaluate]'."
-        )
-
-
 def save_results(found: Evaluation, generator: Generator, folder: Path) -> str:
-    """Writes report.md, numbers.json, the plots and the sheet; returns the report."""
+    """Writes report.md, numbers.json and the sheet; returns the report."""
     about = (
         f"atelier {__version__}, weights {generator.fingerprint}, {describe(generator.backbone.device)}; "
         f"{found.seconds / 60:.1f} minutes."
@@ -195,7 +158,7 @@ def save_results(found: Evaluation, generator: Generator, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.md").write_text(text)
     (folder / "numbers.json").write_text(json.dumps(_numbers(found), indent=1) + "\n")
-    save_plots(found, folder)
+    contact_sheet(found).save(folder / "sheet.png")
     return text
 
 
@@ -205,16 +168,15 @@ def _numbers(found: Evaluation) -> dict[str, Any]:
         for table in ("psnr", "renders", "reconstructions", "prompts", "by_object", "by_medium")
     }
     styles = {
-        table: [
+        "headline": [
             {
                 "method": configuration.method,
                 "key_step": configuration.key_step,
                 "alpha": configuration.alpha,
                 **{name: asdict(estimate) for name, estimate in score.estimates().items()},
             }
-            for configuration, score in getattr(found, table).items()
+            for configuration, score in found.headline.items()
         ]
-        for table in ("headline", "ablation", "alphas")
     }
     palettes = {"palettes": asdict(found.palettes)}
     edits = {

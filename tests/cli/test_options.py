@@ -19,7 +19,9 @@ from service.cli.main import cli
         ["extract-weights", "nonesuch", "{}"],
         ["bench", "flops", "--model", "nonesuch", "--json", "{}/nowhere/report.json"],
         ["bench", "flops", "--model", "nonesuch", "--json", "{}"],
-        ["evaluate", "--model", "nonesuch", "--out", "{}/file/x"],
+        ["evaluate", "nano", "--model", "nonesuch", "--out", "{}/file/x"],
+        ["evaluate", "paper", "--model", "nonesuch", "--out", "{}/file/x"],
+        ["evaluate", "tune", "--model", "nonesuch", "--out", "{}/file/x"],
         ["fetch", "nonesuch", "--models-dir", "{}/file/x"],
     ],
 )

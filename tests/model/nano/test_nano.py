@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.evaluation.evaluate import SHAPE_STEP
 from service.evaluation.fidelity import evaluate_fidelity
 from service.evaluation.stylisation import Configuration, evaluate_styles, held_out_pairs, held_out_scenes
 from service.model.engine.generator import Generator
@@ -108,7 +107,7 @@ def test_a_style_is_carried_and_the_object_kept() -> None:
 
 
 def test_where_the_feature_holds_shape_replacing_it_leaks_and_the_method_does_not() -> None:
-    step, alpha = SHAPE_STEP, nano().alpha
+    step, alpha = nano().key_step, nano().alpha
     replaced, blended = Configuration(Method.REP, step), Configuration(Method.PFB_SAC, step, alpha)
     scores = evaluate_styles(nano(), nano_judge(), held_out_pairs(51, 48), [replaced, blended])
     assert scores[replaced].leaked.mean() > scores[blended].leaked.mean()
