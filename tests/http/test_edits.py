@@ -227,7 +227,7 @@ BOX = {"style": "sty_x", "box": [0, 0, 1, 1]}
         ({"structure": 0.5, "input_fidelity": "low"}, 400, "input_fidelity", "say the same: give one"),
         ({"image": "https://example.com/a.png"}, 400, "image.0", "not fetched from addresses: send the file"),
         ({"image": "not base64!"}, 400, "image.0", "this is not base64"),
-        ({"image": [encoded(PHOTO)] * 17}, 400, "image", "at most 16"),
+        ({"image": [encoded(PHOTO)] * 17}, 400, "image", "An edit takes 1 to 16 images, not 17."),
         ({"image": encoded(b"%PDF-1.7")}, 415, "image", "Upload a PNG"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from service.application.generation_request import EditRequest
 from service.errors import InvalidRequest
@@ -15,7 +16,12 @@ MAX_INPUT_IMAGES = 16  # OpenAI's bound
 
 
 def _as_list(value: Any) -> Any:
-    return value if isinstance(value, list) or value is None else [value]
+    """Refuses too many here: of a million that are not pictures each would be a mistake to collect."""
+    pictures = value if isinstance(value, list) else [value]
+    if not 1 <= len(pictures) <= MAX_INPUT_IMAGES:
+        sentence = f"An edit takes 1 to {MAX_INPUT_IMAGES} images, not {len(pictures)}."
+        raise PydanticCustomError("invalid_value", "{sentence}", {"sentence": sentence})
+    return pictures
 
 
 class EditBody(ImageBody):
