@@ -257,6 +257,7 @@ class Service:
             max_result_bytes=min(
                 MAX_RESULT_BYTES, settings.max_job_result_bytes, settings.max_job_result_bytes_per_tenant
             ),
+            tracing=self.tracing,
         )
         self._worker.start()
         self._stack.push_async_callback(self._worker.stop)

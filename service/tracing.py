@@ -63,14 +63,16 @@ class Tracing:
         self._provider = provider
         self._tracer = provider.get_tracer("atelier", __version__)
 
-    def begin(self, headers: Mapping[str, str]) -> TracedRequest:
-        """A request that has just arrived: a part of the caller's trace where the headers name one."""
+    def begin(self, headers: Mapping[str, str], *, is_job: bool = False) -> TracedRequest:
+        """A request that has just arrived: a part of the caller's trace where the headers name one. A job is
+        a part of the trace of the request that queued it.
+        """
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        now = time.time_ns()
+        now, kind = time.time_ns(), SpanKind.CONSUMER if is_job else SpanKind.SERVER
         callers = TraceContextTextMapPropagator().extract(headers)
-        span = self._tracer.start_span("request", callers, kind=SpanKind.SERVER, start_time=now)
+        span = self._tracer.start_span("request", callers, kind=kind, start_time=now)
         return TracedRequest(span, now)
 
     def end(

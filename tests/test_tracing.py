@@ -18,12 +18,14 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
+from opentelemetry.trace import SpanKind
 
 from service.app import CannotStart, create_app
 from service.settings import Settings
 from service.stage_timer import RequestTrace
 from service.tracing import Tracing, tracing_from_environment
 from tests.support.batcher import Clock
+from tests.support.jobs import ended, submit
 from tests.support.process import ROOT
 from tests.support.server import serving
 from tests.support.tiny import tiny_generator
@@ -48,6 +50,15 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
         yield client, exporter
 
 
+def finished(traced: Traced) -> tuple[ReadableSpan, ...]:
+    """All spans so far. A request is recorded after its last byte was sent: the event loop has come to that
+    once it has answered another one.
+    """
+    client, exporter = traced
+    client.get("/livez")
+    return exporter.get_finished_spans()
+
+
 def tree(spans: Sequence[ReadableSpan]) -> dict[str, list[str]]:
     """The names of each span's children, in the order of their beginnings."""
     names = {span.context.span_id: span.name for span in spans if span.context}
@@ -66,7 +77,7 @@ def test_a_request_is_a_trace_of_its_wait_its_batch_and_its_steps(traced: Traced
         "/v1/images/generations", json={"prompt": "a star", "style": style}, headers={"traceparent": SAMPLED}
     )
     assert response.status_code == 200
-    spans = exporter.get_finished_spans()
+    spans = finished(traced)
     route = "POST /v1/images/generations"
     assert tree(spans) == {
         "caller": [route],
@@ -97,7 +108,8 @@ def test_log_lines_and_exemplars_name_the_trace(traced: Traced) -> None:
     client, _ = traced
     with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
         client.get("/v1/models", headers={"traceparent": SAMPLED})
-    (line,) = [line for line in lines if line["event"] == "request"]
+        finished(traced)
+    (line,) = [line for line in lines if line["event"] == "request" and line["path"] == "/v1/models"]
     assert line["trace_id"] == CALLER
     metrics = client.get("/metrics", headers={"Accept": "application/openmetrics-text"}).text
     (bucket,) = re.findall(
@@ -106,12 +118,27 @@ def test_log_lines_and_exemplars_name_the_trace(traced: Traced) -> None:
     assert f'trace_id="{CALLER}"' in bucket
 
 
+def test_a_job_is_a_part_of_the_trace_that_queued_it(traced: Traced) -> None:
+    client, exporter = traced
+    exporter.clear()
+    job = submit(client, headers={"traceparent": SAMPLED})
+    assert ended(client, job)["status"] == "succeeded"
+    spans = [span for span in finished(traced) if span.context]
+    assert {f"{span.context.trace_id:032x}" for span in spans if span.context} == {CALLER}
+    of_job, name = tree(spans), "job /v1/images/generations"
+    assert of_job["POST /v1/images/generations"] == [name]
+    assert of_job[name] == ["wait", "batch", "encode"]
+    (span,) = [span for span in spans if span.name == name]
+    assert span.attributes == {"atelier.job": job["id"], "atelier.attempt": 1}
+    assert span.kind is SpanKind.CONSUMER
+
+
 def test_an_error_is_marked_and_probes_are_not_traced(traced: Traced) -> None:
     client, exporter = traced
     exporter.clear()
     client.get("/livez", headers={"traceparent": SAMPLED})
     client.get("/v1/styles/sty_none", headers={"traceparent": SAMPLED})
-    (span,) = exporter.get_finished_spans()
+    (span,) = finished(traced)
     assert span.name == "GET /v1/styles/{style_id}"
     assert span.attributes is not None
     assert (span.attributes["error.type"], span.status.is_ok) == ("404", True)  # the client's mistake
@@ -124,7 +151,7 @@ def test_what_the_caller_does_not_sample_is_not_recorded_and_still_passed_on(tra
     assert response.headers["traceparent"].startswith(f"00-{CALLER}-")
     assert response.headers["traceparent"].endswith("-00")
     assert client.get("/v1/models", headers={"traceparent": "what?"}).status_code == 200
-    assert exporter.get_finished_spans() == ()
+    assert finished(traced) == ()
 
 
 def test_a_server_error_has_the_status_of_one() -> None:

@@ -29,6 +29,7 @@ from service.jobs.news import JobNews
 from service.jobs.queue import Claim, JobQueue, Run
 from service.metrics import Metrics
 from service.stage_timer import RequestTrace
+from service.tracing import Tracing
 
 # Ten images of 1024 x 1024 in base64, and more.
 MAX_RESULT_BYTES = 32 * 2**20
@@ -80,6 +81,7 @@ class JobWorker:
         max_result_bytes: int,
         lease_seconds: float = LEASE_SECONDS,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        tracing: Tracing | None = None,
     ) -> None:
         self._queue = queue
         self._news = news
@@ -91,6 +93,7 @@ class JobWorker:
         self._max_result_bytes = max_result_bytes
         self._lease_seconds = lease_seconds
         self._sleep = sleep
+        self._tracing = tracing
         self._together = Together(max_running)
         self._claimed: dict[str, asyncio.Task[None]] = {}  # by entry
         self._runs: dict[str, Run] = {}  # started and not ended, by entry
@@ -207,7 +210,7 @@ class JobWorker:
                     return _Outcome(run, _exhausted(run, cause), 0.0)
                 began = time.monotonic()
                 try:
-                    result = await self._drawn(run)
+                    result = await self._traced(run)
                     return _Outcome(run, result, time.monotonic() - began)
                 except ServiceError as error:
                     if error.status < 500:
@@ -219,9 +222,28 @@ class JobWorker:
                         "Something failed on our side; the log has the details under this job."
                     )
 
-    async def _drawn(self, run: Run) -> bytes:
+    async def _traced(self, run: Run) -> bytes:
+        """`_drawn`, as a part of the trace of the request that queued the job."""
+        trace = RequestTrace()
+        if self._tracing is None:
+            return await self._drawn(run, trace)
+        traced = self._tracing.begin({"traceparent": run.owner.traceparent}, is_job=True)
+        attributes: dict[str, object] = {
+            "atelier.job": run.job_id,
+            "atelier.attempt": run.attempts_before + 1,
+        }
+        try:
+            with structlog.contextvars.bound_contextvars(**traced.ids):
+                return await self._drawn(run, trace)
+        except BaseException as error:
+            attributes["error.type"] = error.code if isinstance(error, ServiceError) else type(error).__name__
+            raise
+        finally:
+            self._tracing.end(traced, trace, f"job {run.endpoint}", attributes)
+
+    async def _drawn(self, run: Run, trace: RequestTrace) -> bytes:
         """The result of one attempt."""
-        started = await self._begin_to_draw(run)
+        started = await self._begin_to_draw(run, trace)
         stream, images = started.stream, list[FinishedImage]()
         fractions: dict[int, float] = {}
         try:
@@ -246,14 +268,14 @@ class JobWorker:
             )
         return result
 
-    async def _begin_to_draw(self, run: Run) -> StartedJob:
+    async def _begin_to_draw(self, run: Run, trace: RequestTrace) -> StartedJob:
         """Waits where the queue is full, the service is not ready or the store does not answer."""
         start_job = self._endpoints.get(run.endpoint)
         if run.request is None or start_job is None:
             raise InvalidRequest("The request of this job cannot be read (any more); send it again.")
         while True:
             try:
-                return await start_job(run.request, self._images, caller_of(run.owner), RequestTrace())
+                return await start_job(run.request, self._images, caller_of(run.owner), trace)
             except (QueueFull, NotReady, StoreUnavailable) as error:
                 log.warning("job_waits", reason=error.code)
                 await self._sleep(RETRY_SECONDS)

@@ -40,9 +40,12 @@ class Jobs:
         key: str | None,
         digest: str,
         webhook: tuple[str, str | None] | None = None,
+        traceparent: str = "",
     ) -> Job:
-        """As `JobStore.submit`, for this caller, with URL and secret of a webhook, or its API key's."""
-        owner, caller = owner_of(self.caller), self.caller
+        """As `JobStore.submit`, for this caller, with URL and secret of a webhook, or its API key's, in the
+        trace that `traceparent` names.
+        """
+        owner, caller = replace(owner_of(self.caller), traceparent=traceparent), self.caller
         if webhook is None and caller.webhook is not None:
             webhook = caller.webhook, None
         target = None if webhook is None else self.webhooks.target(*webhook, owner=owner.name)

@@ -59,6 +59,7 @@ async def accept(request: Request, context: Context, body: JobBody, *, is_raw: b
         key=request.headers.get(HEADER),
         digest=hashlib.sha256(given).hexdigest(),
         webhook=None if body.webhook is None else (body.webhook.url, body.webhook.secret),
+        traceparent=context.trace.outgoing_headers.get("traceparent", ""),
     )
     context.trace.fields["job"] = job.id
     headers = {"Location": f"/v1/jobs/{job.id}", **APPLIED}

@@ -40,6 +40,7 @@ class JobOwner:
     weight: int = 1
     style: str | None = None  # of the key: a style ID or code
     strength: float = 1.0
+    traceparent: str = ""  # names the trace of the request; empty where none is kept
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

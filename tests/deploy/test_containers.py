@@ -59,6 +59,15 @@ def test_no_two_services_publish_one_port_and_none_beyond_this_machine() -> None
     assert len(published) == len(set(published))
 
 
+def test_workers_share_the_store_and_are_scraped_and_take_no_requests() -> None:
+    services = compose()["services"]
+    worker = services["atelier-worker"]
+    assert worker["environment"] == services["atelier"]["environment"]
+    assert worker["ports"] == []
+    assert worker["networks"]["default"]["aliases"] == ["atelier"]
+    assert worker["profiles"] == ["workers"]
+
+
 def test_prometheus_has_the_rules_that_it_names_and_looks_for_a_name_that_there_is() -> None:
     services = compose()["services"]
     prometheus = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())
