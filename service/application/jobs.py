@@ -49,7 +49,7 @@ class Jobs:
         if webhook is None and caller.webhook is not None:
             webhook = caller.webhook, None
         target = None if webhook is None else self.webhooks.target(*webhook, owner=owner.name)
-        written = None if target is None else target.to_json()
+        written = None if target is None else replace(target, traceparent=traceparent).to_json()
         return await self.store.submit(endpoint, request, owner, key=key, digest=digest, webhook=written)
 
     async def updates(self, job_id: str) -> AsyncGenerator[Job]:

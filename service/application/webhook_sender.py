@@ -117,6 +117,8 @@ class WebhookSender:
                 "webhook-timestamp": str(int(now.timestamp())),
                 "webhook-signature": signature,
             }
+            if delivery.target.traceparent:
+                headers["traceparent"] = delivery.target.traceparent
             async with (
                 httpx2.AsyncClient(
                     trust_env=False, follow_redirects=False, timeout=self._timeout_seconds

@@ -34,6 +34,7 @@ class AddressRefused(Exception):
 class WebhookTarget:
     url: str
     secret: str  # signs the requests: whsec_ and base64
+    traceparent: str = ""  # names the trace of the request that asked for it
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -6,7 +6,7 @@ import base64
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -25,6 +25,7 @@ from service.webhooks.deliveries import Deliveries
 from service.webhooks.target import WebhookRules
 
 SECRET = "whsec_" + base64.b64encode(b"s" * 32).decode()
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 OWNER = JobOwner("acme", "acme")
 BOUNDS = JobBounds(10, 10_000, 10_000, 10_000, 60)
 
@@ -82,11 +83,12 @@ class Setup:
             pause=lambda attempts: 0.0,
         )
 
-    async def ended(self, url: str) -> str:
+    async def ended(self, url: str, traceparent: str = "") -> str:
         """A job that has succeeded; its ID."""
         target = WebhookRules.of(Settings(webhook_http=True, webhook_networks="0.0.0.0/0")).target(
             url, SECRET, ""
         )
+        target = replace(target, traceparent=traceparent)
         job = await self.store.submit("/v1/images/generations", b"{}", OWNER, webhook=target.to_json())
         (claim,) = await self.queue.read(1)
         run = await self.queue.start(claim)
@@ -101,7 +103,7 @@ class Setup:
 async def test_a_webhook_arrives_signed_and_the_package_verifies_it(redis: Redis) -> None:
     setup = Setup(redis)
     with receiving() as receiver:
-        job_id = await setup.ended(receiver.url)
+        job_id = await setup.ended(receiver.url, traceparent=TRACEPARENT)
         assert await setup.sender.send_due() == 1
         assert await setup.sender.send_due() == 0
     ((headers, content),) = receiver.requests
@@ -109,6 +111,7 @@ async def test_a_webhook_arrives_signed_and_the_package_verifies_it(redis: Redis
     assert found["type"] == "job.succeeded"
     assert (found["data"]["id"], found["data"]["status"]) == (job_id, "succeeded")
     assert headers["webhook-id"] == f"msg_{job_id}"
+    assert headers["traceparent"] == TRACEPARENT
     assert headers["Host"] == f"127.0.0.1:{receiver.port}"
     with pytest.raises(WebhookVerificationError):
         Webhook(SECRET).verify(content.replace(b"succeeded", b"cancelled"), headers)
