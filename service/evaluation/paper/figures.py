@@ -80,9 +80,15 @@ def _curves(axes: Axes, recipe: Recipe, estimates: Mapping[str, Estimates], kind
             found = [estimates[row.arm.name][name] for row in rows]
             x = [row.x or 0.0 for row in rows]
             label = f"{LABELS[name]}, {group} swapped" if group else LABELS[name]
-            axes.plot(x, [each.value for each in found], f"o{dashes}", color=f"C{index}", label=label, ms=4)
+            axes.plot(
+                x, [estimate.value for estimate in found], f"o{dashes}", color=f"C{index}", label=label, ms=4
+            )
             axes.fill_between(
-                x, [each.low for each in found], [each.high for each in found], color=f"C{index}", alpha=0.12
+                x,
+                [estimate.low for estimate in found],
+                [estimate.high for estimate in found],
+                color=f"C{index}",
+                alpha=0.12,
             )
     if recipe.name in ("alpha", "components"):
         axes.set_xscale("log", base=10 if recipe.name == "alpha" else 2)

@@ -66,7 +66,7 @@ def test_a_run_that_was_killed_resumes_to_the_same_report_and_the_same_scores(
     save_report(resumed)
     assert (folder / SCORES).read_bytes() == (run.folder / SCORES).read_bytes()
     for name in ("report.html", "report.md"):
-        again, whole = ((each / name).read_text() for each in (folder, run.folder))
+        again, whole = ((path / name).read_text() for path in (folder, run.folder))
         assert without_times(again) == without_times(whole)
     for file in (run.folder / "figures").iterdir():
         assert (folder / "figures" / file.name).read_bytes() == file.read_bytes()
