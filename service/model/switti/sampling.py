@@ -69,15 +69,16 @@ def couple_tokens(logits: Tensor, reference: Tensor, picture: Tensor, noise: Noi
     """Tokens [rows, tokens] int64 that stay near to a picture's, under logits [rows, tokens, codes].
 
     argmax(p / q) is the first of arrivals at the times q / p. That the picture's code came first under the
-    `reference` logits, at the exponential time T, says q = p T of it, and q = p T + q' of any other, with q'
-    fresh noise. Under equal logits it comes first again. Top-k and top-p are left out: they cut draws from
-    the tails, and here an unlikely code is the picture's own. In logarithms, as probabilities underflow.
+    `reference` logits, at the exponential time T, says of any other that it came at T + q' / p, with q' fresh
+    noise. Under `logits` each time is divided by the ratio of the probabilities: under equal ones the
+    picture's code is first again, exactly. Top-k and top-p are left out: they cut draws from the tails, and
+    here an unlikely code is the picture's own. In logarithms, as probabilities underflow.
     """
     fresh = by_row(torch.log, noise.of_all(*logits.shape[1:]))
     log_p, first = reference.log_softmax(-1), picture[..., None]
     log_time = fresh.gather(-1, first)
-    log_q = torch.logaddexp(log_p + log_time, fresh).scatter(-1, first, log_p.gather(-1, first) + log_time)
-    scores = logits.log_softmax(-1) - log_q
+    log_arrival = torch.logaddexp(log_time, fresh - log_p).scatter(-1, first, log_time)
+    scores = logits.log_softmax(-1) - log_p - log_arrival
     best, tokens = scores.max(-1, keepdim=True)
     return torch.where(scores.gather(-1, first) >= best, first, tokens)[..., 0]
 

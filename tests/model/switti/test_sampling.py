@@ -15,6 +15,7 @@ from service.model.switti.config import SamplingConfig
 from service.model.switti.noise import StepNoise
 from service.model.switti.presets import PRESETS
 from service.model.switti.sampling import (
+    couple_tokens,
     draw_codes,
     draw_tokens,
     guidance_of_steps,
@@ -132,3 +133,19 @@ def test_a_step_mixes_or_draws() -> None:
     assert torch.equal(drawn, codebook[tokens])
     mixed = draw_codes(logits, noise, codebook, SAMPLING, 3, 5)
     assert torch.equal(mixed, mix_codes(logits, noise, codebook, 0.5))
+
+
+def test_coupled_tokens_keep_the_models_distribution_and_leave_few_of_the_pictures_codes() -> None:
+    num = 50_000
+    reference = torch.tensor([2.0, 1.0, 0.0, -1.0, -60.0]).expand(1, num, 5)
+    logits = torch.tensor([1.5, 1.5, 0.0, -1.0, -60.0]).expand(1, num, 5)
+    seeded = torch.Generator().manual_seed(3)
+    of_picture = torch.multinomial(reference[0, 0].softmax(-1), num, replacement=True, generator=seeded)[None]
+    fresh = StepNoise((7,), 1, CPU)
+    assert torch.equal(couple_tokens(reference, reference, of_picture, fresh), of_picture)
+    unlikely = torch.full_like(of_picture, 4)  # whose probability is 0 in fp32
+    assert torch.equal(couple_tokens(reference * 10, reference * 10, unlikely, fresh), unlikely)
+    drawn = couple_tokens(logits, reference, of_picture, fresh)
+    shares = torch.bincount(drawn[0], minlength=5) / num
+    assert torch.allclose(shares, logits[0, 0].softmax(-1), atol=0.01)
+    assert (drawn != of_picture).float().mean() < 0.25  # of independent draws 0.6 differ
