@@ -21,6 +21,8 @@ MEDIA_TYPES = {
     ".svg": "image/svg+xml",
     ".png": "image/png",
 }
+# Of the folder css/: sent as one file, style.css, which the browser waits for before it paints.
+STYLESHEETS = ("base", "controls", "layout", "styles", "composer", "board", "results")
 # Only the page's own files run or load, and no text ever becomes markup: the browser itself refuses that.
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -68,7 +70,9 @@ class Asset:
 
 def playground_router() -> APIRouter:
     """The page and its files, which are read here, once."""
-    assets = _assets(files("service") / "playground")
+    folder = files("service") / "playground"
+    stylesheet = b"\n".join((folder / "css" / f"{name}.css").read_bytes() for name in STYLESHEETS)
+    assets = {**_assets(folder), "style.css": _asset(stylesheet, ".css")}
     router = APIRouter(include_in_schema=False)
 
     @router.get("/")
@@ -85,17 +89,18 @@ def playground_router() -> APIRouter:
 
 
 def _assets(folder: Traversable, prefix: str = "") -> Mapping[str, Asset]:
-    """The files of a folder and of those within, by path; those alone that a page needs."""
+    """The files of a folder and of those within, by path; those alone that a page asks for by their names."""
     found: dict[str, Asset] = {}
     for entry in folder.iterdir():
         suffix = "." + entry.name.rpartition(".")[2]
         if entry.is_dir():
             found |= _assets(entry, f"{prefix}{entry.name}/")
-        elif suffix in MEDIA_TYPES:
-            content = entry.read_bytes()
-            # Weak: the same for the compressed and the plain form.
-            etag = f'W/"{hashlib.sha256(content).hexdigest()[:32]}"'
-            found[prefix + entry.name] = Asset(
-                content, gzip.compress(content, mtime=0), MEDIA_TYPES[suffix], etag
-            )
+        elif suffix in MEDIA_TYPES and suffix != ".css":
+            found[prefix + entry.name] = _asset(entry.read_bytes(), suffix)
     return found
+
+
+def _asset(content: bytes, suffix: str) -> Asset:
+    # Weak: the same for the compressed and the plain form.
+    etag = f'W/"{hashlib.sha256(content).hexdigest()[:32]}"'
+    return Asset(content, gzip.compress(content, mtime=0), MEDIA_TYPES[suffix], etag)

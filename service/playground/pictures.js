@@ -49,6 +49,7 @@ function safeName(name, ending) {
   const stem = name
     .replace(/\.[^.]*$/, "")
     .normalize("NFKD")
+    .replace(/\p{M}/gu, "") // accents
     .replace(/[^a-z0-9._-]+/gi, "-")
     .replace(/^[-.]+|[-.]+$/g, "");
   return `${stem.slice(0, 60) || "picture"}.${ending}`;

@@ -15,7 +15,8 @@ from tests.support.tiny import tiny_generator
 
 PAGE = Path(__file__).parents[2] / "service" / "playground"
 FILES = [
-    str(file.relative_to(PAGE)) for file in PAGE.rglob("*") if file.suffix in (".css", ".js", ".mjs", ".svg")
+    "style.css",
+    *(str(file.relative_to(PAGE)) for file in PAGE.rglob("*") if file.suffix in (".js", ".mjs", ".svg")),
 ]
 
 
@@ -44,22 +45,29 @@ def test_each_file_has_a_strict_policy_and_a_type(client: httpx.Client, name: st
 
 
 def test_a_file_that_the_browser_knows_is_not_sent_again(client: httpx.Client) -> None:
-    first = client.get("/playground/css/controls.css")
+    first = client.get("/playground/style.css")
     assert first.headers["Content-Encoding"] == "gzip"
     assert first.headers["Cache-Control"] == "no-cache"
     again = client.get(
-        "/playground/css/controls.css", headers={"If-None-Match": f'"other", {first.headers["ETag"]}'}
+        "/playground/style.css", headers={"If-None-Match": f'"other", {first.headers["ETag"]}'}
     )
     assert (again.status_code, again.content) == (304, b"")
-    changed = client.get("/playground/css/controls.css", headers={"If-None-Match": '"other"'})
+    changed = client.get("/playground/style.css", headers={"If-None-Match": '"other"'})
     assert changed.text == first.text
-    plain = client.get("/playground/css/controls.css", headers={"Accept-Encoding": "identity"})
+    plain = client.get("/playground/style.css", headers={"Accept-Encoding": "identity"})
     assert "Content-Encoding" not in plain.headers
-    assert plain.text == first.text == (PAGE / "css" / "controls.css").read_text()
+    assert plain.text == first.text
+
+
+def test_the_stylesheet_has_each_file_of_its_folder(client: httpx.Client) -> None:
+    stylesheet = client.get("/playground/style.css").text
+    for file in (PAGE / "css").iterdir():
+        assert file.read_text() in stylesheet, file.name
 
 
 @pytest.mark.parametrize(
-    "path", ["nothing.js", "../settings.py", "..%2fsettings.py", "vendor", "", "samples/sheet.webp"]
+    "path",
+    ["nothing.js", "../settings.py", "..%2fsettings.py", "vendor", "", "samples/sheet.webp", "css/base.css"],
 )
 def test_nothing_else_of_the_package_is_served(client: httpx.Client, path: str) -> None:
     assert client.get(f"/playground/{path}").status_code == 404

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shlex
 from typing import Any
 
 import numpy as np
@@ -80,3 +82,28 @@ def violations_on(page: Page) -> list[str]:
         f"{found['id']}: {', '.join(str(node['target']) for node in found['nodes'])}"
         for found in Axe().run(page, options=AXE_OPTIONS).response["violations"]
     ]
+
+
+def drag(page: Page, selector: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """With the mouse, between two places in shares of an element."""
+    element = page.locator(selector)
+    element.scroll_into_view_if_needed()
+    box = element.bounding_box()
+    assert box is not None
+    (x, y), (to_x, to_y) = (
+        (box["x"] + box["width"] * across, box["y"] + box["height"] * down) for across, down in (start, end)
+    )
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(to_x, to_y, steps=5)
+    page.mouse.up()
+
+
+def field(curl: str, name: str) -> Any:
+    """The JSON of a field of a copied form."""
+    (text,) = (word for word in shlex.split(curl) if word.startswith(f"{name}="))
+    return json.loads(text.partition("=")[2])
+
+
+def structure_shown(page: Page) -> float:
+    return float(page.get_by_role("slider", name="Structure").input_value())
