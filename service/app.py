@@ -324,6 +324,11 @@ class Service:
             num_bytes=generator.limits.num_bytes,
             max_images={str(size): generator.max_images(size) for size in generator.sizes},
         )
+        log.info(
+            "compilation",
+            is_compiled=generator.backbone.is_compiled,
+            reason=registry.reason_not_to_compile(generator.backbone.device, self.settings.compile),
+        )
         self.row_tile = registry.row_tile_of(generator)
         log.info("row_tile", num_rows=self.row_tile, is_batch_invariant=self.row_tile is not None)
         with self._progress.counter(len(generator.sizes), "warming up") as count:

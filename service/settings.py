@@ -103,10 +103,11 @@ class Settings(BaseSettings):
         description="Enabled sizes, separated by commas, the default size first; or all; auto: all if the "
         "model has at most four sizes, else its first.",
     )
-    compile: bool = Field(
-        default=False,
+    compile: bool | None = Field(
+        default=None,
         description="Compile the model with PyTorch's compiler while the service starts, which takes minutes "
-        "and needs a C++ compiler. Not measured on a GPU yet; on a CPU only small models gain.",
+        "the first time and needs a C++ compiler. Unset: on a GPU, where that and Triton are there; on a CPU "
+        "only small models gain.",
     )
     redis_url: str | None = Field(
         default=None, description="URL of the Redis or Valkey with the styles; unset: an embedded server."
@@ -352,7 +353,7 @@ def prepare_torch(settings: Settings) -> None:
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     else:
         os.environ.setdefault("OMP_NUM_THREADS", str(default_threads()))
-    if settings.compile:  # cached for the next start; a container's own folders may be read-only
+    if settings.compile is not False:  # cached for the next start; a container's own folders may be read-only
         for name, folder in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
             os.environ.setdefault(name, str(settings.data_dir / "compiled" / folder))
     # Batches of changing sizes fragment GPU memory; segments that grow do not.

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from service.bench.gpu_kernels import measure_kernels
 from service.bench.report import Conditions, Findings, Row, Table, Value, conditions
 from service.bench.subject import Subject, SubjectOptions, load_subject
 from service.bench.tables import render_table
@@ -29,6 +30,7 @@ from service.evaluation.checks import Form
 from service.evaluation.hardware import forget_peak, hardware_name, measure_peaks, peak_bytes
 from service.evaluation.verify import verify
 from service.evaluation.verify_half import FLOORS, overall, verify_half
+from service.model.checkpoints.options import LoadOptions
 from service.model.checkpoints.registry import device_of, require_compiler
 
 BATCHES = (1, 2, 4)
@@ -77,7 +79,10 @@ class Machine:
 
     @cached_property
     def subject(self) -> Subject:
-        return load_subject(SubjectOptions(model=self.model, is_random=True, device=str(self.device)))
+        eager = LoadOptions(compile=False)  # the last part compiles it
+        return load_subject(
+            SubjectOptions(model=self.model, is_random=True, device=str(self.device), choices=eager)
+        )
 
     def conditions(self) -> Conditions:
         backbone, size = self.subject.backbone, self.subject.size
@@ -121,6 +126,12 @@ def golden_bf16(machine: Machine) -> Outcome:
         rows.append(Row(folder.name, values))
         is_right = is_right and report.passed
     return Outcome(Findings((Table("bf16 against fp32", tuple(rows)),), (FLOORS,)), is_right)
+
+
+def kernels(machine: Machine) -> Outcome:
+    """Our own kernels beside their references, and how long they take beside torch's."""
+    tables, is_right = measure_kernels(machine.device)
+    return Outcome(Findings(tables), is_right)
 
 
 def memory(machine: Machine) -> Outcome:
@@ -215,6 +226,7 @@ def compiled(machine: Machine) -> Outcome:
 PARTS: Mapping[str, Callable[[Machine], Outcome]] = {
     "golden": golden,
     "golden-bf16": golden_bf16,
+    "kernels": kernels,
     "memory": memory,
     "throughput": throughput,
     "profile": profile,

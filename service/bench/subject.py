@@ -103,7 +103,7 @@ def load_subject(options: SubjectOptions, on_progress: OnProgress = no_progress)
         if options.choices.compile:
             presets.require_compiler()
         backbone = random_model(shape, options.seed, device, precision, options.choices.decoding)
-        if options.choices.compile:
+        if presets.reason_not_to_compile(device, options.choices.compile) is None:
             backbone.compile()
     else:
         loaded = presets.load(

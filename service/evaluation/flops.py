@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from service.model import shared_attention  # noqa: F401  registers the operation
 from service.model.engine.generator import Cancelled, Generator
 from service.model.engine.types import ImageSpec
 from service.model.infinity.config import InfinityConfig, TokenizerConfig, TransformerConfig
@@ -111,14 +112,23 @@ def _attention(query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> int
     return flops
 
 
+def _shared_attention(
+    query: torch.Size, key: Any, value: Any, groups: Any, rows: torch.Size, known: int, **more: Any
+) -> int:
+    own_rows, num_tokens, num_heads, head_width = query
+    return 2 * num_tokens * known * num_heads * head_width * (own_rows + rows[0])
+
+
 def _linear(x: torch.Size, weight: torch.Size, *rest: Any, **more: Any) -> int:
     return 2 * prod(x) * weight[0]
 
 
-# Kernels for the CPU that torch's counter does not know.
+# Kernels that torch's counter does not know.
 _FORMULAS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.mkldnn._linear_pointwise: _linear,
+    torch.ops.atelier.shared_attention: _shared_attention,
+    torch.ops.atelier.linear_gelu: _linear,
 }
 
 

@@ -57,6 +57,7 @@ class Totals:
 
 
 _ATEN = torch.ops.aten
+_SHARED, _LINEAR_GELU = torch.ops.atelier.shared_attention, torch.ops.atelier.linear_gelu
 _KINDS = dict.fromkeys((_ATEN.mm, _ATEN.addmm, _ATEN.bmm, _ATEN.baddbmm), Kind.PRODUCT) | {
     _ATEN.convolution: Kind.CONVOLUTION
 }
@@ -66,6 +67,11 @@ def kernel_of(
     packet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any, num_bytes: int
 ) -> Kernel:
     """The kernel of one of torch's operations, `packet` being its name without an overload."""
+    if packet is _SHARED:
+        return shared_attention_kernel(*args)
+    if packet is _LINEAR_GELU:
+        x, weight, _ = args
+        return Kernel(Kind.PRODUCT, num_bytes, 2 * x.numel() * weight.shape[0], x.dtype == torch.float32)
     kind = _KINDS.get(packet, Kind.ELEMENTWISE)
     if kind is Kind.ELEMENTWISE:
         return Kernel(kind, num_bytes)
@@ -80,6 +86,18 @@ def attention_kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
     num_bytes = sum(_stored_bytes(tensor) for tensor in read) + query.nbytes
     flops = int(sdpa_flop_count(query.shape, key.shape, value.shape))
     return Kernel(Kind.ATTENTION, num_bytes, flops, query.dtype == torch.float32)
+
+
+def shared_attention_kernel(
+    queries: Tensor, keys: Tensor, values: Tensor, groups: Tensor, value_rows: Tensor, num_known: int
+) -> Kernel:
+    """The kernel of `shared_attention`: the scores of an own row once, and the values of all rows."""
+    own_rows, num_tokens, num_heads, head_width = queries.shape
+    num_rows = len(value_rows)
+    flops = 2 * num_tokens * num_known * num_heads * head_width * (own_rows + num_rows)
+    read = queries.nbytes + keys.itemsize * num_known * num_heads * head_width * (own_rows + num_rows)
+    written = queries.nbytes // own_rows * num_rows
+    return Kernel(Kind.ATTENTION, read + written, flops, queries.dtype == torch.float32)
 
 
 def _stored_bytes(tensor: Tensor) -> int:

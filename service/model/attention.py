@@ -19,13 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from service.model.device.linear import linear
-
-# So many scores, 1 MB of fp32, are made and used for all heads at once: calls would cost more than the work.
-_FEW_SCORES = 2**18
-# Queries whose scores are made at once otherwise, head by head: against 2521 keys 2.6 MB, which a cache holds
-# until every row has used them, and enough rows for the matrix kernels.
-_CHUNK = 256
+from service.model.shared_attention import attend, is_shareable, shared_attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +38,7 @@ class StepAttention:
 
     sources: tuple[int, ...]  # a row of the result: the own row whose queries and keys it uses
     source_rows: Tensor | None = None  # the same on the device; None where each row is its own
+    groups: Tensor | None = None  # `row_groups` of the sources; None where each row is its own
     kept: Tensor | None = None  # the rows of the result among the cached ones; None: all
     cached: CachedLayer | None = None  # None: the scale attends to itself alone
     is_fused: bool = False  # whether torch's fused kernels attend, which compilers know
@@ -53,6 +48,8 @@ class StepAttention:
 
         The values come in parts that make up the rows of the result. What is cached gets both first.
         """
+        if self.is_fused and self.groups is not None and is_shareable(queries):
+            return self._shared(queries, keys, values, self.groups)
         if self.cached is None:
             known_keys, known_values = keys.transpose(1, 2), _joined(values).transpose(1, 2)
             if not self.is_fused:  # a head's rows must be neighbours: oneDNN is slow on others
@@ -63,21 +60,36 @@ class StepAttention:
             return attend_fused(queries, known_keys, known_values, self.source_rows)
         return attend(queries, known_keys, known_values, self.sources)
 
+    def _shared(self, queries: Tensor, keys: Tensor, values: Sequence[Tensor], groups: Tensor) -> Tensor:
+        """Each own row's scores once, for all rows that use them."""
+        assert self.source_rows is not None, "groups come with the sources on the device"
+        # Not of `sources`, whose number a compiler would write into its code.
+        own = torch.arange(self.source_rows.shape[0], device=queries.device)
+        if self.cached is None:
+            known = _joined(values).transpose(1, 2)
+            return shared_attention(queries, keys.transpose(1, 2), known, groups, own, queries.shape[1])
+        self._extend(self.cached, keys, values)
+        rows = own if self.kept is None else self.kept
+        return shared_attention(queries, self.cached.keys, self.cached.values, groups, rows, self.cached.end)
+
     def _extended(self, layer: CachedLayer, keys: Tensor, values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Keys and values of all tokens so far, the new ones included."""
+        self._extend(layer, keys, values)
+        known = layer.values if self.kept is None else layer.values[self.kept]
+        return layer.keys[:, :, : layer.end], known[:, :, : layer.end]
+
+    def _extend(self, layer: CachedLayer, keys: Tensor, values: Sequence[Tensor]) -> None:
         now = slice(layer.start, layer.end)
         layer.keys[:, :, now] = keys.transpose(1, 2)
-        new, known = layer.values[:, :, now], layer.values
         if self.kept is not None:
-            new.index_copy_(0, self.kept, values[0].transpose(1, 2))
-            known = layer.values[self.kept]
+            layer.values[:, :, now].index_copy_(0, self.kept, values[0].transpose(1, 2))
         elif self.is_fused:
             # At once: a compiler copies the whole cache for each part that goes into a view of a view.
             layer.values[:, :, now] = _joined(values).transpose(1, 2)
         else:
-            for part, rows in zip(values, new.split([len(part) for part in values]), strict=True):
+            new = layer.values[:, :, now].split([len(part) for part in values])
+            for part, rows in zip(values, new, strict=True):
                 rows.copy_(part.transpose(1, 2))
-        return layer.keys[:, :, : layer.end], known[:, :, : layer.end]
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
@@ -88,33 +100,6 @@ def attend_fused(queries: Tensor, keys: Tensor, values: Tensor, source_rows: Ten
     """`attend` by torch's fused kernels; `source_rows` are its sources, or None where each row is its own."""
     queries = queries.transpose(1, 2)
     if source_rows is not None:
-        # Not measured on a GPU: no kernel of torch takes one set of weights for several values, and a copy of
-        # the keys is what its fused ones cost.
+        # What `shared_attention` does not take: torch's kernels cost a copy of the keys.
         queries, keys = queries[source_rows], keys[source_rows]
     return F.scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2).flatten(2)
-
-
-def attend(queries: Tensor, keys: Tensor, values: Tensor, sources: Sequence[int]) -> Tensor:
-    """[rows, tokens, channels]: row i attends with the queries and keys of own row `sources[i]`.
-
-    Queries carry their scale. Every product is of one row, so that a row rounds alike alone and in any batch.
-    Where one row follows another this takes 0.78 of the time of torch's fused kernel, which computes the
-    weights twice (1024 queries, 2521 keys, 4 heads of 128 channels; 0.76 for 256 and 521).
-    """
-    out = queries.new_empty(len(values), *queries.shape[1:])
-    num_tokens, num_heads = out.shape[1:3]
-    for own, (query, key) in enumerate(zip(queries.transpose(1, 2), keys, strict=True)):
-        rows = [row for row, source in enumerate(sources) if source == own]
-        if num_heads * num_tokens * key.shape[1] <= _FEW_SCORES:
-            weights = torch.bmm(query, key.mT).softmax(-1)  # [heads, tokens, known tokens]
-            for row in rows:
-                out[row] = torch.bmm(weights, values[row]).transpose(0, 1)
-            continue
-        for head in range(num_heads):
-            for start in range(0, num_tokens, _CHUNK):
-                part = slice(start, start + _CHUNK)
-                weights = linear(query[head, part], key[head], is_large=True)  # [tokens, known tokens]
-                torch.softmax(weights, -1, out=weights)
-                for row in rows:
-                    out[row, part, head] = linear(weights, values[row, head].T, is_large=True)
-    return out.flatten(2)

@@ -162,6 +162,7 @@ class KVCache(Generic[TextT]):
         return StepAttention(
             sources=group.rows.attention_sources,
             source_rows=group.rows.attention_source_index,
+            groups=group.rows.attention_groups,
             kept=group.rows.index if len(group.rows.rows) < len(active.rows) else None,
             cached=self.key_values.layer(layer, active.num_own, len(active.rows), self._step_tokens),
             is_fused=self.is_fused,

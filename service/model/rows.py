@@ -10,6 +10,7 @@ from torch import Tensor
 
 from service.model.device.transfer import index_tensor, send
 from service.model.engine.types import Path
+from service.model.shared_attention import row_groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class ActiveRows:
     paths: tuple[int, ...]  # whose rows these are, ascending
     attention_sources: tuple[int, ...]  # of each row, the own row whose queries and keys it attends with
     attention_source_index: Tensor | None  # the same; None where each row attends with its own
+    attention_groups: Tensor | None  # and as `row_groups` has them
     num_own: int  # the first rows, which compute their own queries and keys
     path_of_row: Tensor  # of each row, the index of its path among `paths`
     conditional: Tensor  # of each path, its conditional row
@@ -76,15 +78,15 @@ class ActiveRows:
         guidance = list(zip(*(paths[path].guidance for path in present), strict=True))  # [steps][paths]
         sources = tuple(content_rows[i] if paths[batch[i].path].corrected else i for i in indices)
         num_own = sum(not paths[row.path].corrected for row in rows)
+        shares = sources != tuple(range(num_own))
         return cls(
             rows=tuple(rows),
             indices=tuple(indices),
             index=index_tensor(indices, device),
             paths=tuple(present),
             attention_sources=sources,
-            attention_source_index=None
-            if sources == tuple(range(num_own))
-            else index_tensor(sources, device),
+            attention_source_index=index_tensor(sources, device) if shares else None,
+            attention_groups=row_groups(sources, device) if shares else None,
             num_own=num_own,
             path_of_row=index_tensor([present.index(row.path) for row in rows], device),
             conditional=index_tensor(conditional, device),

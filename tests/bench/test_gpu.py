@@ -61,7 +61,7 @@ def arguments(folder: Path, out: Path, *more: str) -> list[str]:
 
 def test_it_runs_without_what_a_lent_machine_lacks(folder: Path, tmp_path: Path) -> None:
     """All parts but the two that take a CPU minutes: bf16 and the compiler."""
-    parts = "golden,memory,throughput,profile"
+    parts = "golden,kernels,memory,throughput,profile"
     ran = subprocess.run(
         [sys.executable, "-c", RUN_WITHOUT, ",".join(ABSENT), *arguments(folder, tmp_path, "--only", parts)],
         cwd=ROOT, capture_output=True, text=True, check=False,
@@ -75,6 +75,7 @@ def test_it_runs_without_what_a_lent_machine_lacks(folder: Path, tmp_path: Path)
     text = (tmp_path / "report.md").read_text()
     for expected in (
         "**Not run on CUDA.**", "infinity_vae_tiny", "4 stylised images", "4 styles of one prompt",
+        "shared attention, beside torch's with copied keys",
         "kernels of one stylised image", "Not measured: this is no GPU.",
     ):  # fmt: skip
         assert expected in text
@@ -116,7 +117,7 @@ def test_what_there_is_not_is_told(tmp_path: Path, capsys: pytest.CaptureFixture
     for given, sentence in (
         (
             ["--only", "everything"],
-            "there is no part 'everything'; the parts are golden, golden-bf16, memory",
+            "there is no part 'everything'; the parts are golden, golden-bf16, kernels",
         ),
         (["--device", "cuda:99"], "There is no device 'cuda:99' here"),
     ):

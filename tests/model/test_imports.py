@@ -17,7 +17,7 @@ import sys
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {"pydantic", "pydantic_settings", "redis", "structlog", "isal", "fastapi",
-                                  "starlette", "uvicorn", "prometheus_client"}:
+                                  "starlette", "uvicorn", "prometheus_client", "cachetools"}:
             raise ModuleNotFoundError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocker())

@@ -23,7 +23,7 @@ class LoadOptions:
     text_device: TextDeviceChoice = "beside"
     sizes: str = "auto"
     decoding: DecodingChoice = "auto"
-    compile: bool = False
+    compile: bool | None = None  # None: on a GPU, where there are compilers
 
 
 DEFAULT_OPTIONS = LoadOptions()

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ def load(
     sizes = choose_sizes(list(checkpoint.schedules), choices.sizes, model=checkpoint.name)
     if choices.compile:
         require_compiler()
+    compiles = reason_not_to_compile(on, choices.compile) is None
     if on.type == "cuda":
         forbid_tf32()
     free = free_bytes(on)
@@ -115,7 +117,7 @@ def load(
             on,
             precision=precision,
             decoding=choices.decoding,
-            compile=choices.compile,
+            compile=compiles,
             on_progress=on_progress,
         )
     except torch.OutOfMemoryError as error:  # others share a GPU, and take what was free
@@ -157,12 +159,30 @@ def _require_files(checkpoint: Checkpoint) -> None:
 
 def require_compiler() -> None:
     """ValueError where PyTorch could not compile: it makes C++ for a CPU, and for a GPU's launches."""
-    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # what it looks for itself
+    name = _compiler()
     if shutil.which(name) is None:
         raise ValueError(
             f"ATELIER_COMPILE needs a C++ compiler, and there is no {name} here: install it, name another as "
             "CXX, or leave the model as it is."
         )
+
+
+def reason_not_to_compile(device: torch.device, choice: bool | None) -> str | None:
+    """Why a model on the device is not compiled; None where it is. `choice` None leaves it to the device."""
+    if choice is not None:
+        return None if choice else "ATELIER_COMPILE is false"
+    if device.type != "cuda":
+        return f"the model is on the {device.type.upper()}; ATELIER_COMPILE=true compiles it all the same"
+    if shutil.which(_compiler()) is None:
+        return f"there is no C++ compiler: install {_compiler()}, or name another as CXX"
+    if find_spec("triton") is None:
+        return "there is no Triton, which CUDA builds of PyTorch bring on Linux"
+    return None
+
+
+def _compiler() -> str:
+    """What PyTorch looks for itself."""
+    return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
 def device_of(name: str) -> torch.device:

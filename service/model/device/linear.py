@@ -120,8 +120,26 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool, *, is_l
     if is_large and weight.dtype == torch.float32 and _HAS_ONEDNN and not torch.is_grad_enabled():
         activation, algorithm = ("gelu", "tanh") if gelu else ("none", "")
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
+    if gelu and bias is not None and x.device.type != "cpu":
+        return linear_gelu(x, weight, bias)
     y = F.linear(x, weight, bias)
     return F.gelu(y, approximate="tanh") if gelu else y
+
+
+@torch.library.custom_op("atelier::linear_gelu", mutates_args=())
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """GELU, in its tanh approximation, of `x @ weight.T + bias`, x [..., channels]: on a GPU one kernel.
+
+    cuBLAS activates in fp32 before it rounds. A compiler would write the hidden layer, the widest tensor that
+    there is, and read it again; so it takes this as it is.
+    """
+    y = torch._addmm_activation(bias, x.reshape(-1, x.shape[-1]), weight.T, use_gelu=True)
+    return y.view(*x.shape[:-1], -1)
+
+
+@linear_gelu.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
 class Linear(nn.Linear):

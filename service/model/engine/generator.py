@@ -71,8 +71,8 @@ class _Loop:
 
     features: Tensor  # [images, channels, H, W]
     index_of_spec: tuple[int, ...]  # of each spec, its image's index among the features
-    step_seconds: tuple[float, ...]
-    gap_seconds: tuple[float, ...]
+    timer: DeviceTimer  # of the steps; not read before the decoder is launched, as reading it waits
+    is_finite: Tensor  # whether all logits were: a bool on its way to the host
     preview_seconds: float  # between the steps, for previews
     num_rows: int
 
@@ -235,7 +235,9 @@ class Generator:
 
         def drawings() -> list[Drawing]:
             num_edits = sum(spec.edit is not None for spec in specs)
-            images, timings = decoded.images(), _timings(timer, loop, plan, num_edits)
+            images = decoded.images()  # waits for the device, once for all that follows
+            require_finite(loop.is_finite)
+            timings = _timings(timer, loop, plan, num_edits)
             num_tokens = plan.shortcuts.num_tokens([scale.num_tokens for scale in schedule.scales])
             return [
                 Drawing(
@@ -283,7 +285,6 @@ class Generator:
                 raise Cancelled(f"stopped after step {step} of {num_steps}")
 
         previews.show()
-        require_finite(cache.is_finite)  # asked once, after the loop: on a GPU each question waits
         indices = [cache.feature_index(path) for path in plan.path_of_spec]
         drawn = sorted(set(indices))
         return _Loop(
@@ -291,8 +292,8 @@ class Generator:
             if len(drawn) < len(features)
             else features,
             index_of_spec=tuple(map(drawn.index, indices)),
-            step_seconds=timer.seconds(),
-            gap_seconds=timer.gaps(),
+            timer=timer,
+            is_finite=cache.is_finite.to("cpu", non_blocking=True),
             preview_seconds=previews.decode_seconds,
             num_rows=cache.num_rows,
         )
@@ -324,8 +325,8 @@ def _timings(timer: DeviceTimer, loop: _Loop, plan: Plan, num_edits: int) -> Tim
         tokenize_seconds=tokenize_seconds,
         transformer_seconds=loop_seconds - loop.preview_seconds,
         decode_seconds=decode_seconds + loop.preview_seconds,
-        step_seconds=loop.step_seconds,
-        gap_seconds=loop.gap_seconds,
+        step_seconds=loop.timer.seconds(),
+        gap_seconds=loop.timer.gaps(),
         num_rows=loop.num_rows,
         num_jobs=len(plan.path_of_spec),
         num_content_paths_shared=len(plan.path_of_spec) - len(plan.seeds),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from service.model.engine.types import ContentPicture
@@ -22,16 +22,18 @@ class PictureCache:
         self, read: Callable[[NDArray[np.uint8], Size], StyleTokens], *, max_bytes: int = MAX_BYTES
     ) -> None:
         self._read = read
-        self._tokens = LRUCache[tuple[str, Size], StyleTokens](max_bytes, getsizeof=lambda it: len(it.packed))
+        self._max_bytes = max_bytes
+        self._tokens: OrderedDict[tuple[str, Size], StyleTokens] = OrderedDict()  # those used last at the end
 
     def tokens_of(self, pictures: Iterable[ContentPicture], size: Size) -> dict[ContentPicture, StyleTokens]:
         """The tokens of each picture, over all steps; those that are not cached are read now."""
         found = {}
         for picture in dict.fromkeys(pictures):
-            tokens = self._tokens.get((picture.digest, size))
-            if tokens is None:
-                tokens = self._read(picture.pixels, size)
-                if len(tokens.packed) <= self._tokens.maxsize:
-                    self._tokens[picture.digest, size] = tokens
-            found[picture] = tokens
+            key = picture.digest, size
+            if key not in self._tokens:
+                self._tokens[key] = self._read(picture.pixels, size)
+            self._tokens.move_to_end(key)
+            found[picture] = self._tokens[key]
+            while sum(len(tokens.packed) for tokens in self._tokens.values()) > self._max_bytes:
+                self._tokens.popitem(last=False)
         return found

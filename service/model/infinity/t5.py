@@ -19,6 +19,9 @@ from service.model.device.transfer import send
 from service.model.engine.types import Text, TextCoverage
 from service.model.infinity.weight_names import TEXT_NAMING, is_text_encoder
 
+# Prompts on a GPU are padded to multiples of so many tokens.
+_PADDING_MULTIPLE = 16
+
 if TYPE_CHECKING:
     from transformers import T5EncoderModel
 
@@ -44,6 +47,9 @@ class TextEncoder:
         self._device = device or home
         self._reads_on = self._device if is_fetched else home
         self._is_fetched = is_fetched
+        self.pads = (
+            self._reads_on.type != "cpu"
+        )  # else each prompt would round as its neighbours' lengths ask
         self.mapped_bytes = mapped_bytes  # of the weights, in their file
         words.no_padding()
         self._words = words
@@ -106,23 +112,48 @@ class TextEncoder:
         return self.encode_all([prompt], max_tokens)[0]
 
     def encode_all(self, prompts: Sequence[str], max_tokens: int) -> list[Text]:
-        """One text a prompt, in order. Prompts of one length go through the encoder together.
+        """One text a prompt, in order; one that is cut keeps its end mark.
 
-        One that is cut keeps its end mark. Without padding no prompt sees its neighbours; the linear layers
-        take care of the rounding on the CPU.
+        On a CPU prompts of one length go through the encoder together: without padding no prompt sees its
+        neighbours, and the linear layers take care of the rounding. On a GPU all go together, padded.
         """
         found = [self._tokens(prompt, max_tokens) for prompt in prompts]
         tokens = [ids for ids, _ in found]
         hidden: dict[int, Tensor] = {}
         run = self._fetched() if self._is_fetched else self._encoder
-        for length in sorted({len(ids) for ids in tokens}):
-            indices = [index for index, ids in enumerate(tokens) if len(ids) == length]
-            rows = send(torch.tensor([tokens[index] for index in indices]), self._reads_on)
-            states = run(input_ids=rows).last_hidden_state  # [prompts, tokens, channels]
+        for indices in self._passes(tokens):
+            inputs = self._inputs([tokens[index] for index in indices])
+            sent = {name: send(rows, self._reads_on) for name, rows in inputs.items()}
+            states = run(**sent).last_hidden_state  # [prompts, tokens, channels]
             states = send(states.float(), self._device)
             # Copies: a text that is kept must not keep the whole batch.
-            hidden |= {index: state.clone() for index, state in zip(indices, states, strict=True)}
+            hidden |= {
+                index: state[: len(tokens[index])].clone()
+                for index, state in zip(indices, states, strict=True)
+            }
         return [self._text(ids, hidden[index], is_cut=is_cut) for index, (ids, is_cut) in enumerate(found)]
+
+    def _passes(self, tokens: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Which prompts go through the encoder together, by index."""
+        if self.pads:
+            return [list(range(len(tokens)))]
+        return [
+            [index for index, ids in enumerate(tokens) if len(ids) == length]
+            for length in sorted({len(ids) for ids in tokens})
+        ]
+
+    def _inputs(self, tokens: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """The encoder's, [prompts, tokens]; no mask where nothing is padded."""
+        if not self.pads:
+            return {"input_ids": torch.tensor(tokens)}
+        longest = max(map(len, tokens))
+        length = longest + -longest % _PADDING_MULTIPLE
+        padded = torch.tensor([[*ids, *[0] * (length - len(ids))] for ids in tokens])
+        is_real = torch.arange(length) < torch.tensor([[len(ids)] for ids in tokens])
+        # Added to scores as it is: of any other mask the library asks the device whether it masks at all.
+        dtype = self._encoder.dtype
+        mask = torch.zeros(is_real.shape, dtype=dtype).masked_fill(~is_real, torch.finfo(dtype).min)
+        return {"input_ids": padded, "attention_mask": mask[:, None, None].expand(-1, 1, length, -1)}
 
     def coverage(self, prompt: str, max_tokens: int) -> TextCoverage:
         """Without encoding it."""

@@ -42,10 +42,13 @@ class SelfAttention(nn.Module):
         other needs values.
         """
         width, weight = x.shape[-1], self.qkv.weight
+        x = x.to(weight.dtype)  # once, before rows are taken from it
         zeros = torch.zeros_like(self.q_bias)
-        if kept is not None:
+        # On a CPU the products of own rows are one; elsewhere joining values would cost two copies of them.
+        joins_values = x.device.type != "cpu" or torch.compiler.is_compiling()
+        if kept is not None or (joins_values and num_own < len(x)):
             qk = linear(x[:num_own], weight[: 2 * width], torch.cat([self.q_bias, zeros]))
-            parts = [linear(x[kept], weight[2 * width :], self.v_bias)]
+            parts = [linear(x if kept is None else x[kept], weight[2 * width :], self.v_bias)]
         else:
             qkv = linear(x[:num_own], weight, torch.cat([self.q_bias, zeros, self.v_bias]))
             qk, parts = qkv[..., : 2 * width], [qkv[..., 2 * width :]]

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.model.attention import attend
 from service.model.device.linear import choose_row_tile, linear, row_tile, use_row_tile
 from service.model.infinity import schedules as scales
 from service.model.infinity.rope import rotations
 from service.model.infinity.sampling import draw_noise, sample_bits
 from service.model.layers import rotate
+from service.model.shared_attention import attend
 from tests.support.tiny import tiny_infinity
 
 

@@ -101,3 +101,14 @@ def test_texts_are_fp32_whatever_the_encoder_computes_in(folder: Path) -> None:
         half = TextEncoder.from_folder(folder, cpu, dtype).encode("a red star", 64).conditioning
         assert half.dtype == torch.float32
         assert 0 < torch.dist(half, full) / full.norm() < most
+
+
+@torch.inference_mode()
+def test_prompts_that_are_padded_together_become_what_they_become_alone(folder: Path) -> None:
+    encoder = TextEncoder.from_folder(folder, torch.device("cpu"))
+    prompts = ["a red star", "", "a blue cat in neon on a purple wall, " * 3]
+    alone = encoder.encode_all(prompts, 64)
+    encoder.pads = True  # as on a GPU
+    for ours, theirs in zip(encoder.encode_all(prompts, 64), alone, strict=True):
+        assert ours.conditioning.shape == theirs.conditioning.shape
+        assert torch.allclose(ours.conditioning, theirs.conditioning, atol=1e-5)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.model.attention import StepAttention, attend, attend_fused
+from service.model.attention import StepAttention, attend_fused
 from service.model.kv_cache import KeyValues
 from service.model.layers import ReadText, rotate
+from service.model.shared_attention import attend
 from service.model.style.resize import pool
 from service.model.switti.config import TransformerConfig
 from service.model.switti.noise import StepNoise
