@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import ssl
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -45,6 +46,7 @@ class WebhookSender:
         metrics: Metrics,
         max_attempts: int,
         timeout_seconds: float,
+        tls: ssl.SSLContext | None = None,
         pause: Callable[[int], float] = pause_seconds,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -53,6 +55,7 @@ class WebhookSender:
         self._metrics = metrics
         self._max_attempts = max_attempts
         self._timeout_seconds = timeout_seconds
+        self._tls = tls or httpx2.create_ssl_context()  # which takes longer to make than a request
         self._pause = pause
         self._sleep = sleep
 
@@ -121,7 +124,7 @@ class WebhookSender:
                 headers["traceparent"] = delivery.target.traceparent
             async with (
                 httpx2.AsyncClient(
-                    trust_env=False, follow_redirects=False, timeout=self._timeout_seconds
+                    verify=self._tls, trust_env=False, follow_redirects=False, timeout=self._timeout_seconds
                 ) as client,
                 client.stream(
                     "POST",

@@ -1,4 +1,4 @@
-"""Certificates as C2PA wants them: an authority of the test's own, and what it signs."""
+"""Certificates as C2PA wants them, of an authority of the test's own; and of a server."""
 
 from __future__ import annotations
 
@@ -38,6 +38,27 @@ def credentials(key: Any = None, *, days: int = 30, form: PrivateFormat = Privat
     return Credentials(
         chain, key.private_bytes(Encoding.PEM, form, NoEncryption()), root.public_bytes(Encoding.PEM)
     )
+
+
+def self_signed(host: str, folder: Path) -> Path:
+    """A PEM with the certificate of a server of this name, which is its own authority, and its key."""
+    key, begin = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC) - timedelta(days=2)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(_named(host))
+        .issuer_name(_named(host))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(begin + timedelta(days=30))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / f"{host}.pem"
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(certificate.public_bytes(Encoding.PEM) + private)
+    return path
 
 
 def _certificate(

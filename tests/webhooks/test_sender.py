@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +26,7 @@ from service.settings import Settings
 from service.storage.schema import WEBHOOKS_DUE
 from service.webhooks.deliveries import Deliveries
 from service.webhooks.target import WebhookRules
+from tests.support.certificates import self_signed
 
 SECRET = "whsec_" + base64.b64encode(b"s" * 32).decode()
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -43,8 +47,17 @@ class Receiver:
         return f"http://127.0.0.1:{self.port}/hook"
 
 
+class _Server(ThreadingHTTPServer):
+    def __init__(self, host: str, answer: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, 0), answer)
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that did not like the certificate is none."""
+
+
 @contextmanager
-def receiving() -> Iterator[Receiver]:
+def receiving(host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
@@ -58,7 +71,9 @@ def receiving() -> Iterator[Receiver]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+    with _Server(host, Answer) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         receiver = Receiver(server.server_port)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield receiver
@@ -68,7 +83,13 @@ def receiving() -> Iterator[Receiver]:
 class Setup:
     """A store with jobs, and what sends their webhooks."""
 
-    def __init__(self, redis: Redis, networks: str = "127.0.0.0/8", max_attempts: int = 3) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        networks: str = "127.0.0.0/8,::1/128",
+        max_attempts: int = 3,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.metrics = metrics = Metrics()
         self.rules = WebhookRules.of(Settings(webhook_http=True, webhook_networks=networks))
         self.store = JobStore(redis, model="tiny", bounds=BOUNDS, metrics=metrics)
@@ -80,6 +101,7 @@ class Setup:
             metrics=metrics,
             max_attempts=max_attempts,
             timeout_seconds=5,
+            tls=tls,
             pause=lambda attempts: 0.0,
         )
 
@@ -168,16 +190,21 @@ async def test_a_private_address_is_never_called_and_is_a_dead_letter_at_once(re
     assert all("is no public address" in (delivery.failure or "") for delivery in dead)
 
 
-async def test_the_address_that_was_judged_is_the_one_that_is_called(redis: Redis) -> None:
-    """And the name is in Host, and would be in TLS: a second look at DNS could say something else."""
-    setup = Setup(redis, networks="127.0.0.0/8,::1/128")
-    with receiving() as receiver:
-        await setup.ended(f"http://localhost:{receiver.port}/hook?a=b")
-        _, address = await setup.rules.resolve(f"http://localhost:{receiver.port}/")
+@pytest.mark.parametrize(("name", "arrives"), [("localhost", True), ("other.example", False)])
+async def test_the_address_that_was_judged_is_called_and_tls_verifies_the_name(
+    redis: Redis, tmp_path: Path, name: str, arrives: bool
+) -> None:
+    """A second look at DNS could say something else: the address is called, the name is in Host and TLS."""
+    certificate = self_signed(name, tmp_path)
+    server_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_tls.load_cert_chain(certificate)
+    setup = Setup(redis, tls=ssl.create_default_context(cafile=certificate))
+    _, address = await setup.rules.resolve("https://localhost/")
+    with receiving(address, server_tls) as receiver:
+        await setup.ended(f"https://localhost:{receiver.port}/hook?a=b")
         await setup.sender.send_due()
-        if address == "127.0.0.1":  # where localhost is that first, as the receiver is
-            ((headers, _),) = receiver.requests
-            assert headers["Host"] == f"localhost:{receiver.port}"
+    assert [headers["Host"] for headers, _ in receiver.requests] == [f"localhost:{receiver.port}"] * arrives
+    assert setup.count("delivered" if arrives else "retried") == 1
 
 
 async def test_what_a_sender_that_died_had_taken_is_due_again(redis: Redis) -> None:
