@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from service.model.device.transfer import DecodedImages, pixels_of
+from service.model.engine.edits import outside
 from service.model.engine.generator import Generator
 from service.model.engine.picture_cache import PictureCache
 from service.model.engine.plan import PathEdit
@@ -17,7 +18,7 @@ from service.model.engine.types import Area, ContentPicture, Edit, ImageSpec, Pa
 from service.model.infinity.backbone import Infinity
 from service.model.infinity.sampling import couple_bits, draw_noise
 from service.model.infinity.tokenizer import accumulated, quantise
-from service.model.schedule import Size
+from service.model.schedule import Scale, Size
 from service.model.style.tokens import StyleTokens
 from tests.support.backbones import ON_EVERY_BACKBONE, generator_of, style_of
 from tests.support.specs import SQUARE, WIDE, picture
@@ -181,3 +182,9 @@ def test_a_picture_is_read_once_for_each_size_while_it_is_cached() -> None:
     cache.tokens_of([pictures[0]], WIDE)
     assert read[2:] == [(2, SQUARE), (0, SQUARE), (0, WIDE)]
     assert PictureCache(reading, max_bytes=10).tokens_of([pictures[0]], SQUARE)  # too large to be kept
+
+
+def test_the_ramp_of_a_mask_is_one_cell_wide_and_four_long_on_a_grid_of_64() -> None:
+    columns = np.indices((1024, 1024))[1]
+    weights = outside(Area(columns < 161), Scale(64, 64))  # ten cells, and a pixel of the next one
+    assert weights[0, 30].tolist() == [0.0] * 12 + [0.25, 0.5, 0.75] + [1.0] * 49
