@@ -6,7 +6,9 @@ import { canvasOf, decoded, pngOf } from "./pictures.js";
 const PAINT_SIDE = 1024; // of the longer side of what is painted on, whatever the picture's size
 const STEP = 0.05; // of an arrow key, as a share of the picture
 const FINE_STEP = 0.01; // with Shift
-const COLOR = "#18b8c8";
+const STRIPE = 16; // pixels of the canvas
+const COLORS = ["#ffffff", "#d8431a"];
+const STRIPES = stripes(); // to be seen on any picture
 
 /** A canvas of the picture's shape, without paint. */
 export function blankPaint({ width, height }) {
@@ -16,23 +18,39 @@ export function blankPaint({ width, height }) {
   return canvas;
 }
 
+/** Diagonal stripes, opaque: how opaque the paint is decides over what is edited. */
+function stripes() {
+  const tile = canvasOf(2 * STRIPE, 2 * STRIPE);
+  const pen = tile.getContext("2d");
+  [pen.fillStyle, pen.strokeStyle] = COLORS;
+  pen.fillRect(0, 0, tile.width, tile.height);
+  pen.lineWidth = STRIPE / Math.SQRT2;
+  pen.lineCap = "square";
+  for (const left of [-1, 0, 1]) {
+    pen.moveTo(left * tile.width, 0);
+    pen.lineTo((left + 1) * tile.width, tile.height);
+  }
+  pen.stroke();
+  return pen.createPattern(tile, "repeat");
+}
+
 /** The mask as a PNG of the picture's size: transparent where there is paint. */
 export function maskOf(paint, { width, height }) {
   const mask = canvasOf(width, height);
-  drawWithout(mask, "#000", paint);
+  drawWithout(mask, "#000000", paint);
   return pngOf(mask);
 }
 
 /** The paint of a mask: where its PNG is transparent. */
 export async function paintOf(blob, picture) {
   const paint = blankPaint(picture);
-  drawWithout(paint, COLOR, await decoded(blob));
+  drawWithout(paint, STRIPES, await decoded(blob));
   return paint;
 }
 
-function drawWithout(canvas, color, image) {
+function drawWithout(canvas, fill, image) {
   const context = canvas.getContext("2d");
-  context.fillStyle = color;
+  context.fillStyle = fill;
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.globalCompositeOperation = "destination-out";
   context.drawImage(image, 0, 0, canvas.width, canvas.height);
@@ -47,7 +65,7 @@ export function clearPaint(paint) {
 export function invertPaint(paint) {
   const context = paint.getContext("2d");
   context.globalCompositeOperation = "xor";
-  context.fillStyle = COLOR;
+  context.fillStyle = STRIPES;
   context.fillRect(0, 0, paint.width, paint.height);
   context.globalCompositeOperation = "source-over";
 }
@@ -62,7 +80,7 @@ export function hasPaint(paint) {
 function stroke(paint, from, to, brush, isErasing) {
   const context = paint.getContext("2d");
   context.globalCompositeOperation = isErasing ? "destination-out" : "source-over";
-  context.strokeStyle = context.fillStyle = COLOR;
+  context.strokeStyle = context.fillStyle = STRIPES;
   const [x, y] = [to.x * paint.width, to.y * paint.height];
   context.lineWidth = brush * Math.min(paint.width, paint.height);
   context.beginPath();
