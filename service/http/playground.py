@@ -22,7 +22,7 @@ MEDIA_TYPES = {
     ".png": "image/png",
 }
 # Of the folder css/: sent as one file, style.css, which the browser waits for before it paints.
-STYLESHEETS = ("base", "controls", "layout", "styles", "composer", "board", "results")
+STYLESHEETS = ("base", "controls", "layout", "styles", "composer", "board", "regions", "results")
 # Only the page's own files run or load, and no text ever becomes markup: the browser itself refuses that.
 CONTENT_SECURITY_POLICY = "; ".join(
     (
