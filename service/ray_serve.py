@@ -105,7 +105,8 @@ class Replica:
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Ray awaits it
         prepare_torch(settings)
-        from service.app import Service, create_app
+        from service.app import create_app
+        from service.lifecycle import Service
         from service.logs import configure_logs
 
         configure_logs(settings.log_format)

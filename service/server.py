@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import uvicorn
 
-from service.app import SILENT, CannotStart, Progress, Service, create_app
+from service.app import create_app
 from service.http.protocol import ConnectionLimits, bounded_protocol
+from service.lifecycle import SILENT, CannotStart, Progress, Service
 from service.logs import configure_logs
 from service.model.engine.generator import Generator
 from service.settings import Settings

@@ -212,5 +212,5 @@ def test_without_the_package_the_start_says_what_to_install(tmp_path: Path) -> N
     )
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1] == (
-        "service.app.CannotStart: ATELIER_MCP needs the package mcp: pip install 'atelier-style[mcp]'."
+        "service.lifecycle.CannotStart: ATELIER_MCP needs the package mcp: pip install 'atelier-style[mcp]'."
     )

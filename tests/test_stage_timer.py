@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from redis.asyncio import Redis
 
-from service.app import NUM_DECODING_THREADS, create_app
+from service.app import create_app
+from service.lifecycle import NUM_DECODING_THREADS
 from service.media.images import Picture
 from service.metrics import Metrics
 from service.model.engine.generator import Generator

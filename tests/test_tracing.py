@@ -20,7 +20,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind
 
-from service.app import CannotStart, create_app
+from service.app import create_app
+from service.lifecycle import CannotStart
 from service.settings import Settings
 from service.stage_timer import RequestTrace
 from service.tracing import Tracing, tracing_from_environment

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
-from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.application.caller import Caller
 from service.application.edit_pictures import read_request_pictures
+from service.application.generation_batcher import record_timings
 from service.application.generation_request import (
     MAX_SEED,
     GenerationRequest,
@@ -28,24 +28,21 @@ from service.application.model_names import ModelNames
 from service.application.output_size import OutputSize, output_size
 from service.application.uploads import PictureReader
 from service.batching.batcher import Batcher
-from service.batching.job_queue import Job, Owner
-from service.batching.model_thread import ModelThread, PendingOutputs
+from service.batching.job_queue import Owner
 from service.media.c2pa_signer import C2paSigner
 from service.media.composite import Composite
 from service.media.images import OutputFormat, encode_image, resize_image
 from service.media.provenance import Provenance
 from service.metrics import Metrics
-from service.model.engine.generator import Generator, PendingBatch
+from service.model.engine.generator import Generator
 from service.model.engine.quality import Quality
 from service.model.engine.types import (
     Area,
-    BatchKey,
     Drawing,
     ImageSpec,
     Preview,
     PreviewRequest,
     Styling,
-    Timings,
     WeightedStyle,
 )
 from service.model.schedule import Size
@@ -57,9 +54,6 @@ from service.styles.style_code import is_code
 
 # 64 x 64 pixels: handing them to a thread and back takes longer than encoding them.
 MAX_INLINE_BYTES = 3 * 64 * 64
-# Images in the background. Their jobs wait elsewhere: all that run at once have room here.
-MAX_BACKGROUND_QUEUED = 1000
-ImageJob = Job[ImageSpec, Drawing]
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,95 +362,3 @@ class ImageStream:
             file = await self._images.encode(self._request, planned, drawing.image)
         self._images.metrics.images.inc()
         return FinishedImage(planned, file, drawing)
-
-
-def record_timings(trace: RequestTrace, jobs: Sequence[ImageJob], waited_seconds: float) -> None:
-    """Records where the time between submitting these finished jobs and the end of the last one went.
-
-    The stages are those of the batch that began last. The rest was waiting: in the queue, for other batches
-    of the same request, and for the event loop to notice the end.
-    """
-    last = max(jobs, key=attrgetter("started_at"))
-    timings = last.future.result().timings
-    trace.waited(waited_seconds, then=_stage_seconds(timings))
-    trace.step_seconds, trace.gap_seconds = timings.step_seconds, timings.gap_seconds
-    trace.fields |= {"num_images": len(jobs), "num_jobs_in_batch": last.num_jobs_in_batch}
-
-
-def generation_batcher(
-    generator: Generator,
-    executor: ModelThread,
-    settings: Settings,
-    metrics: Metrics,
-    *,
-    is_background: bool = False,
-) -> Batcher[ImageSpec, Drawing]:
-    """The queue of images, whose batches `generator` draws; its durations are observed once a batch. The one
-    in the background has work that yields to all other work.
-    """
-
-    def draw(
-        specs: Sequence[ImageSpec], cancelled: Callable[[], bool]
-    ) -> list[Drawing] | PendingOutputs[Drawing]:
-        def cancelled_after_step() -> bool:
-            # Else a GPU would have all further steps before it, when one that others wait for arrives.
-            generator.synchronize()
-            return cancelled()
-
-        paused_seconds = executor.paused_seconds
-        drawn = generator.draw(specs, cancelled_after_step if is_background else cancelled)
-        paused_seconds = executor.paused_seconds - paused_seconds
-        drawings = partial(_observed, drawn, paused_seconds, metrics)
-        return drawings() if drawn.is_ready else PendingOutputs(drawings)
-
-    def max_fitting(key: Hashable) -> int:
-        assert isinstance(key, BatchKey)
-        return generator.max_images(key.size)
-
-    def max_in_background(key: Hashable) -> int:
-        return max_background_images(max_fitting(key), is_cpu=generator.backbone.device.type == "cpu")
-
-    return Batcher(
-        draw,
-        name="background" if is_background else "generate",
-        group=attrgetter("batch_key"),
-        max_jobs=max_in_background if is_background else max_fitting,
-        max_queued=MAX_BACKGROUND_QUEUED if is_background else settings.max_queued,
-        executor=executor,
-        metrics=metrics,
-        yields=is_background,
-        max_fitting=max_fitting,
-    )
-
-
-def max_background_images(max_images: int, *, is_cpu: bool) -> int:
-    """Of a batch in the background. On a CPU a batch saves little, and each image makes its steps, and so the
-    wait of a request that arrives during one, longer. On a GPU the rest of the memory is for those requests.
-    """
-    return 1 if is_cpu else max(1, max_images // 4)
-
-
-def _observed(drawn: PendingBatch, paused_seconds: float, metrics: Metrics) -> list[Drawing]:
-    drawings = drawn.drawings()
-    timings = drawings[0].timings
-    if paused_seconds:
-        seconds = max(0.0, timings.transformer_seconds - paused_seconds)
-        timings = replace(timings, transformer_seconds=seconds)
-        drawings = [replace(drawing, timings=timings) for drawing in drawings]
-    for stage, seconds in _stage_seconds(timings).items():
-        metrics.stage_duration_seconds.labels(stage=stage).observe(seconds)
-    for step, seconds in enumerate(timings.step_seconds, start=1):
-        metrics.step_duration_seconds.labels(step=str(step)).observe(seconds)
-    metrics.batch_rows.observe(timings.num_rows)
-    metrics.content_paths_shared.inc(timings.num_content_paths_shared)
-    return drawings
-
-
-def _stage_seconds(timings: Timings) -> dict[str, float]:
-    tokenize = {"tokenize": timings.tokenize_seconds} if timings.num_edits else {}
-    return {
-        "text": timings.text_seconds,
-        **tokenize,
-        "transformer": timings.transformer_seconds,
-        "decode": timings.decode_seconds,
-    }

@@ -15,7 +15,7 @@ import structlog
 from service.application.caller import Caller
 from service.application.generate import FinishedImage, Images, ImageStream, PreviewImage
 from service.application.jobs import caller_of
-from service.application.together import Together
+from service.application.shared_exclusive_lock import SharedExclusiveLock
 from service.errors import (
     GenerationFailed,
     InvalidRequest,
@@ -94,7 +94,7 @@ class JobWorker:
         self._lease_seconds = lease_seconds
         self._sleep = sleep
         self._tracing = tracing
-        self._together = Together(max_running)
+        self._lock = SharedExclusiveLock(max_running)
         self._claimed: dict[str, asyncio.Task[None]] = {}  # by entry
         self._runs: dict[str, Run] = {}  # started and not ended, by entry
         self._loops: list[asyncio.Task[None]] = []
@@ -198,7 +198,7 @@ class JobWorker:
         cause: ServiceError | None = None
         while True:
             attempts = await self._insist(lambda: self._queue.attempts(claim))
-            async with self._together.alone() if attempts else self._together.others():
+            async with self._lock.exclusive() if attempts else self._lock.shared():
                 run = await self._insist(lambda: self._queue.start(claim))
                 if run is None:
                     return None

@@ -28,7 +28,7 @@ from pydantic import TypeAdapter
 from service.settings import PREFIX, prepare_torch, read_settings
 
 if TYPE_CHECKING:
-    from service.app import Service
+    from service.lifecycle import Service
 
 PATIENCE_SECONDS = 3600  # a large model takes minutes to load
 BACKLOG = 2048  # connections that may wait to be accepted, as in `atelier serve`

@@ -1,7 +1,7 @@
 """`Prefer: respond-async` (RFC 7240): a request that is answered with a job, which is drawn later.
 
 A route that draws adds PARAMETER and ACCEPTED to its document, returns `await accept(...)` where it
-`is_preferred` once its body is checked, and has its path and a StartJob in JOB_ENDPOINTS of app.py.
+`is_preferred` once its body is checked, and has its path and a StartJob in JOBS of its router.
 """
 
 from __future__ import annotations

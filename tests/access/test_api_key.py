@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from service.access.api_key import ApiKey, DefaultStyle, Limits, digest_of, new_secret, read_line, write_line
 from service.access.keyring import ReloadingKeyring, read_keyring, require_guard
-from service.app import CannotStart, create_app
+from service.app import create_app
 from service.cli.main import cli
+from service.lifecycle import CannotStart
 from service.settings import Settings
 from tests.support.api_keys import Key, lines
 from tests.support.process import PATIENCE_SECONDS, ROOT, command

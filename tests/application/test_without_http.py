@@ -24,7 +24,8 @@ from service.application.extract_style import (
     Styles,
     extraction_batcher,
 )
-from service.application.generate import FinishedImage, Images, PreviewImage, generation_batcher
+from service.application.generate import FinishedImage, Images, PreviewImage
+from service.application.generation_batcher import generation_batcher
 from service.application.generation_request import GenerationRequest, StyleMix, StyleTerm
 from service.application.model_names import ModelNames
 from service.application.upload_limiter import UploadLimiter

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.app import Silent
 from service.errors import NotReady
 from service.http.dependencies import Readiness
+from service.lifecycle import Silent
 from service.settings import Settings
 from tests.support.gated_generator import GatedGenerator
 from tests.support.server import PATIENCE_SECONDS, Running, serving

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 from PIL import Image
 
-from service.app import CannotStart, create_app
+from service.app import create_app
+from service.lifecycle import CannotStart
 from service.media.c2pa_signer import C2paSigner, read_signer
 from service.media.images import OutputFormat, encode_image
 from service.media.provenance import DIGITAL_SOURCE_TYPE

@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import uvicorn
 
-from service.app import SILENT, Progress, Service, create_app
+from service.app import create_app
+from service.lifecycle import SILENT, Progress, Service
 from service.model.engine.generator import Generator
 from service.server import DrainingServer, server_config
 from service.settings import Settings

@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from service.application.generate import ImageJob, record_timings
+from service.application.generation_batcher import ImageJob, record_timings
 from service.batching.job_queue import Job
 from service.model.engine.types import Drawing, ImageSpec, Timings
 from service.model.schedule import Size
