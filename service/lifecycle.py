@@ -50,6 +50,7 @@ from service.webhooks.target import WebhookRules
 # Decoding takes up to 17 bytes a pixel of the upload, so this also bounds memory.
 NUM_DECODING_THREADS = 2
 NUM_ENCODING_THREADS = 2
+CANCEL_AGAIN_SECONDS = 0.5
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -336,5 +337,7 @@ class Service:
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
+    """Until the task has ended: redis-py may lose a cancellation that comes while it connects."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=CANCEL_AGAIN_SECONDS)

@@ -188,9 +188,9 @@ async def test_the_stages_of_an_upload_explain_all_of_its_time(tmp_path: Path) -
     async with app.router.lifespan_context(app), in_process(app) as client:
         await app.state.service.settled.wait()
         styles = app.state.readiness.require().styles
-        threads_busy = [styles.decoding.submit(go_on.wait) for _ in range(NUM_DECODING_THREADS)]
+        threads_busy = [styles.reader.decoding.submit(go_on.wait) for _ in range(NUM_DECODING_THREADS)]
         uploading = asyncio.create_task(client.post("/v1/styles", content=slowly(), headers=headers))
-        while not styles.uploads.num_taken:
+        while not styles.reader.uploads.num_taken:
             await turns()
         clock.now += 7.0
         go_on.set()

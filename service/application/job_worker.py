@@ -115,8 +115,10 @@ class JobWorker:
         """Give back what has not ended."""
         self.close()
         tasks = [*self._loops, *self._claimed.values()]
-        for task in tasks:
-            task.cancel()
+        while running := [task for task in tasks if not task.done()]:
+            for task in running:  # again and again: redis-py may lose a cancellation while it connects
+                task.cancel()
+            await asyncio.wait(running, timeout=RETRY_SECONDS)
         await asyncio.gather(*tasks, return_exceptions=True)
         with suppress(StoreUnavailable):  # then their leases end, or the next start takes them
             for run in self._runs.values():

@@ -83,6 +83,8 @@ class Batcher(Generic[In, Out]):
                 lambda: self.running_seconds + self.queued_seconds, lambda: self.alive and self._has_work
             )
         metrics.queue_depth.labels(queue=name).set_function(lambda: self.num_queued)
+        metrics.queue_wait_seconds.labels(queue=name)  # so that a rate sees the first job, too
+        metrics.batch_size.labels(queue=name)
         metrics.queued_work_seconds.labels(queue=name).set_function(lambda: self.queued_seconds)
 
     @property

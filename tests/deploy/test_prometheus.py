@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from service.metrics import LATENCY_BUCKETS
@@ -75,16 +76,25 @@ def prometheus(server: Running, tmp_path_factory: pytest.TempPathFactory) -> Ite
         server.client() as client,
     ):
         prometheus.wait_for("atelier_ready == 1")
-        style = upload(client, picture()).json()["id"]
-        for body in (
-            {"prompt": "a star"},
-            {"prompt": "a star", "style": style},
-            {"prompt": "a star", "style": style, "stream": True, "partial_images": 1},
-        ):
-            assert client.post("/v1/images/generations", json=body).status_code == 200
-        assert ended(client, submit(client))["status"] == "succeeded"
-        assert client.get("/v1/styles/sty_none").status_code == 404
+        put_load_on(client)
+        # A rate needs each series before it grows: those of labels that are new came with the first load.
+        (num_images,) = prometheus.wait_for("atelier_images_total > 0")
+        put_load_on(client)
+        prometheus.wait_for(f"atelier_images_total > {num_images}")
+        put_load_on(client)
         yield prometheus
+
+
+def put_load_on(client: httpx.Client) -> None:
+    style = upload(client, picture()).json()["id"]
+    for body in (
+        {"prompt": "a star"},
+        {"prompt": "a star", "style": style},
+        {"prompt": "a star", "style": style, "stream": True, "partial_images": 1},
+    ):
+        assert client.post("/v1/images/generations", json=body).status_code == 200
+    assert ended(client, submit(client))["status"] == "succeeded"
+    assert client.get("/v1/styles/sty_none").status_code == 404
 
 
 def test_every_query_of_every_panel_and_alert_has_a_series(prometheus: Prometheus) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_every_path_of_the_api_needs_a_key_and_the_document_says_so(shared: Runn
         paths = client.get("/openapi.json").json()["paths"]
         for path, methods in paths.items():
             for method, described in methods.items():
-                status = client.request(method, path.format(style_id="sty_x", model="tiny")).status_code
+                status = client.request(method, re.sub(r"{\w+}", "x", path)).status_code
                 is_open = path in ("/livez", "/readyz", "/metrics", "/version")
                 assert (status == 401) != is_open, path
                 assert ("security" in described) != is_open, path

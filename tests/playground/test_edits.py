@@ -108,6 +108,7 @@ def test_an_edit_is_found_in_the_history_after_a_reload_and_drawn_again(
     expect(page.get_by_alt_text("The picture to edit")).to_have_count(0)
     page.get_by_role("button", name="Clear history").click()
     page.get_by_role("button", name="Really clear it?").click()
+    expect(page.get_by_role("list", name="History")).to_have_count(0)  # once it is cleared in the database
     page.reload()
     expect(page.get_by_role("button", name="blocks", exact=True)).to_be_visible()
     expect(page.get_by_role("list", name="History")).to_have_count(0)
