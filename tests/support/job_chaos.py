@@ -73,7 +73,7 @@ class Chaos:
         # Each somewhere in a stretch of its own, so that jobs have been drawn before and are left after it.
         width = self.num_jobs / (len(kills) + 1)
         due = [int(width * (index + self._random.uniform(0.3, 1.0))) for index in range(len(kills))]
-        with self._stack:
+        with self._stack, self._client:
             serving = self._start()
             submitting = threading.Thread(target=self._submit_all, name="submit")
             submitting.start()
