@@ -1,209 +1,330 @@
-"""Draws a Scene: the pictures that the bundled model is trained and judged on. numpy and pillow only."""
+"""Draws a Scene from the things' sprites: the pictures that nano is trained and judged on."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from service.training.scene import (
-    Scene,
-    jittered,
-)
-from service.training.silhouettes import Coverage, Placement, Silhouette, draw_silhouette
+from service.training.scene import Scene, jittered, oklab
+from service.training.sprites import Sprite, Sprites
 
 Colour = NDArray[np.float32]  # [3], RGB in 0..1
 Canvas = NDArray[np.float32]  # [side, side, 3], RGB in 0..1
+Coverage = NDArray[np.float32]  # [side, side], 0 outside, 1 inside
 BLACK = np.array([0.04, 0.04, 0.06], dtype=np.float32)
 WHITE = np.array([0.98, 0.98, 0.97], dtype=np.float32)
 BROWN = np.array([0.35, 0.2, 0.08], dtype=np.float32)
 # Patterns repeat as often as the model's finest grid has tokens across, so that every token of a pattern
-# carries the same code: a pattern that beats against the grid comes out of 64 pixels as grey.
+# carries the same code: a pattern that beats against the grid comes out of 64 pixels as grey, and one that
+# does not can be read from the coarsest feature, as a style is.
 REPEATS = 8
 PIXELS_ACROSS = 2 * REPEATS
+# Below this distance in Oklab from what is behind it, a thing is given a rim.
+MIN_RIM_CONTRAST = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Pose:
+    """Where a thing is: its longer side and its centre's shift in fractions of the picture, and its turn."""
+
+    size: float
+    x: float
+    y: float
+    turn_degrees: float
+    mirrored: bool
+
+
+# Few enough that a small model learns each of them, different enough that seeds differ.
+POSES: tuple[Pose, ...] = tuple(
+    Pose(size, x, y, turn, mirrored)
+    for (size, x, y, turn), mirrored in product(
+        ((0.90, 0.0, 0.0, 0), (0.78, -0.08, 0.05, 6), (0.78, 0.08, -0.05, -6)), (False, True)
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A sprite as placed: its colours, and where it is."""
+
+    colours: Canvas
+    coverage: Coverage
 
 
 @dataclass(frozen=True, slots=True)
 class Sketch:
     """All that a medium draws from."""
 
-    shape: Silhouette
-    colour: Colour
+    flat: Callable[[], Figure]
+    ink: Callable[[], Figure]
+    clay: Callable[[], Figure]
+    colour: Colour | None  # None: the thing's own colours
     background: Colour
     side: int
     rng: np.random.Generator
 
 
-def render(scene: Scene, rng: np.random.Generator, side: int = 64) -> NDArray[np.uint8]:
-    """RGB picture [side, side, 3] of `scene`; the same scene and generator state give the same bytes.
+class Renderer:
+    """Draws with a set of sprites, in pictures of `side` x `side`."""
 
-    KeyError when a word of the scene is not in its list.
-    """
-    placement = Placement(
-        x=0.5 + rng.uniform(-0.035, 0.035),
-        y=0.5 + rng.uniform(-0.035, 0.035),
-        radius=rng.uniform(0.34, 0.405),
-        turn_radians=math.radians(rng.uniform(-6, 6)),
-    )
-    sketch = Sketch(
-        shape=draw_silhouette(scene.object, side, placement),
-        colour=jittered(scene.colour, rng),
-        background=jittered(scene.background, rng),
-        side=side,
-        rng=rng,
-    )
-    canvas = _MEDIA[scene.medium](sketch)
-    return np.asarray(np.clip(canvas * 255 + 0.5, 0, 255).astype(np.uint8))
+    def __init__(self, sprites: Sprites, side: int = 64) -> None:
+        self._sprites, self._side = sprites, side
+        self._placed = lru_cache(maxsize=None)(self._place)  # 80 MB for 260 things of 64 px
+
+    def render(self, scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """RGB picture [side, side, 3] of `scene`; the same scene and generator state give the same bytes.
+
+        KeyError when a word of the scene is not in its list, or when there is no sprite of the thing.
+        """
+        pose = POSES[rng.integers(len(POSES))]
+        index, colour = self._sprites.index(scene.object), None
+        if scene.colour:
+            colour = jittered(scene.colour, rng)
+
+        def placed(kind: str) -> Callable[[], Figure]:
+            return lambda: _recoloured(_figure(self._placed(kind, index, pose)), colour)
+
+        sketch = Sketch(
+            placed("flat"),
+            placed("ink"),
+            placed("clay"),
+            colour,
+            jittered(scene.background, rng),
+            self._side,
+            rng,
+        )
+        canvas = _MEDIA[scene.medium](sketch)
+        return np.asarray(np.clip(canvas * 255 + 0.5, 0, 255).astype(np.uint8))
+
+
+    def _place(self, kind: str, index: int, pose: Pose) -> NDArray[np.uint8]:
+        sprites: NDArray[np.uint8] = getattr(self._sprites, kind)
+        return _placed(sprites[index], pose, self._side)
+
+
+def _placed(sprite: Sprite, pose: Pose, side: int) -> NDArray[np.uint8]:
+    """RGBA [side, side, 4]."""
+    image = Image.fromarray(sprite)
+    if pose.mirrored:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    longer = image.width
+    if pose.turn_degrees:
+        image = image.rotate(pose.turn_degrees, Image.Resampling.BICUBIC, expand=True)
+    length = round(pose.size * side * image.width / longer)
+    image = image.resize((length, length), Image.Resampling.LANCZOS)
+    picture = Image.new("RGBA", (side, side))
+    corner = [round((0.5 + shift) * side - length / 2) for shift in (pose.x, pose.y)]
+    picture.paste(image, (corner[0], corner[1]))
+    return np.asarray(picture)
+
+
+def _figure(placed: NDArray[np.uint8]) -> Figure:
+    pixels = placed.astype(np.float32) / np.float32(255)
+    return Figure(pixels[..., :3], pixels[..., 3])
+
+
+def _recoloured(figure: Figure, colour: Colour | None) -> Figure:
+    """In shades of `colour`: the sprite's lighter parts lighter, its darker parts darker, so that details stay."""
+    if colour is None:
+        return figure
+    luminance = _luminance(figure.colours)
+    weight = figure.coverage.sum() + np.float32(1e-6)
+    mean = float((luminance * figure.coverage).sum() / weight)
+    height = (luminance - np.float32(mean))[..., None]
+    own = _luminance(colour)
+    # Where there is no room above or below, contrast goes the other way round.
+    lighter, darker = (0.9, 1.3) if own < 0.85 else (0.4, 1.6)
+    if own < 0.2:
+        height = np.where(height < 0, height * np.float32(0.5), height * np.float32(1.2))
+    towards_white = np.clip(height * np.float32(lighter), 0, 0.8)
+    towards_black = np.clip(-height * np.float32(darker), 0, 0.72)
+    shaded = colour + towards_white * (WHITE - colour)
+    return Figure(shaded + towards_black * (BLACK - shaded), figure.coverage)
 
 
 def _flat(sketch: Sketch) -> Canvas:
-    return _composed(sketch)
+    return _laid(sketch, _plain(sketch), sketch.flat())
 
 
-def _outline(sketch: Sketch) -> Canvas:
-    paper = np.broadcast_to(sketch.background, (sketch.side, sketch.side, 3))
-    return _over(paper, sketch.colour, sketch.shape.strokes)
-
-
-def _stripes(sketch: Sketch) -> Canvas:
-    x, y = _grid(sketch.side)
-    phase = REPEATS * (x + y) + sketch.rng.uniform(-0.05, 0.05)
-    wave = np.sin(2 * math.pi * phase).astype(np.float32)
-    # Divided by the slope at the crossing, an edge is one pixel wide: antialiased without oversampling.
-    slope = 2 * math.pi * REPEATS * math.sqrt(2) / sketch.side
-    return _two_toned(sketch, _step(wave / slope))
-
-
-def _checker(sketch: Sketch) -> Canvas:
-    x, y = _grid(sketch.side)
-    slope = 2 * math.pi * REPEATS / sketch.side
-    across = _step(np.sin(2 * math.pi * (REPEATS * x + sketch.rng.uniform(-0.04, 0.04))) / slope)
-    down = _step(np.sin(2 * math.pi * (REPEATS * y + sketch.rng.uniform(-0.04, 0.04))) / slope)
-    return _two_toned(sketch, across + down - 2 * across * down)
-
-
-def _wood_grain(sketch: Sketch) -> Canvas:
-    x, y = _grid(sketch.side)
-    ground = _grain(sketch, sketch.background, y, x)
-    # The object is inlaid: cut from another plank, so its grain runs the other way.
-    inlay = _grain(sketch, sketch.colour, x, y)
-    canvas = _over(ground, inlay, sketch.shape.figure)
-    return _with_details(canvas, sketch, sketch.colour)
-
-
-def _watercolour(sketch: Sketch) -> Canvas:
-    rng, side = sketch.rng, sketch.side
-    paper = _mixed(sketch.background, WHITE, 0.3)
-    wobble = _clouds(rng, 9, side)
-    soft = _blurred(sketch.shape.figure, side * 0.022)
-    painted = _step((soft - 0.5 + 0.36 * (wobble - 0.5)) * 4)
-    # Pigment pools along the edge of a wash as it dries.
-    rim = 4 * painted * (1 - painted)
-    ground = _washed(paper, _clouds(rng, 4, side))
-    wash = _washed(_mixed(sketch.colour, WHITE, 0.12), _clouds(rng, 5, side))
-    canvas = _over(ground, wash, painted * 0.95)
-    canvas = _over(canvas, sketch.colour * np.float32(0.75), rim * 0.45)
-    return _with_details(canvas, sketch, sketch.colour, opacity=0.75, blur=side * 0.012)
-
-
-def _pixel(sketch: Sketch) -> Canvas:
+def _ink(sketch: Sketch) -> Canvas:
+    """Pen on tinted paper, the ground hatched."""
     side = sketch.side
-    fine = Image.fromarray((_composed(sketch) * 255).astype(np.uint8))
-    coarse = fine.resize((PIXELS_ACROSS, PIXELS_ACROSS), Image.Resampling.BOX)
-    cells = np.asarray(coarse, dtype=np.float32) / 255
-    cells = cells + sketch.rng.uniform(-0.03, 0.03, (PIXELS_ACROSS, PIXELS_ACROSS, 1)).astype(np.float32)
-    index = np.arange(side) * PIXELS_ACROSS // side
-    # Tile joints tell a mosaic from a flat picture where there is no edge to be jagged.
-    joint = np.diff(index, append=PIXELS_ACROSS) > 0
-    tiles = cells[index][:, index]
-    joints = np.where(
-        tiles.mean(axis=-1, keepdims=True) < 0.2, tiles + np.float32(0.13), tiles * np.float32(0.8)
-    )
-    return np.where((joint[:, None] | joint[None, :])[..., None], joints, tiles)
+    dark_paper = _luminance(sketch.background) < 0.3
+    ink = sketch.colour if sketch.colour is not None else (WHITE if dark_paper else BLACK)
+    x, y = _grid(side)
+    wave = np.sin(2 * np.pi * REPEATS * (x - y))
+    hatching = _step((wave - np.float32(0.72)) * np.float32(2.2))
+    paper = _over(_plain(sketch), _mixed(sketch.background, WHITE if dark_paper else BLACK, 0.5), hatching)
+    figure = sketch.ink()
+    # The paper shows through the drawing, and the hatching keeps a distance from it.
+    near = _step((_blurred(figure.coverage, side * 0.05) - np.float32(0.06)) * np.float32(12) - np.float32(0.5))
+    paper = _over(paper, _plain(sketch), near)
+    return _over(paper, ink, figure.coverage)
+
+
+def _clay(sketch: Sketch) -> Canvas:
+    """A model in a studio: light from above, a round floor and a soft shadow."""
+    side = sketch.side
+    x, y = _grid(side)
+    light = np.clip(1.0 - 1.5 * np.hypot(x - 0.5, (y - 0.42) * 0.9), 0, 1).astype(np.float32)
+    ground = _over(_mixed(sketch.background, BLACK, 0.34)[None, None], _mixed(sketch.background, WHITE, 0.34), light)
+    figure = sketch.clay()
+    low = _shifted(figure.coverage, round(0.03 * side), round(0.07 * side))
+    shadow = _blurred(low, side * 0.045)
+    ground = _over(ground, BLACK, shadow * np.float32(0.55))
+    return _laid(sketch, ground, figure, rim=0.6)
 
 
 def _neon(sketch: Sketch) -> Canvas:
     side = sketch.side
     # Dark enough to glow on, tinted enough to name the background's colour.
     ground = _mixed(BLACK, sketch.background, 0.42 - 0.1 * _luminance(sketch.background))
-    light = _mixed(sketch.colour, WHITE, 0.08)
-    near = _blurred(sketch.shape.strokes, side * 0.025)
-    far = _blurred(sketch.shape.strokes, side * 0.075)
+    figure, lines = sketch.flat(), sketch.ink().coverage
+    # Drawings fill large parts with ink; a tube has a width.
+    inside = np.clip(_blurred(lines, side * 0.022) * 3 - 1.9, 0, 1)
+    tube = lines * (1 - np.float32(0.85) * inside)
+    light = _lit(sketch, figure)
+    near = _blurred(tube, side * 0.025)
+    far = _blurred(tube, side * 0.08)
     canvas = np.broadcast_to(ground, (side, side, 3))
-    canvas = _over(canvas, light, np.minimum(far * 0.6 + near * 0.5, 1))
-    canvas = _over(canvas, light, sketch.shape.strokes)
-    core = np.clip(near * 2 - 0.9, 0, 1) * sketch.shape.strokes
-    return _over(canvas, WHITE, core * 0.55)
+    canvas = _over(canvas, light, np.clip(far * 0.7 + near * 0.5, 0, 1))
+    canvas = _over(canvas, light, tube)
+    core = np.clip(near * 2 - 0.9, 0, 1) * tube
+    return _over(canvas, WHITE, core * 0.5)
+
+
+def _lit(sketch: Sketch, figure: Figure) -> Canvas:
+    """The colours that tubes glow in: those of the figure there, light and saturated."""
+    side = sketch.side
+    if sketch.colour is not None:
+        return np.broadcast_to(_mixed(sketch.colour, WHITE, 0.08), (side, side, 3))
+    weight = _blurred(figure.coverage, side * 0.07) + np.float32(1e-3)
+    blurred = np.stack(
+        [_blurred(figure.colours[..., channel] * figure.coverage, side * 0.07) / weight for channel in range(3)], axis=-1
+    )
+    top = blurred.max(axis=-1, keepdims=True)
+    bottom = blurred.min(axis=-1, keepdims=True)
+    spread = np.maximum(top - bottom, np.float32(0.04))
+    # The hue stays; grey things glow white.
+    vivid = (blurred - bottom) / spread
+    share = np.clip(spread * 5, 0, 1)
+    return np.asarray(np.clip(share * (0.22 + 0.78 * vivid) + (1 - share) * WHITE, 0, 1), dtype=np.float32)
+
+
+def _pixel(sketch: Sketch) -> Canvas:
+    side = sketch.side
+    fine = Image.fromarray((np.clip(_laid(sketch, _plain(sketch), sketch.flat()), 0, 1) * 255).astype(np.uint8))
+    coarse = fine.resize((PIXELS_ACROSS, PIXELS_ACROSS), Image.Resampling.BOX)
+    cells = np.asarray(coarse, dtype=np.float32) / 255
+    index = np.arange(side) * PIXELS_ACROSS // side
+    # Tile joints tell a mosaic from a flat picture where there is no edge to be jagged.
+    joint = np.diff(index, append=PIXELS_ACROSS) > 0
+    tiles = cells[index][:, index]
+    joints = np.where(
+        tiles.mean(axis=-1, keepdims=True) < 0.2, tiles + np.float32(0.15), tiles * np.float32(0.76)
+    )
+    return np.where((joint[:, None] | joint[None, :])[..., None], joints, tiles)
+
+
+def _watercolour(sketch: Sketch) -> Canvas:
+    """Washes on paper whose edge stays dry; pigment pools along their rims."""
+    rng, side = sketch.rng, sketch.side
+    paper = _mixed(WHITE, sketch.background, 0.06)
+    x, y = _grid(side)
+    wobble = _clouds(rng, 9, side)
+    inside = np.minimum(np.minimum(x, 1 - x), np.minimum(y, 1 - y))
+    wet = _step((inside - 0.075 + 0.09 * (wobble - 0.5)) * 22)
+    ground = _washed(_mixed(sketch.background, WHITE, 0.22), _clouds(rng, 4, side))
+    canvas = _over(np.broadcast_to(paper, (side, side, 3)), ground, wet)
+    canvas = _over(canvas, sketch.background * np.float32(0.8), 4 * wet * (1 - wet) * 0.5)
+    figure = sketch.flat()
+    soft = _blurred(figure.coverage, side * 0.014)
+    painted = _step((soft - 0.5 + 0.3 * (wobble - 0.5)) * 4)
+    bled = np.stack([_blurred(figure.colours[..., channel], side * 0.01) for channel in range(3)], axis=-1)
+    thin = np.clip((_clouds(rng, 5, side) - 0.35) * 1.1, 0, 0.5)[..., None]
+    wash = bled + thin * (WHITE - bled)
+    canvas = _over(canvas, wash, painted * 0.94)
+    rim = 4 * painted * (1 - painted)
+    return _over(canvas, bled * np.float32(0.55), rim * 0.6)
+
+
+def _stripes(sketch: Sketch) -> Canvas:
+    x, y = _grid(sketch.side)
+    # Divided by the slope at the crossing, an edge is one pixel wide: antialiased without oversampling.
+    slope = 2 * np.pi * REPEATS * np.sqrt(2) / sketch.side
+    falling, rising = (_step(np.sin(2 * np.pi * REPEATS * (x + sign * y)) / slope) for sign in (1, -1))
+    ground = _over(_plain(sketch), _second_tone(_plain(sketch), 0.4), falling)
+    figure = sketch.flat()
+    striped = _over(figure.colours, _second_tone(figure.colours, 0.22), rising)
+    return _laid(sketch, ground, Figure(striped, figure.coverage), rim=1.0)
+
+
+def _wood_grain(sketch: Sketch) -> Canvas:
+    x, y = _grid(sketch.side)
+    figure = sketch.flat()
+    ground = _grain(sketch, _plain(sketch), y, x, 0.62)
+    # The thing is inlaid: cut from another plank, so its grain runs the other way.
+    inlay = _grain(sketch, figure.colours, x, y, 0.3)
+    return _laid(sketch, ground, Figure(inlay, figure.coverage), rim=1.0)
 
 
 _MEDIA: dict[str, Callable[[Sketch], Canvas]] = {
     "flat": _flat,
-    "outline": _outline,
-    "stripes": _stripes,
-    "checker": _checker,
-    "wood grain": _wood_grain,
-    "watercolour": _watercolour,
-    "pixel": _pixel,
+    "ink": _ink,
+    "clay": _clay,
     "neon": _neon,
+    "pixel": _pixel,
+    "watercolour": _watercolour,
+    "stripes": _stripes,
+    "wood grain": _wood_grain,
 }
 
 
-def _composed(sketch: Sketch) -> Canvas:
-    paper = np.broadcast_to(sketch.background, (sketch.side, sketch.side, 3))
-    canvas = _over(paper, sketch.colour, sketch.shape.figure)
-    return _with_details(canvas, sketch, sketch.colour)
+def _plain(sketch: Sketch) -> Canvas:
+    return np.broadcast_to(sketch.background, (sketch.side, sketch.side, 3))
 
 
-def _two_toned(sketch: Sketch, pattern: Coverage) -> Canvas:
-    """Background and object in their colour and, where `pattern` is 1, in a second tone of it."""
-    paper = _over(sketch.background[None, None], _second_tone(sketch.background), pattern)
-    figure = _over(sketch.colour[None, None], _second_tone(sketch.colour), pattern)
-    return _with_details(_over(paper, figure, sketch.shape.figure), sketch, sketch.colour)
+def _laid(sketch: Sketch, ground: Canvas, figure: Figure, rim: float = 0.9) -> Canvas:
+    """The figure on the ground, with a rim where it would melt into it: a red apple on red is still to be seen."""
+    edge = np.clip(_blurred(figure.coverage, sketch.side * 0.02) * 3, 0, 1)
+    border = figure.coverage * (1 - np.clip(_blurred(figure.coverage, sketch.side * 0.03) * 2 - 1, 0, 1))
+    weight = border.sum() + np.float32(1e-6)
+    mean = (figure.colours * border[..., None]).sum((0, 1)) / weight
+    distance = float(np.linalg.norm(oklab(mean) - oklab(sketch.background)))
+    if distance < MIN_RIM_CONTRAST:
+        tone = WHITE if _luminance(sketch.background) < 0.6 else BLACK
+        ground = _over(ground, tone, edge * np.float32(rim))
+    return _over(ground, figure.colours, figure.coverage)
 
 
-def _with_details(
-    canvas: Canvas, sketch: Sketch, colour: Colour, opacity: float = 1.0, blur: float = 0.0
-) -> Canvas:
-    shade, light = sketch.shape.shade, sketch.shape.light
-    if blur:
-        shade, light = _blurred(shade, blur), _blurred(light, blur)
-    canvas = _over(canvas, _shade_of(colour), shade * np.float32(opacity))
-    return _over(canvas, _light_of(colour), light * np.float32(opacity))
+def _luminance(colour: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(colour @ np.array([0.299, 0.587, 0.114], dtype=np.float32))
 
 
-def _luminance(colour: Colour) -> float:
-    return float(colour @ np.array([0.299, 0.587, 0.114], dtype=np.float32))
-
-
-def _second_tone(colour: Colour) -> Colour:
+def _second_tone(colours: Canvas, share: float) -> Canvas:
     # Dark colours cannot get darker, so their second tone is lighter.
-    return _mixed(colour, WHITE, 0.32) if _luminance(colour) < 0.3 else _mixed(colour, BLACK, 0.3)
+    dark = (_luminance(colours) < 0.3)[..., None]
+    return np.where(dark, _mixed(colours, WHITE, share), _mixed(colours, BLACK, share))
 
 
-def _shade_of(colour: Colour) -> Colour:
-    return _mixed(colour, WHITE, 0.42) if _luminance(colour) < 0.2 else _mixed(colour, BLACK, 0.5)
-
-
-def _light_of(colour: Colour) -> Colour:
-    return _mixed(colour, WHITE, 0.8) if _luminance(colour) < 0.8 else _mixed(colour, BLACK, 0.65)
-
-
-def _grain(sketch: Sketch, colour: Colour, across: Coverage, along: Coverage) -> Canvas:
+def _grain(sketch: Sketch, colours: Canvas, across: Coverage, along: Coverage, share: float) -> Canvas:
     """Year rings cut lengthwise: lines that run along one axis, bent by one slow wave."""
-    bend = 0.3 * np.sin(2 * math.pi * (along + sketch.rng.uniform()))
-    wave = 0.5 + 0.5 * np.sin(2 * math.pi * (REPEATS * across + bend))
-    tone = _mixed(_second_tone(colour), BROWN, 0.3)
-    return _over(colour[None, None], tone, (wave**2).astype(np.float32))
+    bend = 0.3 * np.sin(2 * np.pi * (along + sketch.rng.uniform()))
+    wave = 0.5 + 0.5 * np.sin(2 * np.pi * (REPEATS * across + bend))
+    tone = _mixed(_second_tone(colours, share), BROWN, 0.4)
+    return _over(_mixed(colours, BROWN, 0.12), tone, (wave**2).astype(np.float32))
 
 
 def _washed(colour: Colour, clouds: Coverage) -> Canvas:
     thin = np.clip((clouds - 0.5) * 1.6, 0, 1)
     thick = np.clip((0.5 - clouds) * 1.6, 0, 1)
-    return _over(_over(colour[None, None], WHITE, thin * 0.55), colour * np.float32(0.72), thick * 0.7)
+    return _over(_over(colour[None, None], WHITE, thin * 0.45), colour * np.float32(0.78), thick * 0.6)
 
 
 def _clouds(rng: np.random.Generator, cells: int, side: int) -> Coverage:
@@ -219,19 +340,26 @@ def _grid(side: int) -> tuple[Coverage, Coverage]:
     return along[None, :], along[:, None]
 
 
-def _step(height: Coverage) -> Coverage:
+def _step(height: NDArray[np.floating]) -> Coverage:
     """0 below -0.5, 1 above 0.5, a ramp between."""
     return np.asarray(np.clip(height + np.float32(0.5), 0, 1), dtype=np.float32)
 
 
+def _shifted(coverage: Coverage, x: int, y: int) -> Coverage:
+    moved = np.zeros_like(coverage)
+    moved[y:, x:] = coverage[: len(coverage) - y, : len(coverage) - x]
+    return moved
+
+
 def _blurred(coverage: Coverage, radius: float) -> Coverage:
-    image = Image.fromarray((coverage * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))
+    levels = np.clip(coverage * 255, 0, 255).astype(np.uint8)
+    image = Image.fromarray(levels).filter(ImageFilter.GaussianBlur(radius))
     return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
-def _mixed(colour: Colour, other: Colour, share: float) -> Colour:
+def _mixed(colour: NDArray[np.float32], other: Colour, share: float) -> NDArray[np.float32]:
     return colour + np.float32(share) * (other - colour)
 
 
 def _over(below: Canvas, above: NDArray[np.float32], coverage: Coverage) -> Canvas:
-    return below + coverage[..., None] * (above - below)
+    return below + coverage[..., None].astype(np.float32) * (above - below)

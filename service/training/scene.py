@@ -1,8 +1,9 @@
-"""What a picture of the bundled model shows: four words out of closed lists."""
+"""What a picture of the bundled model shows: a thing, a colour, a background and a medium out of closed lists."""
 
 from __future__ import annotations
 
 import colorsys
+import zlib
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -10,20 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-OBJECTS: tuple[str, ...] = (
-    "circle",
-    "square",
-    "triangle",
-    "star",
-    "heart",
-    "house",
-    "tree",
-    "fish",
-    "mug",
-    "car",
-    "flower",
-    "cat",
-)
+from service.model.nano.words import THINGS
+
+OBJECTS: tuple[str, ...] = tuple(thing.name for thing in THINGS)
 PALETTE: dict[str, tuple[int, int, int]] = {
     "red": (218, 36, 40),
     "orange": (246, 130, 22),
@@ -40,22 +30,23 @@ COLOURS: tuple[str, ...] = tuple(PALETTE)
 BACKGROUNDS: tuple[str, ...] = tuple(PALETTE)
 MEDIA: tuple[str, ...] = (
     "flat",
-    "outline",
-    "stripes",
-    "checker",
-    "wood grain",
-    "watercolour",
-    "pixel",
+    "ink",
+    "clay",
     "neon",
+    "pixel",
+    "watercolour",
+    "stripes",
+    "wood grain",
 )
 # Below this distance two palette colours melt into one another once textured and 64 px wide.
 # Eleven pairs fall below it: neighbours in hue (orange and yellow) or in lightness (red and purple).
 MIN_CONTRAST = 0.27
+RECOLOURED = 0.3  # share of scenes in which the thing has another colour than its own
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One object in one colour on one background, drawn in one medium."""
+    """One thing on one background, drawn in one medium; with no `colour`, in its own colours."""
 
     object: str
     colour: str
@@ -70,7 +61,7 @@ def contrast(first: str, second: str) -> float:
 
 @cache
 def allowed_pairs(medium: str) -> tuple[tuple[str, str], ...]:
-    """(colour, background) pairs that are distinguishable in `medium`."""
+    """(colour, background) pairs of palette colours that are distinguishable in `medium`."""
     # Neon draws with light on a dark ground, and black light is no light.
     return tuple(
         (colour, background)
@@ -80,12 +71,31 @@ def allowed_pairs(medium: str) -> tuple[tuple[str, str], ...]:
     )
 
 
-def random_scene(rng: np.random.Generator) -> Scene:
-    """Object and medium uniform; colour and background uniform over the medium's allowed pairs."""
-    medium = MEDIA[rng.integers(len(MEDIA))]
-    pairs = allowed_pairs(medium)
-    colour, background = pairs[rng.integers(len(pairs))]
-    return Scene(OBJECTS[rng.integers(len(OBJECTS))], colour, background, medium)
+def held_out(object: str, medium: str) -> bool:
+    """Whether no training picture shows this thing in this medium: so it is for a tenth of the pairs."""
+    return zlib.crc32(f"{object}|{medium}".encode()) % 10 == 0
+
+
+@cache
+def _pairs(only: bool | None) -> tuple[tuple[str, str], ...]:
+    """(thing, medium) pairs: all (None), held out (True) or trained on (False)."""
+    pairs = ((name, medium) for name in OBJECTS for medium in MEDIA)
+    return tuple(pair for pair in pairs if only is None or held_out(*pair) is only)
+
+
+def random_scene(rng: np.random.Generator, *, held_out: bool | None = False) -> Scene:
+    """Thing and medium uniform over the pairs trained on (False), held out (True) or all (None).
+
+    Seven things in ten have their own colours, on any background; the others a palette colour, uniform over
+    the medium's allowed pairs.
+    """
+    pairs = _pairs(held_out)
+    name, medium = pairs[rng.integers(len(pairs))]
+    if rng.random() >= RECOLOURED:
+        return Scene(name, "", BACKGROUNDS[rng.integers(len(BACKGROUNDS))], medium)
+    colours = allowed_pairs(medium)
+    colour, background = colours[rng.integers(len(colours))]
+    return Scene(name, colour, background, medium)
 
 
 def jittered(name: str, rng: np.random.Generator) -> NDArray[np.float32]:

@@ -1,59 +1,116 @@
-"""The tiny T5 of nano: a word-level vocabulary and an untrained encoder, laid out like the large ones."""
+"""nano's words: the things it draws (`things.txt`), and the tiny T5 that reads them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from torch import nn
 from transformers import T5Config, T5EncoderModel
 
-# head token: the other spellings that mean the same to the model. The head of "wood grain" is "wood".
+
+_IRREGULAR = {
+    "deer": "deer", "die": "dice", "fish": "fish", "knife": "knives", "leaf": "leaves", "mouse": "mice",
+    "scarf": "scarves", "sheep": "sheep", "tooth": "teeth", "wolf": "wolves", "snowman": "snowmen",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """Something that nano draws, in lower case."""
+
+    name: str  # one word or several, singular where there is one
+    label: str  # what emojibase calls its picture
+    synonyms: tuple[str, ...]  # single words
+
+    @property
+    def is_plural(self) -> bool:
+        """As scissors are."""
+        return self.name.endswith("s") and not self.name.endswith(("ss", "us"))
+
+    @property
+    def plural(self) -> str:
+        if self.is_plural:
+            return self.name
+        *before, last = self.name.split()
+        return " ".join([*before, plural(last)])
+
+
+def plural(noun: str) -> str:
+    """Of a singular, single word."""
+    if noun in _IRREGULAR:
+        return _IRREGULAR[noun]
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{noun}es"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}s"
+
+
+def _things() -> tuple[Thing, ...]:
+    things = []
+    for line in Path(__file__).with_name("things.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            named, _, synonyms = line.partition(":")
+            name, _, label = (part.strip() for part in named.partition("="))
+            things.append(Thing(name, label or name, tuple(synonyms.split())))
+    return tuple(things)
+
+
+THINGS: tuple[Thing, ...] = _things()
+
+# Of colours, media and filling words. Head token: the other spellings that mean the same to the model.
 SPELLINGS: dict[str, str] = {
-    "circle": "circles disc disk ball round dot",
-    "square": "squares box block",
-    "triangle": "triangles triangular pyramid",
-    "star": "stars starry",
-    "heart": "hearts love valentine",
-    "house": "houses home homes cottage cabin hut building",
-    "tree": "trees fir firs pine pines spruce christmas",
-    "fish": "fishes goldfish",
-    "mug": "mugs cup cups teacup coffee",
-    "car": "cars automobile automobiles auto vehicle taxi",
-    "flower": "flowers blossom blossoms daisy bloom",
-    "cat": "cats kitten kittens kitty feline",
     "red": "crimson scarlet ruby",
-    "orange": "tangerine amber",
-    "yellow": "golden gold lemon",
+    "orange": "amber",
+    "yellow": "golden gold",
     "green": "emerald",
     "teal": "turquoise cyan aqua",
     "blue": "navy cobalt azure",
     "purple": "violet lilac",
-    "pink": "rose magenta",
+    "pink": "magenta",
     "white": "ivory snowy",
     "black": "ebony",
     "flat": "plain solid vector",
-    "outline": "outlined outlines contour line sketch",
-    "stripes": "striped stripe stripy",
-    "checker": "checkered chequered checked checkerboard chequerboard",
-    "wood": "grain wooden woodgrain timber",
-    "watercolour": "watercolor watercolours watercolors aquarelle painting painted wash",
-    "pixel": "pixels pixelated pixelart mosaic",
+    "ink": "outline outlined outlines contour sketch sketched line inked",
+    "clay": "3d modelled sculpted plasticine",
     "neon": "glowing glow luminous",
+    "pixel": "pixels pixelated pixelart mosaic",
+    "watercolour": "watercolor watercolours watercolors aquarelle painting painted wash",
+    "stripes": "striped stripe stripy",
+    "wood": "grain wooden woodgrain timber",
     "background": "backdrop ground wall",
     "style": "styled art medium pattern texture look",
     "picture": "pictures image drawing icon photo illustration",
     "drawn": "made shown rendered done",
-    "a": "an the one some",
+    "a": "an the one some two three several",
     "on": "onto over against upon",
     "in": "with as",
     "of": "and",
 }
-VOCABULARY: Mapping[str, str] = MappingProxyType(
-    {word: head for head, others in SPELLINGS.items() for word in (head, *others.split())}
-)
+
+
+def _vocabulary() -> dict[str, str]:
+    vocabulary = {word: head for head, others in SPELLINGS.items() for word in (head, *others.split())}
+    for thing in THINGS:
+        for word in thing.name.split():
+            vocabulary.setdefault(word, word)
+    for thing in THINGS:
+        last = thing.name.split()[-1]
+        vocabulary.setdefault(thing.plural.split()[-1], last)
+        for word in thing.synonyms:
+            # Where several words name a thing together, another name for it is a token of its own.
+            head = word if " " in thing.name else thing.name
+            vocabulary.setdefault(word, head)
+            if not Thing(word, word, ()).is_plural:
+                vocabulary.setdefault(plural(word), head)
+    return vocabulary
+
+
+VOCABULARY: Mapping[str, str] = MappingProxyType(_vocabulary())
 """Every known word, lower case, and the token it stands for. Split text with `words` before looking it up."""
 _SPECIAL = ("<pad>", "</s>", "<unk>")
 
