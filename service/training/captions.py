@@ -6,46 +6,38 @@ import string
 
 import numpy as np
 
-from service.model.nano.words import SPELLINGS
+from service.model.nano.words import SPELLINGS, THINGS, VOCABULARY
 from service.training.scene import COLOURS, MEDIA, OBJECTS, Scene
 
 # How often a caption leaves a part out, so that each part is learnt alone and a style can fill the gap.
-DROP_OBJECT, DROP_COLOUR, DROP_BACKGROUND, DROP_MEDIUM = 0.05, 0.25, 0.30, 0.40
+DROP_OBJECT, DROP_COLOUR, DROP_BACKGROUND, DROP_MEDIUM = 0.04, 0.2, 0.25, 0.25
 # Rare enough that a head word stays the strongest spelling, frequent enough to test every synonym.
-SYNONYM_SHARE = 0.2
+SYNONYM_SHARE = 0.15
 # Heads that name nothing to draw: a prompt of these alone asks for anything at all.
 FILLERS: tuple[str, ...] = ("background", "style", "picture", "drawn", "a", "on", "in", "of")
 DRAWS = (
-    f"one of {', '.join(OBJECTS)}, in {', '.join(COLOURS)}, on a background of such a colour, "
-    f"as {', '.join(MEDIA)}: a red cat on a blue background, neon style"
+    f"one of {', '.join(OBJECTS)}, if you like in {', '.join(COLOURS)}, on a background of such a colour, "
+    f"as {', '.join(MEDIA)}: a fox on a blue background, neon style"
 )
 """What the model can draw, in a sentence's half."""
-# Captions use these; the vocabulary also knows words that would read oddly here ("valentine", "christmas").
 _NOUNS: dict[str, tuple[str, ...]] = {
-    "circle": ("disc", "ball"),
-    "square": ("box", "block"),
-    "triangle": ("pyramid",),
-    "house": ("home", "cottage", "cabin"),
-    "tree": ("fir", "pine", "spruce"),
-    "fish": ("goldfish",),
-    "mug": ("cup", "teacup"),
-    "car": ("automobile", "vehicle"),
-    "flower": ("blossom", "daisy"),
-    "cat": ("kitten", "kitty"),
+    thing.name: tuple(word for word in thing.synonyms if VOCABULARY[word] in (thing.name, word)) for thing in THINGS
 }
+_PLURALS: dict[str, str] = {thing.name: thing.plural for thing in THINGS}
+_ALWAYS_PLURAL = frozenset(thing.name for thing in THINGS if thing.is_plural)
 _COLOURS: dict[str, tuple[str, ...]] = {
     head: tuple(SPELLINGS[head].split())
     for head in ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "white", "black")
 }
 _NAMES: dict[str, tuple[str, ...]] = {
-    "flat": ("plain style", "flat"),
-    "outline": ("outlined", "a line drawing", "contour style"),
-    "stripes": ("striped", "striped style", "a striped pattern"),
-    "checker": ("checkered", "checkered style", "a chequered pattern", "checkerboard style"),
-    "wood grain": ("wooden style", "wood style", "made of wood", "wooden"),
-    "watercolour": ("watercolor style", "a watercolour painting", "watercolor painting", "painted"),
+    "flat": ("plain style", "flat", "vector style"),
+    "ink": ("outlined", "a line drawing", "a sketch", "outline style", "ink"),
+    "clay": ("3d", "3d style", "made of clay", "clay", "plasticine style"),
+    "neon": ("glowing", "glowing neon style", "neon glow", "neon"),
     "pixel": ("pixelated", "pixel art", "pixelart style", "mosaic style"),
-    "neon": ("glowing", "glowing neon style", "neon glow"),
+    "watercolour": ("watercolor style", "a watercolour painting", "watercolor painting", "painted", "watercolour"),
+    "stripes": ("striped", "striped style", "a striped pattern"),
+    "wood grain": ("wooden style", "wood style", "made of wood", "wooden"),
 }
 
 
@@ -54,25 +46,29 @@ def words(text: str) -> list[str]:
     return text.lower().translate(_PUNCTUATION).split()
 
 
-def full_caption(scene: Scene) -> str:
+def full_caption(scene: Scene, *, article: bool = True) -> str:
     """Every part named by its head word: "a red star on a blue background, neon style"."""
-    thing = _with_article(f"{scene.colour} {scene.object}")
-    return f"{thing} on {_with_article(scene.background)} background, {scene.medium} style"
+    thing = f"{scene.colour} {scene.object}".strip()
+    if not article:
+        return f"{thing} on {scene.background} background, {scene.medium} style"
+    return f"{_with_article(thing, scene.object)} on {_with_article(scene.background)} background, {scene.medium} style"
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A caption in one of several forms, parts left out as the DROP_ shares say, sometimes with synonyms."""
+    """A caption in one of many forms, parts left out as the DROP_ shares say, sometimes with synonyms."""
     keeps_object, keeps_colour, keeps_background, keeps_medium = rng.random(4) >= (
         DROP_OBJECT,
         DROP_COLOUR,
         DROP_BACKGROUND,
         DROP_MEDIUM,
     )
-    text = _spelt(scene.colour, _COLOURS, rng) if keeps_colour else ""
+    thing = _spelt(scene.colour, _COLOURS, rng) if keeps_colour and scene.colour else ""
     if keeps_object:
-        text = _with_opening(f"{text} {_spelt(scene.object, _NOUNS, rng)}".strip(), rng)
-    if keeps_background:
-        text = f"{text} {_on_background(_spelt(scene.background, _COLOURS, rng), rng)}".strip()
+        thing = _with_opening(f"{thing} {{}}".strip(), scene.object, rng)
+    ground = _on_background(_spelt(scene.background, _COLOURS, rng), rng) if keeps_background else ""
+    # The ground comes first now and then: what a word means must not depend on where it stands.
+    first, second = (ground, thing) if rng.random() < 0.15 else (thing, ground)
+    text = f"{first}{',' if first == ground and first and second else ''} {second}".strip()
     if keeps_medium:
         text = _with_medium(text, _medium_name(scene.medium, rng), rng)
     return text or "a picture"
@@ -95,15 +91,22 @@ def _medium_name(medium: str, rng: np.random.Generator) -> str:
     return f"{medium} style"
 
 
-def _with_opening(thing: str, rng: np.random.Generator) -> str:
+def _with_opening(thing: str, name: str, rng: np.random.Generator) -> str:
+    """`thing` has a gap for the noun: "red {}"."""
+    one = thing.format(_spelt(name, _NOUNS, rng))
+    article = _with_article(one, name)
     forms = (
-        _with_article(thing),
-        _with_article(thing),
-        _with_article(thing),
-        thing,
-        f"the {thing}",
-        f"a picture of {_with_article(thing)}",
-        f"a drawing of {_with_article(thing)}",
+        article,
+        article,
+        article,
+        one,
+        one,
+        one,
+        f"the {one}",
+        f"a picture of {article}",
+        f"a drawing of {article}",
+        thing.format(_PLURALS[name]),
+        f"two {thing.format(_PLURALS[name])}",
     )
     return forms[rng.integers(len(forms))]
 
@@ -113,6 +116,8 @@ def _on_background(colour: str, rng: np.random.Generator) -> str:
         f"on {_with_article(colour)} background",
         f"on {_with_article(colour)} background",
         f"on {colour}",
+        f"on {colour} background",
+        f"{colour} background",
         f"on {_with_article(colour)} backdrop",
         f"against {_with_article(colour)} background",
         f"with {_with_article(colour)} background",
@@ -130,5 +135,7 @@ def _with_medium(text: str, name: str, rng: np.random.Generator) -> str:
     return forms[rng.integers(len(forms))]
 
 
-def _with_article(phrase: str) -> str:
+def _with_article(phrase: str, noun: str = "") -> str:
+    if noun in _ALWAYS_PLURAL and noun in phrase:
+        return phrase
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"

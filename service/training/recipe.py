@@ -20,19 +20,16 @@ WEIGHTS = Path(__file__).parents[1] / "model" / "nano" / "weights"
 CONFIG = InfinityConfig(
     name="nano",
     transformer=TransformerConfig(
-        depth=6, width=192, num_heads=6, text_channels=128, max_text_tokens=64, max_scales=8
+        depth=6, width=256, num_heads=4, text_channels=128, max_text_tokens=64, max_scales=8
     ),
     # One group: with so few channels, more groups would normalise the very contrast between them away.
     tokenizer=TokenizerConfig(
-        num_bits=24, stride=8, channels=16, multipliers=(1, 2, 4, 6), num_blocks=1, num_groups=1
+        num_bits=32, stride=8, channels=16, multipliers=(1, 2, 4, 8), num_blocks=1, num_groups=1
     ),
-    sampling=SamplingConfig(guidance=8.0, temperature=0.5),
-    # F_3 of an 8x8 latent is 3x3 and holds a background, little of a medium. F_5 is 6x6 and holds a medium,
-    # and shapes too, so that alpha must not be much smaller. Chosen on pairs that no report uses (seed 100).
-    style=StyleConfig(key_step=5, alpha=0.15),
-    # Guidance at the last step is what costs most of the object; the steps before it can go as well then.
+    sampling=SamplingConfig(guidance=4.0, temperature=0.5),
+    style=StyleConfig(key_step=3, alpha=0.15),
     quality=Qualities(medium=Shortcuts(guidance_until=4), low=Shortcuts(guidance_until=2)),
-    grids=(((1, 1), (2, 2), (3, 3), (4, 4), (6, 6), (8, 8)),),
+    grids=(((1, 1), (2, 2), (3, 3), (5, 5), (8, 8)),),
     vocabulary=VocabularyConfig(draws=DRAWS, fillers=FILLERS),
 )
 (SCHEDULE,) = CONFIG.schedules().values()  # nano has one size
@@ -41,28 +38,42 @@ GRIDS = SCHEDULE.scales
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Sizes and rates of a training run. `seed` decides renders, captions, order and initial weights."""
+    """Sizes, rates and minutes of a training run. `seed` decides renders, captions, order and initial weights."""
 
     seed: int = 20261123
+    minutes: float = 85.0  # of the three trainings together; their rates follow the share that has passed
     adam_rate: float = 2e-3  # of all that Muon does not train
-    flat_share: float = 0.55  # of the steps, before the rates fall linearly
-    average: float = 0.998  # decay of the exponential moving average that is shipped
-    num_images: int = 48_000
+    num_images: int = 64_000
     num_outside: int = 6_000  # pictures from outside the renderer's world, for the image tokenizer alone
 
+    tokenizer_share: float = 0.26  # of the minutes
     tokenizer_batch: int = 32
     outside_share: float = 0.125  # of a tokenizer's batch
-    tokenizer_steps: int = 2_200
     convolution_rate: float = 0.03
+    tokenizer_flat_share: float = 0.4  # of a training's minutes, before the rates fall linearly
 
-    decoder_steps: int = 600  # on quantised features, the encoder and so the bits held fixed
-    decoder_share: float = 0.3  # of the tokenizer's rates
+    decoder_share: float = 0.04  # of the minutes: on quantised features, the encoder and so the bits held fixed
+    decoder_rates: float = 0.3  # of the tokenizer's
 
-    transformer_batch: int = 48
-    transformer_steps: int = 3_200
+    transformer_batch: int = 64
+    transformer_flat_share: float = 0.55
     matrix_rate: float = 0.02
+    embedding_rate: float = 6e-3  # of words, which each see few captions
     dropped_text: float = 0.1  # for classifier-free guidance
-    max_flips: float = 0.3  # bitwise self-correction (Infinity, section 3.4): share of bits flipped a scale
+    max_flips: float = 0.26  # bitwise self-correction (Infinity, section 3.4): share of bits flipped a scale
 
-    checkpoint_every: int = 50
-    sheet_every: int = 300
+    tokenizer_average: float = 0.995  # decay of the exponential moving average that is shipped
+    transformer_average: float = 0.99
+    sheet_minutes: float = 5.0
+
+    @property
+    def tokenizer_minutes(self) -> float:
+        return self.minutes * self.tokenizer_share
+
+    @property
+    def decoder_minutes(self) -> float:
+        return self.minutes * self.decoder_share
+
+    @property
+    def transformer_minutes(self) -> float:
+        return self.minutes - self.tokenizer_minutes - self.decoder_minutes

@@ -17,7 +17,7 @@ from service.model.infinity.tokenizer import Tokenizer, accumulated, quantise
 from service.training.captions import full_caption
 from service.training.corpus import Corpus
 from service.training.recipe import GRIDS
-from service.training.scene import MEDIA, OBJECTS, Scene, allowed_pairs
+from service.training.scene import BACKGROUNDS, MEDIA, OBJECTS, Scene
 
 _ENLARGED = 2
 
@@ -54,16 +54,13 @@ def as_images(pictures: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def save_samples(file: Path, generator: Generator, seed: int) -> None:
-    """Every object in every medium, from full captions."""
+def save_samples(file: Path, generator: Generator, seed: int, num_columns: int = 16) -> None:
+    """Things drawn by lot, the same ones each time, in every medium, from full captions."""
     rng = np.random.default_rng(seed)
     rows = []
     for medium in MEDIA:
-        pairs = allowed_pairs(medium)
-        chosen = [pairs[index] for index in rng.integers(len(pairs), size=len(OBJECTS))]
-        specs = [
-            ImageSpec(full_caption(Scene(name, colour, background, medium)), seed, generator.default_size)
-            for name, (colour, background) in zip(OBJECTS, chosen, strict=True)
-        ]
+        names = rng.choice(OBJECTS, num_columns, replace=False)
+        scenes = [Scene(str(name), "", str(rng.choice(BACKGROUNDS)), medium) for name in names]
+        specs = [ImageSpec(full_caption(scene), seed, generator.default_size) for scene in scenes]
         rows.append([drawing.image for drawing in generator.generate(specs)])
     save_sheet(file, rows)

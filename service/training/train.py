@@ -1,82 +1,114 @@
-"""`python -m service.training.train`: from nothing to the weights that ship. Resumes where it stopped.
-
-Pictures are rendered first, then the image tokenizer is trained, then its decoder a little more, then the
-transformer with its text encoder on the tokenizer's bits. That takes an hour and a half on two CPU cores that
-have bf16 instructions, twice as long on others. `log.txt` and `sheets/` in the run's folder show how it goes.
-"""
+"""From nothing to the weights that ship, stage by stage; `atelier train nano` runs it. Each stage resumes."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
+import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import torch
 
 from service.model.nano.words import write_vocabulary
-from service.training.corpus import make_corpus
+from service.training.corpus import Corpus, make_corpus
 from service.training.recipe import CONFIG, WEIGHTS, Recipe
+from service.training.sources import SOURCES, fetch, make_sprites
 from service.training.train_tokenizer import fine_tune_decoder, train_tokenizer
-from service.training.train_transformer import encode_corpus, train_transformer
-from service.training.trainer import Compute, fastest
+from service.training.train_transformer import encode_corpus, load_transformer, train_transformer
+from service.training.trainer import Session
 from service.training.write import write_infinity
 
-
-def main() -> None:
-    recipe = Recipe()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--run", type=Path, default=Path("runs/nano"), help="folder of pictures, checkpoints, log"
-    )
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="model folder to write")
-    for field in dataclasses.fields(recipe):
-        parser.add_argument(
-            f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default, metavar="N"
-        )
-    parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
-    chosen = vars(parser.parse_args())
-    run, out, device = chosen.pop("run"), chosen.pop("out"), chosen.pop("device")
-    train(run, out, Recipe(**chosen), fastest(device))
+FETCH, RENDER, TOKENIZER, TRANSFORMER, EXPORT = "fetch", "render", "tokenizer", "transformer", "export"
+STAGES: tuple[str, ...] = (FETCH, RENDER, TOKENIZER, TRANSFORMER, EXPORT)
 
 
-def train(run: Path, out: Path, recipe: Recipe, compute: Compute) -> None:
-    """Every stage that `run` does not hold yet. ValueError when it was begun with another recipe."""
-    _begin(run, recipe)
-    corpus = make_corpus(run, recipe.seed, recipe.num_images, recipe.num_outside)
-    tokenizer = train_tokenizer(run, corpus, recipe, compute)
-    features = encode_corpus(run, tokenizer, corpus.renders)
-    fine_tune_decoder(run, tokenizer, corpus, recipe, compute)
-    transformer, text_encoder = train_transformer(run, features, corpus.scenes, tokenizer, recipe, compute)
-    write_infinity(out, CONFIG, transformer, tokenizer, torch.float16)
-    write_vocabulary(out / "text_encoder")
-    text_encoder.half().save_pretrained(out / "text_encoder")
-    (out / "training.json").write_text((run / "training.json").read_text())
+class Training:
+    """The stages of one run, in its folder. ValueError when the folder was begun with another recipe."""
+
+    def __init__(self, session: Session, recipe: Recipe) -> None:
+        self.session, self.recipe = session, recipe
+        _begin(session.folder, recipe)
+
+    def fetch(self) -> None:
+        """The packages, into the run's folder, by npm."""
+        fetch(self.session.folder / "sources")
+
+    def render(self) -> Corpus:
+        """The sprites and the pictures to train on."""
+        folder, recipe = self.session.folder, self.recipe
+        make_sprites(folder / "sources", folder)
+        return make_corpus(folder, recipe.seed, recipe.num_images, recipe.num_outside)
+
+    def tokenizer(self) -> None:
+        """The image tokenizer, then its decoder a little more."""
+        corpus = self.render()
+        tokenizer = train_tokenizer(self.session, corpus, self.recipe)
+        fine_tune_decoder(self.session, tokenizer, corpus, self.recipe)
+
+    def transformer(self) -> None:
+        """Transformer and text encoder, on the tokenizer's bits."""
+        corpus = self.render()
+        tokenizer = train_tokenizer(self.session, corpus, self.recipe)
+        features = encode_corpus(self.session, tokenizer, corpus.renders)
+        fine_tune_decoder(self.session, tokenizer, corpus, self.recipe)
+        train_transformer(self.session, features, corpus.scenes, tokenizer, self.recipe)
+
+    def export(self, out: Path) -> None:
+        """The model folder, of the averages that the checkpoints hold: of a run that goes on, too.
+
+        FileNotFoundError when there are none yet.
+        """
+        folder, corpus = self.session.folder, self.render()
+        done = dataclasses.replace(self.recipe, minutes=1e-9)  # the checkpoints as they are
+        tokenizer = train_tokenizer(self.session, corpus, done)
+        fine_tune_decoder(self.session, tokenizer, corpus, done)
+        transformer, text_encoder = load_transformer(self.session, done)
+        write_infinity(out, CONFIG, transformer, tokenizer, torch.float16)
+        write_vocabulary(out / "text_encoder")
+        text_encoder.half().save_pretrained(out / "text_encoder")
+        (out / "training.json").write_text((folder / "training.json").read_text())
 
 
-def _begin(run: Path, recipe: Recipe) -> None:
-    """Keep recipe and commit with what they make: other checkpoints would be taken for this recipe's."""
-    file, numbers = run / "training.json", dataclasses.asdict(recipe)
-    run.mkdir(parents=True, exist_ok=True)
+def _begin(folder: Path, recipe: Recipe) -> None:
+    """Keep recipe, sources and commit with what they make: other checkpoints would be taken for this recipe's."""
+    file, numbers = folder / "training.json", dataclasses.asdict(recipe)
+    folder.mkdir(parents=True, exist_ok=True)
     if not file.exists():
-        file.write_text(json.dumps({"commit": _commit(), "recipe": numbers}, indent=1) + "\n")
+        sources = [dataclasses.asdict(source) for source in SOURCES]
+        begun = {"commit": _commit(), "recipe": numbers, "sources": sources}
+        file.write_text(json.dumps(begun, indent=1) + "\n")
     elif json.loads(file.read_text())["recipe"] != numbers:
-        raise ValueError(f"{run} was begun with another recipe, {file}: give that one, or another --run")
+        raise ValueError(f"{folder} was begun with another recipe, {file}: give that one, or another --run.")
 
 
 def _commit() -> str:
-    """The commit that trains, "+" after it when files differ from it; "unknown" outside a checkout."""
+    """The commit that trains, "+" after it when its files differ from it; "unknown" outside a checkout."""
+    code = [str(WEIGHTS.parents[2] / part) for part in ("training", "model/infinity", "model/nano/words.py")]
     try:
-        command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
-        named = subprocess.run(command, cwd=WEIGHTS, capture_output=True, text=True, check=True)  # noqa: S603
-        return named.stdout.strip()
+        commit = _git("rev-parse", "HEAD")
+        return commit + ("+" if _git("status", "--porcelain", "--untracked-files=no", "--", *code) else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(2)
-    main()
+def _git(*arguments: str) -> str:
+    ran = subprocess.run(["git", *arguments], cwd=WEIGHTS, capture_output=True, text=True, check=True)  # noqa: S603, S607
+    return ran.stdout.strip()
+
+
+def until_signalled() -> Callable[[], bool]:
+    """Whether SIGTERM or SIGINT has come since this call; a second one has its usual effect."""
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> Any:
+        came.append(number)
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_DFL)
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, note)
+    return lambda: bool(came)

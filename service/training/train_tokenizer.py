@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,21 +14,26 @@ from service.training.corpus import Corpus
 from service.training.muon import muon_and_adam
 from service.training.recipe import CONFIG, GRIDS, Recipe
 from service.training.sheets import as_images, save_reconstructions
-from service.training.trainer import Compute, Run
+from service.training.trainer import Compute, Run, Session
 
 _TOKENIZER, _DECODER = 1, 2  # stages, each with a random stream of its own
 
 
-def train_tokenizer(folder: Path, corpus: Corpus, recipe: Recipe, compute: Compute) -> Tokenizer:
-    """Train to the recipe's number of steps; returns the averaged weights."""
+def train_tokenizer(session: Session, corpus: Corpus, recipe: Recipe) -> Tokenizer:
+    """Train for the recipe's minutes; returns the averaged weights."""
+    compute = session.compute
     torch.manual_seed(recipe.seed)
-    tokenizer = Tokenizer(CONFIG.tokenizer).to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for module in tokenizer.modules():  # residual branches start silent
-        if hasattr(module, "conv2"):
-            torch.nn.init.zeros_(module.conv2.weight)
-    optimisers = _optimisers(tokenizer, recipe, compute)
-    run = Run("tokenizer", folder, tokenizer, optimisers, recipe.average, recipe.checkpoint_every)
-    while run.step < recipe.tokenizer_steps:
+    tokenizer = new_tokenizer(compute)
+    run = Run(
+        "tokenizer",
+        session,
+        tokenizer,
+        _optimisers(tokenizer, recipe, compute),
+        minutes=recipe.tokenizer_minutes,
+        flat_share=recipe.tokenizer_flat_share,
+        decay=recipe.tokenizer_average,
+    )
+    while not run.is_done:
         images = _images(corpus, recipe, _TOKENIZER, run.step).to(compute.device)
         with compute.autocast():
             h = tokenizer.encode(images).float()
@@ -40,34 +44,48 @@ def train_tokenizer(folder: Path, corpus: Corpus, recipe: Recipe, compute: Compu
         seen, commitment = picture_loss(decoded, images), F.mse_loss(h, feature)
         loss = seen + commitment + 0.02 * unused_bits(h)
         losses = {"loss": loss.item(), "commitment": commitment.item(), "psnr": psnr_of(decoded, images)}
-        run.descend(loss, recipe.tokenizer_steps, recipe.flat_share, losses)
+        run.descend(loss, losses)
         _look(run, tokenizer, corpus, recipe)
     run.load_average()
     return tokenizer
 
 
-def fine_tune_decoder(
-    folder: Path, tokenizer: Tokenizer, corpus: Corpus, recipe: Recipe, compute: Compute
-) -> None:
+def new_tokenizer(compute: Compute) -> Tokenizer:
+    """Untrained, with residual branches that start silent."""
+    tokenizer = Tokenizer(CONFIG.tokenizer).to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in tokenizer.modules():
+        if hasattr(module, "conv2"):
+            torch.nn.init.zeros_(module.conv2.weight)
+    return tokenizer
+
+
+def fine_tune_decoder(session: Session, tokenizer: Tokenizer, corpus: Corpus, recipe: Recipe) -> None:
     """More decoder steps on quantised features: the bits, and so the transformer, stay as they are."""
-    decoder = tokenizer.decoder
-    optimisers = _optimisers(decoder, recipe, compute, recipe.decoder_share)
-    run = Run("decoder", folder, decoder, optimisers, recipe.average, recipe.checkpoint_every)
-    while run.step < recipe.decoder_steps:
+    compute, decoder = session.compute, tokenizer.decoder
+    run = Run(
+        "decoder",
+        session,
+        decoder,
+        _optimisers(decoder, recipe, compute, recipe.decoder_rates),
+        minutes=recipe.decoder_minutes,
+        flat_share=0.0,
+        decay=recipe.tokenizer_average,
+    )
+    while not run.is_done:
         images = _images(corpus, recipe, _DECODER, run.step).to(compute.device)
-        with torch.no_grad():
-            feature = accumulated(quantise(tokenizer.encode(images), GRIDS), GRIDS[-1])[-1]
+        with torch.no_grad(), compute.autocast():
+            h = tokenizer.encode(images).float()
+        feature = accumulated(quantise(h, GRIDS), GRIDS[-1])[-1]
         with compute.autocast():
             decoded = decoder(feature).float()
         loss = picture_loss(decoded, images)
-        losses = {"loss": loss.item(), "psnr": psnr_of(decoded, images)}
-        run.descend(loss, recipe.decoder_steps, 0.0, losses)
+        run.descend(loss, {"loss": loss.item(), "psnr": psnr_of(decoded, images)})
         _look(run, tokenizer, corpus, recipe)
     run.load_average()
 
 
 def _look(run: Run, tokenizer: Tokenizer, corpus: Corpus, recipe: Recipe) -> None:
-    if run.step % recipe.sheet_every == 0:
+    if run.is_sheet_due(recipe.sheet_minutes):
         with run.averaged():
             file = run.file.parent / "sheets" / f"{run.name}_{run.step:05d}.png"
             save_reconstructions(file, tokenizer, corpus)

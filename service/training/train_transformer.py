@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -30,20 +29,29 @@ from service.training.muon import muon_and_adam
 from service.training.recipe import CONFIG, GRIDS, SCHEDULE, Recipe
 from service.training.scene import Scene
 from service.training.sheets import as_images, save_samples
-from service.training.trainer import Compute, Run
+from service.training.trainer import Compute, Run, Session, Stopped
 
-_UNKNOWN_WORDS = 0.15  # share of captions with words the vocabulary lacks, so that such words do no harm
+_ENCODED = 128  # pictures at once
+_TEXT_TOKENS = 24  # captions are padded to so many, so that shapes stay the same; a longer one is longer
+_UNKNOWN_WORDS = 0.1  # share of captions with words the vocabulary lacks, so that such words do no harm
 
 
-def encode_corpus(folder: Path, tokenizer: Tokenizer, pictures: Pictures) -> NDArray[np.float16]:
+def encode_corpus(session: Session, tokenizer: Tokenizer, pictures: Pictures) -> NDArray[np.float16]:
     """Encoder outputs of every picture, [images, bits, 8, 8]: the transformer never runs the encoder."""
-    file = folder / "features.npy"
+    file = session.folder / "features.npy"
     if not file.exists():
-        device = next(tokenizer.parameters()).device
-        with torch.no_grad():
-            batches = (as_images(np.array(pictures[at : at + 64])) for at in range(0, len(pictures), 64))
-            parts = [tokenizer.encode(batch.to(device)).half().cpu().numpy() for batch in batches]
-        np.save(file, np.concatenate(parts))
+        device = session.compute.device
+        parts = []
+        with torch.no_grad(), session.compute.autocast():
+            for at in range(0, len(pictures), _ENCODED):
+                images = as_images(np.array(pictures[at : at + _ENCODED])).to(device)
+                parts.append(tokenizer.encode(images.contiguous(memory_format=torch.channels_last)).half().cpu())
+                session.report("encoding", at / len(pictures), "")
+                if session.stopped():
+                    raise Stopped("encoding")
+        unfinished = file.with_suffix(".new.npy")
+        np.save(unfinished, torch.cat(parts).numpy())
+        unfinished.replace(file)
     features: NDArray[np.float16] = np.load(file)
     return features
 
@@ -58,25 +66,20 @@ class Pair(nn.Module):
 
 
 def train_transformer(
-    folder: Path,
+    session: Session,
     features: NDArray[np.float16],
     scenes: Sequence[Scene],
     tokenizer: Tokenizer,
     recipe: Recipe,
-    compute: Compute,
 ) -> tuple[Transformer, T5EncoderModel]:
-    """Train to the recipe's number of steps; returns the averaged weights of both networks."""
-    torch.manual_seed(recipe.seed + 1)
-    pair = Pair(write_vocabulary(folder / "text_encoder"))
-    _initialise(pair.transformer)
-    pair.to(compute.device)
+    """Train for the recipe's minutes; returns the averaged weights of both networks."""
+    compute, folder = session.compute, session.folder
+    pair, run = _begun(session, recipe)
     words = WordTokenizer.from_file(str(folder / "text_encoder" / "tokenizer.json"))
-    optimisers = _optimisers(pair, recipe, compute)
-    run = Run("transformer", folder, pair, optimisers, recipe.average, recipe.checkpoint_every)
     lesson = _Lesson(pair, words, compute)
-    while run.step < recipe.transformer_steps:
+    while not run.is_done:
         rng = np.random.default_rng([recipe.seed, 3, run.step])
-        chosen = rng.choice(len(features), recipe.transformer_batch, replace=False)
+        chosen = rng.integers(len(features), size=recipe.transformer_batch)
         captions = [_with_unknown(caption(scenes[index], rng), rng) for index in chosen]
         torch.manual_seed(int(rng.integers(2**31)))
         h = torch.from_numpy(features[chosen]).float()
@@ -87,8 +90,9 @@ def train_transformer(
             of_tokens.shape[1] / side * len(chosen) for side, of_tokens in by_scale
         )
         losses = {"loss": loss.item(), "last_accuracy": accuracy}
-        run.descend(loss, recipe.transformer_steps, recipe.flat_share, losses)
-        if run.step % recipe.sheet_every == 0:
+        losses |= {f"scale_{side}": of_tokens.mean().item() for side, of_tokens in by_scale}
+        run.descend(loss, losses)
+        if run.is_sheet_due(recipe.sheet_minutes):
             with run.averaged():
                 model = Infinity(
                     CONFIG, pair.transformer, tokenizer, TextEncoder(words, pair.text_encoder), fingerprint=""
@@ -97,6 +101,31 @@ def train_transformer(
                 save_samples(file, Generator(model), recipe.seed)
     run.load_average()
     return pair.transformer, pair.text_encoder
+
+
+def load_transformer(session: Session, recipe: Recipe) -> tuple[Transformer, T5EncoderModel]:
+    """The averages of a run that has begun. FileNotFoundError when it has not."""
+    pair, run = _begun(session, recipe)
+    if not run.file.exists():
+        raise FileNotFoundError(f"There is no {run.file}: train the transformer first.")
+    run.load_average()
+    return pair.transformer, pair.text_encoder
+
+
+def _begun(session: Session, recipe: Recipe) -> tuple[Pair, Run]:
+    torch.manual_seed(recipe.seed + 1)
+    pair = Pair(write_vocabulary(session.folder / "text_encoder"))
+    _initialise(pair.transformer)
+    pair.to(session.compute.device)
+    return pair, Run(
+        "transformer",
+        session,
+        pair,
+        _optimisers(pair, recipe, session.compute),
+        minutes=recipe.transformer_minutes,
+        flat_share=recipe.transformer_flat_share,
+        decay=recipe.transformer_average,
+    )
 
 
 def corrected_scales(h: Tensor, max_flips: float) -> tuple[list[Tensor], list[Tensor]]:
@@ -158,7 +187,7 @@ class _Lesson:
     def _logits(self, texts: Sequence[Tensor], codes: Tensor) -> Tensor:
         """[images, tokens, bits, 2] of texts [tokens, channels] and codes [images, tokens, bits]."""
         transformer = self.pair.transformer
-        padded, text_mask = pad_texts(texts, max(map(len, texts)))
+        padded, text_mask = pad_texts(texts, max(_TEXT_TOKENS, *map(len, texts)))
         text_bias = _bias(text_mask[:, None, None])
         normed = transformer.text_norm(padded)
         pooled = transformer.pool(normed, text_mask)
@@ -187,7 +216,7 @@ class _Lesson:
 
     def _encode(self, captions: Sequence[str], dropped: NDArray[np.bool_]) -> list[Tensor]:
         ids = [self.words.encode(text).ids for text in captions]
-        longest, device = max(map(len, ids)), self.compute.device
+        longest, device = max(_TEXT_TOKENS, *map(len, ids)), self.compute.device
         num_padded = [longest - len(tokens) for tokens in ids]
         mask = torch.tensor([[1] * (longest - num) + [0] * num for num in num_padded], device=device)
         padded = torch.tensor(
@@ -232,7 +261,7 @@ def _initialise(transformer: Transformer) -> None:
 
 
 def _optimisers(pair: Pair, recipe: Recipe, compute: Compute) -> list[torch.optim.Optimizer]:
-    return muon_and_adam(
+    muon, adam = muon_and_adam(
         pair,
         lambda name, matrix: ".blocks." in name and matrix.dim() == 2,
         muon_rate=recipe.matrix_rate,
@@ -241,3 +270,8 @@ def _optimisers(pair: Pair, recipe: Recipe, compute: Compute) -> list[torch.opti
         weight_decay=0.0,
         precision=compute.precision,
     )
+    (rest,) = adam.param_groups
+    words = pair.text_encoder.shared.weight
+    rest["params"] = [parameter for parameter in rest["params"] if parameter is not words]
+    adam.add_param_group({"params": [words], "lr": recipe.embedding_rate})
+    return [muon, adam]

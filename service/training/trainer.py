@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,24 +59,46 @@ class Average:
             self.values[name].lerp_(parameter, 1 - decay)
 
 
+class Stopped(Exception):
+    """A signal asked the training to end; it has saved what it had."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What every training of a run shares: its folder, its device, who watches it and who may stop it."""
+
+    folder: Path
+    compute: Compute
+    clock: Callable[[], float] = time.monotonic  # seconds
+    stopped: Callable[[], bool] = lambda: False
+    report: Callable[[str, float, str], None] = lambda stage, share, losses: None  # share of the stage done, 0 to 1
+
+
 class Run:
-    """One training: resumes from its checkpoint, and writes one every so many steps."""
+    """One training of so many minutes: resumes from its checkpoint, and writes one every two minutes.
+
+    Its rates follow the share of the minutes that has passed, not a number of steps, so that the same command
+    suits any machine. Time between runs does not count.
+    """
 
     def __init__(
         self,
         name: str,
-        folder: Path,
+        session: Session,
         modules: nn.Module,
         optimisers: Sequence[Optimizer],
+        *,
+        minutes: float,
+        flat_share: float,
         decay: float,
-        checkpoint_every: int,
     ) -> None:
-        self.name, self.file, self.log = name, folder / f"{name}.pt", folder / "log.txt"
+        self.name, self.session = name, session
+        self.file, self.log = session.folder / f"{name}.pt", session.folder / "log.txt"
         self.modules, self.optimisers = modules, optimisers
-        self.checkpoint_every = checkpoint_every
+        self.seconds, self.flat_share = minutes * 60, flat_share
         self.average = Average(dict(modules.named_parameters()), decay)
         self.rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
-        self.step, self.started = 0, time.monotonic()
+        self.step, self._before = 0, 0.0
         if self.file.exists():
             state: dict[str, Any] = torch.load(
                 self.file, map_location=next(modules.parameters()).device, weights_only=True
@@ -84,13 +106,30 @@ class Run:
             modules.load_state_dict(state["modules"])
             for optimiser, stored in zip(optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(stored)
-            self.average.values, self.step = state["average"], state["step"]
+            self.average.values, self.step, self._before = state["average"], state["step"], state["seconds"]
+        self._started = self._saved = self._seen = session.clock()
 
-    def descend(self, loss: Tensor, num_steps: int, flat_share: float, losses: Mapping[str, float]) -> None:
-        """One step down the clipped gradient of `loss` at this step's rate; then average, log and save."""
+    @property
+    def elapsed_seconds(self) -> float:
+        return self._before + self.session.clock() - self._started
+
+    @property
+    def share(self) -> float:
+        """Of the minutes that have passed, 0 to 1."""
+        return min(1.0, self.elapsed_seconds / self.seconds)
+
+    @property
+    def is_done(self) -> bool:
+        return self.elapsed_seconds >= self.seconds
+
+    def descend(self, loss: Tensor, losses: Mapping[str, float]) -> None:
+        """One step down the clipped gradient of `loss` at this moment's rate; then average, log and save.
+
+        Stopped when the session asks for it.
+        """
         loss.backward()
         nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
-        left = (num_steps - self.step) / (num_steps * (1 - flat_share))
+        left = (1 - self.share) / (1 - self.flat_share)
         factor = max(0.02, min(1.0, left, (self.step + 1) / 20))
         for optimiser, rates in zip(self.optimisers, self.rates, strict=True):
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
@@ -99,10 +138,23 @@ class Run:
             optimiser.zero_grad(set_to_none=True)
         self.step += 1
         self.average.update(dict(self.modules.named_parameters()), self.step)
+        told = " ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        self.session.report(self.name, self.share, told)
         if self.step % 10 == 0:
-            self._write(losses)
-        if self.step % self.checkpoint_every == 0 or self.step == num_steps:
+            with self.log.open("a") as log:
+                log.write(f"{self.name} step {self.step} seconds {self.elapsed_seconds:.0f} {told}\n")
+        if self.session.stopped():
             self.save()
+            raise Stopped(self.name)
+        if self.is_done or self.session.clock() - self._saved > 120:
+            self.save()
+
+    def is_sheet_due(self, minutes: float) -> bool:
+        """Whether so many minutes have passed since this last said yes, or the training has just ended."""
+        due = self.is_done or self.session.clock() - self._seen > 60 * minutes
+        if due:
+            self._seen = self.session.clock()
+        return due
 
     def save(self) -> None:
         state = {
@@ -110,9 +162,11 @@ class Run:
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "average": self.average.values,
             "step": self.step,
+            "seconds": self.elapsed_seconds,
         }
         torch.save(state, self.file.with_suffix(".new"))
         self.file.with_suffix(".new").replace(self.file)
+        self._saved = self.session.clock()
 
     def load_average(self) -> None:
         with torch.no_grad():
@@ -130,9 +184,3 @@ class Run:
             with torch.no_grad():
                 for name, parameter in self.modules.named_parameters():
                     parameter.copy_(own[name])
-
-    def _write(self, losses: Mapping[str, float]) -> None:
-        seconds = time.monotonic() - self.started
-        parts = " ".join(f"{name} {value:.4f}" for name, value in losses.items())
-        with self.log.open("a") as log:
-            log.write(f"{self.name} step {self.step} seconds {seconds:.0f} {parts}\n")
