@@ -27,8 +27,9 @@ def evaluate_nano(
         Path,
         typer.Option(callback=writable_folder, help="Folder for the report and the sheet of images."),
     ] = Path("evaluation"),
-    pairs: Annotated[int, typer.Option(min=6, help="Pairs of prompt and style image per seed.")] = 480,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, counted from 1.")] = 3,
+    images: Annotated[int, typer.Option(min=8, help="Images drawn from captions.")] = 1024,
+    pairs: Annotated[int, typer.Option(min=6, help="Pairs of prompt and style image.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Of captions and pairs, and of the first image.")] = 1,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
@@ -40,7 +41,7 @@ def evaluate_nano(
     from service.model.checkpoints import registry
 
     generator = registry.load(settings.model, settings.device, models_dir=settings.models_dir)
-    found = run(generator, load_judge(), seeds=range(1, seeds + 1), num_pairs=pairs, say=_print_on_stderr)
+    found = run(generator, load_judge(), seed=seed, num_images=images, num_pairs=pairs, say=_print_on_stderr)
     typer.echo(save_results(found, generator, out))
     _print_on_stderr(f"The report, its numbers and the sheet of images are in {out}.")
 

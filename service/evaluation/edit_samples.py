@@ -16,16 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from service.evaluation.references import named_reference
 from service.evaluation.samples import style_images
 from service.training.outside_pictures import outside_picture
-from service.training.renderer import render
-from service.training.scene import Scene
 
-CONTENTS = {
-    "car": Scene("car", "orange", "teal", "flat"),
-    "cat": Scene("cat", "blue", "green", "neon"),
-    "house": Scene("house", "purple", "orange", "wood grain"),
-}
+CONTENTS = ("car", "cat", "house")  # named references
 STRUCTURES = (0.0, 0.5, 1.0)
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 _SIDE, _GAP, _HEAD, _SEED = 96, 6, 18, 11
@@ -40,7 +35,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder to write")
     chosen = parser.parse_args()
     with httpx.Client(base_url=chosen.url, timeout=60) as client:
-        pictures = {name: render(scene, np.random.default_rng(_SEED)) for name, scene in CONTENTS.items()}
+        pictures = {name: named_reference(name).picture for name in CONTENTS}
         pictures["landscape"] = outside_picture(np.random.default_rng(8))
         styles = {name: _style(client, picture) for name, picture in style_images().items()}
         sheets = {
@@ -57,7 +52,7 @@ def _structures(
 ) -> list[list[Cell]]:
     """Two pictures in a style each, by structure (rows) and strength (columns)."""
     rows = []
-    for content, style in (("car", "rose"), ("cat", "checker")):
+    for content, style in (("car", "rose"), ("cat", "stripes")):
         for structure in STRUCTURES:
             row = [("picture", _image(pictures[content])), ("style", _image(style_images()[style]))]
             for strength in STRENGTHS:
@@ -94,7 +89,7 @@ def _masks(
                 ("mask", _image(shown.astype(np.uint8))),
                 (prompt, _edit(client, picture, prompt=prompt, **given)),
                 ("structure 0.5", _edit(client, picture, prompt=prompt, structure=0.5, **given)),
-                ("a style", _edit(client, picture, style=styles["checker"], **given)),
+                ("a style", _edit(client, picture, style=styles["stripes"], **given)),
             ]
         )
     return rows
@@ -105,11 +100,11 @@ def _regions(
 ) -> list[list[Cell]]:
     """Halves and overlapping boxes in edits and generations, and the two halves of one style picture."""
     left, right, middle = [0, 0, 0.5, 1], [0.5, 0, 1, 1], [0.25, 0, 0.75, 1]
-    checker, wood = styles["checker"], styles["wood"]
+    stripes, wood = styles["stripes"], styles["wood"]
     layouts = {
-        "left, right": [{"style": checker, "box": left}, {"style": wood, "box": right}],
-        "left alone": [{"style": checker, "box": left}],
-        "overlapping": [{"style": checker, "box": [0, 0, 0.75, 1]}, {"style": wood, "box": [0.25, 0, 1, 1]}],
+        "left, right": [{"style": stripes, "box": left}, {"style": wood, "box": right}],
+        "left alone": [{"style": stripes, "box": left}],
+        "overlapping": [{"style": stripes, "box": [0, 0, 0.75, 1]}, {"style": wood, "box": [0.25, 0, 1, 1]}],
         "middle, half": [{"style": wood, "box": middle, "strength": 0.5}],
     }
     rows = []
@@ -124,7 +119,7 @@ def _regions(
     rows.append(
         [plain, *((title, _draw(client, prompt="a house", regions=r)) for title, r in layouts.items())]
     )
-    two = np.concatenate([style_images()["checker"][:, 16:48], style_images()["rose"][:, 16:48]], axis=1)
+    two = np.concatenate([style_images()["stripes"][:, 16:48], style_images()["rose"][:, 16:48]], axis=1)
     of_two = _style(client, two)
     boxes = (None, left, right, [0, 0, 0.5, 0.5])
     row = [("two styles", _image(two))]

@@ -6,7 +6,7 @@ Over `structure` and `strength`, and with the component of the style's change al
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,12 +15,11 @@ from torch import Tensor
 
 from service.evaluation.intervals import Estimate, estimated_mean
 from service.evaluation.judge import Judge
+from service.evaluation.references import report_references
 from service.evaluation.stylisation import Pair, Score, draw_all, score
 from service.model.engine.generator import Generator
 from service.model.engine.types import ContentPicture, Edit, ImageSpec, Styling, WeightedStyle
 from service.model.infinity.backbone import Cache, Infinity
-from service.training.renderer import render
-from service.training.scene import random_scene
 
 STRUCTURES = (0.0, 0.25, 0.5, 0.75, 1.0)
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)  # at 0 every structure gives the picture itself
@@ -51,22 +50,28 @@ class EditScore:
     def estimates(self) -> dict[str, Estimate]:
         found = self.score.estimates()
         return {"edges": estimated_mean(self.edges)} | {
-            name: found[name]
-            for name in ("kept", "leaked", "background", "medium", "colour", "style", "harmonic")
+            name: found[name] for name in ("kept", "leaked", "background", "medium", "style", "harmonic")
         }
 
 
-def content_pictures(pairs: Sequence[Pair], seed: int) -> NDArray[np.uint8]:
-    """For each pair a picture of its prompt's object in other colours: [pairs, 64, 64, 3]."""
-    rng = np.random.default_rng([_CONTENTS, seed])
-    return np.stack([render(replace(random_scene(rng), object=pair.object), rng) for pair in pairs])
+def edit_pairs(seed: int, num: int) -> tuple[list[Pair], NDArray[np.uint8]]:
+    """Pairs of an object and a reference of another, and pictures [pairs, 64, 64, 3] of their objects."""
+    rng, references = np.random.default_rng([_CONTENTS, seed]), report_references()
+    pairs, pictures = [], []
+    while len(pairs) < num:
+        content, style = (references[index] for index in rng.choice(len(references), 2, replace=False))
+        if content.scene.object != style.scene.object:
+            number = int(rng.integers(2**32))
+            pairs.append(Pair(content.scene.object, style.scene, style.picture, number))
+            pictures.append(content.picture)
+    return pairs, np.stack(pictures)
 
 
 def evaluate_edits(
-    generator: Generator, judge: Judge, pairs: Sequence[Pair], seed: int
+    generator: Generator, judge: Judge, num_pairs: int, seed: int
 ) -> dict[EditSetting, EditScore]:
     """Structure by strength, and then eta at both ends of structure. Without a prompt."""
-    pictures = content_pictures(pairs, seed)
+    pairs, pictures = edit_pairs(seed, num_pairs)
     settings = [EditSetting(1.0, 0.0)]
     settings += [EditSetting(structure, strength) for structure in STRUCTURES for strength in STRENGTHS]
     settings += [EditSetting(structure, 1.0, eta) for structure in (0.0, 1.0) for eta in ETAS]

@@ -6,7 +6,7 @@ Everything is decided by the seeds; the same command on the same machine prints 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +24,7 @@ from service.evaluation.stylisation import (
     draw,
     evaluate_palettes,
     evaluate_styles,
-    held_out_pairs,
-    held_out_scenes,
+    style_pairs,
 )
 from service.model.engine.generator import Generator
 from service.model.engine.types import Method
@@ -39,11 +38,12 @@ BASE = Configuration()
 class Evaluation:
     """All that a run found; tables and the sheet are made of it."""
 
-    seeds: tuple[int, ...]
-    num_pairs: int  # of each seed
+    seed: int
+    num_images: int  # of captions
+    num_pairs: int  # of prompt and style image
     configured: Configuration
     fidelity: Fidelity
-    headline: dict[Configuration, Score]  # all pairs, every seed
+    headline: dict[Configuration, Score]  # no style, and the paper's ablation
     palettes: Palettes  # of style images from outside nano's world
     trials: list[Trial]  # shortcuts, the first of them none
     edits: dict[EditSetting, EditScore]  # of pictures of nano's own world
@@ -56,39 +56,40 @@ def evaluate(
     generator: Generator,
     judge: Judge,
     *,
-    seeds: Sequence[int],
+    seed: int,
+    num_images: int,
     num_pairs: int,
     say: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> Evaluation:
-    """Draw and judge everything: the main table on `num_pairs` of each seed, shortcuts on a third of one's.
+    """Draw and judge everything: styles on `num_pairs`, shortcuts on a third and edits on a tenth of them.
 
     ValueError when the model does not draw nano's world: the judge knows no other.
     """
     if not draws_nanos_world(generator):
         raise ValueError(
-            f"The judge knows only the world of nano, 64x64 pictures of twelve objects; {generator.name} "
-            "draws another. Give nano, or a model folder that `python -m service.training.train` wrote."
+            f"The judge knows only the world of nano, its objects in 64x64 pixels; {generator.name} draws "
+            "another. Give nano, or a model folder that `python -m service.training.train` wrote."
         )
     began = clock()
     say("prompts")
-    worlds = [held_out_scenes(seed, num_pairs) for seed in seeds]
-    scenes = [scene for world, _ in worlds for scene in world]
-    renders = np.concatenate([drawn for _, drawn in worlds])
-    fidelity = evaluate_fidelity(generator, judge, scenes, renders, seeds[0])
+    fidelity = evaluate_fidelity(generator, judge, num_images, seed)
     say("styles")
-    configured = Configuration(Method.PFB_SAC, generator.key_step, generator.alpha)
-    pairs = [pair for seed in seeds for pair in held_out_pairs(seed, num_pairs)]
-    headline = evaluate_styles(generator, judge, pairs, [BASE, configured])
+    key, alpha = generator.key_step, generator.alpha
+    configured = Configuration(Method.PFB_SAC, key, alpha)
+    ablation = [BASE, Configuration(Method.REP, key), Configuration(Method.PFB, key, alpha), configured]
+    pairs = style_pairs(seed, num_pairs)
+    headline = evaluate_styles(generator, judge, pairs, ablation)
     some = pairs[: -(-num_pairs // 3)]
-    palettes = evaluate_palettes(generator, -(-num_pairs // 3), seeds[0])
+    palettes = evaluate_palettes(generator, len(some), seed)
     say("shortcuts")
     trials = evaluate_shortcuts(generator, judge, some, choices(generator))
     say("edits")
-    edits = evaluate_edits(generator, judge, pairs[: -(-num_pairs // 5)], seeds[0])
-    examples = held_out_pairs(seeds[0] + 1_000, 12)
+    edits = evaluate_edits(generator, judge, -(-num_pairs // 10), seed)
+    examples = style_pairs(seed + 1_000, 12)
     return Evaluation(
-        seeds=tuple(seeds),
+        seed=seed,
+        num_images=num_images,
         num_pairs=num_pairs,
         configured=configured,
         fidelity=fidelity,
@@ -97,7 +98,7 @@ def evaluate(
         trials=trials,
         edits=edits,
         examples=examples,
-        pictures=draw(generator, examples, [BASE, configured]),
+        pictures=draw(generator, examples, ablation),
         seconds=clock() - began,
     )
 

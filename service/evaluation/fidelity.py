@@ -2,63 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.evaluation.intervals import Estimate, estimated_mean, share
-from service.evaluation.judge import ATTRIBUTES, Judge
+from service.evaluation.judge import Judge, Verdict, is_coloured
+from service.evaluation.references import report_references
 from service.evaluation.stylisation import draw_all
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec
 from service.model.infinity.backbone import Infinity
 from service.training.captions import full_caption
 from service.training.outside_pictures import outside_picture
-from service.training.scene import MEDIA, OBJECTS, Scene
+from service.training.scene import MEDIA, OBJECTS, Scene, random_scene
 from service.training.sheets import reconstructed
+
+# Apart from every stream of the training: those begin with the recipe's seed.
+_SCENES = 71
+_NUM_SEEDS = 8  # of a caption, to see how images of one caption differ
+Shares = dict[str, Estimate]  # by what the judge reads: object, top five, colour, background, medium, all
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fidelity:
-    """Estimates by name: PSNR in dB, the rest shares."""
+    """What the judge reads as the caption says, in shares; and the image tokenizer's PSNR in dB."""
 
     psnr: dict[str, Estimate]  # "renders", each medium, "outside"
-    renders: dict[str, Estimate]  # each attribute and "all four", as the judge reads renders themselves
-    reconstructions: dict[str, Estimate]  # the same after the image tokenizer: what can be hoped for
-    prompts: dict[str, Estimate]  # the same of pictures drawn from full captions
-    by_object: dict[str, Estimate]  # all four right, of pictures drawn from captions
-    by_medium: dict[str, Estimate]
+    renders: Shares  # as the judge reads renders themselves
+    reconstructions: Shares  # the same after the image tokenizer: what can be hoped for
+    prompts: Shares  # of pictures drawn from full captions
+    held_out: Shares  # the same of pairs of thing and medium that no training had
+    without_articles: Shares  # of `prompts` without a, an and the
+    by_medium: dict[str, Shares]  # of `prompts`
+    by_object: dict[str, tuple[int, int]]  # of `prompts`: images that show the object, of how many
+    seeds: Seeds
 
 
-def evaluate_fidelity(
-    generator: Generator, judge: Judge, scenes: Sequence[Scene], renders: NDArray[np.uint8], seed: int
-) -> Fidelity:
-    """From held-out scenes and their renders [scenes, 64, 64, 3]."""
-    tokenizer = _infinity(generator).tokenizer
-    back = reconstructed(tokenizer, renders)
-    quality = psnr(renders, back)
+@dataclass(frozen=True, slots=True)
+class Seeds:
+    """How much images of one caption differ from seed to seed."""
+
+    num_captions: int
+    deviation: (
+        Estimate  # standard deviation over the seeds, mean over pixels and captions; share of the range
+    )
+    kept: Estimate  # the object is seen
+
+
+def captioned_scenes(seed: int, num: int, *, held_out: bool = False) -> list[Scene]:
+    """Scenes to caption. Of pairs of thing and medium that the training had, or of those it had not."""
+    rng = np.random.default_rng([_SCENES, seed, int(held_out)])
+    return [random_scene(rng, held_out=held_out) for _ in range(num)]
+
+
+def evaluate_fidelity(generator: Generator, judge: Judge, num_images: int, seed: int) -> Fidelity:
+    """From `num_images` captions, a quarter as many of held-out pairs, and the renders that ship."""
+    references = report_references()
+    renders = np.stack([reference.picture for reference in references])
+    rendered = [reference.scene for reference in references]
+    back = reconstructed(_infinity(generator).tokenizer, renders)
+    scenes = captioned_scenes(seed, num_images)
+    read = _reader(generator, judge, seed)
+    verdict = read(scenes, full_caption)
+    others = captioned_scenes(seed, -(-num_images // 4), held_out=True)
     media = np.array([scene.medium for scene in scenes])
-    rng = np.random.default_rng([73, seed])
-    outside = np.stack([outside_picture(rng) for _ in range(200)])
-    of_media = {name: estimated_mean(quality[media == name]) for name in MEDIA if name in media}
-    of_outside = estimated_mean(psnr(outside, reconstructed(tokenizer, outside)))
-
-    specs = [
-        ImageSpec(full_caption(scene), seed + index, generator.default_size)
-        for index, scene in enumerate(scenes)
-    ]
-    drawn = _agreement(judge, draw_all(generator, specs), scenes)
-    right = np.all(drawn, axis=1)
     objects = np.array([scene.object for scene in scenes])
+    seen = verdict.agrees("object", scenes)
     return Fidelity(
-        psnr={"renders": estimated_mean(quality), **of_media, "outside": of_outside},
-        renders=_shares(_agreement(judge, renders, scenes)),
-        reconstructions=_shares(_agreement(judge, back, scenes)),
-        prompts=_shares(drawn),
-        by_object={name: share(right[objects == name]) for name in OBJECTS if name in objects},
-        by_medium={name: share(right[media == name]) for name in MEDIA if name in media},
+        psnr=_quality(generator, rendered, renders, back, seed),
+        renders=_shares(judge.judge(renders), rendered),
+        reconstructions=_shares(judge.judge(back), rendered),
+        prompts=_shares(verdict, scenes),
+        held_out=_shares(read(others, full_caption), others),
+        without_articles=_shares(read(scenes, partial(full_caption, article=False)), scenes),
+        by_medium={
+            name: _shares(verdict, scenes, np.flatnonzero(media == name)) for name in MEDIA if name in media
+        },
+        by_object={
+            name: (int(seen[objects == name].sum()), int((objects == name).sum()))
+            for name in OBJECTS
+            if name in objects
+        },
+        seeds=_seeds(generator, judge, scenes[: -(-num_images // 32)], seed),
     )
 
 
@@ -68,17 +97,75 @@ def psnr(pictures: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.f
     return np.asarray(10 * np.log10(255**2 / np.maximum(error, 1e-3)))
 
 
+def deviation(pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """[captions] of pictures [captions, seeds, h, w, 3]: standard deviation over seeds, of a range of 1."""
+    found = (pictures.astype(float) / 255).std(axis=1)
+    return np.asarray(found.mean(axis=(1, 2, 3)))
+
+
+def _quality(
+    generator: Generator,
+    scenes: Sequence[Scene],
+    renders: NDArray[np.uint8],
+    back: NDArray[np.uint8],
+    seed: int,
+) -> dict[str, Estimate]:
+    rng = np.random.default_rng([73, seed])
+    outside = np.stack([outside_picture(rng) for _ in range(200)])
+    quality, media = psnr(renders, back), np.array([scene.medium for scene in scenes])
+    of_outside = psnr(outside, reconstructed(_infinity(generator).tokenizer, outside))
+    return {
+        "renders": estimated_mean(quality),
+        **{name: estimated_mean(quality[media == name]) for name in MEDIA if name in media},
+        "outside": estimated_mean(of_outside),
+    }
+
+
+def _reader(
+    generator: Generator, judge: Judge, seed: int
+) -> Callable[[Sequence[Scene], Callable[[Scene], str]], Verdict]:
+    def read(scenes: Sequence[Scene], write: Callable[[Scene], str]) -> Verdict:
+        specs = [
+            ImageSpec(write(scene), seed + index, generator.default_size)
+            for index, scene in enumerate(scenes)
+        ]
+        return judge.judge(draw_all(generator, specs))
+
+    return read
+
+
+def _seeds(generator: Generator, judge: Judge, scenes: Sequence[Scene], seed: int) -> Seeds:
+    specs = [
+        ImageSpec(full_caption(scene), seed + offset, generator.default_size)
+        for scene in scenes
+        for offset in range(_NUM_SEEDS)
+    ]
+    drawn = draw_all(generator, specs)
+    seen = judge.judge(drawn).agrees("object", [scene for scene in scenes for _ in range(_NUM_SEEDS)])
+    by_caption = drawn.reshape(len(scenes), _NUM_SEEDS, *drawn.shape[1:])
+    return Seeds(len(scenes), estimated_mean(deviation(by_caption)), share(seen))
+
+
 def _infinity(generator: Generator) -> Infinity:
     assert isinstance(generator.backbone, Infinity)
     return generator.backbone
 
 
-def _agreement(judge: Judge, pictures: NDArray[np.uint8], scenes: Sequence[Scene]) -> NDArray[np.bool_]:
-    """[pictures, attributes]"""
-    verdict = judge.judge(pictures)
-    return np.stack([verdict.agrees(name, list(scenes)) for name in ATTRIBUTES], axis=1)
-
-
-def _shares(agreement: NDArray[np.bool_]) -> dict[str, Estimate]:
-    by_name = {name: share(agreement[:, index]) for index, name in enumerate(ATTRIBUTES)}
-    return {**by_name, "all four": share(np.all(agreement, axis=1))}
+def _shares(
+    verdict: Verdict, scenes: Sequence[Scene], chosen: NDArray[np.intp] | None = None
+) -> dict[str, Estimate]:
+    """Of the chosen pictures, all by default. The colour is judged where the caption names one."""
+    index = np.arange(len(scenes)) if chosen is None else chosen
+    coloured = is_coloured(scenes)
+    agreement = {name: verdict.agrees(name, scenes) for name in ("object", "colour", "background", "medium")}
+    named = agreement["colour"] | ~coloured
+    shares = {
+        "object": share(agreement["object"][index]),
+        "object, of five": share(verdict.lists(scenes)[index]),
+        "background": share(agreement["background"][index]),
+        "medium": share(agreement["medium"][index]),
+        "all": share((agreement["object"] & named & agreement["background"] & agreement["medium"])[index]),
+    }
+    if coloured[index].any():
+        shares["colour"] = share(agreement["colour"][index][coloured[index]])
+    return shares

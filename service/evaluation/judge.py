@@ -6,6 +6,7 @@ A small convolutional classifier of object, colour, background and medium, train
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,19 +27,33 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "background": BACKGROUNDS,
     "medium": MEDIA,
 }
+NUM_LIKELY = 5
 _BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What each of a batch of pictures shows, as words."""
+    """What each of a batch of pictures shows, as words. A colour is always named, the nearest if need be."""
 
     scenes: tuple[Scene, ...]
+    likely: tuple[tuple[str, ...], ...]  # the NUM_LIKELY objects of each picture, the likeliest first
 
-    def agrees(self, attribute: str, expected: list[Scene]) -> NDArray[np.bool_]:
-        """[pictures]: whether the attribute is the expected scene's."""
+    def agrees(self, attribute: str, expected: Sequence[Scene]) -> NDArray[np.bool_]:
+        """[pictures]: whether the attribute is the expected scene's.
+
+        A thing in its own colours has none to agree with: leave the colour of those out (`is_coloured`).
+        """
         pairs = zip(self.scenes, expected, strict=True)
         return np.array([getattr(seen, attribute) == getattr(scene, attribute) for seen, scene in pairs])
+
+    def lists(self, expected: Sequence[Scene]) -> NDArray[np.bool_]:
+        """[pictures]: whether the expected scene's object is among the likely ones."""
+        return np.array([scene.object in names for names, scene in zip(self.likely, expected, strict=True)])
+
+
+def is_coloured(scenes: Sequence[Scene]) -> NDArray[np.bool_]:
+    """[scenes]: whether the object has a colour that a caption names."""
+    return np.array([scene.colour != "" for scene in scenes])
 
 
 class Judge(nn.Module):
@@ -47,13 +62,15 @@ class Judge(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            _layer(3, 32, kernel=5, stride=2),
-            _layer(32, 64, stride=2),
-            _layer(64, 96),
-            _layer(96, 128, stride=2),
-            _layer(128, 128),
+            _layer(3, 48, kernel=5, stride=2),
+            _layer(48, 96, stride=2),
+            _layer(96, 96),
+            _layer(96, 192, stride=2),
+            _layer(192, 192),
+            _layer(192, 192, stride=2),
+            _layer(192, 192),
         )
-        self.heads = nn.ModuleDict({name: nn.Linear(256, len(words)) for name, words in ATTRIBUTES.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(384, len(words)) for name, words in ATTRIBUTES.items()})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = self.layers(images)
@@ -64,6 +81,7 @@ class Judge(nn.Module):
     def judge(self, pictures: NDArray[np.uint8]) -> Verdict:
         """Pictures [pictures, 64, 64, 3] RGB."""
         scenes: list[Scene] = []
+        likely: list[tuple[str, ...]] = []
         for start in range(0, len(pictures), _BATCH):
             batch = torch.from_numpy(np.array(pictures[start : start + _BATCH]))
             logits = self(batch.permute(0, 3, 1, 2).float() / 127.5 - 1)
@@ -71,7 +89,9 @@ class Judge(nn.Module):
             for indices in zip(*chosen, strict=True):
                 words = zip(ATTRIBUTES.values(), indices, strict=True)
                 scenes.append(Scene(*(options[index] for options, index in words)))
-        return Verdict(tuple(scenes))
+            for best in logits["object"].topk(NUM_LIKELY).indices.tolist():
+                likely.append(tuple(OBJECTS[index] for index in best))
+        return Verdict(tuple(scenes), tuple(likely))
 
 
 def load_judge(file: Path = WEIGHTS) -> Judge:

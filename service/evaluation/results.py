@@ -31,8 +31,19 @@ _COLUMNS = {
 
 _STYLE = """The prompt names an object; the reference shows another one.
 Kept: the prompt's object is drawn. Leaked: the reference's object is drawn.
-Background, medium and colour: as the reference's; style: their mean; harmonic: of style and object kept.
+Background and medium: as the reference's; style: their mean; harmonic: of style and object kept.
+Colour: as the reference's, where its object has a colour of the palette and not its own.
 Vanished: nothing stands out from the background."""
+
+_READ = ("object", "object, of five", "background", "medium", "colour", "all")
+_PROMPTS = """From captions that name everything: how many are drawn as asked. Of five: the object is among
+the judge's five likeliest. Colour: where the caption names the object's. Held-out pairs: of an object and a
+medium that no training picture showed together."""
+_NUM_SEEN_LEAST = 12
+
+_SEEDS = (
+    """The same caption with eight seeds: the standard deviation of a pixel over the seeds, in the mean."""
+)
 
 _PALETTES = """Gradients, textures, landscapes and collages as style images: how far the palette of what is
 drawn is from theirs, in levels of 0 to 255 (sliced Wasserstein distance)."""
@@ -43,7 +54,7 @@ Operations and CPU time, of one stylised image with its decoding: in % of the ex
 in the first row as above, in the others the difference in points. Bits and pixels: how many are the same."""
 
 
-_EDIT_COLUMNS = ("edges", "kept", "leaked", "background", "medium", "colour", "style", "harmonic")
+_EDIT_COLUMNS = ("edges", "kept", "leaked", "background", "medium", "style", "harmonic")
 _EDITS = """Pictures of an object, restyled without a prompt in the style of a reference that shows another.
 Edges: the correlation of the edges with the picture's. Kept: the picture's object is still seen; the others
 are as above. Eta: the share of the style's change along the content's directions that is taken out."""
@@ -53,7 +64,7 @@ def report(found: Evaluation, *, model: str, about: str) -> str:
     """Every table, with what the columns mean."""
     head = (
         f"# {model}\n\n{about}\n"
-        f"Seeds {', '.join(map(str, found.seeds))}, {found.num_pairs} pairs and captions each. "
+        f"Seed {found.seed}, {found.num_images} captions, {found.num_pairs} pairs of prompt and style image. "
         "Shares in %, intervals of 95 % in brackets. The judge is a classifier trained on renders."
     )
     sections = [
@@ -66,6 +77,7 @@ def report(found: Evaluation, *, model: str, about: str) -> str:
 
 
 def _fidelity_sections(fidelity: Fidelity) -> list[str]:
+    seeds = fidelity.seeds
     return [
         "## Image tokenizer\n\nPSNR in dB over held-out pictures.\n\n"
         + _table(
@@ -75,19 +87,25 @@ def _fidelity_sections(fidelity: Fidelity) -> list[str]:
                 for name, estimate in fidelity.psnr.items()
             ],
         ),
-        "## Prompts\n\nFrom captions that name all four attributes: how many are drawn as asked.\n\n"
+        f"## Prompts\n\n{_PROMPTS}\n\n"
         + _table(
-            ["pictures", *fidelity.prompts],
+            ["pictures", *_READ],
             [
-                _named("renders", fidelity.renders),
-                _named("renders, through the image tokenizer", fidelity.reconstructions),
-                _named("drawn from captions", fidelity.prompts),
+                _read("renders", fidelity.renders),
+                _read("renders, through the image tokenizer", fidelity.reconstructions),
+                _read("drawn from captions", fidelity.prompts),
+                _read("the same without articles", fidelity.without_articles),
+                _read("drawn from captions, held-out pairs", fidelity.held_out),
             ],
         )
-        + "\n\nAll four right, by object and by medium:\n\n"
-        + _table(["object", *fidelity.by_object], [_named("", fidelity.by_object, brief=True)])
-        + "\n\n"
-        + _table(["medium", *fidelity.by_medium], [_named("", fidelity.by_medium, brief=True)]),
+        + "\n\nDrawn from captions, by medium:\n\n"
+        + _table(["medium", *_READ], [_read(name, shares) for name, shares in fidelity.by_medium.items()])
+        + f"\n\nSeen least, of how many images: {_seen_least(fidelity)}."
+        + f"\n\n## Seeds\n\n{_SEEDS}\n\n"
+        + _table(
+            ["captions", "deviation, % of the range", "object seen"],
+            [[str(seeds.num_captions), seeds.deviation.percent(), seeds.kept.percent()]],
+        ),
     ]
 
 
@@ -128,11 +146,16 @@ def _scores(scores: Mapping[Configuration, Score]) -> str:
 
 def _cells(score: Score) -> list[str]:
     estimates = score.estimates()
-    return [estimates[name].percent() for name in _COLUMNS]
+    return [estimates[name].percent() if name in estimates else "" for name in _COLUMNS]
 
 
-def _named(name: str, estimates: Mapping[str, Estimate], *, brief: bool = False) -> list[str]:
-    return [name, *(_brief(estimate) if brief else estimate.percent() for estimate in estimates.values())]
+def _read(name: str, estimates: Mapping[str, Estimate]) -> list[str]:
+    return [name, *(estimates[column].percent() if column in estimates else "" for column in _READ)]
+
+
+def _seen_least(fidelity: Fidelity) -> str:
+    by_share = sorted(fidelity.by_object.items(), key=lambda entry: entry[1][0] / entry[1][1])
+    return ", ".join(f"{name} {seen} of {num}" for name, (seen, num) in by_share[:_NUM_SEEN_LEAST])
 
 
 def _brief(estimate: Estimate) -> str:
@@ -163,10 +186,7 @@ def save_results(found: Evaluation, generator: Generator, folder: Path) -> str:
 
 
 def _numbers(found: Evaluation) -> dict[str, Any]:
-    fidelity = {
-        table: {name: asdict(estimate) for name, estimate in getattr(found.fidelity, table).items()}
-        for table in ("psnr", "renders", "reconstructions", "prompts", "by_object", "by_medium")
-    }
+    fidelity = asdict(found.fidelity)
     styles = {
         "headline": [
             {
@@ -187,7 +207,8 @@ def _numbers(found: Evaluation) -> dict[str, Any]:
     }
     shortcuts = {"shortcuts": [trial.numbers(found.trials[0].score) for trial in found.trials]}
     return {
-        "seeds": found.seeds,
+        "seed": found.seed,
+        "num_images": found.num_images,
         "num_pairs": found.num_pairs,
         **fidelity,
         **styles,

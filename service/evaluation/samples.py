@@ -1,31 +1,32 @@
 """`python -m service.evaluation.samples`: the sample pictures, drawn by a running service.
 
-Six style images, three from nano's own world and three from outside it, go up as an app would send them;
-every prompt then comes back in every style. Needs `atelier serve --model nano` at --url.
+Eight style images, four from nano's own world and four from outside it, go up as an app would send them;
+every prompt then comes back in every style. Needs `atelier serve --model nano` at --url. With `--styles DIR`
+the pictures of a folder, such as photographs, are the style images, and only the sheet is written.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
+from service.evaluation.paper.protocol import read_styles
+from service.evaluation.references import named_reference
 from service.training.outside_pictures import outside_picture
-from service.training.renderer import render
-from service.training.scene import Scene
 
-PROMPTS = ("a cat", "a house", "a star", "a fish", "a tree", "a mug", "a heart", "a flower")
-_RENDERED = {
-    "neon": Scene("triangle", "pink", "blue", "neon"),
-    "wood": Scene("circle", "orange", "teal", "wood grain"),
-    "checker": Scene("square", "yellow", "purple", "checker"),
-}
-_OUTSIDE = {"dunes": 8, "rose": 28, "dots": 52}  # seeds
+PROMPTS = (
+    "a fox", "a cat", "an owl", "an octopus", "a mushroom", "a pizza",
+    "a house", "a rocket", "a car", "a guitar", "an umbrella", "a robot",
+)  # fmt: skip
+_RENDERED = ("neon", "wood", "stripes", "watercolour")  # named references
+_OUTSIDE = {"dunes": 8, "rose": 28, "dots": 52, "sunset": 104}  # seeds
 _FOLDER = Path(__file__).parents[1] / "playground" / "samples"
 _SIDE = 96
 _SEED = 11
@@ -37,29 +38,42 @@ def main() -> None:
     )
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="of a running service")
     parser.add_argument("--out", type=Path, default=_FOLDER, help="folder to write")
+    parser.add_argument("--styles", type=Path, help="folder of pictures to draw in, in place of the eight")
     chosen = parser.parse_args()
     with httpx.Client(base_url=chosen.url, timeout=60) as client:
-        make_samples(client, chosen.out)
+        if chosen.styles:
+            pictures = {style.name: style.picture for style in read_styles(chosen.styles)}
+            save_sheet(client, pictures, chosen.out)
+        else:
+            make_samples(client, chosen.out)
 
 
 def make_samples(client: httpx.Client, folder: Path) -> None:
     """Writes a PNG for each style image, and sheet.webp: styles by prompts, after the style images."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows: list[list[Image.Image | None]] = [[None, *(_drawn(client, prompt, None) for prompt in PROMPTS)]]
     for name, picture in style_images().items():
-        image = Image.fromarray(picture)
-        image.save(folder / f"{name}.png")
-        with (folder / f"{name}.png").open("rb") as file:
-            answer = client.post("/v1/styles", files={"image": file}, data={"name": name})
+        Image.fromarray(picture).save(folder / f"{name}.png")
+    save_sheet(client, style_images(), folder)
+
+
+def save_sheet(client: httpx.Client, pictures: Mapping[str, NDArray[np.uint8]], folder: Path) -> None:
+    """Uploads pictures [h, w, 3] by name, and writes sheet.webp."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[list[Image.Image | None]] = [[None, *(_drawn(client, prompt, None) for prompt in PROMPTS)]]
+    for name, picture in pictures.items():
+        image, file = Image.fromarray(picture), BytesIO()
+        image.save(file, "PNG")
+        answer = client.post("/v1/styles", files={"image": file.getvalue()}, data={"name": name})
         answer.raise_for_status()
         style = answer.json()["id"]
-        rows.append([image, *(_drawn(client, prompt, style) for prompt in PROMPTS)])
+        square = ImageOps.fit(image, (_SIDE, _SIDE), Image.Resampling.LANCZOS)
+        rows.append([square, *(_drawn(client, prompt, style) for prompt in PROMPTS)])
     _sheet(rows).save(folder / "sheet.webp", quality=90, method=6)
 
 
 def style_images() -> dict[str, NDArray[np.uint8]]:
-    """Six pictures [64, 64, 3] by name."""
-    rendered = {name: render(scene, np.random.default_rng(_SEED)) for name, scene in _RENDERED.items()}
+    """Eight pictures [64, 64, 3] by name."""
+    rendered = {name: named_reference(name).picture for name in _RENDERED}
     outside = {name: outside_picture(np.random.default_rng(seed)) for name, seed in _OUTSIDE.items()}
     return rendered | outside
 

@@ -24,7 +24,7 @@ from service.model.engine.quality import EXACT, Quality, Shortcuts
 from service.model.engine.types import ImageSpec, Styling, WeightedStyle
 from service.model.infinity.backbone import Infinity
 
-JUDGED = ("kept", "leaked", "background", "medium", "colour", "vanished")
+JUDGED = ("kept", "leaked", "background", "medium", "vanished")
 # Pairs that are drawn one at a time, by every choice in turn: for the time and for the bits.
 _NUM_ALONE = 16
 _WARM_UP = 2

@@ -10,15 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.evaluation.intervals import Estimate, bootstrapped, estimated_mean, share
-from service.evaluation.judge import Judge, Verdict, visible
+from service.evaluation.judge import Judge, Verdict, is_coloured, visible
+from service.evaluation.references import report_references
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
 from service.training.outside_pictures import outside_picture
-from service.training.renderer import render
-from service.training.scene import OBJECTS, Scene, random_scene
+from service.training.scene import OBJECTS, Scene
 
-# Apart from every stream of the training: those begin with the recipe's seed.
-_SCENES, _PAIRS = 71, 72
+_PAIRS = 72  # apart from every stream of the training: those begin with the recipe's seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +34,16 @@ class Pair:
         return f"{'an' if self.object[0] in 'aeiou' else 'a'} {self.object}"
 
 
-def held_out_scenes(seed: int, num: int) -> tuple[list[Scene], NDArray[np.uint8]]:
-    """Scenes and their renders [num, 64, 64, 3]."""
-    rng = np.random.default_rng([_SCENES, seed])
-    scenes = [random_scene(rng) for _ in range(num)]
-    return scenes, np.stack([render(scene, rng) for scene in scenes])
-
-
-def held_out_pairs(seed: int, num: int) -> list[Pair]:
-    rng = np.random.default_rng([_PAIRS, seed])
+def style_pairs(seed: int, num: int) -> list[Pair]:
+    """The references in an order that the seed decides, each with an object that it does not show."""
+    rng, references = np.random.default_rng([_PAIRS, seed]), report_references()
+    order = np.concatenate([rng.permutation(len(references)) for _ in range(-(-num // len(references)))])
     pairs = []
-    for _ in range(num):
-        reference = random_scene(rng)
-        others = [name for name in OBJECTS if name != reference.object]
+    for index in order[:num]:
+        reference = references[index]
+        others = [name for name in OBJECTS if name != reference.scene.object]
         chosen = others[rng.integers(len(others))]
-        pairs.append(Pair(chosen, reference, render(reference, rng), int(rng.integers(2**32))))
+        pairs.append(Pair(chosen, reference.scene, reference.picture, int(rng.integers(2**32))))
     return pairs
 
 
@@ -80,19 +74,23 @@ class Score:
 
     kept: NDArray[np.bool_]  # the prompt's object is seen
     leaked: NDArray[np.bool_]  # the reference's object is seen instead
-    colour: NDArray[np.bool_]  # as the reference's, as the next two
-    background: NDArray[np.bool_]
+    background: NDArray[np.bool_]  # as the reference's, as the next two
     medium: NDArray[np.bool_]
+    colour: NDArray[np.bool_]
+    coloured: NDArray[
+        np.bool_
+    ]  # the reference's object has a colour of the palette; others have none to carry
     vanished: NDArray[np.bool_]
 
     def estimates(self) -> dict[str, Estimate]:
-        columns = np.stack([self.kept, self.colour, self.background, self.medium], axis=1).astype(float)
+        columns = np.stack([self.kept, self.background, self.medium], axis=1).astype(float)
+        colour = self.colour[self.coloured]
         return {
             "kept": share(self.kept),
             "leaked": share(self.leaked),
             "background": share(self.background),
             "medium": share(self.medium),
-            "colour": share(self.colour),
+            **({"colour": share(colour)} if len(colour) else {}),
             "style": estimated_mean(columns[:, 1:]),
             "harmonic": bootstrapped(columns, harmonic),
             "vanished": share(self.vanished),
@@ -100,7 +98,7 @@ class Score:
 
 
 def harmonic(columns: NDArray[np.floating]) -> float:
-    """Harmonic mean of object kept (column 0) and the mean of the style's attributes (the others)."""
+    """Harmonic mean of object kept (column 0) and the mean of the style's attributes (the other columns)."""
     kept, style = float(columns[:, 0].mean()), float(columns[:, 1:].mean())
     return 2 * kept * style / (kept + style) if kept + style else 0.0
 
@@ -137,9 +135,10 @@ def score(verdict: Verdict, pictures: NDArray[np.uint8], pairs: Sequence[Pair]) 
     return Score(
         kept=verdict.agrees("object", [replace(pair.reference, object=pair.object) for pair in pairs]),
         leaked=verdict.agrees("object", references),
-        colour=verdict.agrees("colour", references),
         background=verdict.agrees("background", references),
         medium=verdict.agrees("medium", references),
+        colour=verdict.agrees("colour", references),
+        coloured=is_coloured(references),
         vanished=visible(pictures) < VANISHED_BELOW,
     )
 

@@ -1,4 +1,4 @@
-"""`python -m service.evaluation.train_clip`: from nothing to the tiny CLIP that ships, for nano's world.
+"""`python -m service.evaluation.train_clip`: from sprites to the tiny CLIP that ships, for nano's world.
 
 A CLIP by `transformers`' own configuration and files, so that it is loaded as any other is. It is trained on
 renders and their captions, and never on anything that a model under judgement has drawn. As for the judge,
@@ -25,7 +25,7 @@ from service.training.captions import caption, full_caption
 from service.training.corpus import make_renders
 from service.training.muon import muon_and_adam
 from service.training.sheets import as_images
-from service.training.trainer import Compute, Run, fastest
+from service.training.trainer import Run, Session, fastest
 
 WEIGHTS = Path(__file__).parent / "weights" / "clip"
 _SEED, _HELD_OUT_SEED = 9128, 9129
@@ -43,18 +43,27 @@ def main() -> None:
         "--run", type=Path, default=Path("runs/clip"), help="folder of renders, checkpoint, log"
     )
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder to write")
-    parser.add_argument("--steps", type=int, default=375)
-    parser.add_argument("--num-images", type=int, default=12_000)
+    parser.add_argument(
+        "--sprites",
+        type=Path,
+        default=Path("runs/nano"),
+        help="folder of a training of nano, for its sprites",
+    )
+    parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--num-images", type=int, default=30_000)
     parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
     chosen = parser.parse_args()
-    train_clip(chosen.run, chosen.out, chosen.steps, chosen.num_images, fastest(chosen.device))
-    share = right_of_64(chosen.run, chosen.out)
+    chosen.run.mkdir(parents=True, exist_ok=True)
+    session = Session(folder=chosen.run, compute=fastest(chosen.device))
+    train_clip(session, chosen.sprites, chosen.out, chosen.minutes, chosen.num_images)
+    share = right_of_64(chosen.run, chosen.sprites, chosen.out)
     print(f"the right one of 64 held-out renders for a full caption: {100 * share:.1f} %")
 
 
-def train_clip(folder: Path, out: Path, num_steps: int, num_images: int, compute: Compute) -> None:
+def train_clip(session: Session, sprites: Path, out: Path, minutes: float, num_images: int) -> None:
     """Train, or resume; writes the averaged weights to `out` in fp16, with tokenizer and image processor."""
-    renders, scenes = make_renders(folder, _SEED, num_images)
+    renders, scenes = make_renders(session.folder, sprites, _SEED, num_images, held_out=None)
+    compute = session.compute
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = write_processors(out)
     torch.manual_seed(_SEED)
@@ -69,22 +78,22 @@ def train_clip(folder: Path, out: Path, num_steps: int, num_images: int, compute
         weight_decay=1e-2,
         precision=compute.precision,
     )
-    run = Run("clip", folder, clip, optimisers, decay=0.99, checkpoint_every=50)
-    while run.step < num_steps:
+    run = Run("clip", session, clip, optimisers, minutes=minutes, flat_share=0.4, decay=0.99)
+    while not run.is_done:
         rng = np.random.default_rng([_SEED, run.step])
         chosen = np.sort(rng.choice(len(renders), min(_BATCH, len(renders)), replace=False))
         images = degraded(as_images(renders[chosen]), rng).to(compute.device)
         captions = _read(tokenizer, [caption(scenes[index], rng) for index in chosen])
         with compute.autocast():
             loss, hits = contrastive(clip, images, captions.to(compute.device), same(captions))
-        run.descend(loss, num_steps, 0.4, {"loss": loss.item(), "hits": hits})
+        run.descend(loss, {"loss": loss.item(), "hits": hits})
     run.load_average()
     clip.half().save_pretrained(out)
 
 
-def right_of_64(folder: Path, weights: Path, num_images: int = 64 * 16) -> float:
+def right_of_64(folder: Path, sprites: Path, weights: Path, num_images: int = 64 * 16) -> float:
     """Of full captions of held-out renders, the share whose own render is the nearest of 64."""
-    renders, scenes = make_renders(folder / "held_out", _HELD_OUT_SEED, num_images)
+    renders, scenes = make_renders(folder / "held_out", sprites, _HELD_OUT_SEED, num_images, held_out=None)
     clip = Clip(weights)
     images, texts = clip.images(list(renders)), clip.texts([full_caption(scene) for scene in scenes])
     hits = 0

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { CopyButton, Dialog, html, Icon, useEffect, useObjectUrl, useRef, useState } from "./html.js";
 
-const SAMPLES = ["rose", "dunes", "neon", "wood", "dots", "checker"];
+const SAMPLES = ["rose", "dunes", "neon", "wood", "dots", "stripes", "sunset", "watercolour"];
 
 export function nameOf(style) {
   if (style.name) return style.name;

@@ -5,23 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.evaluation.edits import EditSetting, content_pictures, draw_edits, edge_similarity
-from service.evaluation.stylisation import held_out_pairs
+from service.evaluation.edits import EditSetting, draw_edits, edge_similarity, edit_pairs
 from tests.support.nano import nano, nano_judge
 
 pytestmark = pytest.mark.slow
 
 
 def test_edge_similarity_is_of_edges_alone() -> None:
-    pictures = content_pictures(held_out_pairs(3, 4), 3)
+    _, pictures = edit_pairs(3, 4)
     assert edge_similarity(pictures, pictures) == pytest.approx(1.0)
     assert edge_similarity(pictures, 255 - pictures) == pytest.approx(1.0)
     assert edge_similarity(pictures, pictures[::-1]).max() < 0.5
 
 
 def test_edges_and_objects_stay_with_more_structure_and_go_with_more_strength() -> None:
-    pairs = held_out_pairs(3, 10)
-    pictures = content_pictures(pairs, 3)
+    pairs, pictures = edit_pairs(3, 10)
+    assert all(pair.object != pair.reference.object for pair in pairs)
 
     def drawn(setting: EditSetting) -> np.ndarray:
         return draw_edits(nano(), pairs, pictures, setting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import ServiceError
+from service.evaluation.references import Reference, report_references
 from service.media.images import read_picture
 from service.training.captions import full_caption
-from service.training.renderer import render
-from service.training.scene import MEDIA, OBJECTS, Scene, allowed_pairs
+from service.training.scene import MEDIA, OBJECTS, Scene
 
 STYLES_FILE = "styles.json"
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -177,31 +178,46 @@ def _about(file: Path, names: set[str]) -> dict[str, dict[str, str]]:
     return entries
 
 
-def nano_protocol(num_prompts: int = 8, num_styles: int = 8, seed: int = 1) -> Protocol:
+def nano_protocol(
+    num_prompts: int = 8,
+    num_styles: int = 8,
+    seed: int = 1,
+    references: Sequence[Reference] | None = None,
+) -> Protocol:
     """Of nano's world: prompts that name an object, and renders that no training had, a medium each in turn.
 
     No prompt's object is that of a style image: then leakage could not be told from what was asked for.
-    Beyond eight, prompts come again, with other seeds.
+    The renders are those for reports, unless others are given; beyond all of them ValueError says so.
     """
     rng = np.random.default_rng([_NANO, seed])
-    shuffled = [OBJECTS[index] for index in rng.permutation(len(OBJECTS))]
-    shown, asked = shuffled[:_NUM_SHOWN], shuffled[_NUM_SHOWN:]
+    references = report_references() if references is None else references
+    if num_styles > len(references):
+        raise ValueError(
+            f"{num_styles} styles are too many: nano's world has {len(references)} style images."
+        )
+    chosen = _by_medium([references[index] for index in rng.permutation(len(references))])[:num_styles]
+    shown = {reference.scene.object for reference in chosen}
+    asked = [
+        name for name in (OBJECTS[index] for index in rng.permutation(len(OBJECTS))) if name not in shown
+    ]
     names = [asked[index % len(asked)] for index in range(num_prompts)]
-    styles = [_nano_style(index, shown, rng) for index in range(num_styles)]
+    styles = [_nano_style(index, reference) for index, reference in enumerate(chosen)]
     return Protocol(tuple(map(_with_article, names)), tuple(styles), seed)
 
 
-_NUM_SHOWN = 4  # of the twelve objects, those that style images show
+def _by_medium(references: Sequence[Reference]) -> list[Reference]:
+    """In turn one of each medium, each medium's in the given order."""
+    of_media = [[found for found in references if found.scene.medium == medium] for medium in MEDIA]
+    rounds = itertools.zip_longest(*of_media)
+    return [reference for chosen in rounds for reference in chosen if reference is not None]
 
 
-def _nano_style(index: int, shown: Sequence[str], rng: np.random.Generator) -> Style:
-    medium = MEDIA[index % len(MEDIA)]
-    pairs = allowed_pairs(medium)
-    colour, background = pairs[rng.integers(len(pairs))]
-    scene = Scene(shown[index % len(shown)], colour, background, medium)
-    words = f"in {colour} on {_with_article(background)} background, {medium} style"
-    name = f"{index + 1:02}-{medium.replace(' ', '-')}"
-    return Style(name, render(scene, rng), words, full_caption(scene), scene)
+def _nano_style(index: int, reference: Reference) -> Style:
+    scene = reference.scene
+    colour = f"in {scene.colour} " if scene.colour else ""
+    words = f"{colour}on {_with_article(scene.background)} background, {scene.medium} style"
+    name = f"{index + 1:02}-{scene.medium.replace(' ', '-')}"
+    return Style(name, reference.picture, words, full_caption(scene), scene)
 
 
 def _with_article(word: str) -> str:

@@ -15,7 +15,7 @@ from service.evaluation.stylisation import VANISHED_BELOW
 from service.training.captions import words
 from service.training.scene import OBJECTS, Scene
 
-_STYLE_ATTRIBUTES = ("colour", "background", "medium")
+_STYLE_ATTRIBUTES = ("background", "medium")
 Scores = Mapping[str, float]
 _DIGITS = 6
 
@@ -70,7 +70,7 @@ def cosines(vectors: Vectors, others: Vectors) -> Vectors:
 
 
 def judged(judge: Judge, cells: Sequence[Cell], images: NDArray[np.uint8]) -> dict[str, Vectors]:
-    """Shares, 0 or 1 an image but for `style`, the mean of colour, background and medium."""
+    """Shares, 0 or 1 an image but for `style`, the mean of background and medium."""
     verdict = judge.judge(images)
     own = [_scene(cell.style) for cell in cells]
     other = [_scene(cell.other_style) for cell in cells]
@@ -100,7 +100,7 @@ def _scene(style: Style) -> Scene:
 
 def object_of(prompt: str) -> str:
     """The one object of nano's world that a prompt names. ValueError when it names none."""
-    for word in words(prompt):
-        if word in OBJECTS:
-            return word
+    text = f" {' '.join(words(prompt))} "
+    if named := [name for name in OBJECTS if f" {name} " in text]:
+        return max(named, key=len)  # "christmas tree" and not its "tree"
     raise ValueError(f"{prompt!r} names none of nano's objects: {', '.join(OBJECTS)}.")

@@ -21,6 +21,7 @@ from service.evaluation.paper.figures import plot_front
 from service.evaluation.paper.protocol import nano_protocol
 from service.evaluation.paper.run import OnProgress, Setup, draw_arms
 from service.evaluation.paper.summary import Grid, estimated_grid_mean, estimated_harmonic_mean, grids
+from service.evaluation.references import search_references
 from service.evaluation.train_clip import WEIGHTS
 from service.model.engine.generator import Generator
 from service.model.engine.types import Method
@@ -108,7 +109,10 @@ def tune(
     """Draw and judge the choices, all by default. ValueError for a model that the judge does not know."""
     if not draws_nanos_world(generator):
         raise ValueError(f"The judge knows only the world of nano; {generator.name} draws another.")
-    size, protocol = generator.default_size, nano_protocol(num_prompts, num_styles, _SEED)
+    size, protocol = (
+        generator.default_size,
+        nano_protocol(num_prompts, num_styles, _SEED, search_references()),
+    )
     setup = Setup(generator, size, protocol, Clip(WEIGHTS), judge=load_judge())
     last, default = generator.num_steps(size), default_of(generator)
     tried = list(dict.fromkeys([*(tried or choices(generator)), default]))
@@ -145,7 +149,7 @@ def save_tuning(tuning: Tuning, folder: Path) -> str:
             Heading(title, 1),
             Paragraph(
                 f"{len(tuning.outcomes)} choices, {tuning.num_images} images each, read by nano's judge: "
-                "is the prompt's object kept, and is the style (the mean of colour, background and medium) "
+                "is the prompt's object kept, and is the style (the mean of background and medium) "
                 f"the style image's? Intervals of 95 % are of a bootstrap over prompts and styles. {place}"
             ),
             plot_front([(one.style, one.kept) for one in tuning.outcomes],

@@ -52,7 +52,7 @@ def test_without_an_intervention_the_loop_draws_the_engines_images(studio: Studi
 
 def test_correcting_all_fine_steps_or_none_is_the_engines_method(studio: Studio, cells: list[Cell]) -> None:
     alpha, last = nano().alpha, nano().num_steps(studio.size)
-    for key_step in (3, 5):
+    for key_step in (2, 4):
         corrected, blended = (
             Corrected("", until, key_step, alpha).draw(studio, cells) for until in (last, key_step)
         )
@@ -61,15 +61,15 @@ def test_correcting_all_fine_steps_or_none_is_the_engines_method(studio: Studio,
         ]
         assert all(equal(corrected, engines[0]))
         assert all(equal(blended, engines[1]))
-    partly = Corrected("", 4, 3, alpha).draw(studio, cells)
-    whole = Corrected("", last, 3, alpha).draw(studio, cells)
+    partly = Corrected("", 3, 2, alpha).draw(studio, cells)
+    whole = Corrected("", last, 2, alpha).draw(studio, cells)
     assert not any(equal(partly, whole))
 
 
 def test_exchanging_all_components_replaces_the_feature(studio: Studio, cells: list[Cell]) -> None:
     key_step = nano().key_step
     replaced = of_model(nano(), Method.REP).draw(studio, cells)
-    assert all(equal(Components(24, key_step).draw(studio, cells), replaced))
+    assert all(equal(Components(32, key_step).draw(studio, cells), replaced))
     assert not any(equal(Components(1, key_step).draw(studio, cells), replaced))
 
 
@@ -119,8 +119,8 @@ def test_style_alignment_replaces_interpolates_and_then_only_injects() -> None:
 
 def test_rivals_draw_on_every_backbone(studio: Studio, cells: list[Cell]) -> None:
     plain = Plain().draw(studio, cells)
-    assert not any(equal(Aligned(5).draw(studio, cells), plain))
-    assert not any(equal(ChannelStatistics(5).draw(studio, cells), plain))
+    assert not any(equal(Aligned(4).draw(studio, cells), plain))
+    assert not any(equal(ChannelStatistics(4).draw(studio, cells), plain))
     switti = switti_generator()
     other = Studio(switti, switti.default_size)
     for arm in (Aligned(switti.key_step), Corrected("", switti.num_steps(other.size), switti.key_step, 1.0)):

@@ -12,14 +12,14 @@ from transformers import AutoTokenizer, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from service.evaluation.paper.clip import Clip, PictureModel
-from service.evaluation.paper.protocol import Cell, Protocol, nano_protocol
+from service.evaluation.paper.protocol import Protocol, nano_protocol
 from service.evaluation.paper.scoring import Scorer
 from service.evaluation.paper.summary import estimated_harmonic_mean
+from service.evaluation.references import report_references
 from service.evaluation.train_clip import WEIGHTS
+from service.model.engine.types import ImageSpec
 from service.training.captions import full_caption
-from service.training.renderer import render
-from service.training.scene import Scene
-from tests.support.nano import nano_judge
+from tests.support.nano import nano, nano_judge
 from tests.support.picture_models import write_clip, write_dino, write_siglip
 
 pytestmark = pytest.mark.slow
@@ -31,12 +31,9 @@ def protocol() -> Protocol:
     return nano_protocol(4, 4)
 
 
-def perfect(cell: Cell) -> NDArray[np.uint8]:
-    """What the prompt asks for, in the style, rendered."""
-    scene = cell.style.scene
-    assert scene is not None
-    wanted = Scene(cell.prompt.split()[-1], scene.colour, scene.background, scene.medium)
-    return render(wanted, np.random.default_rng(cell.row))
+def drawn(prompts: list[str]) -> Pictures:
+    size = nano().default_size
+    return [found.image for found in nano().generate([ImageSpec(prompt, 1, size) for prompt in prompts])]
 
 
 def directly(
@@ -66,7 +63,7 @@ def directly(
 def test_the_scores_are_those_of_a_direct_computation(protocol: Protocol, tmp_path: Path) -> None:
     for folder in (WEIGHTS, write_clip(tmp_path / "random")):
         cells = list(protocol.cells())
-        images = [perfect(cell) for cell in cells]
+        images = [reference.picture for reference in report_references()[: len(cells)]]
         records = Scorer(Clip(folder)).score(cells, images)
         txt, img = (np.array([[record[name] for record in records]]) for name in ("txt", "img"))
         expected = directly(
@@ -80,17 +77,14 @@ def test_the_scores_are_those_of_a_direct_computation(protocol: Protocol, tmp_pa
 
 def test_a_shuffled_pairing_scores_lower_and_controls_are_in_their_places(protocol: Protocol) -> None:
     cells = list(protocol.cells())
-    drawn = {
-        "perfect": [perfect(cell) for cell in cells],
+    images_of = {
+        "perfect": drawn([cell.worded for cell in cells]),  # nano knows the words of its own styles
         "copy": [cell.style.picture for cell in cells],
-        "plain": [
-            render(Scene(cell.prompt.split()[-1], "red", "white", "flat"), np.random.default_rng(cell.row))
-            for cell in cells
-        ],
+        "plain": drawn([f"{cell.prompt} on a white background, flat style" for cell in cells]),
     }
     scorer = Scorer(Clip(WEIGHTS), judge=nano_judge())
     means = {}
-    for name, images in drawn.items():
+    for name, images in images_of.items():
         records = scorer.score(cells, images)
         means[name] = {score: float(np.mean([record[score] for record in records])) for score in records[0]}
     perfects, copies, plains = means["perfect"], means["copy"], means["plain"]
@@ -106,15 +100,10 @@ def test_a_shuffled_pairing_scores_lower_and_controls_are_in_their_places(protoc
 
 
 def test_the_tiny_clip_tells_held_out_renders_apart() -> None:
-    rng = np.random.default_rng(7)
-    media = ("flat", "stripes", "checker", "neon")
-    scenes = [Scene(name, "red", "white", medium) for name in ("cat", "house", "star") for medium in media]
-    clip = Clip(WEIGHTS)
-    scores = (
-        clip.texts([full_caption(scene) for scene in scenes])
-        @ clip.images([render(scene, rng) for scene in scenes]).T
-    )
-    assert (scores.argmax(1) == np.arange(len(scenes))).mean() > 0.8
+    references, clip = report_references()[:32], Clip(WEIGHTS)
+    texts = clip.texts([full_caption(reference.scene) for reference in references])
+    scores = texts @ clip.images([reference.picture for reference in references]).T
+    assert (scores.argmax(1) == np.arange(len(references))).mean() > 0.8
 
 
 def test_batches_and_single_images_have_the_same_vectors(tmp_path: Path) -> None:

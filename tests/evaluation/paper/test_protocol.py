@@ -9,6 +9,9 @@ import pytest
 from PIL import Image
 
 from service.evaluation.paper.protocol import Protocol, nano_protocol, read_prompts, read_styles
+from service.evaluation.paper.scoring import object_of
+from service.evaluation.references import search_references
+from service.training.scene import MEDIA
 
 
 def styles_folder(folder: Path, *names: str) -> Path:
@@ -87,11 +90,28 @@ def test_one_prompt_or_one_style_is_too_few() -> None:
 def test_nanos_prompts_never_name_what_a_style_image_shows() -> None:
     world = nano_protocol(16, 12)
     shown = {style.scene.object for style in world.styles if style.scene}
-    assert not shown & {prompt.split()[-1] for prompt in world.prompts}
+    assert not shown & {object_of(prompt) for prompt in world.prompts}
+    assert [style.scene.medium for style in world.styles[:8] if style.scene] == list(MEDIA)
     cells = list(world.cells())
     assert len(cells) == 16 * 12
     assert all(cell.prompt != cell.other_prompt and cell.style is not cell.other_style for cell in cells)
     assert {cell.seed for cell in cells if cell.row == 3} == {world.seed + 3}
+
+
+def test_nanos_styles_are_as_many_as_there_are_renders_and_those_of_the_search_are_others() -> None:
+    with pytest.raises(ValueError, match=r"9999 styles are too many: nano's world has \d+ style images"):
+        nano_protocol(2, 9999)
+    found = search_references()
+    searched, reported = nano_protocol(2, 16, 1, found), nano_protocol(2, 16)
+    pictures = {style.picture.tobytes() for style in searched.styles}
+    assert not pictures & {style.picture.tobytes() for style in reported.styles}
+
+
+def test_an_object_of_several_words_is_read_whole() -> None:
+    assert object_of("A christmas tree, please") == "christmas tree"
+    assert object_of("a tree") == "tree"
+    with pytest.raises(ValueError, match="names none of nano's objects: "):
+        object_of("a catalogue")
 
 
 def test_the_fingerprint_is_of_all_that_is_drawn_and_compared() -> None:
