@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,12 +35,14 @@ from service.evaluation.stylisation import (
     palette_distances,
     style_pairs,
 )
-from service.evaluation.train_judge import labels_of
+from service.evaluation.train_judge import accuracies, labels_of, make_references, train_judge
 from service.model.engine.generator import Generator
 from service.model.engine.quality import EXACT, Quality
 from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
 from service.training.scene import MEDIA, Scene, held_out
+from service.training.trainer import Compute, Session
 from tests.support.nano import nano, nano_judge
+from tests.support.sprites import tiny_sprites
 from tests.support.tiny import tiny_generator
 
 pytestmark = pytest.mark.slow
@@ -116,6 +120,24 @@ def test_seeds_deviate_by_what_differs_and_equal_pictures_by_nothing() -> None:
     pictures = np.zeros((2, 8, 4, 4, 3), np.uint8)
     pictures[1, ::2] = 255
     assert deviation(pictures).tolist() == [0, 0.5]
+
+
+def test_training_a_judge_is_one_command_that_resumes(tmp_path: Path) -> None:
+    tiny_sprites().save(tmp_path / "nano")
+    run, weights = tmp_path / "run", tmp_path / "judge.safetensors"
+    minutes = itertools.count()  # by each look at the clock
+    session = Session(
+        folder=run, compute=Compute(torch.device("cpu"), torch.float32), clock=lambda: 60.0 * next(minutes)
+    )
+    train_judge(session, tmp_path / "nano", weights, 20, 80)
+    first = weights.read_bytes()
+    train_judge(session, tmp_path / "nano", weights, 20, 80)
+    assert weights.read_bytes() == first
+    assert set(accuracies(run, tmp_path / "nano", weights, 20)) > set(ATTRIBUTES)
+    make_references(run, tmp_path / "nano", tmp_path / "references.webp", 9)
+    references = load_references(tmp_path / "references.webp")
+    assert [reference.scene for reference in references[: len(NAMED)]] == list(NAMED.values())
+    assert len(references) == len(NAMED) + 9
 
 
 def test_a_render_is_visible_and_an_empty_picture_is_not() -> None:

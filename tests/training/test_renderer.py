@@ -1,30 +1,39 @@
 """The pictures that teach the bundled model: exact, legible, and true to their words."""
 
+from __future__ import annotations
+
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
-from service.training.renderer import render
+from service.training.renderer import POSES, Renderer
 from service.training.scene import (
     BACKGROUNDS,
     COLOURS,
     MEDIA,
     OBJECTS,
     PALETTE,
+    RECOLOURED,
     Scene,
     allowed_pairs,
+    held_out,
     random_scene,
 )
-from service.training.silhouettes import Placement, draw_silhouette
-
-CENTRED = Placement(x=0.5, y=0.5, radius=0.38, turn_radians=0.0)
+from service.training.sprites import SPRITE_SIDE, Sprites
+from tests.support.sprites import tiny_sprites
 
 
 def rng(seed: int = 7) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+def render(scene: Scene, generator: np.random.Generator, side: int = 64) -> NDArray[np.uint8]:
+    return Renderer(tiny_sprites(), side).render(scene, generator)
 
 
 def nearest_name(pixels: NDArray[np.uint8]) -> str:
@@ -37,11 +46,10 @@ def border(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("medium", MEDIA)
-@pytest.mark.parametrize("name", OBJECTS)
-def test_every_object_in_every_medium_is_a_legible_picture(name: str, medium: str) -> None:
-    scene = Scene(name, "yellow", "blue", medium)
-    for seed in range(2):
-        picture = render(scene, rng(seed))
+@pytest.mark.parametrize("name", OBJECTS[::20])
+def test_every_thing_in_every_medium_is_a_legible_picture(name: str, medium: str) -> None:
+    for seed in range(3):
+        picture = render(Scene(name, "yellow", "blue", medium), rng(seed))
         assert picture.shape == (64, 64, 3)
         assert picture.dtype == np.uint8
         # Yellow differs from blue in every medium by far more than any texture does in blueness.
@@ -66,17 +74,37 @@ def test_a_picture_has_the_side_asked_for(side: int) -> None:
 def test_a_flat_picture_shows_the_colours_its_scene_names() -> None:
     for colour, background in allowed_pairs("flat"):
         picture = render(Scene("square", colour, background, "flat"), rng())
-        assert nearest_name(picture[24:40, 24:40]) == colour
+        around_the_eye = np.concatenate([picture[20:25, 24:40], picture[40:44, 24:40]])
+        assert nearest_name(around_the_eye) == colour
         assert nearest_name(border(picture)) == background
 
 
-@pytest.mark.parametrize("medium", ["stripes", "checker", "wood grain", "watercolour", "pixel"])
+def test_a_thing_without_a_colour_keeps_its_own_and_another_keeps_its_details() -> None:
+    own, blue = (render(Scene("square", colour, "white", "flat"), rng(2)) for colour in ("", "blue"))
+    sprite = tiny_sprites().flat[OBJECTS.index("square")]
+    assert math.dist(sprite[30, 64, :3], own[22, 32]) < 12
+    inside = blue[16:44, 16:44].reshape(-1, 3).astype(int)  # the body and somewhere in it the eye
+    assert np.abs(inside - inside[0]).max() > 15
+    assert (inside.argmax(axis=1) == 2).all()
+
+
+def test_a_thing_of_its_backgrounds_colour_has_a_rim() -> None:
+    index = OBJECTS.index("square")
+    sprites = tiny_sprites()
+    red = np.zeros((1, SPRITE_SIDE, SPRITE_SIDE, 4), np.uint8)
+    red[..., :3], red[..., 3] = PALETTE["red"], sprites.flat[index, ..., 3]
+    alone = Sprites(("square",), red, sprites.ink[index : index + 1], sprites.clay[index : index + 1])
+    picture = Renderer(alone).render(Scene("square", "", "red", "flat"), rng())
+    assert (np.abs(picture.astype(int) - picture[0, 0]).max(axis=-1) > 60).sum() > 50
+
+
+@pytest.mark.parametrize("medium", ["ink", "clay", "stripes", "wood grain", "watercolour", "pixel"])
 def test_a_texture_leaves_colours_apart(medium: str) -> None:
     means = {
-        name: border(render(Scene("star", _other(name), name, medium), rng())).mean(axis=0)
+        name: render(Scene("star", _other(name), name, medium), rng())[:16].mean(axis=(0, 1))
         for name in BACKGROUNDS
     }
-    assert min(math.dist(means[a], means[b]) for a, b in itertools.combinations(means, 2)) > 30
+    assert min(math.dist(means[a], means[b]) for a, b in itertools.combinations(means, 2)) > 20
 
 
 def test_neon_grounds_are_dark_and_still_tell_their_colours_apart() -> None:
@@ -84,7 +112,7 @@ def test_neon_grounds_are_dark_and_still_tell_their_colours_apart() -> None:
         name: border(render(Scene("star", _other(name), name, "neon"), rng())).mean(axis=0)
         for name in BACKGROUNDS
     }
-    assert all(mean.max() < 110 for mean in means.values())
+    assert all(mean.max() < 125 for mean in means.values())
     assert min(math.dist(means[a], means[b]) for a, b in itertools.combinations(means, 2)) > 12
 
 
@@ -94,30 +122,29 @@ def test_media_differ_over_the_whole_picture() -> None:
         assert np.abs(pictures[first] - pictures[second]).mean() > 4, (first, second)
 
 
-def test_objects_have_silhouettes_of_their_own() -> None:
-    figures = {name: draw_silhouette(name, 64, CENTRED).figure for name in OBJECTS}
-    for first, second in itertools.combinations(OBJECTS, 2):
-        shared = np.minimum(figures[first], figures[second]).sum()
-        united = np.maximum(figures[first], figures[second]).sum()
-        assert shared / united < 0.85, (first, second)
+def test_poses_differ_by_place_and_mirror_and_stay_inside_the_frame() -> None:
+    seen = {render(Scene("cat", "black", "white", "flat"), rng(seed)).tobytes() for seed in range(60)}
+    assert len(seen) > len(POSES)  # the colours jitter, too
+    for pose in POSES:
+        assert abs(pose.x) + pose.size / 2 <= 0.5
+        assert abs(pose.y) + pose.size / 2 <= 0.5
+    assert {pose.mirrored for pose in POSES} == {False, True}
 
 
-def test_an_object_fills_most_of_the_frame_and_stays_inside_it() -> None:
-    for name in OBJECTS:
-        figure = draw_silhouette(name, 64, CENTRED).figure > 0.5
-        rows, columns = np.flatnonzero(figure.any(axis=1)), np.flatnonzero(figure.any(axis=0))
-        longest = max(np.ptp(rows), np.ptp(columns)) / 64
-        assert 0.6 <= longest <= 0.85, name
-        assert rows[0] > 2
-        assert rows[-1] < 61
-        assert columns[0] > 2
-        assert columns[-1] < 61
-
-
-def test_strokes_are_an_even_band_along_the_contour() -> None:
-    strokes = draw_silhouette("square", 64, CENTRED).strokes
-    assert strokes[32].sum() == pytest.approx(2 * 0.055 * 64, abs=0.7)
-    assert strokes[32, 32] == 0
+def test_sprites_are_cut_and_centred_and_come_back_from_their_folder(tmp_path: Path) -> None:
+    picture = Image.new("RGBA", (200, 300))
+    picture.paste((10, 200, 30, 255), (20, 40, 60, 140))
+    sprites = Sprites.of(["bar"], [picture], [picture], [picture])
+    alpha = sprites.flat[0, ..., 3] > 128
+    assert alpha.sum(axis=0).max() == SPRITE_SIDE
+    assert np.flatnonzero(alpha.any(axis=0)).mean() == pytest.approx(SPRITE_SIDE / 2 - 0.5, abs=1)
+    assert not Sprites.exist(tmp_path)
+    sprites.save(tmp_path)
+    again = Sprites.load(tmp_path)
+    assert (again.names, again.index("bar")) == (("bar",), 0)
+    assert np.array_equal(again.clay, sprites.clay)
+    with pytest.raises(ValueError, match="picture is empty"):
+        Sprites.of(["air"], *[[Image.new("RGBA", (9, 9))]] * 3)
 
 
 def test_colours_that_melt_together_are_never_paired() -> None:
@@ -137,18 +164,32 @@ def test_neon_never_glows_black() -> None:
 
 def test_random_scenes_use_every_word_and_only_allowed_pairs() -> None:
     generator = rng()
-    scenes = [random_scene(generator) for _ in range(2000)]
-    assert all((scene.colour, scene.background) in allowed_pairs(scene.medium) for scene in scenes)
+    scenes = [random_scene(generator) for _ in range(4000)]
+    coloured = [scene for scene in scenes if scene.colour]
+    assert all((scene.colour, scene.background) in allowed_pairs(scene.medium) for scene in coloured)
+    assert len(coloured) / len(scenes) == pytest.approx(RECOLOURED, abs=0.03)
     assert {scene.object for scene in scenes} == set(OBJECTS)
     assert {scene.medium for scene in scenes} == set(MEDIA)
-    assert {scene.colour for scene in scenes} == set(COLOURS)
+    assert {scene.colour for scene in coloured} == set(COLOURS)
+    assert {scene.background for scene in scenes} == set(BACKGROUNDS)
     assert random_scene(rng(5)) == random_scene(rng(5))
+
+
+def test_a_tenth_of_the_pairs_of_thing_and_medium_is_held_out_for_good() -> None:
+    pairs = [held_out(name, medium) for name in OBJECTS for medium in MEDIA]
+    assert 0.08 < np.mean(pairs) < 0.12
+    generator = rng()
+    for only in (True, False):
+        scenes = [random_scene(generator, held_out=only) for _ in range(500)]
+        assert {held_out(scene.object, scene.medium) for scene in scenes} == {only}
+    anything = [random_scene(generator, held_out=None) for _ in range(500)]
+    assert {held_out(scene.object, scene.medium) for scene in anything} == {True, False}
 
 
 @pytest.mark.parametrize(
     "scene",
     [
-        Scene("dragon", "red", "white", "flat"),
+        Scene("quokka", "red", "white", "flat"),
         Scene("cat", "beige", "white", "flat"),
         Scene("cat", "red", "beige", "flat"),
         Scene("cat", "red", "white", "fresco"),
