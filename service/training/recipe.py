@@ -60,7 +60,7 @@ class Recipe:
     matrix_rate: float = 0.02
     embedding_rate: float = 6e-3  # of words, which each see few captions
     dropped_text: float = 0.1  # for classifier-free guidance
-    max_flips: float = 0.26  # bitwise self-correction (Infinity, section 3.4): share of bits flipped a scale
+    max_flips: float = 0.15  # bitwise self-correction (Infinity, section 3.4): share of bits flipped a scale
 
     tokenizer_average: float = 0.995  # decay of the exponential moving average that is shipped
     transformer_average: float = 0.99

@@ -32,7 +32,7 @@ from service.training.sheets import as_images, save_samples
 from service.training.trainer import Compute, Run, Session, Stopped
 
 _ENCODED = 128  # pictures at once
-_TEXT_TOKENS = 24  # captions are padded to so many, so that shapes stay the same; a longer one is longer
+_TEXT_TOKENS = 28  # captions are padded to so many, so that shapes stay the same; a longer one is longer
 _UNKNOWN_WORDS = 0.1  # share of captions with words the vocabulary lacks, so that such words do no harm
 
 
@@ -76,7 +76,7 @@ def train_transformer(
     compute, folder = session.compute, session.folder
     pair, run = _begun(session, recipe)
     words = WordTokenizer.from_file(str(folder / "text_encoder" / "tokenizer.json"))
-    lesson = _Lesson(pair, words, compute)
+    lesson = _Lesson(pair, words, compute, compiles=session.compiles)
     while not run.is_done:
         rng = np.random.default_rng([recipe.seed, 3, run.step])
         chosen = rng.integers(len(features), size=recipe.transformer_batch)
@@ -151,12 +151,15 @@ def corrected_scales(h: Tensor, max_flips: float) -> tuple[list[Tensor], list[Te
 class _Lesson:
     """Teacher forcing: all scales at once, each attending to itself and to those before it."""
 
-    def __init__(self, pair: Pair, words: WordTokenizer, compute: Compute) -> None:
+    def __init__(self, pair: Pair, words: WordTokenizer, compute: Compute, *, compiles: bool) -> None:
         self.pair, self.words, self.compute = pair, words, compute
         parts = [torch.full((scale.num_tokens,), index) for index, scale in enumerate(SCHEDULE.scales)]
         self.scale = torch.cat(parts).to(compute.device)
         self.bias = _bias(self.scale[:, None] >= self.scale[None])
         self.rotation = rotations(SCHEDULE, CONFIG.transformer.head_width, compute.device)
+        blocks = [block for block in pair.transformer.blocks if isinstance(block, Block)]
+        # A wrapper around each block: samples, of other shapes, are drawn with the blocks themselves.
+        self.blocks = [(block, torch.compile(block, dynamic=False) if compiles else block) for block in blocks]
 
     def losses(
         self,
@@ -200,8 +203,7 @@ class _Lesson:
             (v,) = values
             return _attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.bias)
 
-        for block in transformer.blocks:
-            assert isinstance(block, Block)
+        for block, run_block in self.blocks:
             reading = block.text_attention
             keys, values = reading.keys_values(tokens)
 
@@ -211,7 +213,7 @@ class _Lesson:
                 q = split_heads(reading.query(x), reading.num_heads)
                 return reading.out(_attention(q / math.sqrt(q.shape[-1]), keys, values, text_bias))
 
-            x = block(x, block.modulations(condition), self.rotation, len(x), attend, read_text)
+            x = run_block(x, block.modulations(condition), self.rotation, len(x), attend, read_text)
         return transformer.logits(x, transformer.head_modulations(pooled))
 
     def _encode(self, captions: Sequence[str], dropped: NDArray[np.bool_]) -> list[Tensor]:
