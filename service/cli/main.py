@@ -20,6 +20,7 @@ from service.cli.ray import ray
 from service.cli.serve import serve
 from service.cli.store import store
 from service.cli.styles import styles
+from service.cli.train import train
 from service.cli.verify import verify
 from service.cli.webhooks import webhooks
 from service.logs import configure_logs
@@ -43,6 +44,7 @@ cli = typer.Typer(
 for command in (serve, ray, generate, fetch, convert, extract_weights, fit, verify, bench):
     cli.command()(command)
 cli.add_typer(evaluate, name="evaluate")
+cli.add_typer(train, name="train")
 cli.add_typer(styles, name="styles")
 cli.add_typer(keys, name="keys")
 cli.add_typer(store, name="store")

@@ -43,6 +43,22 @@ def counter(num: int, what: str) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
+def shares() -> Iterator[Callable[[str, float, str], None]]:
+    """Yields `report(stage, share, text)`, which keeps a bar per stage, from 0 to 1, with a text beside it."""
+    from rich.progress import TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    tasks: dict[str, TaskID] = {}
+    with _progress(TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}")) as progress:
+
+        def report(stage: str, share: float, text: str) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=1.0, text=text)
+            progress.update(tasks[stage], completed=share, text=text)
+
+        yield report
+
+
+@contextmanager
 def steps(what: str, num_images: int) -> Iterator[Callable[[int, int, int], None]]:
     """Yields `on_step(image, step, num_steps)`, which fills a bar of the steps of all images."""
     from rich.progress import MofNCompleteColumn, TimeElapsedColumn

@@ -57,6 +57,8 @@ class Recipe:
 
     transformer_batch: int = 64
     transformer_flat_share: float = 0.55
+    sampled_share: float = 0.75  # of the minutes, in which a step has only so many tokens of the last scale
+    sampled_tokens: int = 16
     matrix_rate: float = 0.02
     embedding_rate: float = 6e-3  # of words, which each see few captions
     dropped_text: float = 0.1  # for classifier-free guidance
@@ -64,7 +66,7 @@ class Recipe:
 
     tokenizer_average: float = 0.995  # decay of the exponential moving average that is shipped
     transformer_average: float = 0.99
-    sheet_minutes: float = 5.0
+    sheet_minutes: float = 10.0
 
     @property
     def tokenizer_minutes(self) -> float:

@@ -54,7 +54,7 @@ def as_images(pictures: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def save_samples(file: Path, generator: Generator, seed: int, num_columns: int = 16) -> None:
+def save_samples(file: Path, generator: Generator, seed: int, num_columns: int = 8) -> None:
     """Things drawn by lot, the same ones each time, in every medium, from full captions."""
     rng = np.random.default_rng(seed)
     rows = []

@@ -17,7 +17,7 @@ from service.model.nano.words import write_vocabulary
 from service.training.corpus import Corpus, make_corpus
 from service.training.recipe import CONFIG, WEIGHTS, Recipe
 from service.training.sources import SOURCES, fetch, make_sprites
-from service.training.train_tokenizer import fine_tune_decoder, train_tokenizer
+from service.training.train_tokenizer import fine_tune_decoder, load_tokenizer, train_tokenizer
 from service.training.train_transformer import encode_corpus, load_transformer, train_transformer
 from service.training.trainer import Session
 from service.training.write import write_infinity
@@ -52,25 +52,23 @@ class Training:
     def transformer(self) -> None:
         """Transformer and text encoder, on the tokenizer's bits."""
         corpus = self.render()
-        tokenizer = train_tokenizer(self.session, corpus, self.recipe)
+        tokenizer = load_tokenizer(self.session)
         features = encode_corpus(self.session, tokenizer, corpus.renders)
-        fine_tune_decoder(self.session, tokenizer, corpus, self.recipe)
         train_transformer(self.session, features, corpus.scenes, tokenizer, self.recipe)
 
     def export(self, out: Path) -> None:
-        """The model folder, of the averages that the checkpoints hold: of a run that goes on, too.
+        """A model folder of the averages that the checkpoints hold: of a training that still runs, too.
 
         FileNotFoundError when there are none yet.
         """
-        folder, corpus = self.session.folder, self.render()
-        done = dataclasses.replace(self.recipe, minutes=1e-9)  # the checkpoints as they are
-        tokenizer = train_tokenizer(self.session, corpus, done)
-        fine_tune_decoder(self.session, tokenizer, corpus, done)
-        transformer, text_encoder = load_transformer(self.session, done)
+        tokenizer = load_tokenizer(self.session)
+        transformer, text_encoder, seconds = load_transformer(self.session)
         write_infinity(out, CONFIG, transformer, tokenizer, torch.float16)
         write_vocabulary(out / "text_encoder")
         text_encoder.half().save_pretrained(out / "text_encoder")
-        (out / "training.json").write_text((folder / "training.json").read_text())
+        training = json.loads((self.session.folder / "training.json").read_text())
+        training["transformer_minutes"] = round(seconds / 60, 1)
+        (out / "training.json").write_text(json.dumps(training, indent=1) + "\n")
 
 
 def _begin(folder: Path, recipe: Recipe) -> None:

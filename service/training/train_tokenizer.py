@@ -14,7 +14,7 @@ from service.training.corpus import Corpus
 from service.training.muon import muon_and_adam
 from service.training.recipe import CONFIG, GRIDS, Recipe
 from service.training.sheets import as_images, save_reconstructions
-from service.training.trainer import Compute, Run, Session
+from service.training.trainer import Compute, Run, Session, load_average
 
 _TOKENIZER, _DECODER = 1, 2  # stages, each with a random stream of its own
 
@@ -47,6 +47,15 @@ def train_tokenizer(session: Session, corpus: Corpus, recipe: Recipe) -> Tokeniz
         run.descend(loss, losses)
         _look(run, tokenizer, corpus, recipe)
     run.load_average()
+    return tokenizer
+
+
+def load_tokenizer(session: Session) -> Tokenizer:
+    """The averages of a training that has begun, with the decoder as fine-tuned if it has been."""
+    tokenizer = new_tokenizer(session.compute)
+    load_average(session.folder / "tokenizer.pt", tokenizer)
+    if (session.folder / "decoder.pt").exists():
+        load_average(session.folder / "decoder.pt", tokenizer.decoder)
     return tokenizer
 
 

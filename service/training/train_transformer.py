@@ -29,7 +29,7 @@ from service.training.muon import muon_and_adam
 from service.training.recipe import CONFIG, GRIDS, SCHEDULE, Recipe
 from service.training.scene import Scene
 from service.training.sheets import as_images, save_samples
-from service.training.trainer import Compute, Run, Session, Stopped
+from service.training.trainer import Compute, Run, Session, Stopped, load_average
 
 _ENCODED = 128  # pictures at once
 _TEXT_TOKENS = 28  # captions are padded to so many, so that shapes stay the same; a longer one is longer
@@ -74,7 +74,17 @@ def train_transformer(
 ) -> tuple[Transformer, T5EncoderModel]:
     """Train for the recipe's minutes; returns the averaged weights of both networks."""
     compute, folder = session.compute, session.folder
-    pair, run = _begun(session, recipe)
+    torch.manual_seed(recipe.seed + 1)
+    pair = _untrained(session)
+    run = Run(
+        "transformer",
+        session,
+        pair,
+        _optimisers(pair, recipe, compute),
+        minutes=recipe.transformer_minutes,
+        flat_share=recipe.transformer_flat_share,
+        decay=recipe.transformer_average,
+    )
     words = WordTokenizer.from_file(str(folder / "text_encoder" / "tokenizer.json"))
     lesson = _Lesson(pair, words, compute, compiles=session.compiles)
     while not run.is_done:
@@ -85,7 +95,9 @@ def train_transformer(
         h = torch.from_numpy(features[chosen]).float()
         inputs, labels = corrected_scales(h, recipe.max_flips)
         dropped = rng.random(len(chosen)) < recipe.dropped_text
-        by_scale, accuracy = lesson.losses(captions, dropped, inputs, labels)
+        # Which thing it is shows in the coarse scales, most of the tokens are in the last.
+        num_last = recipe.sampled_tokens if run.share < recipe.sampled_share else SCHEDULE.scales[-1].num_tokens
+        by_scale, accuracy = lesson.losses(captions, dropped, inputs, labels, num_last)
         loss = torch.cat([of_tokens / side for side, of_tokens in by_scale], dim=1).sum() / sum(
             of_tokens.shape[1] / side * len(chosen) for side, of_tokens in by_scale
         )
@@ -103,29 +115,17 @@ def train_transformer(
     return pair.transformer, pair.text_encoder
 
 
-def load_transformer(session: Session, recipe: Recipe) -> tuple[Transformer, T5EncoderModel]:
-    """The averages of a run that has begun. FileNotFoundError when it has not."""
-    pair, run = _begun(session, recipe)
-    if not run.file.exists():
-        raise FileNotFoundError(f"There is no {run.file}: train the transformer first.")
-    run.load_average()
-    return pair.transformer, pair.text_encoder
+def load_transformer(session: Session) -> tuple[Transformer, T5EncoderModel, float]:
+    """The averages of a training that has begun, and the seconds that it has had."""
+    pair = _untrained(session)
+    seconds = load_average(session.folder / "transformer.pt", pair)
+    return pair.transformer, pair.text_encoder, seconds
 
 
-def _begun(session: Session, recipe: Recipe) -> tuple[Pair, Run]:
-    torch.manual_seed(recipe.seed + 1)
+def _untrained(session: Session) -> Pair:
     pair = Pair(write_vocabulary(session.folder / "text_encoder"))
     _initialise(pair.transformer)
-    pair.to(session.compute.device)
-    return pair, Run(
-        "transformer",
-        session,
-        pair,
-        _optimisers(pair, recipe, session.compute),
-        minutes=recipe.transformer_minutes,
-        flat_share=recipe.transformer_flat_share,
-        decay=recipe.transformer_average,
-    )
+    return pair.to(session.compute.device)
 
 
 def corrected_scales(h: Tensor, max_flips: float) -> tuple[list[Tensor], list[Tensor]]:
@@ -167,28 +167,37 @@ class _Lesson:
         dropped: NDArray[np.bool_],
         inputs: Sequence[Tensor],
         labels: Sequence[Tensor],
+        num_last: int,
     ) -> tuple[list[tuple[int, Tensor]], float]:
-        """A side and token losses [images, tokens] for each scale; and the accuracy on the last."""
+        """A side and token losses [images, tokens] for each scale; and the accuracy on the last.
+
+        Of the last scale's tokens only `num_last` are there, drawn by lot.
+        """
         device = self.compute.device
+        last = SCHEDULE.scales[-1].num_tokens
+        drawn = torch.randperm(last)[:num_last].sort().values
+        kept = torch.cat([torch.arange(SCHEDULE.num_tokens - last), SCHEDULE.num_tokens - last + drawn]).to(device)
         codes = torch.cat([scale.flatten(2).transpose(1, 2) for scale in inputs], dim=1).to(device)
         # T5 divides its scores by nothing: in bf16 they would drown the relative positions, and with them
         # which colour is the object's and which the background's.
         texts = self._encode(captions, dropped)
         with self.compute.autocast():
-            logits = self._logits(texts, codes).float()
+            logits = self._logits(texts, codes, kept).float()
         losses, offset, accuracy = [], 0, 0.0
         for scale, label in zip(SCHEDULE.scales, labels, strict=True):
-            part = logits[:, offset : offset + scale.num_tokens]
             target = label.to(device).flatten(2).transpose(1, 2)  # [images, tokens, bits]
+            if scale is SCHEDULE.scales[-1]:
+                target = target[:, drawn.to(device)]
+            part = logits[:, offset : offset + target.shape[1]]
             margin = part[..., 1] - part[..., 0]
             loss = F.binary_cross_entropy_with_logits(margin, target.float(), reduction="none").mean(-1)
             losses.append((scale.height, loss))
-            offset += scale.num_tokens
+            offset += target.shape[1]
             accuracy = ((margin > 0) == target).float().mean().item()
         return losses, accuracy
 
-    def _logits(self, texts: Sequence[Tensor], codes: Tensor) -> Tensor:
-        """[images, tokens, bits, 2] of texts [tokens, channels] and codes [images, tokens, bits]."""
+    def _logits(self, texts: Sequence[Tensor], codes: Tensor, kept: Tensor) -> Tensor:
+        """[images, kept, bits, 2] of texts [tokens, channels] and codes [images, tokens, bits]."""
         transformer = self.pair.transformer
         padded, text_mask = pad_texts(texts, max(_TEXT_TOKENS, *map(len, texts)))
         text_bias = _bias(text_mask[:, None, None])
@@ -196,12 +205,13 @@ class _Lesson:
         pooled = transformer.pool(normed, text_mask)
         tokens = transformer.text_in(normed)
         x = torch.cat([pooled[:, None] + transformer.start, transformer.code_in(codes)], dim=1)
-        x = x + transformer.scale_embedding(self.scale)
+        x = (x + transformer.scale_embedding(self.scale))[:, kept]
+        rotation, bias = self.rotation[:, kept], self.bias[kept][:, kept]
         condition = transformer.condition(pooled)
 
         def attend(q: Tensor, k: Tensor, values: Sequence[Tensor]) -> Tensor:
             (v,) = values
-            return _attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), self.bias)
+            return _attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bias)
 
         for block, run_block in self.blocks:
             reading = block.text_attention
@@ -213,7 +223,7 @@ class _Lesson:
                 q = split_heads(reading.query(x), reading.num_heads)
                 return reading.out(_attention(q / math.sqrt(q.shape[-1]), keys, values, text_bias))
 
-            x = run_block(x, block.modulations(condition), self.rotation, len(x), attend, read_text)
+            x = run_block(x, block.modulations(condition), rotation, len(x), attend, read_text)
         return transformer.logits(x, transformer.head_modulations(pooled))
 
     def _encode(self, captions: Sequence[str], dropped: NDArray[np.bool_]) -> list[Tensor]:

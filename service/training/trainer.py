@@ -185,3 +185,19 @@ class Run:
             with torch.no_grad():
                 for name, parameter in self.modules.named_parameters():
                     parameter.copy_(own[name])
+
+
+def load_average(file: Path, modules: nn.Module) -> float:
+    """The average that a training's checkpoint holds into `modules`; returns the seconds that it has had.
+
+    FileNotFoundError when there is no checkpoint.
+    """
+    if not file.exists():
+        raise FileNotFoundError(f"There is no {file}: run the stages before this one first.")
+    state: dict[str, Any] = torch.load(
+        file, map_location=next(modules.parameters()).device, weights_only=True, mmap=True
+    )
+    with torch.no_grad():
+        for name, parameter in modules.named_parameters():
+            parameter.copy_(state["average"][name])
+    return float(state["seconds"])
