@@ -60,7 +60,7 @@ class Recipe:
     sampled_share: float = 0.75  # of the minutes, in which a step has only so many tokens of the last scale
     sampled_tokens: int = 16
     matrix_rate: float = 0.02
-    embedding_rate: float = 6e-3  # of words, which each see few captions
+    embedding_rate: float = 3e-3  # of words, which each see few captions
     dropped_text: float = 0.1  # for classifier-free guidance
     max_flips: float = 0.15  # bitwise self-correction (Infinity, section 3.4): share of bits flipped a scale
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +21,7 @@ from service.model.infinity.t5 import TextEncoder
 from service.model.infinity.tokenizer import Tokenizer, codes_from_bits
 from service.model.infinity.transformer import Block, TextAttention, Transformer
 from service.model.layers import merge_heads, split_heads
-from service.model.nano.words import untrained_encoder, write_vocabulary
+from service.model.nano.words import THINGS, VOCABULARY, untrained_encoder, write_vocabulary
 from service.model.style.resize import pool, resize
 from service.model.text_layers import pad_texts
 from service.training.captions import caption
@@ -29,6 +30,7 @@ from service.training.muon import muon_and_adam
 from service.training.recipe import CONFIG, GRIDS, SCHEDULE, Recipe
 from service.training.scene import Scene
 from service.training.sheets import as_images, save_samples
+from service.training.sprites import Sprites
 from service.training.trainer import Compute, Run, Session, Stopped, load_average
 
 _ENCODED = 128  # pictures at once
@@ -76,6 +78,8 @@ def train_transformer(
     compute, folder = session.compute, session.folder
     torch.manual_seed(recipe.seed + 1)
     pair = _untrained(session)
+    words = WordTokenizer.from_file(str(folder / "text_encoder" / "tokenizer.json"))
+    describe_things(pair.text_encoder.shared, words, Sprites.load(folder))
     run = Run(
         "transformer",
         session,
@@ -85,7 +89,6 @@ def train_transformer(
         flat_share=recipe.transformer_flat_share,
         decay=recipe.transformer_average,
     )
-    words = WordTokenizer.from_file(str(folder / "text_encoder" / "tokenizer.json"))
     lesson = _Lesson(pair, words, compute, compiles=session.compiles)
     while not run.is_done:
         rng = np.random.default_rng([recipe.seed, 3, run.step])
@@ -113,6 +116,46 @@ def train_transformer(
                 save_samples(file, Generator(model), recipe.seed)
     run.load_average()
     return pair.transformer, pair.text_encoder
+
+
+@torch.no_grad()
+def describe_things(embedding: nn.Embedding, words: WordTokenizer, sprites: Sprites) -> None:
+    """Start each thing's word as what the thing looks like, so that what is learnt of one serves all the others.
+
+    A word's vector is its sprite in coarse pixels, in the coordinates of the things' principal components: one
+    smooth map from vectors to pictures is learnt much sooner than hundreds of names one by one.
+    """
+    looks = torch.from_numpy(_coarse(sprites)).float()
+    looks = looks - looks.mean(0)
+    left, strengths, _ = torch.linalg.svd(looks, full_matrices=False)
+    num = min(embedding.embedding_dim, len(strengths))
+    # Between the components' own sizes and equal ones: fine differences tell things apart, too.
+    vectors = torch.zeros(len(looks), embedding.embedding_dim)
+    vectors[:, :num] = left[:, :num] * strengths[:num].sqrt()
+    vectors = vectors / vectors.square().mean().sqrt()
+    known = dict(zip(sprites.names, vectors, strict=True))
+    meanings: dict[str, list[Tensor]] = defaultdict(list)
+    for thing in THINGS:
+        parts = thing.name.split()
+        for word in (*parts, *thing.synonyms):
+            # A bear is a bear, whatever else a teddy bear is.
+            meanings[word].append(known[VOCABULARY[word]] if VOCABULARY[word] in known else known[thing.name])
+    for word, vectors_of_word in meanings.items():
+        token = words.token_to_id(word)
+        embedding.weight[token] = torch.stack(vectors_of_word).mean(0).to(embedding.weight)
+
+
+def _coarse(sprites: Sprites, side: int = 8) -> NDArray[np.float32]:
+    """Colours over grey, coverage and lines of each thing: [things, 5 * side * side]."""
+    def reduced(levels: NDArray[np.float32]) -> NDArray[np.float32]:
+        cell = levels.shape[1] // side
+        return levels.reshape(len(levels), side, cell, side, cell, -1).mean((2, 4)).reshape(len(levels), -1)
+
+    flat, ink = (sprite.astype(np.float32) / 255 for sprite in (sprites.flat, sprites.ink))
+    coverage = flat[..., 3:]
+    return np.concatenate(
+        [reduced((flat[..., :3] - 0.5) * coverage), reduced(coverage), reduced(ink[..., 3:])], axis=1
+    )
 
 
 def load_transformer(session: Session) -> tuple[Transformer, T5EncoderModel, float]:
