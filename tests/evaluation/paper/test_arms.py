@@ -44,6 +44,11 @@ def equal(first: Images, second: Images) -> list[bool]:
     return [np.array_equal(a, b) for a, b in zip(first, second, strict=True)]
 
 
+def alike(first: Images, second: Images) -> bool:
+    """Up to bits that rounding decides; images of two prompts or two styles differ by tens of levels."""
+    return all(np.abs(a.astype(int) - b).mean() < 2 for a, b in zip(first, second, strict=True))
+
+
 def test_without_an_intervention_the_loop_draws_the_engines_images(studio: Studio, cells: list[Cell]) -> None:
     prompts, seeds = [cell.worded for cell in cells], [cell.seed for cell in cells]
     drawn = studio.decode(studio.draw_intervened(prompts, seeds, NOTHING))
@@ -69,8 +74,8 @@ def test_correcting_all_fine_steps_or_none_is_the_engines_method(studio: Studio,
 def test_exchanging_all_components_replaces_the_feature(studio: Studio, cells: list[Cell]) -> None:
     key_step = nano().key_step
     replaced = of_model(nano(), Method.REP).draw(studio, cells)
-    assert all(equal(Components(32, key_step).draw(studio, cells), replaced))
-    assert not any(equal(Components(1, key_step).draw(studio, cells), replaced))
+    assert alike(Components(32, key_step).draw(studio, cells), replaced)
+    assert not alike(Components(1, key_step).draw(studio, cells), replaced)
 
 
 def test_the_largest_components_of_all_are_the_feature() -> None:
@@ -86,12 +91,12 @@ def test_a_swapped_prompt_moves_the_image_and_the_same_prompt_does_not(
 ) -> None:
     plain = Plain(worded=True).draw(studio, cells)
     for what in ("content", "style"):
-        assert not any(equal(Swapped(what, 1).draw(studio, cells), plain))
+        assert not alike(Swapped(what, 1).draw(studio, cells), plain)
     same = [
         Cell(cell.row, cell.column, cell.prompt, cell.style, cell.seed, cell.prompt, cell.style)
         for cell in cells
     ]
-    assert all(equal(Swapped("content", 3).draw(studio, same), plain))
+    assert alike(Swapped("content", 3).draw(studio, same), plain)
 
 
 def test_adain_gives_channels_the_styles_mean_and_deviation() -> None:
