@@ -57,7 +57,7 @@ class Recipe:
 
     transformer_batch: int = 64
     transformer_flat_share: float = 0.55
-    sampled_share: float = 0.75  # of the minutes, in which a step has only so many tokens of the last scale
+    sampled_share: float = 0.88  # of the minutes, in which a step has only so many tokens of the last scale
     sampled_tokens: int = 16
     matrix_rate: float = 0.02
     embedding_rate: float = 3e-3  # of words, which each see few captions

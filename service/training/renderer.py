@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,12 +39,11 @@ class Pose:
     mirrored: bool
 
 
-# Few enough that a small model learns each of them, different enough that seeds differ.
-POSES: tuple[Pose, ...] = tuple(
-    Pose(size, x, y, turn, mirrored)
-    for (size, x, y, turn), mirrored in product(
-        ((0.90, 0.0, 0.0, 0), (0.78, -0.08, 0.05, 6), (0.78, 0.08, -0.05, -6)), (False, True)
-    )
+# So few that a small model learns each thing in each of them within the hour, so far apart that seeds differ.
+POSES: tuple[Pose, ...] = (
+    Pose(0.90, 0.0, 0.0, 0, mirrored=False),
+    Pose(0.78, -0.08, 0.05, 6, mirrored=True),
+    Pose(0.78, 0.08, -0.05, -6, mirrored=False),
 )
 
 
