@@ -92,7 +92,7 @@ class _Half(Half):
             x = self.pooled[:, None] + weights.start
         else:
             x = weights.code_in(resize(feature, scale).flatten(2).transpose(1, 2))
-        x = x + weights.scale_embedding.weight[step - 1]
+        x = x + weights.places(self.schedule, step)
         self.condition = weights.condition(self.pooled)
         x, attended = self.through_blocks(weights.blocks, x, corrected)
         logits = weights.logits(x, weights.head_modulations(self.pooled))

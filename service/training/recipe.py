@@ -20,7 +20,7 @@ WEIGHTS = Path(__file__).parents[1] / "model" / "nano" / "weights"
 CONFIG = InfinityConfig(
     name="nano",
     transformer=TransformerConfig(
-        depth=6, width=256, num_heads=4, text_channels=128, max_text_tokens=64, max_scales=8
+        depth=6, width=256, num_heads=4, text_channels=128, max_text_tokens=64, max_scales=8, num_positions=103
     ),
     # One group: with so few channels, more groups would normalise the very contrast between them away.
     tokenizer=TokenizerConfig(

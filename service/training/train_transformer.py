@@ -248,7 +248,8 @@ class _Lesson:
         pooled = transformer.pool(normed, text_mask)
         tokens = transformer.text_in(normed)
         x = torch.cat([pooled[:, None] + transformer.start, transformer.code_in(codes)], dim=1)
-        x = (x + transformer.scale_embedding(self.scale))[:, kept]
+        places = [transformer.places(SCHEDULE, step).expand(scale.num_tokens, -1) for step, scale in enumerate(SCHEDULE.scales, 1)]
+        x = (x + torch.cat(places))[:, kept]
         rotation, bias = self.rotation[:, kept], self.bias[kept][:, kept]
         condition = transformer.condition(pooled)
 

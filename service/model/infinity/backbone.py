@@ -312,7 +312,7 @@ class Infinity:
             shrunk = F.pixel_unshuffle(resize(features, grid), self.config.patch)
             tokens = shrunk.flatten(2).transpose(1, 2)  # [paths, tokens, bits of a token]
             x = self.transformer.code_in(tokens)[cache.active.rows.path_of_row]
-        return x + self.transformer.scale_embedding.weight[step - 1]
+        return x + self.transformer.places(cache.schedule, step)
 
     def _through_blocks(
         self, x: Tensor, rotation: Tensor, cache: Cache, step: int

@@ -15,6 +15,7 @@ from service.model.device.linear import Linear, linear
 from service.model.device.precision import hold_matrices
 from service.model.infinity.config import TransformerConfig
 from service.model.layers import Attend, ReadText, RMSNorm, layer_norm, merge_heads, rotate, split_heads
+from service.model.schedule import Schedule
 
 _EPSILON = 1e-6
 
@@ -199,6 +200,8 @@ class Transformer(nn.Module):
         )
         self.pool = TextPool(config)
         self.start = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        learned = config.num_positions
+        self.positions = nn.Parameter(torch.randn(learned, width) * 0.02) if learned else None
         self.scale_embedding = nn.Embedding(config.max_scales, width)
         self.code_in = Linear(bits_per_token, width)
         self.modulation = Linear(width, 6 * width)
@@ -212,6 +215,14 @@ class Transformer(nn.Module):
         The sums between layers stay fp32, as do modulation, norms and the head (golden README, 1.7).
         """
         hold_matrices(self, dtype, besides=(self.modulation, self.head_modulation, self.head))
+
+    def places(self, schedule: Schedule, step: int) -> Tensor:
+        """What a step's tokens get for where they are: [channels], or [tokens, channels] with learned positions."""
+        scale = self.scale_embedding.weight[step - 1]
+        if self.positions is None:
+            return scale
+        start = sum(before.num_tokens for before in schedule.scales[: step - 1])
+        return scale + self.positions[start : start + schedule.scales[step - 1].num_tokens]
 
     def condition(self, pooled: Tensor) -> Tensor:
         """Modulation shared by all blocks, [rows, 1, 6, channels], from the pooled text [rows, channels]."""

@@ -47,6 +47,7 @@ _OUTSIDE = {
     "pool.v_bias": "text_proj_for_sos.ca.v_bias",
     "pool.out": "text_proj_for_sos.ca.proj",
     "start": "pos_start",
+    "positions": "pos_embed",
     "scale_embedding": "lvl_embed",
     "code_in": "word_embed",
     "modulation": "shared_ada_lin.1",
