@@ -44,11 +44,12 @@ def counter(num: int, what: str) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def shares() -> Iterator[Callable[[str, float, str], None]]:
-    """Yields `report(stage, share, text)`, which keeps a bar per stage, from 0 to 1, with a text beside it."""
+    """Yields `report(stage, share, text)`, which keeps a bar per stage, 0 to 1, with a text."""
     from rich.progress import TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     tasks: dict[str, TaskID] = {}
-    with _progress(TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.fields[text]}")) as progress:
+    text_column = TextColumn("{task.fields[text]}")
+    with _progress(TaskProgressColumn(), TimeRemainingColumn(), text_column) as progress:
 
         def report(stage: str, share: float, text: str) -> None:
             if stage not in tasks:

@@ -40,20 +40,20 @@ def train_nano(
         list[Stage] | None, typer.Option(help="Run this stage only; repeat it for several. By default all.")
     ] = None,
     minutes: Annotated[
-        float, typer.Option(min=0.1, help="Of image tokenizer and transformer together; rates follow the time.")
+        float, typer.Option(min=0.1, help="Of image tokenizer and transformer; rates follow the time.")
     ] = 107.0,
-    judge_minutes: Annotated[float, typer.Option(min=0.1, help="Of the judge that measures what it draws.")] = 20.0,
+    judge_minutes: Annotated[float, typer.Option(min=0.1, help="Of the judge of what it draws.")] = 20.0,
     num_images: Annotated[int, typer.Option(min=64, help="Pictures to render and train on.")] = 64_000,
-    seed: Annotated[int, typer.Option(min=0, help="Of pictures, captions, order and first weights.")] = 20261123,
+    seed: Annotated[int, typer.Option(min=0, help="Of pictures, order and first weights.")] = 20261123,
     compile: Annotated[
-        bool, typer.Option(help="Compile the transformer's blocks: a tenth faster, and it needs a C++ compiler.")
+        bool, typer.Option(help="Compile the transformer: a tenth faster; needs a C++ compiler.")
     ] = False,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
     """Make nano from nothing: fetch pictures with npm, render, train, judge, export. A second run resumes.
 
-    SIGTERM and Ctrl-C save first; the exit status is then 3.
+    SIGTERM and Ctrl-C save first; the exit status is then 130.
     """
     settings = settings_under(device=device, threads=threads)
     from service.evaluation.train_judge import train_judge
@@ -63,7 +63,11 @@ def train_nano(
 
     with shares() as report:
         session = Session(
-            folder=run, compute=fastest(settings.device), compiles=compile, stopped=until_signalled(), report=report
+            folder=run,
+            compute=fastest(settings.device),
+            compiles=compile,
+            stopped=until_signalled(),
+            report=report,
         )
         training = Training(session, Recipe(minutes=minutes, num_images=num_images, seed=seed))
         stages = {
@@ -72,7 +76,11 @@ def train_nano(
             Stage.TOKENIZER: training.tokenizer,
             Stage.TRANSFORMER: training.transformer,
             Stage.JUDGE: lambda: train_judge(
-                replace(session, folder=run / "judge"), run, run / "judge.safetensors", judge_minutes, num_images // 2
+                replace(session, folder=run / "judge"),
+                run,
+                run / "judge.safetensors",
+                judge_minutes,
+                num_images // 2,
             ),
             Stage.EXPORT: lambda: training.export(out or run / "model"),
         }
@@ -81,7 +89,7 @@ def train_nano(
                 if stage is None or name in stage:
                     work()
         except Stopped as stopped:
-            fail(f"Stopped in the stage {stopped}; the same command resumes it.", 3)
+            fail(f"Stopped in the stage {stopped}; the same command resumes it.", 130)
         except (FileNotFoundError, RuntimeError) as error:
             fail(str(error))
-    typer.echo(f"The stages have run. `atelier serve --model {out or run / 'model'}` serves what they made.", err=True)
+    typer.echo(f"Done: `atelier serve --model {out or run / 'model'}` serves what `export` wrote.", err=True)

@@ -21,7 +21,8 @@ DRAWS = (
 )
 """What the model can draw, in a sentence's half."""
 _NOUNS: dict[str, tuple[str, ...]] = {
-    thing.name: tuple(word for word in thing.synonyms if VOCABULARY[word] in (thing.name, word)) for thing in THINGS
+    thing.name: tuple(word for word in thing.synonyms if VOCABULARY[word] in (thing.name, word))
+    for thing in THINGS
 }
 _PLURALS: dict[str, str] = {thing.name: thing.plural for thing in THINGS}
 _ALWAYS_PLURAL = frozenset(thing.name for thing in THINGS if thing.is_plural)
@@ -35,7 +36,13 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "clay": ("3d", "3d style", "made of clay", "clay", "plasticine style"),
     "neon": ("glowing", "glowing neon style", "neon glow", "neon"),
     "pixel": ("pixelated", "pixel art", "pixelart style", "mosaic style"),
-    "watercolour": ("watercolor style", "a watercolour painting", "watercolor painting", "painted", "watercolour"),
+    "watercolour": (
+        "watercolor style",
+        "a watercolour painting",
+        "watercolor painting",
+        "painted",
+        "watercolour",
+    ),
     "stripes": ("striped", "striped style", "a striped pattern"),
     "wood grain": ("wooden style", "wood style", "made of wood", "wooden"),
 }
@@ -51,7 +58,8 @@ def full_caption(scene: Scene, *, article: bool = True) -> str:
     thing = f"{scene.colour} {scene.object}".strip()
     if not article:
         return f"{thing} on {scene.background} background, {scene.medium} style"
-    return f"{_with_article(thing, scene.object)} on {_with_article(scene.background)} background, {scene.medium} style"
+    thing, background = _with_article(thing, scene.object), _with_article(scene.background)
+    return f"{thing} on {background} background, {scene.medium} style"
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:

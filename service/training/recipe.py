@@ -20,7 +20,13 @@ WEIGHTS = Path(__file__).parents[1] / "model" / "nano" / "weights"
 CONFIG = InfinityConfig(
     name="nano",
     transformer=TransformerConfig(
-        depth=6, width=256, num_heads=4, text_channels=128, max_text_tokens=64, max_scales=8, num_positions=103
+        depth=6,
+        width=256,
+        num_heads=4,
+        text_channels=128,
+        max_text_tokens=64,
+        max_scales=8,
+        num_positions=103,
     ),
     # One group: with so few channels, more groups would normalise the very contrast between them away.
     tokenizer=TokenizerConfig(
@@ -38,7 +44,7 @@ GRIDS = SCHEDULE.scales
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Sizes, rates and minutes of a training run. `seed` decides renders, captions, order and initial weights."""
+    """Sizes, rates and minutes of a training. `seed` decides renders, captions, order and initial weights."""
 
     seed: int = 20261123
     minutes: float = 107.0  # of the three trainings together; their rates follow the share that has passed
@@ -52,7 +58,7 @@ class Recipe:
     convolution_rate: float = 0.03
     tokenizer_flat_share: float = 0.4  # of a training's minutes, before the rates fall linearly
 
-    decoder_share: float = 0.032  # of the minutes: on quantised features, the encoder and so the bits held fixed
+    decoder_share: float = 0.032  # of the minutes: on quantised features, with the bits held fixed
     decoder_rates: float = 0.3  # of the tokenizer's
 
     transformer_batch: int = 64

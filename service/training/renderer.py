@@ -100,7 +100,6 @@ class Renderer:
         canvas = _MEDIA[scene.medium](sketch)
         return np.asarray(np.clip(canvas * 255 + 0.5, 0, 255).astype(np.uint8))
 
-
     def _place(self, kind: str, index: int, pose: Pose) -> NDArray[np.uint8]:
         sprites: NDArray[np.uint8] = getattr(self._sprites, kind)
         return _placed(sprites[index], pose, self._side)
@@ -128,7 +127,7 @@ def _figure(placed: NDArray[np.uint8]) -> Figure:
 
 
 def _recoloured(figure: Figure, colour: Colour | None) -> Figure:
-    """In shades of `colour`: the sprite's lighter parts lighter, its darker parts darker, so that details stay."""
+    """In shades of `colour`: lighter and darker where the sprite is, so that details stay."""
     if colour is None:
         return figure
     luminance = _luminance(figure.colours)
@@ -161,7 +160,9 @@ def _ink(sketch: Sketch) -> Canvas:
     paper = _over(_plain(sketch), _mixed(sketch.background, WHITE if dark_paper else BLACK, 0.5), hatching)
     figure = sketch.ink()
     # The paper shows through the drawing, and the hatching keeps a distance from it.
-    near = _step((_blurred(figure.coverage, side * 0.05) - np.float32(0.06)) * np.float32(12) - np.float32(0.5))
+    near = _step(
+        (_blurred(figure.coverage, side * 0.05) - np.float32(0.06)) * np.float32(12) - np.float32(0.5)
+    )
     paper = _over(paper, _plain(sketch), near)
     return _over(paper, ink, figure.coverage)
 
@@ -171,7 +172,9 @@ def _clay(sketch: Sketch) -> Canvas:
     side = sketch.side
     x, y = _grid(side)
     light = np.clip(1.0 - 1.5 * np.hypot(x - 0.5, (y - 0.42) * 0.9), 0, 1).astype(np.float32)
-    ground = _over(_mixed(sketch.background, BLACK, 0.34)[None, None], _mixed(sketch.background, WHITE, 0.34), light)
+    ground = _over(
+        _mixed(sketch.background, BLACK, 0.34)[None, None], _mixed(sketch.background, WHITE, 0.34), light
+    )
     figure = sketch.clay()
     low = _shifted(figure.coverage, round(0.03 * side), round(0.07 * side))
     shadow = _blurred(low, side * 0.045)
@@ -204,7 +207,11 @@ def _lit(sketch: Sketch, figure: Figure) -> Canvas:
         return np.broadcast_to(_mixed(sketch.colour, WHITE, 0.08), (side, side, 3))
     weight = _blurred(figure.coverage, side * 0.07) + np.float32(1e-3)
     blurred = np.stack(
-        [_blurred(figure.colours[..., channel] * figure.coverage, side * 0.07) / weight for channel in range(3)], axis=-1
+        [
+            _blurred(figure.colours[..., channel] * figure.coverage, side * 0.07) / weight
+            for channel in range(3)
+        ],
+        axis=-1,
     )
     top = blurred.max(axis=-1, keepdims=True)
     bottom = blurred.min(axis=-1, keepdims=True)
@@ -217,7 +224,9 @@ def _lit(sketch: Sketch, figure: Figure) -> Canvas:
 
 def _pixel(sketch: Sketch) -> Canvas:
     side = sketch.side
-    fine = Image.fromarray((np.clip(_laid(sketch, _plain(sketch), sketch.flat()), 0, 1) * 255).astype(np.uint8))
+    fine = Image.fromarray(
+        (np.clip(_laid(sketch, _plain(sketch), sketch.flat()), 0, 1) * 255).astype(np.uint8)
+    )
     coarse = fine.resize((PIXELS_ACROSS, PIXELS_ACROSS), Image.Resampling.BOX)
     cells = np.asarray(coarse, dtype=np.float32) / 255
     index = np.arange(side) * PIXELS_ACROSS // side
@@ -289,7 +298,7 @@ def _plain(sketch: Sketch) -> Canvas:
 
 
 def _laid(sketch: Sketch, ground: Canvas, figure: Figure, rim: float = 0.9) -> Canvas:
-    """The figure on the ground, with a rim where it would melt into it: a red apple on red is still to be seen."""
+    """The figure on the ground, with a rim where it would melt into it: red apples on red are seen, too."""
     edge = np.clip(_blurred(figure.coverage, sketch.side * 0.02) * 3, 0, 1)
     border = figure.coverage * (1 - np.clip(_blurred(figure.coverage, sketch.side * 0.03) * 2 - 1, 0, 1))
     weight = border.sum() + np.float32(1e-6)

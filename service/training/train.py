@@ -72,7 +72,7 @@ class Training:
 
 
 def _begin(folder: Path, recipe: Recipe) -> None:
-    """Keep recipe, sources and commit with what they make: other checkpoints would be taken for this recipe's."""
+    """Keep recipe, sources and commit with what they make: no other recipe may go on with its checkpoints."""
     file, numbers = folder / "training.json", dataclasses.asdict(recipe)
     folder.mkdir(parents=True, exist_ok=True)
     if not file.exists():

@@ -47,7 +47,9 @@ def encode_corpus(session: Session, tokenizer: Tokenizer, pictures: Pictures) ->
         with torch.no_grad(), session.compute.autocast():
             for at in range(0, len(pictures), _ENCODED):
                 images = as_images(np.array(pictures[at : at + _ENCODED])).to(device)
-                parts.append(tokenizer.encode(images.contiguous(memory_format=torch.channels_last)).half().cpu())
+                parts.append(
+                    tokenizer.encode(images.contiguous(memory_format=torch.channels_last)).half().cpu()
+                )
                 session.report("encoding", at / len(pictures), "")
                 if session.stopped():
                     raise Stopped("encoding")
@@ -99,7 +101,9 @@ def train_transformer(
         inputs, labels = corrected_scales(h, recipe.max_flips)
         dropped = rng.random(len(chosen)) < recipe.dropped_text
         # Which thing it is shows in the coarse scales, most of the tokens are in the last.
-        num_last = recipe.sampled_tokens if run.share < recipe.sampled_share else SCHEDULE.scales[-1].num_tokens
+        num_last = (
+            recipe.sampled_tokens if run.share < recipe.sampled_share else SCHEDULE.scales[-1].num_tokens
+        )
         by_scale, accuracy = lesson.losses(captions, dropped, inputs, labels, num_last)
         loss = torch.cat([of_tokens / side for side, of_tokens in by_scale], dim=1).sum() / sum(
             of_tokens.shape[1] / side * len(chosen) for side, of_tokens in by_scale
@@ -120,10 +124,10 @@ def train_transformer(
 
 @torch.no_grad()
 def describe_things(embedding: nn.Embedding, words: WordTokenizer, sprites: Sprites) -> None:
-    """Start each thing's word as what the thing looks like, so that what is learnt of one serves all the others.
+    """Start each thing's word as what the thing looks like, so that what is learnt of one serves all others.
 
-    A word's vector is its sprite in coarse pixels, in the coordinates of the things' principal components: one
-    smooth map from vectors to pictures is learnt much sooner than hundreds of names one by one.
+    A word's vector is its sprite in coarse pixels, in the coordinates of the things' principal components:
+    one smooth map from vectors to pictures is learnt much sooner than hundreds of names one by one.
     """
     looks = torch.from_numpy(_coarse(sprites)).float()
     looks = looks - looks.mean(0)
@@ -147,6 +151,7 @@ def describe_things(embedding: nn.Embedding, words: WordTokenizer, sprites: Spri
 
 def _coarse(sprites: Sprites, side: int = 8) -> NDArray[np.float32]:
     """Colours over grey, coverage and lines of each thing: [things, 5 * side * side]."""
+
     def reduced(levels: NDArray[np.float32]) -> NDArray[np.float32]:
         cell = levels.shape[1] // side
         return levels.reshape(len(levels), side, cell, side, cell, -1).mean((2, 4)).reshape(len(levels), -1)
@@ -202,7 +207,9 @@ class _Lesson:
         self.rotation = rotations(SCHEDULE, CONFIG.transformer.head_width, compute.device)
         blocks = [block for block in pair.transformer.blocks if isinstance(block, Block)]
         # A wrapper around each block: samples, of other shapes, are drawn with the blocks themselves.
-        self.blocks = [(block, torch.compile(block, dynamic=False) if compiles else block) for block in blocks]
+        self.blocks = [
+            (block, torch.compile(block, dynamic=False) if compiles else block) for block in blocks
+        ]
 
     def losses(
         self,
@@ -219,7 +226,9 @@ class _Lesson:
         device = self.compute.device
         last = SCHEDULE.scales[-1].num_tokens
         drawn = torch.randperm(last)[:num_last].sort().values
-        kept = torch.cat([torch.arange(SCHEDULE.num_tokens - last), SCHEDULE.num_tokens - last + drawn]).to(device)
+        kept = torch.cat([torch.arange(SCHEDULE.num_tokens - last), SCHEDULE.num_tokens - last + drawn]).to(
+            device
+        )
         codes = torch.cat([scale.flatten(2).transpose(1, 2) for scale in inputs], dim=1).to(device)
         # T5 divides its scores by nothing: in bf16 they would drown the relative positions, and with them
         # which colour is the object's and which the background's.
@@ -248,7 +257,10 @@ class _Lesson:
         pooled = transformer.pool(normed, text_mask)
         tokens = transformer.text_in(normed)
         x = torch.cat([pooled[:, None] + transformer.start, transformer.code_in(codes)], dim=1)
-        places = [transformer.places(SCHEDULE, step).expand(scale.num_tokens, -1) for step, scale in enumerate(SCHEDULE.scales, 1)]
+        places = [
+            transformer.places(SCHEDULE, step).expand(scale.num_tokens, -1)
+            for step, scale in enumerate(SCHEDULE.scales, 1)
+        ]
         x = (x + torch.cat(places))[:, kept]
         rotation, bias = self.rotation[:, kept], self.bias[kept][:, kept]
         condition = transformer.condition(pooled)

@@ -72,7 +72,9 @@ class Session:
     compiles: bool = False  # the transformer's blocks, by torch.compile, which takes a C++ compiler on a CPU
     clock: Callable[[], float] = time.monotonic  # seconds
     stopped: Callable[[], bool] = lambda: False
-    report: Callable[[str, float, str], None] = lambda stage, share, losses: None  # share of the stage done, 0 to 1
+    report: Callable[[str, float, str], None] = lambda stage, share, losses: (
+        None
+    )  # share of the stage done, 0 to 1
 
 
 class Run:

@@ -21,7 +21,7 @@ class TransformerConfig:
     num_chunks: int = 1  # blocks are stored in this many equal chunks
     max_text_tokens: int = 512
     max_scales: int = 15
-    num_positions: int = 0  # of a model that learns its tokens' positions, for its one schedule; 0: rotations tell
+    num_positions: int = 0  # learned ones, of the tokens of its one schedule; 0: none
 
     @property
     def blocks_per_chunk(self) -> int:

@@ -217,7 +217,7 @@ class Transformer(nn.Module):
         hold_matrices(self, dtype, besides=(self.modulation, self.head_modulation, self.head))
 
     def places(self, schedule: Schedule, step: int) -> Tensor:
-        """What a step's tokens get for where they are: [channels], or [tokens, channels] with learned positions."""
+        """Added to a step's tokens: their scale, [channels]; with learned positions, [tokens, channels]."""
         scale = self.scale_embedding.weight[step - 1]
         if self.positions is None:
             return scale

@@ -11,7 +11,6 @@ from types import MappingProxyType
 from torch import nn
 from transformers import T5Config, T5EncoderModel
 
-
 _IRREGULAR = {
     "deer": "deer", "die": "dice", "fish": "fish", "knife": "knives", "leaf": "leaves", "mouse": "mice",
     "scarf": "scarves", "sheep": "sheep", "tooth": "teeth", "wolf": "wolves", "snowman": "snowmen",
