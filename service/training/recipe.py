@@ -15,6 +15,7 @@ from service.model.infinity.config import (
     VocabularyConfig,
 )
 from service.training.captions import DRAWS, FILLERS
+from service.training.scene import COLOURS, MEDIA, OBJECTS
 
 WEIGHTS = Path(__file__).parents[1] / "model" / "nano" / "weights"
 CONFIG = InfinityConfig(
@@ -33,7 +34,7 @@ CONFIG = InfinityConfig(
     # Guidance at the last step is what costs most of the object; the steps before it can go as well then.
     quality=Qualities(medium=Shortcuts(guidance_until=4), low=Shortcuts(guidance_until=2)),
     grids=(((1, 1), (2, 2), (3, 3), (4, 4), (6, 6), (8, 8)),),
-    vocabulary=VocabularyConfig(draws=DRAWS, fillers=FILLERS),
+    vocabulary=VocabularyConfig(draws=DRAWS, things=OBJECTS, colours=COLOURS, media=MEDIA, fillers=FILLERS),
 )
 (SCHEDULE,) = CONFIG.schedules().values()  # nano has one size
 GRIDS = SCHEDULE.scales

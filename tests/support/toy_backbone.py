@@ -88,7 +88,7 @@ class ToyBackbone:
     is_compiled = False
     precision: Literal["fp32", "bf16"] = "fp32"
     qualities = Qualities(low=Shortcuts(stop_after=3))
-    draws = ""
+    vocabulary = None
 
     def __init__(self, name: str = "toy", seed: int = 0) -> None:
         self.name, self.fingerprint = name, f"{seed:016x}"

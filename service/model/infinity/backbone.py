@@ -64,7 +64,7 @@ class Infinity:
         self.alpha = config.style.alpha
         self.key_step = config.style.key_step
         self.qualities = config.qualities()
-        self.draws = config.vocabulary.draws if config.vocabulary else ""
+        self.vocabulary = config.vocabulary
         self.num_channels = config.tokenizer.num_bits
         self.max_text_tokens = config.transformer.max_text_tokens
         self.device = transformer.start.device

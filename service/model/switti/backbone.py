@@ -70,7 +70,7 @@ class Switti:
         self.alpha = config.style.alpha
         self.key_step = config.style.key_step
         self.qualities = config.qualities()
-        self.draws = ""
+        self.vocabulary = None
         self.max_text_tokens = config.transformer.max_text_tokens
         self.device = transformer.start.device
         self.dtype = cast(Block, transformer.blocks[0]).attention.qkv.weight.dtype
