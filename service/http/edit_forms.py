@@ -83,8 +83,8 @@ async def edit_body(request: Request, trace: RequestTrace) -> AsyncIterator[Edit
 def nested(fields: Iterable[tuple[str, str | UploadFile]]) -> dict[str, Any]:
     """The fields of a form as JSON would have them: `style[id]`, `image[]`, `regions[0][box]`.
 
-    A field that is empty is left out, and so is `null`, which openai's package for Node asks its callers to write
-    for it; but a prompt may be that word. InvalidRequest for a name that is written in another way.
+    A field that is empty is left out, and so is `null`, as openai's package for Node tells its callers to
+    write it; but a prompt may be that word. InvalidRequest for a name that is written in another way.
     """
     root: dict[str, Any] = {}
     for name, value in fields:

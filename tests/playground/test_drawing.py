@@ -227,15 +227,17 @@ def test_the_words_that_the_model_draws_are_listed_and_put_into_the_prompt(
 ) -> None:
     draws = client.get("/v1/models").json()["data"][0]["draws"]
     prompt = page.get_by_role("textbox", name="Prompt")
-    assert str(prompt.get_attribute("placeholder")).split(" ", 1)[1] in draws["things"]
     page.get_by_role("button", name="What nano draws").click()
+    assert str(prompt.get_attribute("placeholder")).split(" ", 1)[1] in draws["things"]
     for kind in ("Things", "Colours", "Media"):
         listed = page.get_by_role("group", name=kind).get_by_role("button").all_inner_texts()
         assert listed == draws[kind.lower()]
     expected = ["a house", "a red house", "a red house, neon", "a red cat, neon", "an orange cat, neon"]
     expected += ["an orange cat, pixel"]
     for word, text in zip(["house", "red", "neon", "cat", "orange", "pixel"], expected, strict=True):
-        page.get_by_role("region", name="What nano draws").get_by_role("button", name=word).click()
+        page.get_by_role("region", name="What nano draws").get_by_role(
+            "button", name=word, exact=True
+        ).click()
         expect(prompt).to_have_value(text)
     things = [f"thing {number}" for number in range(99)]
     listed_models = {
