@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Protocol, TypeVar
 
 import structlog
@@ -25,7 +26,7 @@ from service.application.jobs import Jobs
 from service.application.model_names import ModelNames
 from service.application.upload_limiter import UploadLimiter
 from service.application.uploads import PictureReader
-from service.application.webhook_sender import WebhookSender
+from service.application.webhook_sender import WebhookSender, pause_seconds
 from service.batching.batcher import Batcher
 from service.batching.model_thread import ModelThread
 from service.http import images
@@ -253,6 +254,7 @@ class Service:
             metrics=metrics,
             max_attempts=settings.max_webhook_attempts,
             timeout_seconds=settings.webhook_timeout_seconds,
+            pause=partial(pause_seconds, first_seconds=settings.webhook_retry_seconds),
         )
         sending = asyncio.create_task(sender.run(), name="webhooks")
         self._stack.push_async_callback(_cancelled, sending)

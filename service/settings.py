@@ -181,6 +181,12 @@ class Settings(BaseSettings):
     webhook_timeout_seconds: float = Field(
         default=10.0, gt=0, description="Maximum time for a webhook to be answered."
     )
+    webhook_retry_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        description="Longest pause before a webhook is sent again; each further one is four times as long, "
+        "up to an hour.",
+    )
     max_webhook_attempts: int = Field(
         default=8, ge=1, description="How often a webhook is sent before it is given up."
     )
