@@ -62,7 +62,7 @@ class Setup:
         )
         target = replace(target, traceparent=traceparent)
         job = await self.store.submit("/v1/images/generations", b"{}", OWNER, webhook=target.to_json())
-        (claim,) = await self.queue.read(1)
+        (claim,) = await self.queue.take(1)
         run = await self.queue.start(claim)
         assert run is not None
         assert await self.queue.succeed(run, b'{"data":[]}', 1.0)
