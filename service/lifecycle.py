@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Protocol, TypeVar
 
 import structlog
@@ -25,7 +26,7 @@ from service.application.jobs import Jobs
 from service.application.model_names import ModelNames
 from service.application.upload_limiter import UploadLimiter
 from service.application.uploads import PictureReader
-from service.application.webhook_sender import WebhookSender
+from service.application.webhook_sender import WebhookSender, pause_seconds
 from service.batching.batcher import Batcher
 from service.batching.model_thread import ModelThread
 from service.http import images
@@ -39,7 +40,7 @@ from service.model.checkpoints import registry
 from service.model.engine.generator import Cancelled, Generator
 from service.model.schedule import Size
 from service.settings import Settings
-from service.storage.client import connect
+from service.storage.client import cancel_until_ended, connect
 from service.storage.embedded_valkey.files import EmbeddedValkeyError
 from service.storage.embedded_valkey.server import EmbeddedValkey
 from service.styles.store import StyleStore
@@ -50,7 +51,6 @@ from service.webhooks.target import WebhookRules
 # Decoding takes up to 17 bytes a pixel of the upload, so this also bounds memory.
 NUM_DECODING_THREADS = 2
 NUM_ENCODING_THREADS = 2
-CANCEL_AGAIN_SECONDS = 0.5
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -155,7 +155,7 @@ class Service:
     async def _wire(self) -> ReadyService:
         settings, metrics = self.settings, self.metrics
         redis = await self._open_redis()
-        thread = self._thread_pool(ModelThread())
+        thread = self._thread_pool(ModelThread(settings.job_min_share))
         decoding = self._thread_pool(ThreadPoolExecutor(NUM_DECODING_THREADS, thread_name_prefix="decode"))
         # Apart from the uploads, so that slow ones hold up no finished image.
         encoding = self._thread_pool(ThreadPoolExecutor(NUM_ENCODING_THREADS, thread_name_prefix="encode"))
@@ -253,9 +253,10 @@ class Service:
             metrics=metrics,
             max_attempts=settings.max_webhook_attempts,
             timeout_seconds=settings.webhook_timeout_seconds,
+            pause=partial(pause_seconds, first_seconds=settings.webhook_retry_seconds),
         )
         sending = asyncio.create_task(sender.run(), name="webhooks")
-        self._stack.push_async_callback(_cancelled, sending)
+        self._stack.push_async_callback(cancel_until_ended, sending)
         store = JobStore(redis, model=generator.name, bounds=bounds, metrics=metrics)
         return Jobs(store, news, rules)
 
@@ -274,7 +275,7 @@ class Service:
             await server.start()
             self._stack.push_async_callback(server.stop)
             watching = asyncio.create_task(server.keep_running(), name="store")
-            self._stack.push_async_callback(_cancelled, watching)
+            self._stack.push_async_callback(cancel_until_ended, watching)
             url = server.url
         try:
             redis = connect(url)
@@ -334,10 +335,3 @@ class Service:
         await batcher.start()
         self._stack.push_async_callback(batcher.stop)
         return batcher
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    """Until the task has ended: redis-py may lose a cancellation that comes while it connects."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=CANCEL_AGAIN_SECONDS)

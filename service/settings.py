@@ -158,6 +158,12 @@ class Settings(BaseSettings):
     max_job_attempts: int = Field(
         default=5, ge=1, description="How often a job is started whose worker fails or dies, before it fails."
     )
+    job_min_share: float = Field(
+        default=0.02,
+        ge=0,
+        le=0.5,
+        description="Share of the model's time that jobs get at least, when requests never pause; 0: none.",
+    )
     max_jobs: int = Field(default=1000, ge=1, description="Maximum number of jobs that wait or run.")
     max_job_request_bytes: int = Field(
         default=128 * 2**20, ge=2**20, description="Maximum size of their requests together."
@@ -180,6 +186,12 @@ class Settings(BaseSettings):
     )
     webhook_timeout_seconds: float = Field(
         default=10.0, gt=0, description="Maximum time for a webhook to be answered."
+    )
+    webhook_retry_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        description="Longest pause before a webhook is sent again; each further one is four times as long, "
+        "up to an hour.",
     )
     max_webhook_attempts: int = Field(
         default=8, ge=1, description="How often a webhook is sent before it is given up."

@@ -23,7 +23,7 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 PROTOCOL = "http/protobuf"
 # Stages of the batch that drew the images, or that read the style; they are parts of the span "batch".
-BATCH_STAGES = frozenset({"text", "transformer", "decode", "extract", "decompose"})
+BATCH_STAGES = frozenset({"text", "tokenize", "transformer", "decode", "extract", "decompose"})
 NANOSECONDS = 1_000_000_000
 
 

@@ -105,6 +105,17 @@ def test_a_request_is_a_trace_of_its_wait_its_batch_and_its_steps(traced: Traced
     assert response.headers["traceparent"] == f"00-{CALLER}-{root.context.span_id:016x}-01"
 
 
+def test_reading_the_picture_of_an_edit_is_a_part_of_its_batch(traced: Traced) -> None:
+    client, exporter = traced
+    exporter.clear()
+    files = {"image": ("photo.png", picture(), "image/png")}
+    headers = {"traceparent": SAMPLED}
+    response = client.post("/v1/images/edits", files=files, data={"prompt": "a star"}, headers=headers)
+    assert response.status_code == 200
+    of_batch = tree(finished(traced))["batch"]
+    assert of_batch == ["text", "tokenize", "transformer", "decode"]
+
+
 def test_log_lines_and_exemplars_name_the_trace(traced: Traced) -> None:
     client, _ = traced
     with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:

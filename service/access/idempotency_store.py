@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from service.errors import IdempotencyKeyInUse, IdempotencyKeyReused, StoreUnavailable
 from service.metrics import Metrics
 from service.storage.checksummed import add_checksum, verify_checksum
-from service.storage.client import RETRY_AFTER_SECONDS, count_error
+from service.storage.client import RETRY_AFTER_SECONDS, cancel_until_ended, count_error
 from service.storage.schema import ANSWER_BYTES, CLAIMS
 
 # Ten images of 1024 x 1024 in base64, and more; a longer response is sent and not stored.
@@ -238,8 +238,7 @@ class IdempotencyStore:
             yield claim
         finally:
             await claim.release()
-            renewing.cancel()
-            await asyncio.wait([renewing])
+            await cancel_until_ended(renewing)
 
     async def renew(self, claim: Claim, seconds: int) -> bool:
         """Whether Redis replied; a failure is counted, and the claim ends by itself. 0 seconds release it."""

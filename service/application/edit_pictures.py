@@ -107,6 +107,25 @@ async def read_request_pictures(
     return RequestPictures(styles, output, areas, edited, mask)
 
 
+async def check_request_pictures(
+    request: GenerationRequest,
+    styles: Sequence[StyleMix | None],
+    size: Size,
+    reader: PictureReader,
+    trace: RequestTrace,
+) -> None:
+    """Raises what `read_request_pictures` would for uploads that cannot be used; keeps nothing of them."""
+    edit, picture = request.edit, None
+    if edit is None and not any(style and style.has_areas for style in styles):
+        return
+    with reader.slot(), trace.stage("picture"):
+        if edit is not None:
+            picture = (await read_edit(edit, reader)).pixels
+            await reader.read(edit.style_pictures, read_picture)
+        for style in filter(None, styles):
+            await read_areas(style, size, reader, picture)
+
+
 async def read_edit(request: EditRequest, reader: PictureReader) -> EditedPicture:
     """Decode the picture and its mask. InvalidRequest for a mask that is none of this picture's."""
     (pixels,) = await reader.read([request.picture], read_pixels)

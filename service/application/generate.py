@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.application.caller import Caller
-from service.application.edit_pictures import read_request_pictures
+from service.application.edit_pictures import check_request_pictures, read_request_pictures
 from service.application.generation_batcher import record_timings
 from service.application.generation_request import (
     MAX_SEED,
@@ -172,13 +172,14 @@ class Images:
             return encode()
         return await asyncio.get_running_loop().run_in_executor(self.encoding, encode)
 
-    async def check(self, request: GenerationRequest, caller: Caller) -> None:
+    async def check(self, request: GenerationRequest, caller: Caller, trace: RequestTrace) -> None:
         """Whatever can be refused before it is drawn, for a request that is drawn later: it counts now."""
-        _, styles = self._checked(request, caller)
+        output, styles = self._checked(request, caller)
         store = self.store.of(caller.tenant)
         for term in (term for style in styles if style is not None for term in style.terms):
             await store.require(term.id, param=term.param)
         await caller.take("images", request.num_images * len(styles))
+        await check_request_pictures(request, styles, output.drawn, self.reader, trace)
 
     def _checked(
         self, request: GenerationRequest, caller: Caller

@@ -29,11 +29,13 @@ from service.jobs.news import JobNews
 from service.jobs.queue import Claim, JobQueue, Run
 from service.metrics import Metrics
 from service.stage_timer import RequestTrace
+from service.storage.client import cancel_until_ended
 from service.tracing import Tracing
 
 # Ten images of 1024 x 1024 in base64, and more.
 MAX_RESULT_BYTES = 32 * 2**20
 LEASE_SECONDS = 30.0  # that a worker's silence may last before its jobs are another's
+LOOK_SECONDS = 1.0  # that a worker without jobs waits for news of one until it looks
 RETRY_SECONDS = 0.5  # until a store, or a queue, that refused is asked again
 T = TypeVar("T")
 log = structlog.stdlib.get_logger(__name__)
@@ -115,10 +117,7 @@ class JobWorker:
         """Give back what has not ended."""
         self.close()
         tasks = [*self._loops, *self._claimed.values()]
-        while running := [task for task in tasks if not task.done()]:
-            for task in running:  # again and again: redis-py may lose a cancellation while it connects
-                task.cancel()
-            await asyncio.wait(running, timeout=RETRY_SECONDS)
+        await cancel_until_ended(*tasks)
         await asyncio.gather(*tasks, return_exceptions=True)
         with suppress(StoreUnavailable):  # then their leases end, or the next start takes them
             for run in self._runs.values():
@@ -131,23 +130,34 @@ class JobWorker:
             self._begin(await self._insist(lambda: self._queue.reclaim(idle_seconds=0.0)))
         await self._insist(self._queue.forget_workers)
         look_at = clock()
-        while not self._is_closed:
-            try:
-                if clock() >= look_at:
-                    look_at = clock() + self._lease_seconds / 3
-                    self._begin(await self._queue.reclaim(idle_seconds=self._lease_seconds))
-                    await self._measure()
-                if num_free := max(0, self._max_running - len(self._claimed)):
-                    self._begin(await self._queue.read(num_free))
-                else:
-                    running = list(self._claimed.values())
-                    seconds = max(0.0, look_at - clock())
-                    await asyncio.wait(running, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            except StoreUnavailable:  # logged and counted
-                await self._sleep(RETRY_SECONDS)
-            except Exception:
-                log.exception("job_worker_failed")
-                await self._sleep(RETRY_SECONDS)
+        with self._news.of(self._queue.stream) as has_new:
+            while not self._is_closed:
+                try:
+                    if clock() >= look_at:
+                        look_at = clock() + self._lease_seconds / 3
+                        self._begin(await self._queue.reclaim(idle_seconds=self._lease_seconds))
+                        await self._measure()
+                    await self._take_jobs(has_new, look_at - clock())
+                except StoreUnavailable:  # logged and counted
+                    await self._sleep(RETRY_SECONDS)
+                except Exception:
+                    log.exception("job_worker_failed")
+                    await self._sleep(RETRY_SECONDS)
+
+    async def _take_jobs(self, has_new: asyncio.Event, seconds: float) -> None:
+        """As many as may run; where there are none, or no more may, waits for that to change."""
+        num_free = self._max_running - len(self._claimed)
+        if num_free <= 0:
+            running = list(self._claimed.values())
+            await asyncio.wait(running, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
+            return
+        has_new.clear()
+        claims = await self._queue.take(num_free)
+        self._begin(claims)
+        if not claims:
+            with suppress(TimeoutError):  # news can be lost with the connection to Redis
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await has_new.wait()
 
     def _begin(self, claims: Sequence[Claim]) -> None:
         for claim in claims:

@@ -21,17 +21,18 @@ from service.webhooks.deliveries import Deliveries, Delivery
 from service.webhooks.target import AddressRefused, WebhookRules
 
 MAX_AT_ONCE = 8
+LEASE_MARGIN_SECONDS = 5.0  # beyond the time for an answer, to write down how it ended
 LOOK_SECONDS = 1.0  # how soon one that is due is noticed
-FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 5.0, 3600.0
+MAX_PAUSE_SECONDS = 3600.0
 GONE = 410  # says that nobody listens there any more
 log = structlog.stdlib.get_logger(__name__)
 
 
-def pause_seconds(attempts: int) -> float:
+def pause_seconds(attempts: int, first_seconds: float) -> float:
     """Before the next attempt, after so many: four times as long each time, and half of it by chance, so that
     a receiver that was away is not called by all at once.
     """
-    longest = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 4.0 ** (attempts - 1))
+    longest = min(MAX_PAUSE_SECONDS, first_seconds * 4.0 ** (attempts - 1))
     return longest * (0.5 + 0.5 * random.random())  # noqa: S311
 
 
@@ -46,8 +47,8 @@ class WebhookSender:
         metrics: Metrics,
         max_attempts: int,
         timeout_seconds: float,
+        pause: Callable[[int], float],
         tls: ssl.SSLContext | None = None,
-        pause: Callable[[int], float] = pause_seconds,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._deliveries = deliveries
@@ -74,7 +75,8 @@ class WebhookSender:
 
     async def send_due(self) -> int:
         """Sends those that are due, up to MAX_AT_ONCE; how many these were."""
-        due = await self._deliveries.take(MAX_AT_ONCE)
+        lease_seconds = self._timeout_seconds + LEASE_MARGIN_SECONDS
+        due = await self._deliveries.take(MAX_AT_ONCE, lease_seconds=lease_seconds)
         await asyncio.gather(*(self._send(delivery) for delivery in due))
         return len(due)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -57,12 +58,17 @@ class ModelThread(ThreadPoolExecutor):
     was busy, with another batcher's work too.
 
     A batch that yields, of which there is one at a time, takes no turn. Between two of its steps it pauses
-    while other batchers have work, which runs inside the pause, on the same thread. Where memory does not
-    suffice for both, it is preempted: it ends as CANCELLED, to be run again.
+    while other batchers have work, which runs inside the pause, on the same thread; at least `min_share` of
+    the time is for its steps, so that it does not wait for ever. Where memory does not suffice for both, it
+    is preempted: it ends as CANCELLED, to be run again once no other batcher has work.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, min_share: float = 0.0, clock: Callable[[], float] = time.perf_counter) -> None:
         super().__init__(max_workers=1, thread_name_prefix="model")
+        self._min_share = min_share
+        self._clock = clock
+        self._step_began = 0.0  # of the batch that yields
+        self._step_due = 0.0 if min_share else math.inf  # from then on it goes before the others
         self.turn = asyncio.Lock()
         self.paused_seconds = 0.0  # of all batches that yielded
         self._has_settled = asyncio.Event()
@@ -96,10 +102,12 @@ class ModelThread(ThreadPoolExecutor):
 
     @asynccontextmanager
     async def idle(self) -> AsyncIterator[None]:
-        """Entered once no batcher that does not yield has work."""
-        while self.is_wanted:
+        """Entered once no batcher that does not yield has work, or a step of the one that yields is due."""
+        while self.is_wanted and (seconds := self._step_due - self._clock()) > 0:
             self._has_settled.clear()
-            await self._has_settled.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if math.isinf(seconds) else seconds):
+                    await self._has_settled.wait()
         yield
 
     async def call(
@@ -118,7 +126,7 @@ class ModelThread(ThreadPoolExecutor):
         """
         if yields:
             self._yielding_share, self._is_preempted = share, False
-            cancelled = partial(self._pause, cancelled)
+            run, cancelled = partial(self._timed, run), partial(self._pause, cancelled)
         elif self._yielding_share + share > 1:
             self._is_preempted = True
         call = _Call(partial(_outcome, partial(run, inputs, cancelled), len(inputs)))
@@ -138,16 +146,40 @@ class ModelThread(ThreadPoolExecutor):
         assert not isinstance(outcome, PendingOutputs)
         return outcome
 
+    def _timed(
+        self,
+        run: Callable[[Sequence[In], Callable[[], bool]], Sequence[Out] | PendingOutputs[Out]],
+        inputs: Sequence[In],
+        cancelled: Callable[[], bool],
+    ) -> Sequence[Out] | PendingOutputs[Out]:
+        """Runs a batch that yields, with the time of its first and its last step."""
+        self._step_began = self._clock()
+        try:
+            return run(inputs, cancelled)
+        finally:
+            self._end_step()
+
+    def _end_step(self) -> None:
+        now = self._clock()
+        if self._min_share:
+            # One that is preempted would begin in vain: it waits until there is no other work.
+            pause = math.inf if self._is_preempted else (now - self._step_began) / self._min_share
+            self._step_due = now + pause
+
     def _pause(self, cancelled: Callable[[], bool]) -> bool:
-        """After a step of the batch that yields: runs what others have, and returns whether it must stop."""
-        began = time.perf_counter()
-        while self.is_wanted and not self._is_preempted:
+        """After a step of the batch that yields: runs what others have until the next step is due. Returns
+        whether the batch must stop.
+        """
+        self._end_step()
+        began = self._clock()
+        while self.is_wanted and not self._is_preempted and self._clock() < self._step_due:
             if self._calls:
                 self._run_next(is_nested=True)
             else:
                 self._was_called.wait(PAUSE_SECONDS)
                 self._was_called.clear()
-        self.paused_seconds += time.perf_counter() - began
+        self._step_began = self._clock()
+        self.paused_seconds += self._step_began - began
         return self._is_preempted or cancelled()
 
     def _run_next(self, *, is_nested: bool = False) -> None:

@@ -152,7 +152,7 @@ class Simulation:
         heapq.heappush(self._events, (when, self._num_events, event))
 
     def _arrive(self, at: float, style: int, pair: Sequence[float]) -> None:
-        first, second = (self._replicas[int(share * self._num_usable)] for share in pair)
+        first, second = (self._replicas[index] for index in two_of(self._num_usable, pair))
         replica = first if first.load <= second.load else second
 
         def join(now: float) -> None:
@@ -169,7 +169,7 @@ class Simulation:
     def _start_batch(self, replica: _Replica, now: float) -> None:
         num = min(len(replica.queue), self._fleet.max_jobs)
         jobs = [replica.queue.popleft() for _ in range(num)]
-        seconds = self._fleet.seconds_of(num)
+        seconds = self._seconds_of(num)
         replica.num_running = num
         self._busy += seconds
         self._num_batches += 1
@@ -181,6 +181,9 @@ class Simulation:
                 self._start_batch(replica, now)
 
         self._at(now + seconds, end)
+
+    def _seconds_of(self, num_jobs: int) -> float:
+        return self._fleet.seconds_of(num_jobs)
 
     def _scale(self, now: float) -> None:
         """One replica at a time, as Ray's and KEDA's loops do between two looks."""
@@ -195,6 +198,12 @@ class Simulation:
 
     def _become_ready(self, _: float) -> None:
         self._num_usable += 1
+
+
+def two_of(num: int, pair: Sequence[float]) -> tuple[int, int]:
+    """Two different indices below `num`, while there are two, from two random numbers below 1."""
+    first, other = int(pair[0] * num), int(pair[1] * max(1, num - 1))
+    return first, (other + 1 if other >= first else other) % num
 
 
 def measure_fleet(batch_seconds: Mapping[int, float], startup_seconds: float, seed: int) -> Findings:

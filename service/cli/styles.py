@@ -17,6 +17,7 @@ from service.cli.connection import AsJson, Connection, Url, connect
 from service.cli.terminal_pictures import show_picture
 
 PAGE = 100
+MAX_NAME_CHARS = 200  # that the service takes
 styles = typer.Typer(help="Styles of a running service; export and import of a store.", no_args_is_help=True)
 styles.command("export")(export_styles)
 styles.command("import")(import_styles)
@@ -31,7 +32,9 @@ StyleId = Annotated[str, typer.Argument(help="A style ID, sty_...")]
 @styles.command("add")
 def add_style(
     pictures: Pictures = None,
-    name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="A name for people; by default that of the first file.")
+    ] = None,
     text: Annotated[str | None, typer.Option(help="Make the style from words, without pictures.")] = None,
     prompt_suffix: Annotated[
         str | None, typer.Option(help="Words that go to the end of each prompt in the style.")
@@ -42,7 +45,9 @@ def add_style(
     """Make a style of pictures, and print its ID. The same pictures give the same ID."""
     if bool(pictures) == bool(text):
         raise typer.BadParameter("Name pictures, or words with --text.", param_hint="PICTURES")
-    given = {"name": name, "prompt_suffix": prompt_suffix}
+    stem = pictures[0].stem[:MAX_NAME_CHARS] if pictures else None
+    own_name = stem if stem and stem.isprintable() else None
+    given = {"name": own_name if name is None else name, "prompt_suffix": prompt_suffix}
     fields = {field: value for field, value in given.items() if value is not None}
     with ExitStack() as files, connect(url) as service:
         if text is not None:
@@ -51,6 +56,8 @@ def add_style(
             images = [("image", (path.name, _opened(path, files))) for path in pictures or ()]
             style = service.json("POST", "/v1/styles", files=images, data=fields)
     typer.echo(_as_json(style) if json else style["id"])
+    for warning in style["warnings"]:
+        typer.echo(warning, err=True)
     if name is not None and style["name"] != name:
         typer.echo(f"This style exists, and keeps its name {style['name']!r}.", err=True)
 

@@ -83,7 +83,8 @@ async def edit_body(request: Request, trace: RequestTrace) -> AsyncIterator[Edit
 def nested(fields: Iterable[tuple[str, str | UploadFile]]) -> dict[str, Any]:
     """The fields of a form as JSON would have them: `style[id]`, `image[]`, `regions[0][box]`.
 
-    A field that is empty, or `null`, is left out. InvalidRequest for a name that is written in another way.
+    A field that is empty is left out, and so is `null`, as openai's package for Node tells its callers to
+    write it; but a prompt may be that word. InvalidRequest for a name that is written in another way.
     """
     root: dict[str, Any] = {}
     for name, value in fields:
@@ -116,7 +117,7 @@ def _value(keys: list[str], value: str | UploadFile) -> Any:
     if isinstance(value, UploadFile):
         return UploadedFile(value.file, value.filename or "")
     text = value.strip()
-    if text in ("", "null"):
+    if not text or (text == "null" and keys != ["prompt"]):
         return None
     field = next((key for key in reversed(keys) if key and not key.isdecimal()), keys[0])
     if field == "stream":

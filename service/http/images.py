@@ -92,7 +92,7 @@ async def _answer(request: Request, body: ImageBody, context: Context, events: E
     wanted = body.to_request(form.format, context.deadline)
     images, trace = context.service.images, context.trace
     if respond_async.is_preferred(request):
-        await images.check(wanted, context.caller)
+        await images.check(wanted, context.caller, trace)
         return await respond_async.accept(request, context, body, is_raw=form.is_raw)
     model = images.generator.name
     if body.stream:

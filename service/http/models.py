@@ -14,6 +14,12 @@ from service.http.openapi import responses
 router = APIRouter(tags=["models"])
 
 
+class VocabularyResponse(BaseModel):
+    things: list[str] = Field(description="What an image may show.")
+    colours: list[str] = Field(description="For things and backgrounds.")
+    media: list[str] = Field(description="What an image may look drawn in.")
+
+
 class ModelResponse(BaseModel):
     id: str = Field(description="Its name, for `model` in a request.")
     object: Literal["model"] = Field(default="model", description="What this is.")
@@ -28,6 +34,9 @@ class ModelResponse(BaseModel):
     alpha: float = Field(description="How fast a style's lesser components fade where a request names none.")
     max_prompt_tokens: int = Field(description="A longer prompt is cut.")
     qualities: dict[str, str] = Field(description="What each `quality` leaves out; `exact` for nothing.")
+    draws: VocabularyResponse | None = Field(
+        description="Of a model of few words: what it draws, by names to use in prompts."
+    )
     resident_bytes: int = Field(description="Memory of the weights.")
     alias_of: str | None = Field(description="Of an alias: the model that it stands for.")
     aliases: list[str] = Field(description="Its other names; `*` stands for any.")
@@ -58,6 +67,7 @@ async def get_model(
 
 def _response(service: ReadyService, name: str) -> ModelResponse:
     generator = service.images.generator
+    vocabulary = generator.vocabulary
     return ModelResponse(
         id=name,
         created=service.loaded_at,
@@ -71,6 +81,11 @@ def _response(service: ReadyService, name: str) -> ModelResponse:
         alpha=generator.alpha,
         max_prompt_tokens=generator.max_prompt_tokens,
         qualities={name: str(shortcut) for name, shortcut in generator.qualities.shortcuts().items()},
+        draws=None
+        if vocabulary is None
+        else VocabularyResponse(
+            things=list(vocabulary.things), colours=list(vocabulary.colours), media=list(vocabulary.media)
+        ),
         resident_bytes=generator.resident_bytes,
         alias_of=None if name == generator.name else generator.name,
         aliases=list(service.images.names.aliases),

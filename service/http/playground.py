@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 from collections.abc import Mapping
@@ -15,20 +16,21 @@ from service.errors import RouteNotFound
 
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".mjs": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
     ".png": "image/png",
 }
-# Of the folder css/: sent as one file, style.css, which the browser waits for before it paints.
+# Of the folder css/: sent inside the page, so that the browser waits for nothing else before it paints.
 STYLESHEETS = ("base", "controls", "layout", "styles", "composer", "board", "regions", "results")
+STYLESHEETS_PLACE = b"<style></style>"
 # Only the page's own files run or load, and no text ever becomes markup: the browser itself refuses that.
+# The one style element is named by its hash.
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
         "script-src 'self'",
-        "style-src 'self'",
+        "style-src 'sha256-{stylesheet}'",
         "img-src 'self' data: blob:",
         "connect-src 'self'",
         "base-uri 'none'",
@@ -39,7 +41,6 @@ CONTENT_SECURITY_POLICY = "; ".join(
     )
 )
 HEADERS = {
-    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -57,8 +58,8 @@ class Asset:
     media_type: str
     etag: str
 
-    def response(self, request: Request) -> Response:
-        headers = HEADERS | {"ETag": self.etag}
+    def response(self, request: Request, policy: str) -> Response:
+        headers = HEADERS | {"ETag": self.etag, "Content-Security-Policy": policy}
         known = request.headers.get("if-none-match", "")
         if self.etag in [tag.strip() for tag in known.split(",")]:
             return Response(status_code=304, headers=headers)
@@ -72,30 +73,35 @@ def playground_router() -> APIRouter:
     """The page and its files, which are read here, once."""
     folder = files("service") / "playground"
     stylesheet = b"\n".join((folder / "css" / f"{name}.css").read_bytes() for name in STYLESHEETS)
-    assets = {**_assets(folder), "style.css": _asset(stylesheet, ".css")}
+    content = (
+        (folder / "index.html").read_bytes().replace(STYLESHEETS_PLACE, b"<style>%b</style>" % stylesheet)
+    )
+    page, assets = _asset(content, ".html"), _assets(folder)
+    digest = base64.b64encode(hashlib.sha256(stylesheet).digest()).decode()
+    policy = CONTENT_SECURITY_POLICY.format(stylesheet=digest)
     router = APIRouter(include_in_schema=False)
 
     @router.get("/")
-    async def page(request: Request) -> Response:
-        return assets["index.html"].response(request)
+    async def index(request: Request) -> Response:
+        return page.response(request, policy)
 
     @router.get("/playground/{path:path}")
     async def asset(path: str, request: Request) -> Response:
         if path not in assets:
             raise RouteNotFound(f"There is no /playground/{path[:60]}; the page is at /.")
-        return assets[path].response(request)
+        return assets[path].response(request, policy)
 
     return router
 
 
 def _assets(folder: Traversable, prefix: str = "") -> Mapping[str, Asset]:
-    """The files of a folder and of those within, by path; those alone that a page asks for by their names."""
+    """The files of a folder and of those within, by path; those alone that the page asks for."""
     found: dict[str, Asset] = {}
     for entry in folder.iterdir():
         suffix = "." + entry.name.rpartition(".")[2]
         if entry.is_dir():
             found |= _assets(entry, f"{prefix}{entry.name}/")
-        elif suffix in MEDIA_TYPES and suffix != ".css":
+        elif suffix in MEDIA_TYPES and suffix != ".html":
             found[prefix + entry.name] = _asset(entry.read_bytes(), suffix)
     return found
 

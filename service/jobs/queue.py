@@ -1,4 +1,5 @@
-"""JobQueue: the jobs of all tenants that wait for a worker, a stream in Redis with a group of workers.
+"""JobQueue: the jobs of all tenants that wait for a worker, in lists, and those that were given to one, in a
+stream in Redis with a group of workers.
 
 A worker that dies leaves its jobs in the group's list of pending entries, where another one finds them once
 they have been idle for the length of a lease. A worker renews the leases of what it has.
@@ -30,7 +31,6 @@ from service.storage.schema import (
     jobs_key,
 )
 
-BLOCK_MILLISECONDS = 1000  # well below the client's timeout for a reply
 FORGET_SECONDS = 3600
 
 
@@ -64,9 +64,11 @@ class JobQueue:
         self.worker = f"worker-{secrets.token_hex(8)}"
         self.max_attempts = max_attempts
         self._redis = redis
-        self._stream = jobs_key(model)
+        self.stream = jobs_key(model)
         self._bounds = bounds
         self._metrics = metrics
+        self._take = redis.register_script(scripts.TAKE)
+        self._size = redis.register_script(scripts.SIZE)
         self._start = redis.register_script(scripts.START)
         self._renew = redis.register_script(scripts.RENEW)
         self._progress = redis.register_script(scripts.PROGRESS)
@@ -78,18 +80,16 @@ class JobQueue:
         """The stream and its group, unless they are there."""
         with translate_redis_errors(self._metrics):
             try:
-                await self._redis.xgroup_create(self._stream, scripts.GROUP, id="0", mkstream=True)
+                await self._redis.xgroup_create(self.stream, scripts.GROUP, id="0", mkstream=True)
             except ResponseError as error:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
 
-    async def read(self, max_jobs: int) -> list[Claim]:
-        """New jobs, oldest first; waits a second for one."""
+    async def take(self, max_jobs: int) -> list[Claim]:
+        """Jobs that wait: of each API key the oldest first, and keys in fair turns by their weights."""
         with translate_redis_errors(self._metrics):
-            found: Any = await self._redis.xreadgroup(
-                scripts.GROUP, self.worker, {self._stream: ">"}, count=max_jobs, block=BLOCK_MILLISECONDS
-            )
-        return [claim for _, entries in found or () for claim in _claims(entries)]
+            found: Any = await self._take(keys=[self.stream], args=[self.worker, max_jobs])
+        return [Claim(job_id.decode(), entry.decode()) for entry, (_, job_id) in found]
 
     async def reclaim(self, *, idle_seconds: float) -> list[Claim]:
         """All jobs of workers that have not renewed their leases for so long, oldest first."""
@@ -97,7 +97,7 @@ class JobQueue:
         while True:
             with translate_redis_errors(self._metrics):
                 found: Any = await self._redis.xautoclaim(
-                    self._stream,
+                    self.stream,
                     scripts.GROUP,
                     self.worker,
                     min_idle_time=int(1000 * idle_seconds),
@@ -136,7 +136,7 @@ class JobQueue:
     async def renew(self, entry: str) -> bool:
         """Whether this worker still has the job."""
         with translate_redis_errors(self._metrics):
-            return bool(await self._renew(keys=[self._stream], args=[entry, self.worker]))
+            return bool(await self._renew(keys=[self.stream], args=[entry, self.worker]))
 
     async def report(self, run: Run, progress: float, preview: bytes | None) -> None:
         keys = [job_key(run.job_id), job_preview_key(run.job_id)]
@@ -154,7 +154,7 @@ class JobQueue:
         """Give the job back, to be started by any worker as if it had not been."""
         args: list[str | int] = [run.job_id, self.worker, run.number]
         with translate_redis_errors(self._metrics):
-            await self._release(keys=[job_key(run.job_id), self._stream], args=args)
+            await self._release(keys=[job_key(run.job_id), self.stream], args=args)
 
     async def succeed(self, run: Run, result: bytes, seconds: float) -> bool:
         """Whether this run is the one that the job's clients see."""
@@ -167,14 +167,14 @@ class JobQueue:
     async def size(self) -> tuple[int, float | None]:
         """How many jobs wait or run, and the seconds that one takes, if any was measured."""
         with translate_redis_errors(self._metrics):
-            num_open = int(await self._redis.xlen(self._stream))
-            seconds: Any = await self._redis.hget(JOB_SECONDS, self._stream)
+            num_open = int(await self._size(keys=[self.stream]))
+            seconds: Any = await self._redis.hget(JOB_SECONDS, self.stream)
         return num_open, None if seconds is None else float(seconds)
 
     async def forget_workers(self) -> None:
         """Those that were silent for an hour and have no jobs: each start of a service has its own name."""
         with translate_redis_errors(self._metrics):
-            await self._forget(keys=[self._stream], args=[1000 * FORGET_SECONDS])
+            await self._forget(keys=[self.stream], args=[1000 * FORGET_SECONDS])
 
     async def _finished(self, run: Run, status: str, content: bytes, seconds: float) -> bool:
         bounds = self._bounds

@@ -29,8 +29,12 @@ local function close(id)
     redis.call('HSET', 'atelier:webhook:' .. id, 'target', fields[5], 'attempts', 0)
     redis.call('ZADD', 'atelier:webhooks_due', now, id)
   end
-  redis.call('XACK', fields[1], 'workers', fields[2])
-  redis.call('XDEL', fields[1], fields[2])
+  if fields[2] then
+    redis.call('XACK', fields[1], 'workers', fields[2])
+    redis.call('XDEL', fields[1], fields[2])
+  else
+    redis.call('LREM', fields[1] .. ':of:' .. fields[3], 1, id)
+  end
   for key, number in pairs({['atelier:jobs_open'] = 1, ['atelier:jobs_open_bytes'] = fields[4]}) do
     if redis.call('HINCRBY', key, fields[3], -number) <= 0 then
       redis.call('HDEL', key, fields[3])
@@ -92,10 +96,10 @@ for key, added in pairs({['atelier:jobs_open'] = 1, ['atelier:jobs_open_bytes'] 
   end
 end
 redis.call('SET', KEYS[2], ARGV[2])
-redis.pcall('XGROUP', 'CREATE', KEYS[3], 'workers', '0', 'MKSTREAM')
-local entry = redis.call('XADD', KEYS[3], '*', 'id', ARGV[1])
-redis.call('HSET', KEYS[1], 'status', 'queued', 'created', now, 'stream', KEYS[3], 'entry', entry,
-  'digest', ARGV[3], 'owner', ARGV[4], 'bytes', #ARGV[2], unpack(ARGV, 7))
+redis.call('ZADD', KEYS[3] .. ':turns', 'NX', redis.call('HGET', 'atelier:job_turn', KEYS[3]) or 0, ARGV[4])
+redis.call('RPUSH', KEYS[3] .. ':of:' .. ARGV[4], ARGV[1])
+redis.call('HSET', KEYS[1], 'status', 'queued', 'created', now, 'stream', KEYS[3], 'digest', ARGV[3],
+  'owner', ARGV[4], 'bytes', #ARGV[2], unpack(ARGV, 7))
 redis.call('HINCRBY', 'atelier:jobs_open', ARGV[4], 1)
 redis.call('HINCRBY', 'atelier:jobs_open_bytes', ARGV[4], #ARGV[2])
 for _, id in ipairs(redis.call('ZRANGE', KEYS[4], 0, 9)) do
@@ -104,9 +108,58 @@ for _, id in ipairs(redis.call('ZRANGE', KEYS[4], 0, 9)) do
   end
 end
 redis.call('ZADD', KEYS[4], redis.call('INCR', KEYS[5]), ARGV[1])
+redis.call('PUBLISH', 'atelier:job_news', KEYS[3] .. ' queued')
 return {0}
 """
 )
+# KEYS: stream; ARGV: worker, the most
+# Gives a worker jobs: moves them from the lists in which they wait into the stream, and reads it. Owners take
+# turns by start-time fair queueing, as in batching/job_queue.py: the one whose next turn is the lowest, and a
+# new one starts at the turn that was reached. Returns entries with their fields.
+TAKE = """
+local stream, turns = KEYS[1], KEYS[1] .. ':turns'
+local function next_owner()
+  for _, owner in ipairs(redis.call('ZRANGE', turns, 0, -1)) do
+    if redis.call('EXISTS', stream .. ':of:' .. owner) == 1 then
+      return owner
+    end
+  end
+end
+redis.pcall('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
+for _ = 1, ARGV[2] do
+  local owner = next_owner()
+  if not owner then
+    break
+  end
+  local turn, list = redis.call('ZSCORE', turns, owner), stream .. ':of:' .. owner
+  local id = redis.call('LINDEX', list, 0)
+  local job = 'atelier:job:' .. id
+  local entry = redis.call('XADD', stream, '*', 'id', id)
+  redis.call('LPOP', list)
+  local weight, caller = 1, redis.call('HGET', job, 'caller')
+  if caller then
+    redis.call('HSET', job, 'entry', entry)
+    weight = cjson.decode(caller).weight
+  end
+  redis.call('HSET', 'atelier:job_turn', stream, turn)
+  redis.call('ZADD', turns, turn + 1 / weight, owner)
+  for _, passed in ipairs(redis.call('ZRANGEBYSCORE', turns, '-inf', turn)) do
+    if redis.call('EXISTS', stream .. ':of:' .. passed) == 0 then
+      redis.call('ZREM', turns, passed)
+    end
+  end
+end
+local found = redis.call('XREADGROUP', 'GROUP', 'workers', ARGV[1], 'COUNT', ARGV[2], 'STREAMS', stream, '>')
+return found and found[1][2] or {}
+"""
+# KEYS: stream; returns how many jobs wait or run
+SIZE = """
+local num_open = redis.call('XLEN', KEYS[1])
+for _, owner in ipairs(redis.call('ZRANGE', KEYS[1] .. ':turns', 0, -1)) do
+  num_open = num_open + redis.call('LLEN', KEYS[1] .. ':of:' .. owner)
+end
+return num_open
+"""
 # KEYS: request; ARGV: the most attempts
 # Returns nothing for a job that has ended; the run, the attempt, the request and the record. The request is
 # nil when there was the most attempts before.

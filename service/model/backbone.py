@@ -16,7 +16,7 @@ from torch import Tensor
 
 from service.model.device.transfer import DecodedImages
 from service.model.engine.quality import Qualities
-from service.model.engine.types import Coupling, Path, Text, TextCoverage
+from service.model.engine.types import Coupling, Path, Text, TextCoverage, Vocabulary
 from service.model.schedule import Schedule, Size
 from service.model.style.feature import StyleFeature
 from service.model.style.tokens import StyleTokens
@@ -74,7 +74,7 @@ class Backbone(Protocol[CacheT, NoiseT]):
     is_compiled: bool  # whether the first batch of each kind waits for a compiler
     precision: Literal["fp32", "bf16"]  # in which most of the work is done
     qualities: Qualities
-    draws: str  # what a model of few words can draw; empty where any word may mean something
+    vocabulary: Vocabulary | None  # of a model of few words; None where any word may mean something
 
     def batch_bytes(self, schedule: Schedule, num_images: int) -> int:
         """The most memory that a batch of so many stylised images takes, beside the weights."""

@@ -137,6 +137,9 @@ export function bytesOf(base64) {
   return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 }
 
+/** A warning of the service, which is a sentence's half. */
+export const sentence = (warning) => `${warning[0].toUpperCase()}${warning.slice(1)}.`;
+
 // Styles
 
 export const listStyles = (after) =>

@@ -71,7 +71,7 @@ function App() {
         onChange=${styles.change} onDelete=${styles.remove} />
       <div class="work">
         <${Composer} model=${model} ...${form} board=${board} styles=${styles.styles} chosen=${styles.chosen}
-          setChosen=${styles.setChosen} isRunning=${Boolean(set?.isRunning)} error=${error} onDraw=${draw}
+          setChosen=${styles.setChosen} set=${set} error=${error} onDraw=${draw}
           onError=${setError} />
         <${Results} set=${set} onCancel=${cancel} actions=${actions} onOpen=${open} />
         <${History} results=${history.results} onOpen=${open} onForgetAll=${history.clear} />

@@ -40,7 +40,7 @@ export function Board({ board, size, styles, chosen, errorOf }) {
         ${problem && html`<p class="error" role="alert">${problem}</p>`}
         ${picture && html`<${Structure} board=${board} hasStyle=${chosen.length > 0} error=${errorOf("structure")} />`}
         <${Tools} board=${board} styles=${styles} onAdd=${() => addRegion([0, 0, 0.5, 1])} error=${errorOf("mask")} />
-        <${RegionList} ...${shared} errorOf=${(index) => errorOf(`region-${index}`)} />
+        <${RegionList} ...${shared} errorOf=${errorOf} />
         <p class="error" role="status">${message}</p>
       </div>
     </div>

@@ -1,10 +1,12 @@
 // The form: prompt, board, chosen styles, and the controls of a request.
 
+import { sentence } from "./api.js";
 import { Board } from "./board.js";
 import { Chosen, Field } from "./fields.js";
-import { html, Icon, useState } from "./html.js";
+import { html, Icon, useMemo, useState } from "./html.js";
 import { imageSize } from "./pictures.js";
 import { baseOf, MAX_IMAGES, plans, problemOf } from "./plans.js";
+import { exampleOf, Vocabulary, withWord } from "./vocabulary.js";
 
 const MAX_SEED = 2 ** 32 - 1;
 const NEW = { prompt: "", size: "auto", seed: "", isLocked: false, count: "1", strength: 1, guidance: "" };
@@ -23,8 +25,8 @@ export function useForm() {
 /** Which control the service speaks of. */
 function controlOf(param) {
   if (!param) return "form";
-  const region = /^regions\.(\d+)/.exec(param);
-  if (region) return `region-${region[1]}`;
+  const region = /^regions\.(\d+)(?:\.(box|strength))?/.exec(param);
+  if (region) return `region-${region[1]}-${region[2] ?? "style"}`;
   if (/^image/.test(param)) return "picture";
   if (/strength/.test(param)) return "strength";
   if (/^style/.test(param)) return "styles";
@@ -33,8 +35,13 @@ function controlOf(param) {
   return controls.includes(param) ? param : "form";
 }
 
-/** `onDraw({requests, base, files, size})` draws, see drawing.js. */
-export function Composer({ model, form, change, board, styles, chosen, setChosen, isRunning, error, onDraw, onError }) {
+/** `set` is what was drawn last, and `onDraw({requests, base, files, size})` draws: see drawing.js. */
+export function Composer({ model, form, change, board, styles, chosen, setChosen, set, error, onDraw, onError }) {
+  const [isListing, list] = useState(false);
+  const draws = model?.draws;
+  const example = useMemo(() => (model ? exampleOf(draws) : ""), [model]);
+  const isRunning = Boolean(set?.isRunning);
+  const warnings = set?.prompt === form.prompt.trim() ? set.warnings : [];
   const failed = error && controlOf(error.param);
   const errorOf = (control) => (failed === control ? error.message : null);
   const size = imageSize(form.size, board.picture, model);
@@ -63,11 +70,25 @@ export function Composer({ model, form, change, board, styles, chosen, setChosen
       <div class="subject" data-drop="picture">
         <${Field} label="Prompt" name="prompt" error=${errorOf("prompt")} hint="Ctrl or ⌘ with Enter draws.">
           ${(attributes) => html`
+            ${draws &&
+            html`
+              <button type="button" class="plain lists" aria-expanded=${isListing} aria-controls="vocabulary"
+                onClick=${() => list(!isListing)}>What ${model.id} draws</button>
+            `}
             <textarea ...${attributes} rows="2" value=${form.prompt}
-              placeholder=${board.picture ? "nothing: the picture as it is, in the style" : "a red house"}
+              placeholder=${board.picture ? "nothing: the picture as it is, in the style" : example}
               onInput=${(event) => change({ prompt: event.target.value })}></textarea>
           `}
         <//>
+        <div class="warnings" role="status">
+          ${warnings.map((warning) => html`<p class="warning" key=${warning}>${sentence(warning)}</p>`)}
+        </div>
+        ${draws &&
+        isListing &&
+        html`
+          <${Vocabulary} name=${model.id} draws=${draws} prompt=${form.prompt}
+            onPick=${(kind, word) => change({ prompt: withWord(form.prompt, kind, word, draws) })} />
+        `}
         <${Board} board=${board} size=${size} styles=${styles} chosen=${chosen} errorOf=${errorOf} />
       </div>
       <${Chosen} chosen=${chosen} setChosen=${setChosen} hasRegions=${regions.length > 0} error=${errorOf("styles")}
@@ -75,11 +96,8 @@ export function Composer({ model, form, change, board, styles, chosen, setChosen
       <${Controls} model=${model} size=${imageSize("auto", board.picture, model)} form=${form} change=${change} errorOf=${errorOf} hasRegions=${regions.length > 0} />
       <div class="buttons">
         <button type="submit" class="primary" aria-disabled=${isRunning}>Draw</button>
-        ${styles.length > 0 &&
-        html`
-          <button type="button" aria-disabled=${isRunning} onClick=${() => draw("all")}>In all my styles</button>
-          <button type="button" aria-disabled=${isRunning} onClick=${() => draw("sweep")}>Strength sweep</button>
-        `}
+        <button type="button" aria-disabled=${isRunning} onClick=${() => draw("all")}>In all my styles</button>
+        <button type="button" aria-disabled=${isRunning} onClick=${() => draw("sweep")}>Strength sweep</button>
       </div>
       <p class="error" role="alert">${errorOf("form")}</p>
     </form>

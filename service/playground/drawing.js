@@ -59,7 +59,7 @@ export function useDrawing({ onResult, onError }) {
     };
 
     onError(null);
-    setSet({ tiles, isRunning: true, progress: 0, message: "Drawing…", estimate: "", warnings: [], timings: null });
+    setSet({ tiles, began, prompt: (base.prompt ?? "").trim(), isRunning: true, progress: 0, message: "Drawing…", estimate: "", warnings: [], timings: null });
     try {
       let offset = 0;
       for (const { body, tiles: some } of requests) {

@@ -49,8 +49,10 @@ export function Picture({ result, actions }) {
       <button type="button" onClick=${() => actions.useAsStyle(result)}>Use as a style</button>
       <button type="button" onClick=${() => actions.edit(result)}>Edit</button>
       <button type="button" onClick=${() => actions.redraw(result)}>Draw again</button>
-      <${CopyButton} text=${() => curlOf(result)}>Copy as curl<//>
-      <${CopyButton} text=${() => pythonOf(result)}>Copy as Python<//>
+      <span class="copies">
+        <${CopyButton} text=${() => curlOf(result)}>Copy as curl<//>
+        <${CopyButton} text=${() => pythonOf(result)}>Copy as Python<//>
+      </span>
     </div>
     ${files && html`<${Files} files=${files} />`}
     <p class="quiet" role="status">${message}</p>

@@ -73,11 +73,31 @@ export const plans = {
   },
 };
 
+const SIDES = ["Left", "Top", "Right", "Bottom"];
+
+/** What is wrong with a region's place, in percent as the page shows it; null if nothing is. */
+function problemOfPlace({ box }, number) {
+  const percents = box.map((side) => Math.round(100 * side));
+  const beyond = box.findIndex((side) => side < 0 || side > 1);
+  if (beyond >= 0) return `${SIDES[beyond]} of region ${number} is ${percents[beyond]} %; it must be from 0 to 100 %.`;
+  for (const [near, far] of [[0, 2], [1, 3]]) {
+    if (box[near] >= box[far]) {
+      return `${SIDES[near]} of region ${number} is ${percents[near]} %; it must be less than ${SIDES[far]}, ${percents[far]} %.`;
+    }
+  }
+  return null;
+}
+
 /** Why a plan cannot be drawn, as an error of the service would say it; null if it can. */
-export function problemOf(plan, { chosen, regions }) {
+export function problemOf(plan, { chosen, regions, styles }) {
+  for (const [index, region] of regions.entries()) {
+    const message = problemOfPlace(region, index + 1);
+    if (message) return { param: `regions.${index}.box`, message };
+  }
   if (plan === "sweep" && chosen.length === 0 && regions.length === 0) {
     return { param: "style", message: "A strength sweep needs a style: choose one." };
   }
+  if (plan === "all" && styles.length === 0) return { param: "style", message: "There is no style yet: add one first." };
   if (plan === "all" && regions.length > 0) {
     return { param: "regions", message: "In all my styles, each image has one style: remove the regions first." };
   }

@@ -1,6 +1,6 @@
 // Regions: boxes on the board with a style each, drawn, moved and resized by pointer or by keys.
 
-import { html, Icon, useRef, useState } from "./html.js";
+import { html, Icon, useEffect, useRef, useState } from "./html.js";
 import { nameOf, Thumbnail } from "./styles.js";
 
 export const MAX_REGIONS = 8;
@@ -110,14 +110,15 @@ const placed = ([left, top, right, bottom]) => ({
   height: `${100 * (bottom - top)}%`,
 });
 
-/** The same as a list: style, strength and place of each. `errorOf(index)` is what the service said of one. */
+/** The same as a list: style, strength and place of each. */
 export function RegionList({ regions, styles, errorOf, onChange, onRemove }) {
   if (regions.length === 0) return null;
   return html`
     <ul class="regions" aria-label="Regions">
       ${regions.map(
         (region, index) => html`
-          <${Row} key=${region.key} region=${region} number=${index + 1} styles=${styles} error=${errorOf(index)}
+          <${Row} key=${region.key} region=${region} number=${index + 1} styles=${styles} 
+            errorOf=${(control) => errorOf(`region-${index}-${control}`)}
             onChange=${(fields) => onChange(index, fields)} onRemove=${() => onRemove(index)} />
         `,
       )}
@@ -125,14 +126,20 @@ export function RegionList({ regions, styles, errorOf, onChange, onRemove }) {
   `;
 }
 
-function Row({ region, number, styles, error, onChange, onRemove }) {
+/** `errorOf("style")`, "box" and "strength": what was said of these. */
+function Row({ region, number, styles, errorOf, onChange, onRemove }) {
+  const place = useRef();
   const isKnown = styles.some(({ id }) => id === region.style);
   const errorId = `region-${number}-error`;
-  const described = error ? { "aria-invalid": "true", "aria-describedby": errorId } : {};
+  const error = errorOf("style") ?? errorOf("strength") ?? errorOf("box");
+  const described = (control) => errorOf(control) && { "aria-invalid": "true", "aria-describedby": errorId };
+  useEffect(() => {
+    if (errorOf("box")) place.current.open = true;
+  }, [error]);
   return html`
     <li class="region">
       <span class="number" aria-hidden="true">${number}</span>
-      <select aria-label=${`Style of region ${number}`} ...${described} value=${region.style}
+      <select aria-label=${`Style of region ${number}`} ...${described("style")} value=${region.style}
         onChange=${(event) => onChange({ style: event.target.value })}>
         ${!isKnown && html`<option value=${region.style}>a style that is not in the list</option>`}
         ${styles.map((style) => html`<option key=${style.id} value=${style.id}>${nameOf(style)}</option>`)}
@@ -142,20 +149,20 @@ function Row({ region, number, styles, error, onChange, onRemove }) {
       </button>
       <span class="amount">
         <input type="range" min="0" max="1.5" step="0.05" value=${region.strength}
-          aria-label=${`Strength of region ${number}`}
+          aria-label=${`Strength of region ${number}`} ...${described("strength")}
           onInput=${(event) => onChange({ strength: Number(event.target.value) })} />
         <output aria-hidden="true">${region.strength.toFixed(2)}</output>
       </span>
-      <details>
+      <details ref=${place}>
         <summary>Place in percent</summary>
-        <${Place} box=${region.box} number=${number} onChange=${(box) => onChange({ box })} />
+        <${Place} box=${region.box} number=${number} described=${described("box")} onChange=${(box) => onChange({ box })} />
       </details>
       ${error && html`<p class="error" role="alert" id=${errorId}>${error}</p>`}
     </li>
   `;
 }
 
-function Place({ box, number, onChange }) {
+function Place({ box, number, described, onChange }) {
   const set = (side, text) => {
     if (text !== "") onChange(box.map((share, index) => (index === side ? Number(text) / 100 : share)));
   };
@@ -165,7 +172,7 @@ function Place({ box, number, onChange }) {
         (name, side) => html`
           <label key=${name}>
             <span>${name}<span class="unseen"> of region ${number}</span></span>
-            <input type="number" min="0" max="100" value=${percents(box)[side]}
+            <input type="number" min="0" max="100" ...${described} value=${percents(box)[side]}
               onInput=${(event) => set(side, event.target.value)} />
           </label>
         `,

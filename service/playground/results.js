@@ -1,13 +1,20 @@
 // The region "Result": progress, and the pictures as they come.
 
-import { html, useObjectUrl } from "./html.js";
+import { html, useEffect, useObjectUrl, useRef } from "./html.js";
 import { Draggable, Picture } from "./picture_view.js";
 import { Timings } from "./timings.js";
 
+const LOW = 0.7; // of the window: a picture that begins below would be drawn unseen
+
 /** `set` is what was asked for last, see drawing.js; null at first. `actions` go with each picture. */
 export function Results({ set, onCancel, actions, onOpen }) {
+  const section = useRef();
+  useEffect(() => {
+    const isBelow = section.current.getBoundingClientRect().top > LOW * innerHeight;
+    if (set && isBelow) section.current.scrollIntoView({ block: "nearest" });
+  }, [set?.began]);
   return html`
-    <section class="result" aria-label="Result" aria-busy=${Boolean(set?.isRunning)}>
+    <section class="result" ref=${section} aria-label="Result" aria-busy=${Boolean(set?.isRunning)}>
       <${Progress} set=${set} onCancel=${onCancel} />
       ${set === null && html`<div class="stage empty"><p>Your picture appears here.</p></div>`}
       ${set?.tiles.length === 1 && html`<${Single} tile=${set.tiles[0]} actions=${actions} />`}
@@ -17,7 +24,6 @@ export function Results({ set, onCancel, actions, onOpen }) {
           ${set.tiles.map((tile) => html`<${Tile} key=${tile.index} tile=${tile} onOpen=${onOpen} />`)}
         </ul>
       `}
-      ${set?.warnings.map((warning) => html`<p class="warning" key=${warning}>${warning}</p>`)}
       ${set?.timings && html`<${Timings} timings=${set.timings} />`}
     </section>
   `;

@@ -12,27 +12,24 @@ export function nameOf(style) {
 
 export const picturesOf = (list) => [...(list ?? [])].filter((file) => file.type.startsWith("image/"));
 
-export function Styles({ styles, chosen, hasMore, adding, onAdd, onMore, onToggle, onChange, onDelete }) {
+export function Styles({ styles, isLoaded, chosen, hasMore, adding, onAdd, onMore, onToggle, onChange, onDelete }) {
   const [shown, show] = useState(null);
   const isChosen = (style) => chosen.some(({ id }) => id === style.id);
   return html`
     <section class="styles" aria-labelledby="styles-title">
       <h2 id="styles-title">Styles</h2>
       <${AddStyle} adding=${adding} onAdd=${onAdd} />
-      ${styles.length === 0 && html`<${Samples} onAdd=${onAdd} />`}
-      <ul aria-label="Styles">
-        ${styles.map(
-          (style) => html`
-            <${Card}
-              key=${style.id}
-              style=${style}
-              isChosen=${isChosen(style)}
-              onToggle=${() => onToggle(style)}
-              onShow=${() => show(style)}
-            />
-          `,
-        )}
-      </ul>
+      <div class="shelf">
+        ${isLoaded && styles.length === 0 && html`<${Samples} onAdd=${onAdd} />`}
+        <ul aria-label="Styles">
+          ${styles.map(
+            (style) => html`
+              <${Card} key=${style.id} style=${style} isChosen=${isChosen(style)} onToggle=${() => onToggle(style)}
+                onShow=${() => show(style)} />
+            `,
+          )}
+        </ul>
+      </div>
       ${hasMore && html`<button type="button" class="plain" onClick=${onMore}>Show more styles</button>`}
       ${shown &&
       html`<${Details} style=${shown} onClose=${() => show(null)} onChange=${onChange} onDelete=${onDelete} />`}

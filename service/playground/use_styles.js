@@ -7,6 +7,7 @@ const nameOfFile = (file) => (file.name ?? "").replace(/\.[^.]*$/, "").slice(0, 
 
 export function useStyles() {
   const [styles, setStyles] = useState([]);
+  const [isLoaded, setLoaded] = useState(false);
   const [chosen, setChosen] = useState([]);
   const [hasMore, setHasMore] = useState(false);
   const [adding, setAdding] = useState({ isBusy: false, message: "" });
@@ -15,6 +16,7 @@ export function useStyles() {
     const found = await api.listStyles(after);
     setStyles([...before, ...found.data]);
     setHasMore(found.has_more);
+    setLoaded(true);
   };
   const put = (style) => setStyles((now) => [style, ...now.filter(({ id }) => id !== style.id)]);
 
@@ -25,15 +27,18 @@ export function useStyles() {
       : isOne && files.length > 0
         ? [() => api.uploadStyle(files, name ?? nameOfFile(files[0]))]
         : files.map((file) => () => api.uploadStyle([file], name ?? nameOfFile(file)));
+    const warnings = [];
     setAdding({ isBusy: true, message: "" });
     try {
       for (const create of creations) {
         const style = await create();
+        warnings.push(...style.warnings.map(api.sentence));
         put(style);
         setChosen([{ id: style.id, style, weight: 1 }]);
       }
       const isNothing = creations.length === 0;
-      setAdding({ isBusy: false, message: isNothing ? "That was no picture; PNG, JPEG, WebP and GIF are." : "" });
+      const nothing = "That was no picture; PNG, JPEG, WebP and GIF are.";
+      setAdding({ isBusy: false, message: isNothing ? nothing : warnings.join(" ") });
       return !isNothing;
     } catch (error) {
       setAdding({ isBusy: false, message: error.message });
@@ -44,6 +49,7 @@ export function useStyles() {
   const without = (id) => setChosen((now) => now.filter((one) => one.id !== id));
   return {
     styles,
+    isLoaded,
     chosen,
     setChosen,
     /** Those of `[{id, weight}]` that are in the list. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -21,6 +22,7 @@ CONNECT_TIMEOUT_SECONDS = 1.0
 REPLY_TIMEOUT_SECONDS = 3.0  # some megabytes over a slow network, written to a slow disk
 RETRY_AFTER_SECONDS = 2.0
 MAX_CONNECTIONS = 32
+CANCEL_AGAIN_SECONDS = 0.5
 StoreState: TypeAlias = Literal["ready", "read_only", "unavailable"]
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -63,6 +65,14 @@ def connect(url: str) -> Redis:
         protocol=2,
     )
     return Redis.from_pool(pool)
+
+
+async def cancel_until_ended(*tasks: asyncio.Task[Any]) -> None:
+    """Returns once all have ended: redis-py may lose a cancellation that comes while it connects."""
+    while running := [task for task in tasks if not task.done()]:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=CANCEL_AGAIN_SECONDS)
 
 
 @contextmanager

@@ -21,7 +21,10 @@
     atelier:job_result:ID                     string with a checksum, the response; expires
     atelier:job_results:TENANT                sorted set of the results, by when they were kept
     atelier:job_result_bytes                  hash, their bytes by tenant
-    atelier:jobs:MODEL                        stream of the jobs that have not ended, for the workers
+    atelier:jobs:MODEL                        stream of the jobs that were given to a worker and run
+    atelier:jobs:MODEL:of:KEY                 list of the jobs of an API key that wait
+    atelier:jobs:MODEL:turns                  sorted set of API keys, by their next turn
+    atelier:job_turn                          hash, the turn that was reached, by stream
     atelier:jobs_of:TENANT                    sorted set of its jobs in the order of their creation
     atelier:jobs_open                         hash, the number of those, by API key
     atelier:jobs_open_bytes                   hash, the bytes of their requests, by API key

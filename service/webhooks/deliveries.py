@@ -5,7 +5,7 @@
     atelier:webhooks_dead   sorted set of those that are given up, by when
 
 A job that ends puts its webhook here in the same step (jobs/scripts.py). Whoever takes one that is due has it
-for LEASE_SECONDS; if it dies, the webhook is due again.
+for the length of a lease; if it dies, the webhook is due again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from service.storage.client import translate_redis_errors
 from service.storage.schema import WEBHOOKS_DEAD, WEBHOOKS_DUE, job_key, webhook_key
 from service.webhooks.target import WebhookTarget
 
-LEASE_SECONDS = 60
 DEAD_SECONDS = 7 * 24 * 3600
 MAX_DEAD = 10_000
 
@@ -100,10 +99,10 @@ class Deliveries:
         self._bury = redis.register_script(_BURY)
         self._replay = redis.register_script(_REPLAY)
 
-    async def take(self, max_deliveries: int) -> list[Delivery]:
-        """Those that are due, for this caller to send."""
+    async def take(self, max_deliveries: int, *, lease_seconds: float) -> list[Delivery]:
+        """Those that are due, for this caller to send within the length of the lease."""
         with translate_redis_errors(self._metrics):
-            found = await self._take(keys=[WEBHOOKS_DUE], args=[max_deliveries, 1000 * LEASE_SECONDS])
+            found = await self._take(keys=[WEBHOOKS_DUE], args=[max_deliveries, int(1000 * lease_seconds)])
         return await self._read([job_id.decode() for job_id in found])
 
     async def dead(self) -> list[Delivery]:

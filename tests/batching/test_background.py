@@ -13,7 +13,7 @@ import pytest
 from service.batching.batcher import Batcher
 from service.batching.model_thread import ModelThread
 from service.model.engine.generator import Cancelled, OutOfMemory
-from tests.support.batcher import batcher_setup, results
+from tests.support.batcher import Clock, batcher_setup, results
 
 NUM_STEPS = 3
 
@@ -65,9 +65,11 @@ class Both:
 
 
 @asynccontextmanager
-async def both(max_fitting: int = 4) -> AsyncIterator[Both]:
+async def both(
+    max_fitting: int = 4, min_share: float = 0.0, clock: Clock | None = None
+) -> AsyncIterator[Both]:
     """A batcher and one in the background, on one model thread with memory for so many words."""
-    model, thread = SteppingModel(), ModelThread()
+    model, thread = SteppingModel(), ModelThread(min_share, clock or Clock())
     normal = batcher_setup(model, max_jobs=4, thread=thread, max_fitting=max_fitting).batcher
     background = batcher_setup(model, max_jobs=1, thread=thread, yields=True, max_fitting=max_fitting).batcher
     await normal.start()
@@ -103,6 +105,59 @@ async def test_none_begins_while_another_job_waits_or_runs() -> None:
         run.model.let_go()
         await results(jobs)
     assert run.model.steps == ["x1", "x2", "x3", "y1", "y2", "y3", "b1", "b2", "b3"]
+
+
+async def test_a_step_that_is_due_goes_before_the_next_batch_and_the_following_one_waits_again() -> None:
+    clock = Clock()
+    async with both(min_share=0.1, clock=clock) as run:
+        jobs = run.background.submit(["b"])
+        await run.model.after("b1")
+        clock.now += 1  # the step took a second: the next one is due in ten
+        jobs += run.normal.submit(["x"])
+        run.model.let_go(1)
+        await run.model.after("x1")
+        jobs += run.normal.submit(["y"])
+        run.model.let_go(1)
+        await run.model.after("x3")
+        clock.now += 10
+        run.model.let_go(1)
+        await run.model.after("b2")
+        clock.now += 1
+        run.model.let_go()
+        assert await results(jobs) == ["B", "X", "Y"]
+    assert run.model.steps == ["b1", "x1", "x2", "x3", "b2", "y1", "y2", "y3", "b3"]
+
+
+async def test_one_that_is_due_begins_although_others_have_work() -> None:
+    clock = Clock()
+    async with both(min_share=0.1, clock=clock) as run:
+        jobs = run.normal.submit(["x"])
+        await run.model.after("x1")
+        jobs += run.background.submit(["b"])
+        run.model.let_go(1)
+        await run.model.after("x2")
+        jobs += run.normal.submit(["y"])
+        run.model.let_go(1)
+        await run.model.after("b1")
+        clock.now += 1
+        run.model.let_go()
+        await results(jobs)
+    assert run.model.steps == ["x1", "x2", "x3", "b1", "y1", "y2", "y3", "b2", "b3"]
+
+
+async def test_one_that_was_preempted_does_not_begin_again_in_vain() -> None:
+    clock = Clock()
+    async with both(min_share=0.1, clock=clock) as run:
+        jobs = run.background.submit(["b"])
+        await run.model.after("b1")
+        jobs += run.normal.submit(["x"] * 4)
+        run.model.let_go(1)
+        await run.model.after("x+x+x+x1")
+        clock.now += 1000
+        jobs += run.normal.submit(["y"] * 4)
+        run.model.let_go()
+        await results(jobs)
+    assert run.model.steps[-9:-3] == [f"{'+'.join(4 * word)}{step}" for word in "xy" for step in (1, 2, 3)]
 
 
 async def test_where_memory_does_not_suffice_for_both_it_stops_and_runs_again_later() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from service.bench.fleet import FLEETS, LOADS, Fleet, Simulation
+from service.bench.fleet import FLEETS, LOADS, Fleet, Simulation, two_of
 from service.bench.runner import BenchOptions, run
 from service.bench.subject import SubjectOptions
 from service.cli.bench import _read_batch
@@ -97,3 +97,10 @@ def test_a_batch_that_is_none_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match=r"such as 8=0\.36"):
         _read_batch(text)
     assert _read_batch("8=0.36") == (8, 0.36)
+
+
+def test_the_two_replicas_that_are_compared_are_different_ones_while_there_are_two() -> None:
+    pairs = [(first, second) for first in (0.0, 0.3, 0.6, 0.99) for second in (0.0, 0.3, 0.6, 0.99)]
+    assert {two_of(1, pair) for pair in pairs} == {(0, 0)}
+    assert {two_of(2, pair) for pair in pairs} == {(0, 1), (1, 0)}
+    assert {two_of(3, pair) for pair in pairs} == {(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)}

@@ -43,6 +43,8 @@ def test_a_style_is_added_listed_shown_and_removed(
     removed = atelier("styles", "rm", style_id, ATELIER_URL=server.url)
     assert (removed.exit_code, removed.stdout) == (0, f"{style_id} is deleted.\n")
     assert atelier("styles", "show", style_id, ATELIER_URL=server.url).exit_code == REFUSED
+    named = atelier("styles", "add", files[0], ATELIER_URL=server.url).stdout.strip()
+    assert client.get(f"/v1/styles/{named}").json()["name"] == "70"
 
 
 def test_a_process_writes_its_result_alone(server: Running) -> None:
@@ -54,6 +56,8 @@ def test_a_process_writes_its_result_alone(server: Running) -> None:
 
 
 def test_words_make_a_style_and_nothing_makes_none(server: Running) -> None:
+    unknown = atelier("styles", "add", "--text", "zzxq", "--url", server.url)
+    assert unknown.stderr == "the text names nothing that tiny knows\n"
     arguments = ("--text", "neon", "--prompt-suffix", "in neon style", "--url", server.url)
     style_id = atelier("styles", "add", *arguments).stdout.strip()
     shown = atelier("styles", "show", style_id, "--url", server.url).stdout

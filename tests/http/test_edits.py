@@ -143,6 +143,10 @@ def test_the_forms_of_other_clients_are_answered(client: httpx.Client) -> None:
     reference = {"image_url": f"data:image/png;base64,{encoded(PHOTO)}"}
     body = {"images": [reference], "prompt": "a star", "seed": 1}
     assert images_of(client.post(EDITS, json=body)) == images_of(edit(client, prompt="a star"))
+    # In a form null is a word: of nothing where a field may be null, and of itself as a prompt.
+    fields = {"prompt": "null", "n": "null", "user": "null", "seed": "1"}
+    answer = client.post(EDITS, files={"image": ("a.png", PHOTO)}, data=fields)
+    assert images_of(answer) == images_of(edit(client, prompt="null"))
 
 
 def test_regions_have_a_style_each_in_a_form_and_in_json_and_leave_the_rest_plain(

@@ -92,6 +92,25 @@ def test_an_edit_is_a_job_with_the_files_of_its_form(client: httpx.Client) -> No
     assert job["result"] | {"created": 0} == response.json() | {"created": 0}
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("image", b"no picture", "image"),
+        ("mask", picture(4), "mask has no alpha channel"),
+        ("regions[0][mask]", picture(5), "regions.0.mask has no alpha channel"),
+    ],
+)
+def test_pictures_that_cannot_be_used_are_refused_before_a_job_is_made(
+    client: httpx.Client, name: str, content: bytes, says: str
+) -> None:
+    style = upload(client, picture(1)).json()["id"]
+    files = {"image": ("photo.png", picture(4), "image/png")} | {name: ("file.png", content, "image/png")}
+    data = {"prompt": "a star"} | ({"regions[0][style]": style} if name.startswith("regions") else {})
+    refused = client.post("/v1/images/edits", files=files, data=data, headers=ASYNC)
+    assert refused.status_code in (400, 415), refused.text
+    assert says in refused.json()["error"]["message"] + str(refused.json()["error"]["param"])
+
+
 def test_events_tell_of_previews_which_can_be_fetched_and_of_the_result(
     generator: JobGenerator, client: httpx.Client
 ) -> None:
@@ -103,10 +122,14 @@ def test_events_tell_of_previews_which_can_be_fetched_and_of_the_result(
     preview = client.get(seen["preview"])
     assert preview.headers["Content-Type"] == "image/webp"
     assert preview.content[8:12] == b"WEBP"
-    generator.resume()
-    events = job_events(client, job["id"])
-    assert {event["type"] for event in events[:-1]} == {"job.running"}
-    assert events[-1]["job"] == client.get(address).json()
+    with client.stream("GET", f"{address}/events") as response:
+        lines = response.iter_lines()
+        assert next(lines) == "event: job.running"
+        generator.resume()
+        names = [line for line in lines if line.startswith("event: ")]
+    assert names[-1] == "event: job.succeeded"
+    assert set(names[:-1]) <= {"event: job.running"}
+    assert job_events(client, job["id"])[-1]["job"] == client.get(address).json()
     assert error_of(client.get(f"{address}/preview"), 404)["code"] == "job_preview_not_found"
 
 

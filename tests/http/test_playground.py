@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from pathlib import Path
 
@@ -14,10 +16,7 @@ from tests.support.server import serving
 from tests.support.tiny import tiny_generator
 
 PAGE = Path(__file__).parents[2] / "service" / "playground"
-FILES = [
-    "style.css",
-    *(str(file.relative_to(PAGE)) for file in PAGE.rglob("*") if file.suffix in (".js", ".mjs", ".svg")),
-]
+FILES = [str(file.relative_to(PAGE)) for file in PAGE.rglob("*") if file.suffix in (".js", ".mjs", ".svg")]
 
 
 def test_the_page_loads_its_own_files_and_no_others(client: httpx.Client) -> None:
@@ -36,33 +35,34 @@ def test_each_file_has_a_strict_policy_and_a_type(client: httpx.Client, name: st
     response = client.get(f"/{name}")
     assert response.status_code == 200
     policy = response.headers["Content-Security-Policy"].split("; ")
-    assert {"default-src 'none'", "script-src 'self'", "style-src 'self'", "frame-ancestors 'none'"} <= {
-        *policy
-    }
+    assert {"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"} <= {*policy}
     assert "unsafe" not in response.headers["Content-Security-Policy"]
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     assert response.headers["Referrer-Policy"] == "no-referrer"
 
 
 def test_a_file_that_the_browser_knows_is_not_sent_again(client: httpx.Client) -> None:
-    first = client.get("/playground/style.css")
+    first = client.get("/playground/app.js")
     assert first.headers["Content-Encoding"] == "gzip"
     assert first.headers["Cache-Control"] == "no-cache"
-    again = client.get(
-        "/playground/style.css", headers={"If-None-Match": f'"other", {first.headers["ETag"]}'}
-    )
+    again = client.get("/playground/app.js", headers={"If-None-Match": f'"other", {first.headers["ETag"]}'})
     assert (again.status_code, again.content) == (304, b"")
-    changed = client.get("/playground/style.css", headers={"If-None-Match": '"other"'})
+    changed = client.get("/playground/app.js", headers={"If-None-Match": '"other"'})
     assert changed.text == first.text
-    plain = client.get("/playground/style.css", headers={"Accept-Encoding": "identity"})
+    plain = client.get("/playground/app.js", headers={"Accept-Encoding": "identity"})
     assert "Content-Encoding" not in plain.headers
     assert plain.text == first.text
 
 
-def test_the_stylesheet_has_each_file_of_its_folder(client: httpx.Client) -> None:
-    stylesheet = client.get("/playground/style.css").text
+def test_the_page_has_each_style_sheet_in_its_one_style_element_which_the_policy_names(
+    client: httpx.Client,
+) -> None:
+    page = client.get("/")
+    (stylesheet,) = re.findall("<style>(.*?)</style>", page.text, re.DOTALL)
     for file in (PAGE / "css").iterdir():
         assert file.read_text() in stylesheet, file.name
+    digest = base64.b64encode(hashlib.sha256(stylesheet.encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in page.headers["Content-Security-Policy"].split("; ")
 
 
 @pytest.mark.parametrize(

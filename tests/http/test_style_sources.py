@@ -315,10 +315,11 @@ def test_a_text_that_the_model_does_not_know_is_answered_with_a_warning(tmp_path
     with ready_server(tmp_path, nano()) as (_, client):
         unknown = create(client, text="zzxq wvut")
         assert unknown.status_code == 201
-        (warning,) = unknown.json()["warnings"]
-        assert warning.startswith("the text names nothing that nano knows; it draws ")
-        assert create(client, text="zzxq wvut").json()["warnings"] == [warning]
-        assert client.get(f"/v1/styles/{unknown.json()['id']}").json()["warnings"] == [warning]
+        warnings = unknown.json()["warnings"]
+        assert warnings[0].startswith("the text names nothing that nano knows; it draws ")
+        assert warnings[1:] == ['nano does not know in the text: "zzxq", "wvut"']
+        assert create(client, text="zzxq wvut").json()["warnings"] == warnings
+        assert client.get(f"/v1/styles/{unknown.json()['id']}").json()["warnings"] == warnings
         assert create(client, text="neon").json()["warnings"] == []
         assert upload(client, picture(1)).json()["warnings"] == []
         (cut,) = create(client, text="neon " * 300).json()["warnings"]

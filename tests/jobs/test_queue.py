@@ -45,7 +45,7 @@ class Replica:
 
     async def draw(self, result: bytes) -> str:
         """The next job, drawn; its ID."""
-        (claim,) = await self.queue.read(1)
+        (claim,) = await self.queue.take(1)
         assert await self.queue.succeed(await self.start(claim), result, 1.0)
         return claim.job_id
 
@@ -54,7 +54,7 @@ async def test_a_job_goes_from_queued_to_a_result_and_leaves_the_queue_empty(red
     replica = Replica(redis)
     job = await replica.store.submit(DRAW, b"{}", ACME)
     assert (job.status, job.attempts, job.started) == (JobStatus.QUEUED, 0, None)
-    (claim,) = await replica.queue.read(8)
+    (claim,) = await replica.queue.take(8)
     run = await replica.start(claim)
     assert (run.request, run.owner, run.endpoint, run.attempts_before) == (b"{}", ACME, DRAW, 0)
     await replica.queue.report(run, 0.5, b"preview")
@@ -69,10 +69,45 @@ async def test_a_job_goes_from_queued_to_a_result_and_leaves_the_queue_empty(red
     assert not await redis.exists(job_request_key(job.id), JOBS_OPEN)
 
 
+async def test_keys_take_turns_by_their_weights_and_one_job_does_not_wait_for_all_of_another_key(
+    redis: Redis,
+) -> None:
+    replica = Replica(redis, max_jobs=100)
+    heavy = JobOwner("heavy", "heavy", weight=2)
+    names: dict[str, str] = {}
+
+    async def submit(owner: JobOwner, num_jobs: int) -> None:
+        for number in range(num_jobs):
+            job = await replica.store.submit(DRAW, b"{}", owner)
+            names[job.id] = f"{owner.name}{number}"
+
+    async def taken(num_jobs: int) -> list[str]:
+        return [names[claim.job_id] for claim in await replica.queue.take(num_jobs)]
+
+    await submit(ACME, 9)
+    assert await taken(3) == ["acme0", "acme1", "acme2"]
+    await submit(BETA, 2)
+    await submit(heavy, 5)
+    assert await replica.queue.size() == (16, None)
+    assert await taken(3) == ["beta0", "heavy0", "heavy1"]
+    assert await taken(4) == ["acme3", "beta1", "heavy2", "heavy3"]
+    await submit(BETA, 1)  # although it had no job left it has had its turn
+    assert await taken(9) == ["acme4", "beta0", "heavy4", "acme5", "acme6", "acme7", "acme8"]
+    assert await replica.queue.size() == (17, None)
+
+
+async def test_one_that_is_cancelled_while_it_waits_is_not_taken(redis: Redis) -> None:
+    replica = Replica(redis)
+    first, second = [await replica.store.submit(DRAW, b"{}", ACME) for _ in range(2)]
+    assert (await replica.acme.cancel(first.id)).status is JobStatus.CANCELLED
+    assert [claim.job_id for claim in await replica.queue.take(8)] == [second.id]
+    assert await replica.queue.size() == (1, None)
+
+
 async def test_of_two_workers_that_run_one_job_the_later_one_is_seen(redis: Redis) -> None:
     first, second = Replica(redis), Replica(redis)
     job = await first.store.submit(DRAW, b"{}", ACME)
-    (claim,) = await first.queue.read(1)
+    (claim,) = await first.queue.take(1)
     early = await first.start(claim)
     assert await second.queue.reclaim(idle_seconds=60) == []  # its lease has not ended
     assert await second.queue.reclaim(idle_seconds=0) == [claim]
@@ -93,7 +128,7 @@ async def test_a_job_that_kills_its_workers_is_given_up_and_one_that_was_release
 ) -> None:
     replica = Replica(redis, max_attempts=2)
     job = await replica.store.submit(DRAW, b"{}", ACME)
-    (claim,) = await replica.queue.read(1)
+    (claim,) = await replica.queue.take(1)
     for _ in range(5):
         await replica.queue.release(await replica.start(claim))
         assert (await replica.acme.get(job.id)).status is JobStatus.QUEUED
@@ -114,7 +149,7 @@ async def test_a_job_that_kills_its_workers_is_given_up_and_one_that_was_release
 async def test_what_was_cancelled_is_not_started_and_what_runs_is_lost_to_its_worker(redis: Redis) -> None:
     replica = Replica(redis)
     queued, running = [await replica.store.submit(DRAW, b"{}", ACME) for _ in range(2)]
-    claims = await replica.queue.read(8)
+    claims = await replica.queue.take(8)
     run = await replica.start(claims[1])
     for job in (queued, running):
         assert (await replica.acme.cancel(job.id)).status is JobStatus.CANCELLED
@@ -210,7 +245,7 @@ async def test_a_worker_that_is_silent_and_has_no_jobs_is_forgotten(redis: Redis
     old, new = Replica(redis), Replica(redis)
     await old.queue.create()
     await old.store.submit(DRAW, b"{}", ACME)
-    await old.queue.read(1)
+    await old.queue.take(1)
     await new.queue.create()
     await new.store.submit(DRAW, b"{}", ACME)
     await new.draw(b"result")

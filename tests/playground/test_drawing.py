@@ -209,8 +209,55 @@ def test_a_full_queue_is_counted_down_and_tried_again_and_a_lost_connection_too(
     assert answers == []
 
 
-def test_a_warning_of_the_service_is_shown_with_the_picture(client: httpx.Client, page: Page) -> None:
-    answer = client.post("/v1/images/generations", json={"prompt": "qwertz"}).json()
-    draw(page, "qwertz")
+def test_a_warning_of_the_service_is_shown_beside_the_prompt_until_that_changes(
+    client: httpx.Client, page: Page
+) -> None:
+    draw(page, "a huose")
     expect(finished(page)).to_be_visible()
-    expect(result(page).get_by_text(answer["warnings"][0], exact=True)).to_be_visible()
+    warning = page.get_by_text(
+        'Nano does not know in the prompt: "huose" (the nearest that it knows is "house").'
+    )
+    expect(warning).to_be_visible()
+    page.get_by_role("textbox", name="Prompt").fill("a house")
+    expect(warning).to_have_count(0)
+
+
+def test_the_words_that_the_model_draws_are_listed_and_put_into_the_prompt(
+    client: httpx.Client, page: Page
+) -> None:
+    draws = client.get("/v1/models").json()["data"][0]["draws"]
+    prompt = page.get_by_role("textbox", name="Prompt")
+    page.get_by_role("button", name="What nano draws").click()
+    assert str(prompt.get_attribute("placeholder")).split(" ", 1)[1] in draws["things"]
+    for kind in ("Things", "Colours", "Media"):
+        listed = page.get_by_role("group", name=kind).get_by_role("button").all_inner_texts()
+        assert listed == draws[kind.lower()]
+    expected = ["a house", "a red house", "a red house, neon", "a red cat, neon", "an orange cat, neon"]
+    expected += ["an orange cat, pixel"]
+    for word, text in zip(["house", "red", "neon", "cat", "orange", "pixel"], expected, strict=True):
+        page.get_by_role("region", name="What nano draws").get_by_role(
+            "button", name=word, exact=True
+        ).click()
+        expect(prompt).to_have_value(text)
+    things = [f"thing {number}" for number in range(99)]
+    listed_models = {
+        "data": [{**client.get("/v1/models").json()["data"][0], "draws": {**draws, "things": things}}]
+    }
+    page.route("**/v1/models", lambda route: route.fulfill(json=listed_models))
+    page.reload()
+    page.get_by_role("button", name="What nano draws").click()
+    search = page.get_by_role("searchbox", name="Search things")
+    search.fill("THING 7")
+    expect(page.get_by_role("group", name="Things").get_by_role("button")).to_have_count(11)
+    search.fill("thing 71")
+    search.press("Enter")
+    expect(prompt).to_have_value("a thing 71")
+    search.fill("fox")
+    expect(page.get_by_text("nano draws no “fox”.")).to_be_visible()
+
+
+def test_without_styles_a_drawing_that_needs_some_says_so(client: httpx.Client, page: Page) -> None:
+    draw(page, button="In all my styles")
+    expect(page.get_by_role("alert").filter(has_text="There is no style yet: add one first.")).to_be_visible()
+    page.get_by_role("button", name="Strength sweep").click()
+    expect(page.get_by_role("alert").filter(has_text="A strength sweep needs a style")).to_be_visible()

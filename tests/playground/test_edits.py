@@ -114,6 +114,28 @@ def test_an_edit_is_found_in_the_history_after_a_reload_and_drawn_again(
     expect(page.get_by_role("list", name="History")).to_have_count(0)
 
 
+def test_a_strength_sweep_of_a_picture_shows_more_and_more_of_the_style(
+    client: httpx.Client, page: Page
+) -> None:
+    add_style(page, 1, "blocks")
+    pick_picture(page, PHOTO, "photo.png")
+    draw(page, "", button="Strength sweep")
+    expect(finished(page)).to_have_count(5)
+    (style,) = client.get("/v1/styles").json()["data"]
+    seed = page.get_by_label("Seed", exact=True).input_value()
+    for tile, strength in zip(finished(page).all(), (0, 0.25, 0.5, 0.75, 1), strict=True):
+        fields = {"style[id]": style["id"], "style[strength]": str(strength), "seed": seed}
+        alone = client.post(
+            "/v1/images/edits",
+            files={"image": ("photo.png", PHOTO, "image/png")},
+            data=fields,
+            headers={"Accept": "image/png"},
+        )
+        assert (pixels_of(tile) == pixels(alone.content)).all()
+    result(page).get_by_role("button", name="Open: strength 0.25").click()
+    expect(page.get_by_role("dialog").get_by_text("photo.png, restyled", exact=True)).to_be_visible()
+
+
 def test_a_history_from_before_there_were_edits_is_kept(page: Page) -> None:
     page.goto(page.url + "version")
     page.evaluate(

@@ -7,7 +7,7 @@ from typing import Literal
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from service.settings import Settings
 from tests.support.api_keys import Key, lines
@@ -22,7 +22,7 @@ from tests.support.playground import (
     violations_on,
 )
 from tests.support.server import Running, serving
-from tests.support.uploads import picture
+from tests.support.uploads import picture, upload
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +43,7 @@ def test_axe_finds_nothing_on_any_screen(
     page.set_viewport_size({"width": width, "height": 800})
     expect(page.get_by_role("button", name="Sample rose")).to_be_visible()
     page.get_by_text("From words, a code, or several pictures").click()
+    page.get_by_role("button", name="What nano draws").click()
     found = {"empty": violations_on(page)}
     add_style(page, 6, "sixth")
     add_style(page, 7, "seventh")
@@ -78,6 +79,38 @@ def test_axe_finds_nothing_on_any_screen(
     found["regions of a picture"] = violations_on(page)
     assert {screen: violations for screen, violations in found.items() if violations} == {}
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+FIRST_PAINT = """() => new Promise((resolve) => new PerformanceObserver(resolve).observe(
+    { type: "paint", buffered: true }))"""
+PLACES = """() => [...document.querySelectorAll(
+    "h1, nav, h2, .drop, summary, #prompt, .pick, .chosen, .field > label, .field input, .buttons > *, .stage"
+)].map((element) => {
+    const { x, y, width, height } = element.getBoundingClientRect();
+    return [element.className || element.localName, ...[x, y, width, height].map(Math.round)].join(" ");
+})"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_is_painted_before_it_has_its_modules_and_nothing_moves_when_they_run(
+    client: httpx.Client, server: Running, browser: Browser, width: int
+) -> None:
+    upload(client, picture(12), name="twelfth")
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    held: list[Route] = []
+    page.route("**/playground/*.js", lambda route: held.append(route))
+    page.goto(server.url, wait_until="commit")
+    page.evaluate(FIRST_PAINT)
+    assert page.locator("main[inert]").count() == 1  # nothing can be lost before it works
+    painted = page.evaluate(PLACES)
+    assert any(place.startswith("primary") for place in painted)
+    for route in held:
+        route.continue_()
+    expect(page.get_by_role("button", name="What nano draws")).to_be_visible()
+    expect(styles(page).get_by_role("button", name="twelfth", exact=True)).to_be_visible()
+    assert page.evaluate(PLACES) == painted
+    assert page.locator("main[inert]").count() == 0
+    page.context.close()
 
 
 def test_the_page_is_small(server: Running, browser: Browser) -> None:

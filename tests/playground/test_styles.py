@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,7 +11,11 @@ from playwright.sync_api import Page, expect
 
 from tests.support.playground import (
     draw,
+    drop_file,
     finished,
+    paste_picture,
+    pixels,
+    pixels_of,
     styles,
 )
 from tests.support.uploads import picture, upload
@@ -36,15 +41,7 @@ def test_a_name_and_a_prompt_never_become_markup(client: httpx.Client, page: Pag
 def test_a_pasted_picture_becomes_a_style_and_several_files_can_become_one(
     client: httpx.Client, page: Page
 ) -> None:
-    page.evaluate(
-        """(bytes) => {
-            const pasted = new DataTransfer();
-            pasted.items.add(new File([new Uint8Array(bytes)], "image.png", { type: "image/png" }));
-            const event = new ClipboardEvent("paste", { clipboardData: pasted, bubbles: true });
-            document.body.dispatchEvent(event);
-        }""",
-        list(picture(9)),
-    )
+    paste_picture(page, picture(9))
     expect(styles(page).get_by_role("listitem")).to_have_count(1)
     page.get_by_text("From words, a code, or several pictures").click()
     page.get_by_label("Several files become one style, their mean").check()
@@ -61,6 +58,13 @@ def test_styles_come_from_words_and_codes_and_are_renamed_and_deleted(
     client: httpx.Client, page: Page
 ) -> None:
     page.get_by_text("From words, a code, or several pictures").click()
+    page.get_by_role("textbox", name="Style in words").fill("qwertz")
+    page.get_by_role("textbox", name="Style in words").press("Enter")
+    warned = page.get_by_text("The text names nothing that nano knows; it draws")
+    expect(warned).to_contain_text('Nano does not know in the text: "qwertz".')
+    page.get_by_role("button", name="Details of qwertz").click()
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Really delete it?").click()
     page.get_by_role("textbox", name="Style in words").fill("pixels")
     page.get_by_role("textbox", name="Style in words").press("Enter")
     expect(styles(page).get_by_role("button", name="pixels", exact=True)).to_be_visible()
@@ -81,6 +85,32 @@ def test_styles_come_from_words_and_codes_and_are_renamed_and_deleted(
     page.get_by_role("textbox", name="Style code").fill(style["code"])
     page.get_by_role("button", name="Add: style code").click()
     expect(styles(page).get_by_role("listitem")).to_have_count(1)
+
+
+def test_files_are_dropped_from_outside_and_pictures_pasted_as_styles_or_to_edit(
+    client: httpx.Client, page: Page, tmp_path: Path
+) -> None:
+    for name, seed in (("dropped.png", 21), ("photo.png", 22)):
+        (tmp_path / name).write_bytes(picture(seed))
+    prompt, edited = page.get_by_role("textbox", name="Prompt"), page.get_by_alt_text("The picture to edit")
+    drop_file(page, tmp_path / "dropped.png", page.get_by_text("Add a style", exact=True))
+    expect(styles(page).get_by_role("button", name="dropped", exact=True)).to_be_visible()
+    expect(edited).to_have_count(0)
+    drop_file(page, tmp_path / "photo.png", prompt)
+    expect(page.get_by_text("photo.png", exact=True)).to_be_visible()
+    assert (pixels_of(edited) == pixels(picture(22))).all()
+    page.get_by_role("button", name="Remove the picture").click()
+    prompt.focus()
+    paste_picture(page, picture(23))
+    expect(edited).to_be_visible()
+    assert (pixels_of(edited) == pixels(picture(23))).all()
+    expect(styles(page).get_by_role("listitem")).to_have_count(1)
+    (style,) = client.get("/v1/styles").json()["data"]
+    kept = client.get(f"/v1/styles/{style['id']}/image").content
+    assert (pixels(kept) == pixels(picture(21))).all()
+    (tmp_path / "text.txt").write_text("no picture")
+    drop_file(page, tmp_path / "text.txt", page.get_by_text("Add a style", exact=True))
+    expect(page.get_by_text("That was no picture; PNG, JPEG, WebP and GIF are.")).to_be_visible()
 
 
 def test_a_result_is_dragged_back_in_as_a_style(client: httpx.Client, page: Page) -> None:

@@ -1,28 +1,85 @@
-"""`python -m tests.support.fleet_check`: the simulated fleet beside two real batchers.
+"""The simulated fleet beside real ones.
 
-The batchers are those of the service, with a model thread each; the model's work is a pause of the time that
-the simulation is given, so that what is compared is queueing, batching and routing, whatever else the machine
-does.
+`python -m tests.support.fleet_check`: beside two batchers of the service with a model thread each. The
+model's work is a pause of the time that the simulation is given, so that what is compared is queueing,
+batching and routing, whatever else the machine does.
+
+`python -m tests.support.fleet_check --ray`: beside two replicas of nano on a real Ray, under requests over
+HTTP. All times that the simulation is given are measured through the same path: those of batches while
+nothing else runs; and, under a load with other arrivals, what the replicas, the ingress and the client cost
+each other where they share cores: how much longer batches take, and what a request takes beside queue and
+model.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import statistics
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
+import httpx2
 import numpy as np
 
 from service.batching.batcher import Batcher
 from service.batching.model_thread import ModelThread
-from service.bench.fleet import Fleet, Simulation
-from service.bench.load import arrivals
+from service.bench.fleet import Fleet, Simulation, two_of
+from service.bench.load import (
+    Send,
+    TimedRequest,
+    arrivals,
+    draw_one,
+    image_requests,
+    new_style,
+    offer,
+    read_model,
+)
 from service.metrics import Metrics
+from tests.support.ray_cluster import PATIENCE_SECONDS, cluster
+from tests.support.valkey import running_server
 
 BATCH_SECONDS = {1: 0.2, 2: 0.28, 4: 0.44, 8: 0.8}
 NUM_REPLICAS, NUM_REQUESTS = 2, 600
+# Of a real Ray. The load is a share of what its replicas draw without batches.
+RAY_LOADS, RAY_SECONDS, NUM_ROUNDS, NUM_WARM_UP = (0.35, 0.5), 60.0, 8, 40
+MODEL_STAGES = ("text", "transformer", "decode")
+SEEDS_APART = 100_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--ray", action="store_true")
+    asyncio.run(check_ray() if parser.parse_args().ray else check_batchers())
+
+
+async def check_batchers() -> None:
+    print("load   of       p50     p95")
+    for load in (0.5, 0.8):
+        rate = load * NUM_REPLICAS * 8 / BATCH_SECONDS[8]
+        fleet = _fleet(BATCH_SECONDS, rate, NUM_REQUESTS)
+        _report(load, "real", await measure(fleet))
+        _report(load, "model", Simulation(fleet).run().latencies)
+
+
+def _fleet(batch_seconds: dict[int, float], rate: float, num_requests: int) -> Fleet:
+    return Fleet(
+        batch_seconds=batch_seconds,
+        num_replicas=NUM_REPLICAS,
+        rate=rate,
+        num_requests=num_requests,
+        num_styles=1,
+        miss_seconds=0.0,
+    )
+
+
+def _report(load: float, name: str, latencies: Sequence[float], more: str = "") -> None:
+    p50, p95 = np.quantile(latencies, (0.5, 0.95))
+    print(f"{load:4.0%}  {name:6} {p50:6.3f} s {p95:6.3f} s{more}", flush=True)
 
 
 async def measure(fleet: Fleet) -> list[float]:
@@ -58,7 +115,7 @@ async def measure(fleet: Fleet) -> list[float]:
 
     async def one(due: float, pair: Sequence[float]) -> float:
         await asyncio.sleep(began + due - time.perf_counter())
-        first, second = (int(share * len(batchers)) for share in pair)
+        first, second = two_of(len(batchers), pair)
         chosen = first if running[first] <= running[second] else second
         running[chosen] += 1
         await batchers[chosen].submit([0])[0].future
@@ -73,21 +130,98 @@ async def measure(fleet: Fleet) -> list[float]:
     return list(latencies)
 
 
-def main() -> None:
-    print("load   of       p50     p95")
-    for load in (0.5, 0.8):
-        fleet = Fleet(
-            batch_seconds=BATCH_SECONDS,
-            num_replicas=NUM_REPLICAS,
-            rate=load * NUM_REPLICAS * 8 / BATCH_SECONDS[8],
-            num_requests=NUM_REQUESTS,
-            num_styles=1,
-            miss_seconds=0.0,
+class SharedCores(Simulation):
+    """Each batch takes longer by one of these factors, chosen at random."""
+
+    def __init__(self, fleet: Fleet, factors: Sequence[float]) -> None:
+        super().__init__(fleet)
+        self._factors = factors
+
+    def _seconds_of(self, num_jobs: int) -> float:
+        return super()._seconds_of(num_jobs) * float(self._random.choice(self._factors))
+
+
+async def check_ray() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        async with running_server(Path(folder)) as store:
+            environment = {"ATELIER_REDIS_URL": store.url, "ATELIER_MODEL": "nano", "ATELIER_THREADS": "1"}
+            replicas = cluster(NUM_REPLICAS, environment)
+            running = await asyncio.to_thread(replicas.__enter__)
+            try:
+                limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+                async with httpx2.AsyncClient(
+                    base_url=running.url, timeout=PATIENCE_SECONDS, limits=limits
+                ) as client:
+                    await _compare(client)
+            finally:
+                await asyncio.to_thread(replicas.__exit__, None, None, None)
+
+
+async def _compare(client: httpx2.AsyncClient) -> None:
+    style, size = await new_style(client, 0), (await read_model(client)).sizes[0]
+    requests = partial(image_requests, client, style=style, size=size)
+    await offer([0.0] * NUM_WARM_UP, requests(seed=9 * SEEDS_APART))
+    batch_seconds = await _batch_seconds(client, style)
+    print("a batch takes", ", ".join(f"{num}: {1000 * at:.0f} ms" for num, at in batch_seconds.items()))
+    print("load   of       p50     p95       images/s")
+    for index, load in enumerate(RAY_LOADS):
+        rate = load * NUM_REPLICAS / batch_seconds[1]
+        fleet = _fleet(batch_seconds, rate, round(rate * RAY_SECONDS))
+        seed = (2 * index + 1) * SEEDS_APART
+        other = await _offered(fleet, fleet.seed + 1, requests(seed=seed))
+        real = await _offered(fleet, fleet.seed, requests(seed=seed + SEEDS_APART))
+        factors = [seconds / fleet.seconds_of(num) for seconds, num in _batches(other).items()]
+        overheads = [request.latency - _model(request) - request.stages["queue"] for request in other]
+        simulated = SharedCores(fleet, factors).run()
+        random = np.random.default_rng(fleet.seed)
+        latencies = np.array(simulated.latencies) + random.choice(overheads, len(simulated.latencies))
+        plain = Simulation(fleet).run()
+        in_seconds = max(request.ended for request in real)
+        for name, found, seconds in (
+            ("real", [request.latency for request in real], in_seconds),
+            ("model", latencies, simulated.seconds),
+            ("plain", plain.latencies, plain.seconds),  # of replicas that share nothing, without an ingress
+        ):
+            _report(load, name, found, f" {len(found) / seconds:8.2f}")
+        print(
+            f"      under other arrivals: a batch takes {statistics.mean(factors):.2f} times as long, "
+            f"a request {1000 * statistics.mean(overheads):.0f} ms beside queue and model"
         )
-        measured, simulated = asyncio.run(measure(fleet)), Simulation(fleet).run().latencies
-        for name, latencies in (("real", measured), ("model", simulated)):
-            p50, p95 = statistics.median(latencies), float(np.quantile(latencies, 0.95))
-            print(f"{load:4.0%}  {name:6} {p50:6.3f} s {p95:6.3f} s")
+
+
+async def _batch_seconds(client: httpx2.AsyncClient, style: str) -> dict[int, float]:
+    """Of requests for so many images, one after the other: each is one batch."""
+
+    def asking_for(num: int) -> Send:
+        async def send(number: int) -> httpx2.Response:
+            body = {"prompt": f"a red star {number}", "style": style, "seed": 100 * number, "n": num}
+            return await client.post("/v1/images/generations", json=body)
+
+        return send
+
+    found: dict[int, list[float]] = {num: [] for num in BATCH_SECONDS}
+    for number in range(NUM_ROUNDS):
+        for num, seconds in found.items():
+            seconds.append(_model(await draw_one(asking_for(num), number)))
+    return {num: statistics.median(seconds) for num, seconds in found.items()}
+
+
+async def _offered(fleet: Fleet, seed: int, send: Send) -> list[TimedRequest]:
+    found = await offer(arrivals(fleet.rate, fleet.num_requests / fleet.rate, seed), send)
+    statuses = Counter(request.status for request in found)
+    if set(statuses) != {200}:
+        raise ValueError(f"The replicas answered {dict(statuses)}.")
+    return found
+
+
+def _model(request: TimedRequest) -> float:
+    return sum(request.stages[stage] for stage in MODEL_STAGES)
+
+
+def _batches(requests: Sequence[TimedRequest]) -> dict[float, int]:
+    """The jobs of each batch, by its seconds: all its requests tell the same, to 0.01 ms in each stage."""
+    batches = Counter(tuple(request.stages[stage] for stage in MODEL_STAGES) for request in requests)
+    return {sum(stages): num for stages, num in batches.items()}
 
 
 if __name__ == "__main__":

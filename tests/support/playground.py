@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shlex
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,37 @@ def drag(page: Page, selector: str, start: tuple[float, float], end: tuple[float
     page.mouse.down()
     page.mouse.move(to_x, to_y, steps=5)
     page.mouse.up()
+
+
+def drop_file(page: Page, path: Path, target: Locator) -> None:
+    """As a file manager does: the browser itself asks the page whether it may be dropped."""
+    target.scroll_into_view_if_needed()
+    box = target.bounding_box()
+    assert box is not None
+    dragged = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    devtools = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        event = {"type": kind, "x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        devtools.send("Input.dispatchDragEvent", {**event, "data": dragged})
+    devtools.detach()
+
+
+def paste_picture(page: Page, content: bytes) -> None:
+    """Copy a PNG, as a browser or a screenshot does, and paste it where the focus is."""
+    page.evaluate(
+        """(bytes) => {
+            const png = new Blob([new Uint8Array(bytes)], { type: "image/png" });
+            return navigator.clipboard.write([new ClipboardItem({ "image/png": png })]);
+        }""",
+        list(content),
+    )
+    page.keyboard.press("Control+v")
+
+
+def places_in_percent(page: Page, region: int) -> list[int]:
+    """The sides of a region, as the page shows them."""
+    sides = ("Left", "Top", "Right", "Bottom")
+    return [int(page.get_by_label(f"{side} of region {region}", exact=True).input_value()) for side in sides]
 
 
 def field(curl: str, name: str) -> Any:

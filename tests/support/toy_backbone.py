@@ -19,7 +19,7 @@ from torch import Tensor
 
 from service.model.device.transfer import DecodedImages
 from service.model.engine.quality import Qualities, Shortcuts
-from service.model.engine.types import Coupling, Path, Text, TextCoverage
+from service.model.engine.types import Coupling, Path, Text, TextCoverage, Vocabulary
 from service.model.schedule import Scale, Schedule, Size
 from service.model.style.blending import directions_of, principal
 from service.model.style.feature import StyleFeature
@@ -88,7 +88,7 @@ class ToyBackbone:
     is_compiled = False
     precision: Literal["fp32", "bf16"] = "fp32"
     qualities = Qualities(low=Shortcuts(stop_after=3))
-    draws = ""
+    vocabulary: Vocabulary | None = None
 
     def __init__(self, name: str = "toy", seed: int = 0) -> None:
         self.name, self.fingerprint = name, f"{seed:016x}"

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import base64
-import socket
 import ssl
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from service.application.webhook_sender import FIRST_PAUSE_SECONDS, WebhookSender, pause_seconds
+from service.application.webhook_sender import LEASE_MARGIN_SECONDS, WebhookSender, pause_seconds
 from service.jobs.queue import JobQueue
 from service.jobs.record import JobOwner
 from service.jobs.store import JobBounds, JobStore
@@ -27,57 +21,13 @@ from service.storage.schema import WEBHOOKS_DUE
 from service.webhooks.deliveries import Deliveries
 from service.webhooks.target import WebhookRules
 from tests.support.certificates import self_signed
+from tests.support.webhook_receiver import receiving
 
 SECRET = "whsec_" + base64.b64encode(b"s" * 32).decode()
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 OWNER = JobOwner("acme", "acme")
+TIMEOUT_SECONDS = 5.0
 BOUNDS = JobBounds(10, 10_000, 10_000, 10_000, 60)
-
-
-@dataclass
-class Receiver:
-    """Answers with these statuses, then with 204."""
-
-    port: int
-    statuses: list[int] = field(default_factory=list)
-    requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/hook"
-
-
-class _Server(ThreadingHTTPServer):
-    def __init__(self, host: str, answer: type[BaseHTTPRequestHandler]) -> None:
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, 0), answer)
-
-    def handle_error(self, *_: Any) -> None:
-        """A client that did not like the certificate is none."""
-
-
-@contextmanager
-def receiving(host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
-    class Answer(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            content = self.rfile.read(int(self.headers["Content-Length"]))
-            receiver.requests.append((dict(self.headers), content))
-            status = receiver.statuses.pop(0) if receiver.statuses else 204
-            self.send_response(status)
-            if status == 307:
-                self.send_header("Location", f"{receiver.url}/elsewhere")
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with _Server(host, Answer) as server:
-        if tls is not None:
-            server.socket = tls.wrap_socket(server.socket, server_side=True)
-        receiver = Receiver(server.server_port)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield receiver
-        server.shutdown()
 
 
 class Setup:
@@ -100,7 +50,7 @@ class Setup:
             self.rules,
             metrics=metrics,
             max_attempts=max_attempts,
-            timeout_seconds=5,
+            timeout_seconds=TIMEOUT_SECONDS,
             tls=tls,
             pause=lambda attempts: 0.0,
         )
@@ -112,7 +62,7 @@ class Setup:
         )
         target = replace(target, traceparent=traceparent)
         job = await self.store.submit("/v1/images/generations", b"{}", OWNER, webhook=target.to_json())
-        (claim,) = await self.queue.read(1)
+        (claim,) = await self.queue.take(1)
         run = await self.queue.start(claim)
         assert run is not None
         assert await self.queue.succeed(run, b'{"data":[]}', 1.0)
@@ -211,16 +161,17 @@ async def test_what_a_sender_that_died_had_taken_is_due_again(redis: Redis) -> N
     setup = Setup(redis)
     with receiving() as receiver:
         job_id = await setup.ended(receiver.url)
-        assert len(await setup.deliveries.take(8)) == 1
+        lease_seconds = TIMEOUT_SECONDS + LEASE_MARGIN_SECONDS
+        assert len(await setup.deliveries.take(8, lease_seconds=lease_seconds)) == 1
         assert await setup.sender.send_due() == 0  # its lease
-        await redis.zincrby(WEBHOOKS_DUE, -61_000, job_id)  # a minute later
+        await redis.zincrby(WEBHOOKS_DUE, -1000 * lease_seconds, job_id)  # so much later
         assert await setup.sender.send_due() == 1
     assert len(receiver.requests) == 1
 
 
 def test_the_pauses_grow_and_are_not_the_same_for_all() -> None:
     for attempts in range(1, 8):
-        longest = min(3600, FIRST_PAUSE_SECONDS * 4 ** (attempts - 1))
-        pauses = {pause_seconds(attempts) for _ in range(20)}
+        longest = min(3600, 5 * 4 ** (attempts - 1))
+        pauses = {pause_seconds(attempts, first_seconds=5) for _ in range(20)}
         assert len(pauses) > 1
         assert all(longest / 2 <= pause <= longest for pause in pauses)

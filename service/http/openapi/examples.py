@@ -149,6 +149,7 @@ MODEL = {
     "alpha": 0.15,
     "max_prompt_tokens": 64,
     "qualities": {"high": "exact", "medium": "guidance until step 5", "low": "guidance until step 4"},
+    "draws": {"things": ["cat", "house"], "colours": ["red", "blue"], "media": ["neon", "watercolour"]},
     "resident_bytes": 23695228,
     "alias_of": None,
     "aliases": [],

@@ -27,7 +27,16 @@ from service.model.engine.previews import PreviewEmitter, preview_steps
 from service.model.engine.quality import EXACT, Shortcuts
 from service.model.engine.text_cache import TextCache
 from service.model.engine.text_style import require_finite, tokens_of_text
-from service.model.engine.types import ContentPicture, Drawing, ImageSpec, Styling, Timings, WeightedStyle
+from service.model.engine.types import (
+    ContentPicture,
+    Drawing,
+    ImageSpec,
+    Styling,
+    Text,
+    TextCoverage,
+    Timings,
+    WeightedStyle,
+)
 from service.model.engine.warmup import compiled_batches
 from service.model.schedule import Schedule, Size
 from service.model.style.blending import blend_styles
@@ -94,6 +103,7 @@ class Generator:
         self.alpha = backbone.alpha
         self.key_step = backbone.key_step
         self.qualities = backbone.qualities
+        self.vocabulary = backbone.vocabulary
         self.max_prompt_tokens = backbone.max_text_tokens
         self.resident_bytes = backbone.resident_bytes
         self.precision = backbone.precision
@@ -167,8 +177,7 @@ class Generator:
 
     def warnings_of_text(self, text: str) -> tuple[str, ...]:
         """What the model cannot use of the text of a style; any thread may ask."""
-        coverage = self.backbone.text_coverage(text)
-        return self._warnings("text", coverage.num_known, is_cut=coverage.is_cut)
+        return self._warnings("text", self.backbone.text_coverage(text))
 
     def combine_tokens(self, tokens: Sequence[StyleTokens], size: Size) -> StyleTokens:
         """The tokens of all these pictures, read for images of this size; their feature is the mean.
@@ -245,11 +254,7 @@ class Generator:
                     timings,
                     num_text_tokens=sum(texts[text].num_tokens for text in texts_of(spec)),
                     num_image_tokens=num_tokens,
-                    warnings=()
-                    if spec.prompt is None
-                    else self._warnings(
-                        "prompt", texts[spec.prompt].num_known, is_cut=texts[spec.prompt].is_cut
-                    ),
+                    warnings=() if spec.prompt is None else self._warnings("prompt", texts[spec.prompt]),
                 )
                 for spec, index in zip(specs, loop.index_of_spec, strict=True)
             ]
@@ -298,12 +303,16 @@ class Generator:
             num_rows=cache.num_rows,
         )
 
-    def _warnings(self, what: str, num_known: int, *, is_cut: bool) -> tuple[str, ...]:
+    def _warnings(self, what: str, text: Text | TextCoverage) -> tuple[str, ...]:
         warnings = []
-        if not num_known:
-            can = f"; it draws {self.backbone.draws}" if self.backbone.draws else ""
+        if not text.num_known:
+            can = f"; it draws {self.vocabulary.draws}" if self.vocabulary else ""
             warnings.append(f"the {what} names nothing that {self.name} knows{can}")
-        if is_cut:
+        if text.unknown_words:
+            warnings.append(
+                f"{self.name} does not know in the {what}: {', '.join(map(str, text.unknown_words))}"
+            )
+        if text.is_cut:
             warnings.append(f"the {what} was cut: {self.name} reads {self.max_prompt_tokens} tokens")
         return tuple(warnings)
 

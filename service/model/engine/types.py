@@ -158,6 +158,7 @@ class Text:
     num_bytes: int
     num_known: int = 0  # words of the prompt that mean something to the model
     is_cut: bool = False  # the prompt was longer than the model reads
+    unknown_words: tuple[UnknownWord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +167,30 @@ class TextCoverage:
 
     num_known: int  # words that mean something to the model
     is_cut: bool  # it is longer than the model reads
+    unknown_words: tuple[UnknownWord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownWord:
+    """A word that means nothing to a model of few words; the first few of a text are named."""
+
+    word: str
+    nearest: str | None  # of the words that mean something to it, the one spelt most alike
+
+    def __str__(self) -> str:
+        return f'"{self.word}"' + (
+            f' (the nearest that it knows is "{self.nearest}")' if self.nearest else ""
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """What a model of few words draws, by names to use in prompts."""
+
+    draws: str  # all of it in a sentence's half
+    things: tuple[str, ...] = ()  # in the singular: "fox", "hot air balloon"
+    colours: tuple[str, ...] = ()
+    media: tuple[str, ...] = ()  # "watercolour"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from service.model.block_runner import RunBlock, compiled_run_block, configure_compiler, run_block
 from service.model.checkpoints.options import DecodingChoice
 from service.model.device.transfer import DecodedImages, pixels_of, send
-from service.model.engine.types import Coupling, Path, Text, TextCoverage
+from service.model.engine.types import Coupling, Path, Text, TextCoverage, Vocabulary
 from service.model.infinity import style
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.decoding import DecoderRunner
@@ -64,7 +64,7 @@ class Infinity:
         self.alpha = config.style.alpha
         self.key_step = config.style.key_step
         self.qualities = config.qualities()
-        self.draws = config.vocabulary.draws if config.vocabulary else ""
+        self.vocabulary: Vocabulary | None = config.vocabulary
         self.num_channels = config.tokenizer.num_bits
         self.max_text_tokens = config.transformer.max_text_tokens
         self.device = transformer.start.device

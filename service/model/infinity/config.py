@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 from service.model.checkpoints.config_file import read_dataclass
 from service.model.engine.quality import ALL_EXACT, Qualities, Shortcuts
+from service.model.engine.types import Vocabulary
 from service.model.infinity import schedules as scales
 from service.model.schedule import Schedule, Size
 
@@ -70,10 +71,9 @@ class StyleConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VocabularyConfig:
+class VocabularyConfig(Vocabulary):
     """Of a model that knows few words."""
 
-    draws: str  # what it can draw, for people who asked for something else
     fillers: tuple[str, ...] = ()  # words it knows that name nothing by themselves: "a", "of"
 
 

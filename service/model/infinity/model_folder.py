@@ -137,7 +137,7 @@ class InfinityCheckpoint:
             device,
             precision.text,
             place=precision.text_device,
-            fillers=config.vocabulary.fillers if config.vocabulary else (),
+            fillers=config.vocabulary.fillers if config.vocabulary else None,
             channels=config.transformer.text_channels,
             on_progress=on_progress,
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,14 @@ from service.model.checkpoints.loader import OnProgress, load_weights, no_progre
 from service.model.device.linear import Linear, linear_weights
 from service.model.device.precision import TextEncoderDevice
 from service.model.device.transfer import send
-from service.model.engine.types import Text, TextCoverage
+from service.model.engine.types import Text, TextCoverage, UnknownWord
 from service.model.infinity.weight_names import TEXT_NAMING, is_text_encoder
 
 # Prompts on a GPU are padded to multiples of so many tokens.
 _PADDING_MULTIPLE = 16
+# Of the words that a closed vocabulary lacks so many are named, beside a known one that is at least so like.
+_MAX_NAMED_WORDS, _MAX_WORD_CHARS = 3, 40
+_LIKENESS = 0.7  # of difflib, which finds "huose" 0.8 like "house"
 
 if TYPE_CHECKING:
     from transformers import T5EncoderModel
@@ -37,7 +41,7 @@ class TextEncoder:
         self,
         words: WordTokenizer,
         encoder: T5EncoderModel,
-        fillers: Sequence[str] = (),
+        fillers: Sequence[str] | None = None,
         *,
         device: torch.device | None = None,
         is_fetched: bool = False,
@@ -59,7 +63,15 @@ class TextEncoder:
             if type(module) is nn.Linear:
                 # The same weights, on arithmetic that rounds a prompt alike alone and beside others.
                 module.__class__ = Linear
-        self._meaningless = {words.token_to_id(token) for token in ("<unk>", "<pad>", "</s>", *fillers)}
+        self._unknown = words.token_to_id("<unk>")
+        marks = ("<unk>", "<pad>", "</s>")
+        self._meaningless = {words.token_to_id(token) for token in (*marks, *(fillers or ()))}
+        # Of a vocabulary that is closed: elsewhere what is unknown is a piece of a word.
+        self._meaningful = (
+            sorted(word for word, token in words.get_vocab().items() if token not in self._meaningless)
+            if fillers is not None
+            else None
+        )
 
     @classmethod
     def from_folder(
@@ -67,7 +79,7 @@ class TextEncoder:
         folder: Path,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
-        fillers: Sequence[str] = (),
+        fillers: Sequence[str] | None = None,
         *,
         place: TextEncoderDevice = TextEncoderDevice.BESIDE,
         channels: int | None = None,
@@ -75,8 +87,9 @@ class TextEncoder:
     ) -> TextEncoder:
         """Read `tokenizer.json`, `config.json` and the encoder's weights, straight to their place and dtype.
 
-        `device` is the transformer's. `fillers` are words of the vocabulary that name nothing by themselves;
-        `channels` is what the transformer reads. ValueError: what is missing, damaged or of another shape.
+        `device` is the transformer's. `fillers` are, of a closed vocabulary, the words that name nothing by
+        themselves; None where any word may mean something. `channels` is what the transformer reads.
+        ValueError: what is missing, damaged or of another shape.
         """
         words = _read_words(folder)
         home = device if place is TextEncoderDevice.BESIDE else torch.device("cpu")
@@ -131,7 +144,7 @@ class TextEncoder:
                 index: state[: len(tokens[index])].clone()
                 for index, state in zip(indices, states, strict=True)
             }
-        return [self._text(ids, hidden[index], is_cut=is_cut) for index, (ids, is_cut) in enumerate(found)]
+        return [self._text(hidden[index], coverage) for index, (_, coverage) in enumerate(found)]
 
     def _passes(self, tokens: Sequence[Sequence[int]]) -> list[list[int]]:
         """Which prompts go through the encoder together, by index."""
@@ -157,18 +170,26 @@ class TextEncoder:
 
     def coverage(self, prompt: str, max_tokens: int) -> TextCoverage:
         """Without encoding it."""
-        ids, is_cut = self._tokens(prompt, max_tokens)
-        return TextCoverage(self._num_known(ids), is_cut)
+        _, coverage = self._tokens(prompt, max_tokens)
+        return coverage
 
-    def _tokens(self, prompt: str, max_tokens: int) -> tuple[list[int], bool]:
-        """The tokens of a prompt, and whether it was cut."""
-        ids = self._words.encode(prompt).ids
-        if len(ids) <= max_tokens:
-            return ids, False
-        return [*ids[: max_tokens - 1], ids[-1]], True  # the end mark stays
+    def _tokens(self, prompt: str, max_tokens: int) -> tuple[list[int], TextCoverage]:
+        encoded = self._words.encode(prompt)
+        ids, is_cut = encoded.ids, len(encoded.ids) > max_tokens
+        if is_cut:
+            ids = [*ids[: max_tokens - 1], ids[-1]]  # the end mark stays
+        num_known = sum(token not in self._meaningless for token in ids)
+        unknown = (
+            prompt[slice(*encoded.offsets[at])] for at, token in enumerate(ids) if token == self._unknown
+        )
+        return ids, TextCoverage(num_known, is_cut, self._named(unknown))
 
-    def _num_known(self, ids: Sequence[int]) -> int:
-        return sum(token not in self._meaningless for token in ids)
+    def _named(self, words: Iterable[str]) -> tuple[UnknownWord, ...]:
+        if self._meaningful is None:
+            return ()
+        some = list(dict.fromkeys(word.lower()[:_MAX_WORD_CHARS] for word in words))[:_MAX_NAMED_WORDS]
+        nearest = [get_close_matches(word, self._meaningful, n=1, cutoff=_LIKENESS) for word in some]
+        return tuple(map(UnknownWord, some, (match[0] if match else None for match in nearest)))
 
     def _fetched(self) -> Callable[..., Any]:
         """The encoder on copies of its weights where prompts are read, which live as long as this does."""
@@ -179,8 +200,15 @@ class TextEncoder:
         # Not tied: the word table's one module has two names, and would be put back wrong after the second.
         return lambda **inputs: functional_call(self._encoder, copies, (), inputs, tie_weights=False)
 
-    def _text(self, ids: list[int], features: Tensor, *, is_cut: bool) -> Text:
-        return Text(features, len(features), features.nbytes, self._num_known(ids), is_cut)
+    def _text(self, features: Tensor, coverage: TextCoverage) -> Text:
+        return Text(
+            features,
+            len(features),
+            features.nbytes,
+            coverage.num_known,
+            coverage.is_cut,
+            coverage.unknown_words,
+        )
 
 
 def _read_words(folder: Path) -> WordTokenizer:

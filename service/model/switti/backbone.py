@@ -16,7 +16,7 @@ from torch import Tensor
 from service.model.block_runner import RunBlock, compiled_run_block, configure_compiler, run_block
 from service.model.checkpoints.options import DecodingChoice
 from service.model.device.transfer import DecodedImages, pixels_of, send
-from service.model.engine.types import Coupling, Path, Text, TextCoverage
+from service.model.engine.types import Coupling, Path, Text, TextCoverage, Vocabulary
 from service.model.kv_cache import KeyValues, KVCache, RowGroup
 from service.model.rows import lay_out_rows
 from service.model.schedule import Schedule, Size
@@ -70,7 +70,7 @@ class Switti:
         self.alpha = config.style.alpha
         self.key_step = config.style.key_step
         self.qualities = config.qualities()
-        self.draws = ""
+        self.vocabulary: Vocabulary | None = None
         self.max_text_tokens = config.transformer.max_text_tokens
         self.device = transformer.start.device
         self.dtype = cast(Block, transformer.blocks[0]).attention.qkv.weight.dtype

@@ -115,17 +115,14 @@ def test_what_passes_between_layers_is_fp32_and_what_attends_is_bf16() -> None:
 
 
 @multiplies_bf16
-def test_bf16_decodes_nearly_the_image_of_fp32() -> None:
-    report = golden("infinity_vae_tiny")
-    assert report.passed
-    assert report.decibels.keys() == {"p16", "p8"}
-
-
-@multiplies_bf16
-def test_the_command_prints_the_agreement_step_by_step() -> None:
+def test_bf16_decodes_nearly_the_image_of_fp32_and_the_command_prints_the_agreement() -> None:
     done = CliRunner().invoke(cli, ["verify", "--precision", "bf16", str(GOLDEN / "infinity_vae_tiny")])
     assert done.exit_code == 0, done.output
-    assert "p16 decoded: 4" in done.output
+    for name in ("p16", "p8"):
+        assert f"{name} decoded: 4" in done.output
+
+
+def test_the_agreement_is_printed_step_by_step() -> None:
     header, *steps, total = golden("infinity_8b_tiny").table().splitlines()
     assert "agree, forced" in header
     assert [line.split()[0] for line in steps] == list("1234567")

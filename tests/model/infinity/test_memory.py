@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from dataclasses import dataclass
 
@@ -16,8 +13,7 @@ from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, PreviewRequest, Styling, WeightedStyle
 from service.model.infinity.backbone import Infinity
 from service.model.infinity.config import TokenizerConfig, TransformerConfig
-from tests.support.peak_memory import peak_bytes
-from tests.support.process import ROOT
+from tests.support.peak_memory import measured_by, peak_bytes, print_measured
 from tests.support.tiny import tiny_config, tiny_infinity
 
 pytestmark = pytest.mark.slow
@@ -92,28 +88,25 @@ def estimated(generator: Generator, num_images: int) -> int:
     return generator.backbone.batch_bytes(schedule, num_images)
 
 
-def measure(name: str) -> None:
-    """In a process of its own: the estimate and the peak, printed."""
+def measure(name: str) -> tuple[int, int]:
+    """The estimate and the peak."""
     generator, num_images = generator_of(SHAPES[name]), SHAPES[name].num_images
     specs = batch(generator, num_images)
     generator.generate(specs[:1])  # whatever the first call alone takes
-    peak = peak_bytes(lambda: generator.generate(specs))
-    print(json.dumps([estimated(generator, num_images), peak]))
+    return estimated(generator, num_images), peak_bytes(lambda: generator.generate(specs))
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, tuple[int, int]]:
+    return measured_by("tests.model.infinity.test_memory")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measured from /proc")
 @pytest.mark.parametrize("name", SHAPES)
-def test_the_estimate_on_the_cpu_is_no_less_than_the_peak_and_not_far_above(name: str) -> None:
-    measured = subprocess.run(
-        [sys.executable, "-m", "tests.model.infinity.test_memory", name],
-        cwd=ROOT,
-        # As at the true sizes, where no tensor is small enough for the heap, in which memory falls to pieces.
-        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    estimate, peak = json.loads(measured.stdout)
+def test_the_estimate_on_the_cpu_is_no_less_than_the_peak_and_not_far_above(
+    name: str, measured: dict[str, tuple[int, int]]
+) -> None:
+    estimate, peak = measured[name]
     assert peak <= estimate <= MOST_OVER * peak
 
 
@@ -132,4 +125,4 @@ def test_the_estimate_on_a_gpu_is_no_less_than_the_peak_and_not_far_above(name: 
 
 
 if __name__ == "__main__":
-    measure(sys.argv[1])
+    print_measured(measure, SHAPES)

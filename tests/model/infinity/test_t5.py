@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from service.model.device.precision import TextEncoderDevice
+from service.model.engine.types import UnknownWord
 from service.model.infinity.t5 import TextEncoder
 from service.model.nano.words import untrained_encoder, write_vocabulary
 from service.training.captions import FILLERS
@@ -35,6 +36,18 @@ def test_words_that_name_nothing_are_not_counted_as_known(folder: Path) -> None:
     named = encoder.encode("a big red kitten drawn in neon", 64)
     assert named.num_known == 3
     assert encoder.encode("a picture of the glorp in some style", 64).num_known == 0
+
+
+@torch.inference_mode()
+def test_of_a_closed_vocabulary_unknown_words_are_named_with_the_nearest_known(folder: Path) -> None:
+    encoder = TextEncoder.from_folder(folder, torch.device("cpu"), fillers=FILLERS)
+    prompt = "A Huose, a huose of glorp on teh watercolr; the fourth: xyzzy"
+    unknown = (UnknownWord("huose", "house"), UnknownWord("glorp", None), UnknownWord("teh", None))
+    assert encoder.encode(prompt, 64).unknown_words == unknown
+    assert encoder.coverage("a watercolr", 64).unknown_words == (UnknownWord("watercolr", "watercolor"),)
+    assert encoder.encode("a red house", 64).unknown_words == ()
+    is_open = TextEncoder.from_folder(folder, torch.device("cpu"))
+    assert is_open.encode(prompt, 64).unknown_words == ()
 
 
 @torch.inference_mode()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -14,8 +11,7 @@ import pytest
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, PreviewRequest, Styling, WeightedStyle
 from service.model.switti.config import SamplingConfig, SwittiConfig, TokenizerConfig, TransformerConfig
-from tests.support.peak_memory import peak_bytes
-from tests.support.process import ROOT
+from tests.support.peak_memory import measured_by, peak_bytes, print_measured
 from tests.support.tiny_switti import served_config, tiny_switti
 
 pytestmark = pytest.mark.slow
@@ -60,8 +56,8 @@ SHAPES = {
 }
 
 
-def measure(name: str) -> None:
-    """In a process of its own: the estimate and the peak, printed."""
+def measure(name: str) -> tuple[int, int]:
+    """The estimate and the peak."""
     config, num_images = SHAPES[name]
     generator = Generator(tiny_switti(config))
     size = generator.default_size
@@ -72,24 +68,22 @@ def measure(name: str) -> None:
     specs = [ImageSpec(long, seed, size, styling=styling, previews=previews) for seed in range(num_images)]
     generator.generate(specs[:1])  # whatever the first call alone takes
     peak = peak_bytes(lambda: generator.generate(specs))
-    estimate = generator.backbone.batch_bytes(generator.backbone.schedules[size], num_images)
-    print(json.dumps([estimate, peak]))
+    return generator.backbone.batch_bytes(generator.backbone.schedules[size], num_images), peak
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, tuple[int, int]]:
+    return measured_by("tests.model.switti.test_memory")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measured from /proc")
 @pytest.mark.parametrize("name", SHAPES)
-def test_the_estimate_is_no_less_than_the_peak_and_not_far_above(name: str) -> None:
-    measured = subprocess.run(
-        [sys.executable, "-m", "tests.model.switti.test_memory", name],
-        cwd=ROOT,
-        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},  # as in Infinity's tests
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    estimate, peak = json.loads(measured.stdout)
+def test_the_estimate_is_no_less_than_the_peak_and_not_far_above(
+    name: str, measured: dict[str, tuple[int, int]]
+) -> None:
+    estimate, peak = measured[name]
     assert peak <= estimate <= MOST_OVER * peak
 
 
 if __name__ == "__main__":
-    measure(sys.argv[1])
+    print_measured(measure, SHAPES)
