@@ -57,7 +57,8 @@ class EditScore:
 def edit_pairs(seed: int, num: int) -> tuple[list[Pair], NDArray[np.uint8]]:
     """Pairs of an object and a reference of another, and pictures [pairs, 64, 64, 3] of their objects."""
     rng, references = np.random.default_rng([_CONTENTS, seed]), report_references()
-    pairs, pictures = [], []
+    pairs: list[Pair] = []
+    pictures: list[NDArray[np.uint8]] = []
     while len(pairs) < num:
         content, style = (references[index] for index in rng.choice(len(references), 2, replace=False))
         if content.scene.object != style.scene.object:
