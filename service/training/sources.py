@@ -86,7 +86,7 @@ def _pack(source: Source, folder: Path) -> None:
         subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)  # noqa: S603
     except FileNotFoundError:
         raise RuntimeError(
-            f"npm, which fetches pictures, is not installed. Install it or put {source.archive} into {folder}."
+            f"npm, which fetches pictures, is not installed: install it or put {source.archive} in {folder}."
         ) from None
     except subprocess.CalledProcessError as error:
         raise RuntimeError(f"`{' '.join(command)}` failed: {error.stderr.strip()}") from None
