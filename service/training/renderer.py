@@ -185,7 +185,7 @@ def _clay(sketch: Sketch) -> Canvas:
 def _neon(sketch: Sketch) -> Canvas:
     side = sketch.side
     # Dark enough to glow on, tinted enough to name the background's colour.
-    ground = _mixed(BLACK, sketch.background, 0.42 - 0.1 * _luminance(sketch.background))
+    ground = _mixed(BLACK, sketch.background, 0.42 - 0.1 * float(_luminance(sketch.background)))
     figure, lines = sketch.flat(), sketch.ink().coverage
     # Drawings fill large parts with ink; a tube has a width.
     inside = np.clip(_blurred(lines, side * 0.022) * 3 - 1.9, 0, 1)

@@ -156,10 +156,10 @@ def _coarse(sprites: Sprites, side: int = 8) -> NDArray[np.float32]:
         cell = levels.shape[1] // side
         return levels.reshape(len(levels), side, cell, side, cell, -1).mean((2, 4)).reshape(len(levels), -1)
 
-    flat, ink = (sprite.astype(np.float32) / 255 for sprite in (sprites.flat, sprites.ink))
+    flat, ink = (sprite.astype(np.float32) / np.float32(255) for sprite in (sprites.flat, sprites.ink))
     coverage = flat[..., 3:]
     return np.concatenate(
-        [reduced((flat[..., :3] - 0.5) * coverage), reduced(coverage), reduced(ink[..., 3:])], axis=1
+        [reduced((flat[..., :3] - np.float32(0.5)) * coverage), reduced(coverage), reduced(ink[..., 3:])], axis=1
     )
 
 
