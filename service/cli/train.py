@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -70,7 +71,7 @@ def train_nano(
             report=report,
         )
         training = Training(session, Recipe(minutes=minutes, num_images=num_images, seed=seed))
-        stages = {
+        stages: dict[Stage, Callable[[], object]] = {
             Stage.FETCH: training.fetch,
             Stage.RENDER: training.render,
             Stage.TOKENIZER: training.tokenizer,
