@@ -7,7 +7,7 @@
 #   UV=                  install with pip even where uv is on PATH
 #   PIP_EXTRA_ARGS=...   more arguments for the installer, such as an index with CPU builds of PyTorch
 #   BENCH=latency        what `make bench` measures: latency throughput serve style loop flops counts fleet
-#   ONLY=golden,memory   which parts of `make gpu`: golden golden-bf16 kernels memory throughput profile compiled
+#   ONLY=golden,memory   which parts of `make gpu`: golden golden-bf16 kernels memory throughput profile compiled graphs
 #   SOAK_SECONDS=600 SOAK_CONNECTIONS=200   how long (on either store) and how hard `make soak` is
 
 PYTHON ?= python3

@@ -317,14 +317,24 @@ class Service:
         )
         self.row_tile = registry.row_tile_of(generator)
         log.info("row_tile", num_rows=self.row_tile, is_batch_invariant=self.row_tile is not None)
-        with self._progress.counter(len(generator.sizes), "warming up") as count:
+        self._warm_up(generator)
+        return generator
+
+    def _warm_up(self, generator: Generator) -> None:
+        num, num_done = generator.num_warm_ups, 0
+        what = "compiling" if generator.backbone.is_compiled else "warming up"
+        with self._progress.counter(num, what) as count:
 
             def warmed(size: Size, seconds: float) -> None:
                 log.info("warmed_up", size=str(size), seconds=round(seconds, 3))
+
+            def drawn() -> None:
+                nonlocal num_done
+                num_done += 1
+                self.readiness.tell(f"The model is {what}: {num_done} of {num} kinds of batches are done.")
                 count()
 
-            generator.warm_up(warmed, lambda: self._is_closed)
-        return generator
+            generator.warm_up(warmed, lambda: self._is_closed, drawn)
 
     def _thread_pool(self, pool: PoolT) -> PoolT:
         # Shut down off the loop: a thread may be in the middle of loading a model.

@@ -8,7 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from service.bench.report import Findings, Row, Table, Value
-from service.evaluation.counted_drawing import CountedInfinity, DrawnKernels, count_compiled, count_drawing
+from service.evaluation.counted_drawing import (
+    CountedInfinity,
+    DrawnKernels,
+    StepKernels,
+    count_compiled,
+    count_drawing,
+)
 from service.evaluation.launches import Kernel, Kind, Totals
 from service.evaluation.random_weights import shape_of
 from service.model.infinity.config import InfinityConfig
@@ -98,9 +104,14 @@ def _by_step(eager: DrawnKernels, compiled: DrawnKernels) -> Table:
             kernels = step.blocks[0].kernels
             moved = Totals.of(kernel for kernel in kernels if kernel.kind is Kind.ELEMENTWISE)
             values |= {f"num_{form}_launches": len(kernels), f"{form}_elementwise_bytes": moved.num_bytes}
-        values["num_launches_beside"] = len(before.others)
+        values["num_launches_beside"] = sum(1 for _ in before) - _num_of_blocks(before)
+        values["num_compiled_beside"] = sum(1 for _ in after) - _num_of_blocks(after)
         rows.append(Row(f"step {number}", values))
     return Table("a layer of each step", tuple(rows))
+
+
+def _num_of_blocks(step: StepKernels) -> int:
+    return sum(len(block.kernels) for block in step.blocks)
 
 
 def _roofline(form: str, drawn: DrawnKernels, launch_seconds: float) -> Table:

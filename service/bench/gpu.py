@@ -32,6 +32,7 @@ from service.evaluation.verify import verify
 from service.evaluation.verify_half import FLOORS, overall, verify_half
 from service.model.checkpoints.options import LoadOptions
 from service.model.checkpoints.registry import device_of, require_compiler
+from service.model.infinity.backbone import Infinity
 
 BATCHES = (1, 2, 4)
 _NUM_KERNELS = 20  # in the profile
@@ -207,12 +208,7 @@ def compiled(machine: Machine) -> Outcome:
     began = time.perf_counter()
     image = subject.generator.generate([spec])[0].image
     first_seconds = time.perf_counter() - began
-    difference = np.abs(image.astype(int) - eager.astype(int))
-    values: dict[str, Value] = {
-        "equal_share": float((difference == 0).mean()),
-        "largest_of_255": int(difference.max()),
-        "first_image_seconds": first_seconds,
-    }
+    values = _beside(image, eager) | {"first_image_seconds": first_seconds}
     within = Bounded(
         num_repeats=machine.num_repeats, num_warm_up=1, most_seconds=float("inf"), numbers=BATCHES
     )
@@ -220,6 +216,37 @@ def compiled(machine: Machine) -> Outcome:
     timed = measure_throughput(subject, (subject.size,), within, peaks)
     pixels = Table("compiled beside eager", (Row("pixels", values),))
     return Outcome(Findings((pixels, *timed.tables), timed.notes))
+
+
+def graphs(machine: Machine) -> Outcome:
+    """The compiled model with CUDA graphs: its image, twice, is the one without to the bit; and its times."""
+    if machine.device.type != "cuda":
+        return Outcome(Findings((), ("Not run: this is no GPU.",)))
+    subject = machine.subject
+    backbone = subject.backbone
+    if not isinstance(backbone, Infinity):
+        return Outcome(Findings((), (f"{backbone.name} has no graphs.",)))
+    if not backbone.is_compiled:
+        require_compiler()
+        backbone.compile()
+    spec = subject.spec(0, style=0)
+    without = subject.generator.generate([spec])[0].image
+    backbone.capture_steps()
+    images = {name: subject.generator.generate([spec])[0].image for name in ("captured", "replayed")}
+    rows = tuple(Row(name, _beside(image, without)) for name, image in images.items())
+    tables = [Table(f"{backbone.num_graphs} graphs beside none", rows)]
+    is_right = backbone.num_graphs > 0 and all(np.array_equal(image, without) for image in images.values())
+    within = Bounded(
+        num_repeats=machine.num_repeats, num_warm_up=1, most_seconds=float("inf"), numbers=BATCHES
+    )
+    peaks = measure_peaks(machine.device, backbone.dtype)
+    timed = measure_throughput(subject, (subject.size,), within, peaks)
+    return Outcome(Findings((*tables, *timed.tables), timed.notes), is_right)
+
+
+def _beside(image: np.ndarray, other: np.ndarray) -> dict[str, Value]:
+    difference = np.abs(image.astype(int) - other.astype(int))
+    return {"equal_share": float((difference == 0).mean()), "largest_of_255": int(difference.max())}
 
 
 # In the order in which they run: dearest last.
@@ -231,6 +258,7 @@ PARTS: Mapping[str, Callable[[Machine], Outcome]] = {
     "throughput": throughput,
     "profile": profile,
     "compiled": compiled,
+    "graphs": graphs,
 }
 
 

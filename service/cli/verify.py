@@ -21,6 +21,10 @@ def verify(
     fused: Annotated[
         bool, typer.Option("--fused", help="Attend by the fused kernels, as on a GPU, on a CPU as well.")
     ] = False,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compiled", help="Compile what a GPU runs compiled. Takes minutes the first time."),
+    ] = False,
     model: Annotated[
         str | None, typer.Option(help="With --record or --against: the checkpoint, by name or folder.")
     ] = None,
@@ -35,17 +39,21 @@ def verify(
 ) -> None:
     """Compare this build with numbers of the reference; exit status 1 if any differs."""
     if record is not None or against is not None:
-        if model is None or folders or (record is not None and against is not None) or precision != "fp32":
-            fail("Give --model with one of --record and --against, and neither folders nor --precision.")
+        of_folders = folders or precision != "fp32" or compiled
+        if model is None or of_folders or (record is not None and against is not None):
+            fail(
+                "Give --model with one of --record and --against, and neither folders nor --precision nor "
+                "--compiled."
+            )
         _verify_checkpoint(model, device, fused, record, against, models_dir)
         return
     if not folders or model is not None:
         fail("Give folders laid out like tests/golden/*_tiny, or --model with --record or --against.")
     if precision not in ("fp32", "bf16"):
         fail(f"--precision must be fp32 or bf16, not {precision!r}")
-    if precision == "bf16" and (device != "cpu" or fused):
-        fail("--precision bf16 compares with fp32 on the CPU: leave out --device and --fused")
-    _verify_full(folders, device, fused) if precision == "fp32" else _verify_half(folders)
+    if precision == "bf16" and (device != "cpu" or fused or compiled):
+        fail("--precision bf16 compares with fp32 on the CPU: leave out --device, --fused and --compiled")
+    _verify_full(folders, device, fused, compiled) if precision == "fp32" else _verify_half(folders)
 
 
 def _verify_checkpoint(
@@ -72,17 +80,22 @@ def _verify_checkpoint(
         typer.echo(f"{generator.name} agrees with the recording.")
 
 
-def _verify_full(folders: list[Path], device: str, fused: bool) -> None:
+def _verify_full(folders: list[Path], device: str, fused: bool, compiled: bool) -> None:
     from service.evaluation.checks import Form
     from service.evaluation.verify import row_tile_line, table, verify
-    from service.model.checkpoints.registry import device_of
+    from service.model.checkpoints.registry import device_of, require_compiler
 
-    form = Form(device_of(device), fused)
+    if compiled:
+        try:
+            require_compiler()
+        except ValueError as error:
+            fail(str(error))
+    form = Form(device_of(device), fused or compiled, "inductor" if compiled else None)
     num_missed = num_checks = 0
     for folder in folders:
         checks = verify(folder, form)
         typer.echo(f"{folder}\n{table(checks)}\n")
-        if form.device.type == "cpu" and not fused:
+        if form.device.type == "cpu" and not form.is_fused:
             typer.echo(f"{row_tile_line(folder)}\n")
         num_checks += len(checks)
         num_missed += sum(not check.passed for check in checks)

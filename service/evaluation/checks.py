@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ class Form:
 
     device: torch.device
     is_fused: bool = False
+    compiler: str | Callable[..., Any] | None = None  # torch's name of a backend, or one; None: not compiled
 
 
 ON_CPU = Form(torch.device("cpu"))

@@ -18,6 +18,7 @@ from service.model.engine.generator import Cancelled, Generator
 from service.model.engine.types import ImageSpec, Styling, Text, WeightedStyle
 from service.model.infinity.backbone import Infinity
 from service.model.infinity.config import InfinityConfig
+from service.model.infinity.step import StepFunctions, draw_codes, guided_logits
 from service.model.infinity.tokenizer import Tokenizer
 from service.model.infinity.transformer import Transformer
 from service.model.schedule import Size
@@ -26,22 +27,27 @@ _META = torch.device("meta")
 
 
 @dataclass(frozen=True, slots=True)
-class BlockCall:
-    """One layer of one step: its kernels, and what it was called with."""
+class Call:
+    """Of a function that is compiled: its kernels, and what it was called with."""
 
+    function: Callable[..., Any]
     kernels: tuple[Kernel, ...]
     arguments: tuple[Any, ...]
+
+    def compiled(self) -> Call:
+        return replace(self, kernels=tuple(kernels_compiled(self.function, *self.arguments)))
 
 
 @dataclass(frozen=True, slots=True)
 class StepKernels:
-    blocks: tuple[BlockCall, ...]
+    blocks: tuple[Call, ...]
+    ends: tuple[Call, ...]  # what follows the blocks and is compiled as well: head, guidance, sampling
     num_tokens: int
-    others: tuple[Kernel, ...]  # inputs, head, sampling, accumulation; of the first step the texts as well
+    others: tuple[Kernel, ...]  # inputs and accumulation; of the first step the texts as well
 
     def __iter__(self) -> Iterator[Kernel]:
-        for block in self.blocks:
-            yield from block.kernels
+        for call in (*self.blocks, *self.ends):
+            yield from call.kernels
         yield from self.others
 
 
@@ -76,17 +82,21 @@ class CountedInfinity(Infinity):
         texts = (torch.empty(10, self.config.transformer.text_channels, device=_META) for _ in prompts)
         return [Text(text, len(text), text.nbytes) for text in texts]
 
-    def watch_blocks(self, kernels: list[Kernel], called: Callable[[BlockCall], None]) -> None:
-        """Move what a block adds to `kernels` into a call."""
+    def watch(self, kernels: list[Kernel], called: Callable[[Call], None]) -> None:
+        """Move what a function that is compiled adds to `kernels` into a call."""
 
-        def watched(*arguments: Any) -> Tensor:
-            start = len(kernels)
-            x = run_block(*arguments)
-            called(BlockCall(tuple(kernels[start:]), arguments))
-            del kernels[start:]
-            return x
+        def watched(function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any) -> Any:
+                start = len(kernels)
+                result = function(*arguments)
+                called(Call(function, tuple(kernels[start:]), arguments))
+                del kernels[start:]
+                return result
 
-        self._run_block = watched
+            return call
+
+        self._run_block = watched(run_block)
+        self._functions = StepFunctions(watched(guided_logits), watched(draw_codes))
 
 
 def count_drawing(infinity: CountedInfinity, num_styles: int = 1, size: Size | None = None) -> DrawnKernels:
@@ -94,15 +104,18 @@ def count_drawing(infinity: CountedInfinity, num_styles: int = 1, size: Size | N
     generator = Generator(infinity)
     specs = _specs(infinity, generator, num_styles, size or generator.default_size)
     steps: list[StepKernels] = []
-    calls: list[BlockCall] = []
+    calls: list[Call] = []
     scales = infinity.schedules[specs[0].size].scales
     grid = infinity.feature_grids(infinity.schedules[specs[0].size])[-1]
     features = torch.empty(num_styles, infinity.num_channels, grid.height, grid.width, device=_META)
     with torch.inference_mode(), counting() as counter:
-        infinity.watch_blocks(counter.kernels, calls.append)
+        infinity.watch(counter.kernels, calls.append)
 
         def after_a_step() -> bool:
-            steps.append(StepKernels(tuple(calls), scales[len(steps)].num_tokens, tuple(counter.kernels)))
+            blocks = tuple(call for call in calls if call.function is run_block)
+            ends = tuple(call for call in calls if call.function is not run_block)
+            others = tuple(counter.kernels)
+            steps.append(StepKernels(blocks, ends, scales[len(steps)].num_tokens, others))
             calls.clear()
             counter.kernels.clear()
             return len(steps) == generator.num_steps(specs[0].size)
@@ -114,24 +127,24 @@ def count_drawing(infinity: CountedInfinity, num_styles: int = 1, size: Size | N
 
 
 def count_compiled(infinity: CountedInfinity, eager: DrawnKernels) -> DrawnKernels:
-    """The same drawing with compiled blocks and a compiled decoder: seconds a step, to plan each once."""
+    """The same drawing by what `Infinity.compile` compiles: seconds a step, to plan each once."""
     with torch.inference_mode():
-        steps = [replace(step, blocks=_compiled(step.blocks)) for step in eager.steps]
+        steps = [
+            replace(step, blocks=_compiled(step.blocks), ends=tuple(call.compiled() for call in step.ends))
+            for step in eager.steps
+        ]
         decode = kernels_compiled(infinity.tokenizer.decode, eager.features)
     return replace(eager, steps=tuple(steps), decode=tuple(decode))
 
 
-def _compiled(blocks: Sequence[BlockCall]) -> tuple[BlockCall, ...]:
+def _compiled(blocks: Sequence[Call]) -> tuple[Call, ...]:
     """All layers of a step are one code, but for the last of the last step, which computes fewer rows."""
-    planned = {is_last: kernels_compiled(run_block, *block.arguments) for is_last, block in _kinds(blocks)}
-    return tuple(replace(block, kernels=tuple(planned[_keeps_fewer(block)])) for block in blocks)
+    planned = {_keeps_fewer(block): block for block in blocks}
+    kernels = {is_last: block.compiled().kernels for is_last, block in planned.items()}
+    return tuple(replace(block, kernels=kernels[_keeps_fewer(block)]) for block in blocks)
 
 
-def _kinds(blocks: Sequence[BlockCall]) -> Iterator[tuple[bool, BlockCall]]:
-    yield from {_keeps_fewer(block): block for block in blocks}.items()
-
-
-def _keeps_fewer(block: BlockCall) -> bool:
+def _keeps_fewer(block: Call) -> bool:
     attention = next(argument for argument in block.arguments if isinstance(argument, StepAttention))
     return attention.kept is not None
 

@@ -61,6 +61,8 @@ _SHARED, _LINEAR_GELU = torch.ops.atelier.shared_attention, torch.ops.atelier.li
 _KINDS = dict.fromkeys((_ATEN.mm, _ATEN.addmm, _ATEN.bmm, _ATEN.baddbmm), Kind.PRODUCT) | {
     _ATEN.convolution: Kind.CONVOLUTION
 }
+# One kernel on a GPU, where torch would show what it is made of on a device without values.
+_WHOLE = {*_KINDS, _ATEN.upsample_bilinear2d}
 
 
 def kernel_of(
@@ -115,7 +117,7 @@ class LaunchCounter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func.overloadpacket not in _KINDS:
+        if func.overloadpacket not in _WHOLE:
             with self:  # in inference mode one that is made of others comes whole
                 out = func.decompose(*args, **(kwargs or {}))
             if out is not NotImplemented:

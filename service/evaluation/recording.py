@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from service.model.block_runner import Block
 from service.model.device.transfer import DecodedImages
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Text
 from service.model.infinity.backbone import Cache, Infinity
 from service.model.infinity.sampling import NoiseStream, draw_noise
-from service.model.infinity.transformer import Transformer
 from service.model.schedule import Schedule
 
 
@@ -137,8 +137,11 @@ class Run:
 
 
 @contextmanager
-def layer_outputs(transformer: Transformer) -> Iterator[dict[str, list[Tensor]]]:
-    """Collects, call by call, what the layers of a transformer give while the context lasts."""
+def layer_outputs(infinity: Infinity) -> Iterator[dict[str, list[Tensor]]]:
+    """Collects, call by call, what layers give while the context lasts, in runs that begin in it.
+
+    Blocks are watched from outside, as compiled ones have no inside.
+    """
     seen: dict[str, list[Tensor]] = {
         "pool": [],
         "modulation": [],
@@ -149,17 +152,24 @@ def layer_outputs(transformer: Transformer) -> Iterator[dict[str, list[Tensor]]]
 
     def keep(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            if name == "block_out":
-                seen["block_in"].append(inputs[0])
             seen[name].append(output)
 
         return hook
 
+    run, transformer = infinity._run_block, infinity.transformer
+
+    def watched(block: Block, x: Tensor, *others: Any) -> Tensor:
+        out = run(block, x, *others)
+        seen["block_in"].append(x)
+        seen["block_out"].append(out)
+        return out
+
     modules = {"pool": transformer.pool, "modulation": transformer.modulation, "text_in": transformer.text_in}
     handles = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
-    handles += [block.register_forward_hook(keep("block_out")) for block in transformer.blocks]
+    infinity._run_block = watched
     try:
         yield seen
     finally:
+        infinity._run_block = run
         for handle in handles:
             handle.remove()

@@ -27,6 +27,7 @@ from service.evaluation.checks import (
 )
 from service.evaluation.verify_switti import switti_checks
 from service.evaluation.verify_transformer import TransformerSet
+from service.model.block_runner import compile_decoder
 from service.model.checkpoints.loader import read_tensors
 from service.model.device.linear import choose_row_tile
 from service.model.device.precision import full_fp32
@@ -36,16 +37,18 @@ from service.model.style.resize import pool, resize
 
 
 def tokenizer_checks(
-    folder: Path, config: Mapping[str, Any], expected: Mapping[str, Tensor], device: torch.device
+    folder: Path, config: Mapping[str, Any], expected: Mapping[str, Tensor], form: Form
 ) -> Iterator[Check]:
     for file in sorted(folder.glob("vae_*.safetensors")):
         name = file.stem.removeprefix("vae_")
         shape = tokenizer_config(config[name], config[name]["patch_size"])
-        tokenizer = read_tokenizer(file, shape).to(device)
+        tokenizer = read_tokenizer(file, shape).to(form.device)
+        if form.compiler is not None:
+            compile_decoder(tokenizer.decoder, form.compiler)
         patch = 16 // shape.stride
         grids = [Scale(height, width).times(patch) for _, height, width in config["scale_schedule"]]
         image = expected[f"{name}.image_u8"].permute(2, 0, 1)[None].float() / 255 * 2 - 1
-        h = tokenizer.encode(image.to(device))
+        h = tokenizer.encode(image.to(form.device))
         yield compare(f"{name}.h", h, expected[f"{name}.h"], FEATURES)
         bits = quantise(h, grids)
         flat = torch.cat([bit[0].flatten(1).T for bit in bits])[None]
@@ -53,7 +56,7 @@ def tokenizer_checks(
         features = accumulated(bits, grids[-1])
         yield compare(f"{name}.z", features[-1], expected[f"{name}.z"], FEATURES)
         yield from _tokenizer_features(name, features, grids, patch, bits, expected)
-        decoded = tokenizer.decode(expected[f"{name}.z"].to(device))
+        decoded = tokenizer.decode(expected[f"{name}.z"].to(form.device))
         yield compare(f"{name}.decoded_s4", decoded[:, :, 1::4, 2::4], expected[f"{name}.decoded_s4"], IMAGES)
         yield compare(
             f"{name}.decoded_crop", decoded[:, :, :48, -48:], expected[f"{name}.decoded_crop"], IMAGES
@@ -104,7 +107,7 @@ def _verify(folder: Path, form: Form) -> list[Check]:
         if (folder / "transformer.safetensors").is_file():
             return list(TransformerSet(folder, config, expected, form=form).checks())
         if any(folder.glob("vae_*.safetensors")):
-            return list(tokenizer_checks(folder, config, expected, form.device))
+            return list(tokenizer_checks(folder, config, expected, form))
         if (folder / "switti.safetensors").is_file():
             return list(switti_checks(folder, config, expected, form))
     except KeyError as error:

@@ -160,6 +160,8 @@ class SwittiSet:
         noise, texts = self.expected["nar.s.noise"], self.texts()
         recording = RecordingSwitti(config, transformer, self.tokenizer, noise, texts)
         recording.is_fused = recording.is_fused or self.form.is_fused
+        if self.form.compiler is not None:
+            recording.compile(self.form.compiler)
         generator = Generator(recording)
         (size,) = generator.sizes
         styling = None

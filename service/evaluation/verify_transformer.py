@@ -102,6 +102,8 @@ class TransformerSet:
         )  # fmt: skip
         infinity = Infinity(config, self.transformer, self.tokenizer, None, fingerprint="")
         infinity.is_fused = infinity.is_fused or self.form.is_fused
+        if self.form.compiler is not None:
+            infinity.compile(self.form.compiler)
         return infinity
 
     def _texts(self) -> dict[str, Tensor]:
@@ -138,7 +140,7 @@ class TransformerSet:
 
     def _plain(self, name: str, run: Mapping[str, Any]) -> Iterator[Check]:
         given = self._plain_run(name, run)
-        with layer_outputs(self.transformer) as layers:
+        with layer_outputs(given.infinity) as layers:
             recording = given.record()
         yield from self._outcome(name, recording, range(len(given.specs)))
         if f"{name}.noise" in self.expected:

@@ -66,6 +66,11 @@ class Readiness:
     def is_ready(self) -> bool:
         return self.service is not None and self.service.is_alive
 
+    def tell(self, reason: str) -> None:
+        """Why it is not ready yet, from any thread; once it is closed, that stays the reason."""
+        if not self.is_closed:
+            self.reason = reason
+
     def open(self, service: ReadyService) -> None:
         """Ready, unless it was closed while the model was loading."""
         if not self.is_closed:

@@ -1,4 +1,4 @@
-"""Running one block over a batch's rows: as it is, or compiled."""
+"""Running one block over a batch's rows, as it is or compiled; and what else is compiled."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.model.attention import StepAttention
 from service.model.layers import Attend, ReadText
@@ -55,7 +55,13 @@ def compiled_run_block(backend: str | Callable[..., Any] = "inductor") -> RunBlo
     return compiled
 
 
+def compile_decoder(decoder: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Compile an image decoder in place, at its first use, for all sizes and numbers of images."""
+    decoder.compile(fullgraph=True, dynamic=True, backend=backend)
+
+
 def configure_compiler() -> None:
     """On the thread that draws: each thread has settings of its own."""
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 64
+    torch._dynamo.config.specialize_float = True  # those of a configuration: temperature, top-p
     torch.fx.experimental._config.use_duck_shape = False  # as many rows as tokens is a coincidence

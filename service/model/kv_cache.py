@@ -39,6 +39,7 @@ class KeyValues:
     keys: list[Tensor]  # a layer: [own rows, heads, tokens of the schedule, head width]
     values: list[Tensor]  # a layer: [rows, heads, tokens of the schedule, head width]
     num_tokens: int = 0  # computed so far
+    is_static: bool = False  # where `KeyValueArena` put them, which is where the next batch's will be
 
     @classmethod
     def empty(
@@ -81,17 +82,68 @@ class KeyValues:
 
     def keep_rows(self, indices: Sequence[int], num_own: int) -> None:
         """Keep these rows, of which the first `num_own` have keys."""
+        self.is_static = False
         for layer in range(len(self.keys)):  # one after another: only one layer is there twice
-            self.keys[layer] = self._copied(self.keys[layer], indices[:num_own])
-            self.values[layer] = self._copied(self.values[layer], indices)
+            keys, values = self.keys[layer], self.values[layer]
+            self.keys[layer] = self._copied(keys, indices[:num_own], keys.shape[2])
+            self.values[layer] = self._copied(values, indices, values.shape[2])
 
-    def _copied(self, cached: Tensor, indices: Sequence[int]) -> Tensor:
-        """The rows at `indices` of keys or values, with room for as many tokens."""
-        if list(indices) == list(range(len(indices))):
+    @property
+    def shape(self) -> tuple[torch.Size, ...]:
+        """Of a layer's keys and values."""
+        return tuple(cached[0].shape for cached in (self.keys, self.values) if cached)
+
+    def grow(self, num_tokens: int) -> None:
+        """Move into memory of their own, with room for so many tokens."""
+        self.is_static = False
+        for cached in (self.keys, self.values):
+            cached[:] = [self._copied(layer, range(len(layer)), num_tokens) for layer in cached]
+
+    def _copied(self, cached: Tensor, indices: Sequence[int], num_tokens: int) -> Tensor:
+        """The rows at `indices` of keys or values, with room for so many tokens."""
+        _, heads, room, width = cached.shape
+        is_prefix = list(indices) == list(range(len(indices)))
+        if is_prefix and num_tokens == room:
             return cached[: len(indices)]
-        copied, done = cached.new_empty(len(indices), *cached.shape[1:]), slice(0, self.num_tokens)
-        copied[:, :, done] = cached[:, :, done].index_select(0, index_tensor(indices, cached.device))
+        done = cached[:, :, : self.num_tokens]
+        copied = cached.new_empty(len(indices), heads, num_tokens, width)
+        copied[:, :, : self.num_tokens] = (
+            done[: len(indices)] if is_prefix else done.index_select(0, index_tensor(indices, cached.device))
+        )
         return copied
+
+
+class KeyValueArena:
+    """Memory for the keys and values of a batch's first steps: the same for every batch."""
+
+    def __init__(
+        self, num_layers: int, num_heads: int, head_width: int, num_row_tokens: int,
+        device: torch.device, dtype: torch.dtype,
+    ) -> None:  # fmt: skip
+        """`num_row_tokens`: rows times tokens of the batch that has most."""
+        self._num_heads, self._head_width = num_heads, head_width
+        shape = (num_row_tokens * num_heads * head_width,)
+        self._keys, self._values = (
+            [torch.empty(shape, device=device, dtype=dtype) for _ in range(num_layers)] for _ in range(2)
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(flat.nbytes for flat in (*self._keys, *self._values))
+
+    def key_values(self, num_own: int, num_rows: int, num_tokens: int) -> KeyValues | None:
+        """Room for so many tokens, not filled, until this is called again; None where it is too small."""
+        if num_rows * num_tokens * self._num_heads * self._head_width > len(self._values[0]):
+            return None
+        return KeyValues(
+            [self._view(flat, num_own, num_tokens) for flat in self._keys],
+            [self._view(flat, num_rows, num_tokens) for flat in self._values],
+            is_static=True,
+        )
+
+    def _view(self, flat: Tensor, num_rows: int, num_tokens: int) -> Tensor:
+        shape = (num_rows, self._num_heads, num_tokens, self._head_width)
+        return flat[: num_rows * num_tokens * self._num_heads * self._head_width].view(shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +152,20 @@ class RowGroup(Generic[TextT]):
 
     rows: ActiveRows
     text: TextT
+
+
+def step_attention(
+    active: ActiveRows, left: ActiveRows, cached: CachedLayer | None, *, is_fused: bool
+) -> StepAttention:
+    """How the active rows attend in a layer that leaves the rows `left` of them."""
+    return StepAttention(
+        sources=left.attention_sources,
+        source_rows=left.attention_source_index,
+        groups=left.attention_groups,
+        kept=left.index if len(left.rows) < len(active.rows) else None,
+        cached=cached,
+        is_fused=is_fused,
+    )
 
 
 class KVCache(Generic[TextT]):
@@ -117,9 +183,11 @@ class KVCache(Generic[TextT]):
         schedule: Schedule,
         extent: Scale,
         is_fused: bool,
+        num_static_steps: int = 0,
     ) -> None:
-        """`key_values` has room for all rows; `rotation` is cos and sin of every token, [2, tokens, head
-        width / 2]; `schedule` has the steps that are run; `extent` is the grid of features.
+        """`key_values` has room for all rows, and for the tokens of all steps or of the first
+        `num_static_steps`; `rotation` is cos and sin of every token, [2, tokens, head width / 2]; `schedule`
+        has the steps that are run; `extent` is the grid of features.
         """
         self.paths = tuple(paths)
         self.key_values = key_values
@@ -127,6 +195,7 @@ class KVCache(Generic[TextT]):
         self.schedule = schedule
         self.extent = extent
         self.is_fused = is_fused
+        self._num_static_steps = num_static_steps
         self.is_finite = torch.ones((), dtype=torch.bool, device=rotation.device)
         self.num_rows = len(rows)
         self._step_tokens = 0  # of the current step
@@ -156,25 +225,24 @@ class KVCache(Generic[TextT]):
         self._feature_paths = now
         return features[index_tensor([before.index(path) for path in now], features.device)]
 
-    def attention(self, layer: int, group: RowGroup[TextT]) -> StepAttention:
-        """How one layer attends at the current step, whose result is of the rows of `group`."""
-        active = self.active.rows
-        return StepAttention(
-            sources=group.rows.attention_sources,
-            source_rows=group.rows.attention_source_index,
-            groups=group.rows.attention_groups,
-            kept=group.rows.index if len(group.rows.rows) < len(active.rows) else None,
-            cached=self.key_values.layer(layer, active.num_own, len(active.rows), self._step_tokens),
-            is_fused=self.is_fused,
-        )
+    def layer(self, index: int) -> CachedLayer | None:
+        """One layer's keys and values at the current step; None where nothing is cached."""
+        rows = self.active.rows
+        return self.key_values.layer(index, rows.num_own, len(rows.rows), self._step_tokens)
 
     def begin_step(self, step: int) -> Tensor:
         """Make room for a step's tokens; the rotation of these, [2, tokens, head width / 2]."""
         self.key_values.num_tokens += self._step_tokens
         self._drop_rows(step)
+        if step == self._num_static_steps + 1 > 1:
+            self.key_values.grow(self.schedule.num_tokens)
         self._step_tokens = self.schedule.scales[step - 1].num_tokens
         start = self.key_values.num_tokens
         return self.rotation[:, start : start + self._step_tokens]
+
+    def is_static(self, step: int) -> bool:
+        """Whether a step is one of those that are the same work on the same memory for every such batch."""
+        return self.key_values.is_static and step < len(self.schedule.scales)
 
     def last_group(self, step: int) -> RowGroup[TextT]:
         """The rows that a step's last layer computes: at the last step of a forked batch, those of drawn

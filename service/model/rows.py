@@ -97,9 +97,18 @@ class ActiveRows:
 
     def guided(self, values: Tensor, step: int) -> Tensor:
         """Classifier-free guidance: rows' values [rows, ...] -> w c + (1 - w) u, [paths, ...]."""
-        conditional = values[self.conditional]
-        if not self.is_guided[step - 1]:
-            return conditional
-        weight = self.guidance[step - 1].view(-1, *[1] * (values.dim() - 1))
-        mixed = weight * conditional + (1 - weight) * values[self.unconditional]
-        return torch.where(weight == 1.0, conditional, mixed)
+        return guided(values, self.conditional, self.unconditional, self.weight(step))
+
+    def weight(self, step: int) -> Tensor | None:
+        """The guidance of each path at a step, [paths]; None where it is 1 for all."""
+        return self.guidance[step - 1] if self.is_guided[step - 1] else None
+
+
+def guided(values: Tensor, conditional: Tensor, unconditional: Tensor, weight: Tensor | None) -> Tensor:
+    """`ActiveRows.guided`, of its tensors."""
+    chosen = values[conditional]
+    if weight is None:
+        return chosen
+    weight = weight.view(-1, *[1] * (values.dim() - 1))
+    mixed = weight * chosen + (1 - weight) * values[unconditional]
+    return torch.where(weight == 1.0, chosen, mixed)

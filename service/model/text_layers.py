@@ -19,8 +19,9 @@ from torch import Tensor
 from service.model.device.transfer import index_tensor, send
 from service.model.layers import ReadText
 
-# Padded texts are a multiple of so many tokens long: a GPU's kernels then read the bias without copying it.
-_PADDING_MULTIPLE = 16
+# Padded texts are so many tokens long: few lengths, as graphs of steps are kept for each (`StepGraphs`), and
+# multiples of 16, whose bias a GPU's kernels read without copying it. At most a third is padding beyond that.
+_LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
 class TextAttention(Protocol):
@@ -77,8 +78,7 @@ class PaddedTexts:
     def __init__(self, attentions: Sequence[TextAttention], texts: Sequence[Tensor]) -> None:
         """Texts [tokens, channels] of any lengths; `attentions` has one a layer."""
         several = texts if len(texts) > 1 else [*texts, *texts]  # compilers specialise on a size of one
-        longest = max(map(len, texts))
-        padded, is_real = pad_texts(several, longest + -longest % _PADDING_MULTIPLE)
+        padded, is_real = pad_texts(several, padded_length(max(map(len, texts))))
         self._keys_values = [attention.keys_values(padded) for attention in attentions]
         # A bias and not a mask, which each layer and step would convert to one.
         self._bias = torch.zeros_like(is_real, dtype=self._keys_values[0][0].dtype)
@@ -111,6 +111,12 @@ class _Padded:
         keys, values = self.keys[self.text_of_row], self.values[self.text_of_row]
         read: Tensor = attention(x, keys, values, self.bias)
         return read
+
+
+def padded_length(num_tokens: int) -> int:
+    """The length to which texts are padded of which the longest has so many tokens."""
+    whole = num_tokens + -num_tokens % _LENGTHS[0]
+    return next((length for length in _LENGTHS if length >= num_tokens), whole)
 
 
 def pad_texts(texts: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:

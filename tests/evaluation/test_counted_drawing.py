@@ -66,6 +66,10 @@ def test_compiled_code_does_the_same_and_launches_and_moves_less() -> None:
     assert [len(step.blocks) for step in eager.steps] == [1, 1]
     for before, after in zip(eager.steps, compiled.steps, strict=True):
         assert after.others == before.others
+        head, draws = after.ends
+        assert len(head.kernels) <= 5  # a norm, a product, guidance, whether all is finite in two parts
+        assert len(draws.kernels) <= 3
+        assert sum(len(call.kernels) for call in before.ends) > 20
         for block, planned in zip(before.blocks, after.blocks, strict=True):
             assert len(planned.kernels) < 0.7 * len(block.kernels)
             assert Totals.of(planned.kernels).flops == Totals.of(block.kernels).flops

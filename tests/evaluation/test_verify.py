@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +51,21 @@ def test_the_form_that_gpus_run_has_the_numbers_of_the_reference_too(name: str) 
     assert [check.tensor for check in checks] == [check.tensor for check in exact]
     if name != "infinity_vae_tiny":  # which has no attention
         assert checks != exact, "the fused kernels round differently: they were not run"
+
+
+def test_what_is_compiled_has_the_numbers_of_the_reference_too() -> None:
+    """Traced and not translated, which would take minutes: `atelier verify --compiled` does both."""
+    num_graphs = 0
+
+    def as_it_is(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        nonlocal num_graphs
+        num_graphs += 1
+        return graph.forward
+
+    torch._dynamo.reset()
+    form = Form(torch.device("cpu"), is_fused=True, compiler=as_it_is)
+    assert [check for check in verify(GOLDEN / "infinity_8b_tiny", form) if not check.passed] == []
+    assert num_graphs > 5  # layers, head, sampling, with more rows and fewer
 
 
 @pytest.mark.parametrize(
@@ -96,9 +113,9 @@ def test_the_command_prints_a_table_and_ends_with_one_on_a_miss(tmp_path: Path) 
     elsewhere = CliRunner().invoke(cli, ["verify", "--device", "cuda:9", str(folder)])
     assert elsewhere.exit_code == 1
     assert "There is no device 'cuda:9' here" in elsewhere.stderr
-    half = CliRunner().invoke(cli, ["verify", "--precision", "bf16", "--fused", str(folder)])
+    half = CliRunner().invoke(cli, ["verify", "--precision", "bf16", "--compiled", str(folder)])
     assert half.exit_code == 1
-    assert "leave out --device and --fused" in half.stderr
+    assert "leave out --device, --fused and --compiled" in half.stderr
     nothing = CliRunner().invoke(cli, ["verify", str(tmp_path / "nothing")])
     assert nothing.exit_code == 1
     assert "not laid out like a golden set" in nothing.stderr

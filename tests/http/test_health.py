@@ -15,7 +15,7 @@ from service.errors import NotReady
 from service.http.dependencies import Readiness
 from service.lifecycle import Silent
 from service.settings import Settings
-from tests.support.gated_generator import GatedGenerator
+from tests.support.gated_generator import GatedGenerator, SteppingGenerator
 from tests.support.server import PATIENCE_SECONDS, Running, serving
 from tests.support.tiny import tiny_generator
 
@@ -54,6 +54,23 @@ def test_a_service_that_is_stopped_while_it_warms_up_draws_no_more(tmp_path: Pat
         assert len(generator.sizes) > 1
         assert len(generator.batches) == 1
         assert running.service.failure is None
+
+
+def test_a_service_that_warms_up_says_how_far_it_is(tmp_path: Path) -> None:
+    generator = SteppingGenerator(tiny_generator())
+    num_steps = [len(schedule.scales) for schedule in generator.backbone.schedules.values()]
+    with serving(Settings(data_dir=tmp_path), generator) as running, running.client() as client:
+        generator.let_go(num_steps[0])
+        for _ in range(num_steps[0] + 1):  # the last is the next batch's first
+            assert generator.stepped.acquire(timeout=PATIENCE_SECONDS)
+        refused = client.get("/readyz")
+        assert refused.status_code == 503
+        assert refused.json()["error"]["message"] == (
+            "The model is warming up: 1 of 2 kinds of batches are done."
+        )
+        generator.let_go(num_steps[1])
+        running.wait_until_settled()
+        assert client.get("/readyz").status_code == 200
 
 
 class GatedReading(Silent):

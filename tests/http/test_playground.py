@@ -24,9 +24,10 @@ def test_the_page_loads_its_own_files_and_no_others(client: httpx.Client) -> Non
     assert page.status_code == 200
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
     linked = re.findall(r'(?:src|href)="([^"]+)"', page.text)
-    assert "playground/app.js" in linked
-    assert {*linked} - {"docs"} == {f"playground/{file}" for file in FILES}  # each is asked for at once
-    for address in linked:
+    assert {*linked} == {"docs", "playground/icon.svg", "playground/start.js"}
+    started = re.findall(r'"\./([^"]+)"', client.get("/playground/start.js").text)
+    assert {"icon.svg", "start.js", *started} == {*FILES}  # each is asked for at once
+    for address in (*linked, *(f"playground/{name}" for name in started)):
         assert client.get(f"/{address}").status_code == 200, address
 
 

@@ -48,6 +48,7 @@ def page(server: Running, browser: Browser) -> Iterator[Page]:
     page.on("pageerror", lambda error: failures.append(str(error)))
     page.on("request", lambda sent: failures.append(sent.url) if is_elsewhere(sent.url, server) else None)
     page.goto(server.url)
+    expect(page.locator("main[inert]")).to_have_count(0)  # it works
     yield page
     context.close()
     assert not failures

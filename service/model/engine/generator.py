@@ -136,14 +136,22 @@ class Generator:
         """How many stylised images one batch may hold, from the memory that the resident weights left."""
         return max(1, self.limits.max_images[size])
 
+    @property
+    def num_warm_ups(self) -> int:
+        """Batches that `warm_up` draws."""
+        of_a_kind = self._compiled_kinds(ImageSpec("", 0, self.default_size, styling=Styling(())))
+        return len(self.sizes) + len(of_a_kind)
+
     def warm_up(
         self,
         on_warm: Callable[[Size, float], None] = lambda size, seconds: None,
         cancelled: Callable[[], bool] = never,
+        on_batch: Callable[[], None] = lambda: None,
     ) -> None:
         """Draw one stylised image of every enabled size; where code is compiled, each kind of batch once.
 
-        `on_warm` is called with each size and the seconds it took; `cancelled` is asked as by `generate`.
+        `on_warm` is called with each size and the seconds it took, `on_batch` after each batch; `cancelled`
+        is asked as by `generate`.
         """
         tokens = self.read_tokens(_grey(self.style_size), self.style_size)
         for size in self.sizes:
@@ -151,11 +159,16 @@ class Generator:
             self.restore_style(tokens, size)
             styling = Styling((WeightedStyle(self.extract_style(_grey(size), size)),))
             stylised = ImageSpec("warm up", 0, size, styling=styling)
-            self.generate([stylised], cancelled)
-            if size == self.default_size and self.backbone.is_compiled:
-                for batch in compiled_batches(stylised, styling, self.qualities, self.num_steps(size)):
-                    self.generate(batch[: self.max_images(size)], cancelled)
+            for batch in ([stylised], *self._compiled_kinds(stylised)):
+                self.generate(batch[: self.max_images(size)], cancelled)
+                on_batch()
             on_warm(size, time.perf_counter() - began)
+
+    def _compiled_kinds(self, stylised: ImageSpec) -> list[list[ImageSpec]]:
+        """A batch for each version of compiled code, at the default size."""
+        if not self.backbone.is_compiled or stylised.size != self.default_size:
+            return []
+        return list(compiled_batches(stylised, self.qualities, self.num_steps(stylised.size)))
 
     # Styles
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -12,21 +13,36 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.model.block_runner import RunBlock, compiled_run_block, configure_compiler, run_block
+from service.model.attention import CachedLayer
+from service.model.block_runner import (
+    RunBlock,
+    compile_decoder,
+    compiled_run_block,
+    configure_compiler,
+    run_block,
+)
 from service.model.checkpoints.options import DecodingChoice
+from service.model.device.step_graphs import (
+    CudaGraph,
+    Graph,
+    StepGraphs,
+    most_row_tokens,
+    num_small_steps,
+)
 from service.model.device.transfer import DecodedImages, pixels_of, send
 from service.model.engine.types import Coupling, Path, Text, TextCoverage, Vocabulary
 from service.model.infinity import style
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.decoding import DecoderRunner
-from service.model.infinity.memory import footprint
+from service.model.infinity.memory import footprint, graph_bytes
 from service.model.infinity.rope import rotations
-from service.model.infinity.sampling import NoiseStream, couple_bits, sample_bits
+from service.model.infinity.sampling import NoiseStream, couple_bits
+from service.model.infinity.step import StepFunctions
 from service.model.infinity.t5 import TextEncoder
 from service.model.infinity.text_conditioning import BatchTexts, TextConditioning
-from service.model.infinity.tokenizer import Tokenizer, codes_from_bits, quantise
+from service.model.infinity.tokenizer import Tokenizer, codes_from_bits, quantise, signed_codes
 from service.model.infinity.transformer import Block, Transformer
-from service.model.kv_cache import KeyValues, KVCache, RowGroup
+from service.model.kv_cache import KeyValueArena, KeyValues, KVCache, RowGroup, step_attention
 from service.model.rows import lay_out_rows
 from service.model.schedule import Scale, Schedule, Size
 from service.model.style.feature import StyleFeature
@@ -35,6 +51,31 @@ from service.model.style.tokens import StyleTokens
 from service.model.text_layers import text_layers
 
 Cache = KVCache[TextConditioning]
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlace:
+    """Where a step of a batch is: all that its work needs beside the active rows and the features."""
+
+    step: int
+    schedule: Schedule
+    rotation: Tensor  # [2, tokens, head width / 2]
+    layers: tuple[CachedLayer | None, ...]
+    left: RowGroup[TextConditioning] | None  # what the last layer leaves; None: all that is active
+
+    @classmethod
+    def of(cls, cache: Cache, step: int) -> StepPlace:
+        """Begins the step."""
+        rotation, left = cache.begin_step(step), cache.last_group(step)
+        return cls(
+            step,
+            cache.schedule,
+            rotation,
+            tuple(cache.layer(index) for index in range(len(cache.key_values.keys))),
+            None if left is cache.active else left,
+        )
+
+
 # Of the unconditional text where no prompt decides: the model has learned it at the lengths of captions.
 NUM_UNCONDITIONAL_TOKENS = 8
 
@@ -71,6 +112,9 @@ class Infinity:
         self.dtype = transformer.code_in.weight.dtype  # of the blocks, and of their keys and values
         self.precision: Literal["fp32", "bf16"] = "fp32" if self.dtype == torch.float32 else "bf16"
         self._run_block: RunBlock = run_block
+        self._functions = StepFunctions()
+        self._graphs: StepGraphs[RowGroup[TextConditioning]] | None = None
+        self._arena: KeyValueArena | None = None  # while there are graphs
         self._rotations: dict[Schedule, Tensor] = {}
         # Kernels of one row at a time round alike in any company, and are fast enough on a CPU alone.
         self.is_fused = self.device.type != "cpu"
@@ -83,7 +127,8 @@ class Infinity:
         self.resident_bytes = sum(parameter.nbytes for parameter in weights) + text_bytes
 
     def batch_bytes(self, schedule: Schedule, num_images: int) -> int:
-        return footprint(self.config, schedule, num_images, self.dtype, self.decoding.num_at_once).peak
+        batch = footprint(self.config, schedule, num_images, self.dtype, self.decoding.num_at_once)
+        return batch.peak + (graph_bytes(self.config, self.dtype) if self._graphs else 0)
 
     @classmethod
     def sharing_weights(cls, other: Infinity, config: InfinityConfig | None = None) -> Self:
@@ -97,16 +142,39 @@ class Infinity:
             decoding=other.decoding.mode,
             mapped_bytes=other.mapped_bytes,
         )
-        shared._run_block = other._run_block
+        shared._run_block, shared._functions = other._run_block, other._functions
+        shared._graphs, shared._arena = other._graphs, other._arena
         shared.is_fused, shared.is_compiled = other.is_fused, other.is_compiled
         return shared
 
     def compile(self, backend: str | Callable[..., Any] = "inductor") -> None:
-        """Compile the block (`compiled_run_block`) and the image decoder, at their first use."""
+        """Compile the block (`compiled_run_block`), what follows the blocks, and the image decoder, at their
+        first use."""
         self.is_compiled = True
         self.is_fused = True  # the exact kernels go through the rows, and are compiled for their number
         self._run_block = compiled_run_block(backend)
-        self.tokenizer.decoder.compile(fullgraph=True, dynamic=True, backend=backend)
+        self._functions = StepFunctions.compiled(backend)
+        compile_decoder(self.tokenizer.decoder, backend)
+
+    def capture_steps(self, new_graph: Callable[[], Graph] = CudaGraph) -> None:
+        """Run the small steps of small batches by graphs, and take the memory in which these keep keys and
+        values (`batch_bytes` counts it). Of the fused form."""
+        assert self.is_fused, "kernels that go through the rows ask the host for their number"
+        shape = self.config.transformer
+        self._graphs = StepGraphs(new_graph)
+        self._arena = KeyValueArena(
+            shape.depth,
+            shape.num_heads,
+            shape.head_width,
+            most_row_tokens(self.schedules.values()),
+            self.device,
+            self.dtype,
+        )
+
+    @property
+    def num_graphs(self) -> int:
+        """Steps that have been captured."""
+        return self._graphs.num_graphs if self._graphs else 0
 
     def feature_grids(self, schedule: Schedule) -> tuple[Scale, ...]:
         """The scales on the image tokenizer's grid, on which codes and features are."""
@@ -134,32 +202,26 @@ class Infinity:
     def begin(self, paths: Sequence[Path], schedule: Schedule, num_steps: int) -> Cache:
         if self.is_compiled:
             configure_compiler()
-        rows, config = lay_out_rows(paths), self.config.transformer
+        rows = lay_out_rows(paths)
         extent = self.feature_grids(schedule)[-1]
         rotation = self._rotation(schedule)
         schedule = replace(schedule, scales=schedule.scales[:num_steps])
 
         row_texts = [self._row_text(paths[row.path], row.conditional) for row in rows]
         texts, text_of_row = self._batch_texts(row_texts)
+        num_own = sum(not paths[row.path].corrected for row in rows)
+        key_values, num_static_steps = self._key_values(num_own, len(rows), schedule)
         return KVCache(
             paths,
             rows,
             texts,
             text_of_row,
-            key_values=KeyValues.empty(
-                num_layers=config.depth,
-                num_heads=config.num_heads,
-                head_width=config.head_width,
-                num_own=sum(not paths[row.path].corrected for row in rows),
-                num_rows=len(rows),
-                num_tokens=schedule.num_tokens,
-                device=self.device,
-                dtype=self.dtype,
-            ),
+            key_values=key_values,
             rotation=rotation,
             schedule=schedule,
             extent=extent,
             is_fused=self.is_fused,
+            num_static_steps=num_static_steps,
         )
 
     def noise(self, seeds: Sequence[int], schedule: Schedule, num_steps: int) -> NoiseStream:
@@ -173,24 +235,28 @@ class Infinity:
         return torch.zeros(shape, device=self.device)
 
     def predict(self, cache: Cache, features: Tensor, step: int) -> Tensor:
-        rotation = cache.begin_step(step)
-        x = self._inputs(cache, features, step)
-        x, group = self._through_blocks(x, rotation, cache, step)
-        cache.active = group
-        logits = self.transformer.logits(x, group.text.head_modulations)
-        logits = logits / self.config.sampling.temperature_at(step)
-        if self.config.sampling.guidance_layer:
-            logits = logits[group.rows.conditional]
+        graphs, place = self._graphs, StepPlace.of(cache, step)
+
+        def computed(active: RowGroup[TextConditioning], features: Tensor) -> tuple[Tensor, Tensor]:
+            x, left = self._through_blocks(self._inputs(active, features, place), active, place)
+            return self._guided_logits(x, left, step)
+
+        if graphs is not None and cache.is_static(step):
+            name = (cache.schedule, step, cache.key_values.shape)
+            logits, is_finite = graphs.run(name, cache.active, features, computed)
         else:
-            logits = group.rows.guided(logits, step)
-        cache.is_finite = cache.is_finite & torch.isfinite(logits).all()
+            if graphs is not None:
+                graphs.forget_state()
+            logits, is_finite = computed(cache.active, features)
+        cache.active = place.left or cache.active
+        cache.is_finite = cache.is_finite & is_finite
         return logits
 
     def sample(self, cache: Cache, logits: Tensor, noise: NoiseStream, step: int) -> Tensor:
-        sampling = self.config.sampling
         drawn = send(noise.at(step)[cache.content_of_active()], logits.device)
-        bits = sample_bits(logits, drawn, top_k=sampling.top_k, top_p=sampling.top_p)
-        return self._codes_of_bits(bits, cache.schedule.scales[step - 1])
+        root = math.sqrt(self.num_channels)
+        codes = self._functions.draw_codes(logits, drawn, self.config.sampling, root)
+        return self._planes(codes, cache.schedule.scales[step - 1])
 
     def couple(
         self, cache: Cache, codes: Tensor, logits: Tensor, noise: NoiseStream, step: int, coupling: Coupling
@@ -198,7 +264,10 @@ class Infinity:
         drawn = send(noise.at(step)[list(coupling.sources)], logits.device)
         picture = F.pixel_unshuffle(coupling.codes, self.config.patch).flatten(2).mT > 0
         bits = couple_bits(logits[coupling.paths], logits[coupling.references], picture, drawn)
-        return codes.index_copy(0, coupling.paths, self._codes_of_bits(bits, cache.schedule.scales[step - 1]))
+        coupled = self._planes(
+            signed_codes(bits, math.sqrt(self.num_channels)), cache.schedule.scales[step - 1]
+        )
+        return codes.index_copy(0, coupling.paths, coupled)
 
     def accumulate(self, cache: Cache, features: Tensor, codes: Tensor, step: int) -> Tensor:
         return cache.keep_active(features) + resize(codes, cache.extent)
@@ -254,10 +323,29 @@ class Infinity:
 
     # Private
 
-    def _codes_of_bits(self, bits: Tensor, scale: Scale) -> Tensor:
-        """Bits [paths, tokens, bits of a token] of one scale as codes [paths, channels, h, w]."""
-        planes = bits.float().transpose(1, 2).unflatten(-1, (scale.height, scale.width))
-        return codes_from_bits(F.pixel_shuffle(planes, self.config.patch))
+    def _key_values(self, num_own: int, num_rows: int, schedule: Schedule) -> tuple[KeyValues, int]:
+        """Room for a batch; where it begins with graphs, for so many steps alone, in memory that stays."""
+        shape, num_steps = self.config.transformer, num_small_steps(schedule, num_rows)
+        if self._arena is not None and self._graphs is not None and not self._graphs.is_off and num_steps:
+            num_tokens = sum(scale.num_tokens for scale in schedule.scales[:num_steps])
+            if (static := self._arena.key_values(num_own, num_rows, num_tokens)) is not None:
+                return static, num_steps
+        own = KeyValues.empty(
+            num_layers=shape.depth,
+            num_heads=shape.num_heads,
+            head_width=shape.head_width,
+            num_own=num_own,
+            num_rows=num_rows,
+            num_tokens=schedule.num_tokens,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        return own, 0
+
+    def _planes(self, codes: Tensor, scale: Scale) -> Tensor:
+        """Codes [paths, tokens, bits of a token] of one scale as [paths, channels, h, w]."""
+        planes = codes.transpose(1, 2).unflatten(-1, (scale.height, scale.width))
+        return F.pixel_shuffle(planes, self.config.patch)
 
     def _tokens_of_bits(self, bits: Sequence[Tensor]) -> StyleTokens:
         """Of bits [1, channels, h, w] of the first scales, those of one picture."""
@@ -303,33 +391,49 @@ class Infinity:
     def _blocks(self) -> list[Block]:
         return list(self.transformer.blocks)  # type: ignore[arg-type]
 
-    def _inputs(self, cache: Cache, features: Tensor, step: int) -> Tensor:
+    def _inputs(self, active: RowGroup[TextConditioning], features: Tensor, place: StepPlace) -> Tensor:
         """The input tokens of a step, [rows, tokens, width]."""
-        if step == 1:
-            x = cache.active.text.pooled[:, None] + self.transformer.start
+        if place.step == 1:
+            x = active.text.pooled[:, None] + self.transformer.start
         else:
-            grid = cache.schedule.scales[step - 1].times(self.config.patch)
+            grid = place.schedule.scales[place.step - 1].times(self.config.patch)
             shrunk = F.pixel_unshuffle(resize(features, grid), self.config.patch)
             tokens = shrunk.flatten(2).transpose(1, 2)  # [paths, tokens, bits of a token]
-            x = self.transformer.code_in(tokens)[cache.active.rows.path_of_row]
-        return x + self.transformer.places(cache.schedule, step)
+            x = self.transformer.code_in(tokens)[active.rows.path_of_row]
+        return x + self.transformer.places(place.schedule, place.step)
 
     def _through_blocks(
-        self, x: Tensor, rotation: Tensor, cache: Cache, step: int
+        self, x: Tensor, active: RowGroup[TextConditioning], place: StepPlace
     ) -> tuple[Tensor, RowGroup[TextConditioning]]:
         """The rows that the last block leaves, [rows, tokens, width], and which they are."""
-        group, blocks = cache.active, self._blocks
+        left, blocks = active, self._blocks
         for layer, block in enumerate(blocks):
             if layer == len(blocks) - 1:
-                group = cache.last_group(step)
-            modulations = cache.active.text.modulations[layer]
-            attention, texts = cache.attention(layer, group), group.text.layers[layer]
-            x = self._run_block(block, x, modulations, rotation, cache.active.rows.num_own, attention, texts)
+                left = place.left or active
+            modulations, num_own = active.text.modulations[layer], active.rows.num_own
+            attention = step_attention(active.rows, left.rows, place.layers[layer], is_fused=self.is_fused)
+            texts = left.text.layers[layer]
+            x = self._run_block(block, x, modulations, place.rotation, num_own, attention, texts)
             if self.config.sampling.guidance_layer == layer - len(blocks):
-                x = group.rows.guided(x, step)[
-                    group.rows.path_of_row
+                x = left.rows.guided(x, place.step)[
+                    left.rows.path_of_row
                 ]  # both halves go through the next block (golden README, 1.7)
-        return x, group
+        return x, left
+
+    def _guided_logits(
+        self, x: Tensor, group: RowGroup[TextConditioning], step: int
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [paths, tokens, bits, 2] of rows x [rows, tokens, width], and whether all are finite."""
+        rows, sampling = group.rows, self.config.sampling
+        return self._functions.guided_logits(
+            self.transformer,
+            x,
+            group.text.head_modulations,
+            sampling.temperature_at(step),
+            rows.conditional,
+            rows.unconditional,
+            None if sampling.guidance_layer else rows.weight(step),
+        )
 
 
 def _identity(text: Tensor) -> tuple[int, int]:

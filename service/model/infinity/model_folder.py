@@ -158,6 +158,8 @@ class InfinityCheckpoint:
         )
         if compile:
             infinity.compile()
+            if device.type == "cuda":
+                infinity.capture_steps()
         use_row_tile([*text_encoder.weights_on_cpu, *(cpu_matrices(transformer) if not compile else [])])
         return infinity
 

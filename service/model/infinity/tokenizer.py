@@ -21,7 +21,12 @@ from service.model.style.resize import pool, resize
 
 def codes_from_bits(bits: Tensor) -> Tensor:
     """bits [..., channels, h, w] of 0 and 1 -> codes of +-1/sqrt(channels), fp32."""
-    return (2.0 * bits.float() - 1.0) / math.sqrt(bits.shape[-3])
+    return signed_codes(bits, math.sqrt(bits.shape[-3]))
+
+
+def signed_codes(bits: Tensor, root: float) -> Tensor:
+    """Bits of 0 and 1 -> codes of +-1 / root, fp32."""
+    return (2.0 * bits.float() - 1.0) / root
 
 
 def quantise(h: Tensor, grids: Sequence[Scale], num_steps: int | None = None) -> list[Tensor]:

@@ -13,11 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.model.block_runner import RunBlock, compiled_run_block, configure_compiler, run_block
+from service.model.block_runner import (
+    RunBlock,
+    compile_decoder,
+    compiled_run_block,
+    configure_compiler,
+    run_block,
+)
 from service.model.checkpoints.options import DecodingChoice
 from service.model.device.transfer import DecodedImages, pixels_of, send
 from service.model.engine.types import Coupling, Path, Text, TextCoverage, Vocabulary
-from service.model.kv_cache import KeyValues, KVCache, RowGroup
+from service.model.kv_cache import KeyValues, KVCache, RowGroup, step_attention
 from service.model.rows import lay_out_rows
 from service.model.schedule import Schedule, Size
 from service.model.style.blending import principal
@@ -95,7 +101,7 @@ class Switti:
         self.is_compiled = True
         self.is_fused = True  # the exact kernels go through the rows, and are compiled for their number
         self._run_block = compiled_run_block(backend)
-        self.tokenizer.decoder.compile(fullgraph=True, dynamic=True, backend=backend)
+        compile_decoder(self.tokenizer.decoder, backend)
 
     # Text and guidance
 
@@ -137,7 +143,7 @@ class Switti:
                 device=self.device,
                 dtype=self.dtype,
             ),
-            rotation=rotations(run.scales, config.head_width, config.rope_extent, self.device),
+            rotation=self._rotation,
             schedule=run,
             extent=self.grids[-1],
             is_fused=self.is_fused,
@@ -235,6 +241,12 @@ class Switti:
     # Private
 
     @cached_property
+    def _rotation(self) -> Tensor:
+        """Of all steps, computed once: runs of fewer read its beginning."""
+        config = self.config.transformer
+        return rotations(self.grids, config.head_width, config.rope_extent, self.device)
+
+    @cached_property
     def _null_text(self) -> TextFeatures:
         """What an unconditional row reads without a negative prompt."""
         assert self.text_encoders is not None, "this Switti was made without text encoders"
@@ -264,7 +276,10 @@ class Switti:
         for layer, block in enumerate(blocks):
             if layer == len(blocks) - 1:
                 group = cache.last_group(step)
-            attention, texts = cache.attention(layer, group), group.text.layers[layer]
+            attention = step_attention(
+                cache.active.rows, group.rows, cache.layer(layer), is_fused=self.is_fused
+            )
+            texts = group.text.layers[layer]
             modulations, num_own = cache.active.text.modulations[layer], cache.active.rows.num_own
             x = self._run_block(block, x, modulations, rotation, num_own, attention, texts)
         return x, group

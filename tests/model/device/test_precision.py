@@ -100,7 +100,7 @@ def test_bf16_gives_nearly_all_bits_of_fp32_from_the_same_features(name: str) ->
 def test_what_passes_between_layers_is_fp32_and_what_attends_is_bf16() -> None:
     infinity = in_bf16()
     recording = Recording.of(infinity, {"a star": infinity.encode_text("a star").conditioning})
-    with layer_outputs(infinity.transformer) as seen:
+    with layer_outputs(recording) as seen:
         Generator(recording).generate([ImageSpec("a star", 1, next(iter(infinity.schedules)))])
     assert {name: {tensor.dtype for tensor in tensors} for name, tensors in seen.items()} == {
         "pool": {FP32}, "modulation": {FP32}, "text_in": {BF16}, "block_in": {FP32}, "block_out": {FP32}

@@ -72,7 +72,9 @@ def test_on_a_gpu_the_loop_waits_for_one_decomposition_at_the_key_step_and_nothi
         check=False,
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
-    for steps, decoding, num_sent in json.loads(ran.stdout):
+    found = json.loads(ran.stdout)
+    assert [num_graphs for *_, num_graphs in found] == [0, 0, 5]  # all steps of the last but its last
+    for steps, decoding, num_sent, _ in found:
         assert steps == [[], [], ["linalg_eigh"], [], [], []]
         assert decoding == []
         assert num_sent > 6  # noise, for each step, and more
