@@ -35,8 +35,8 @@ CONFIG = InfinityConfig(
     ),
     sampling=SamplingConfig(guidance=4.0, temperature=0.5),
     # F_3 of an 8x8 latent is 3x3: background and medium are in it, and hardly a shape. At step 4, 5x5, the
-    # style image's thing leaked into a sixth of the images; at step 2 a third of the media were lost. A larger
-    # alpha loses background. Chosen on style images that no report uses.
+    # style image's thing leaked into a sixth of the images; at step 2 a third of the media were lost. Larger
+    # alphas lose background. Chosen on style images that no report uses.
     style=StyleConfig(key_step=3, alpha=0.05),
     quality=Qualities(medium=Shortcuts(guidance_until=4), low=Shortcuts(guidance_until=2)),
     grids=(((1, 1), (2, 2), (3, 3), (5, 5), (8, 8)),),
