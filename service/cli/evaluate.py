@@ -171,9 +171,10 @@ def _protocol(
 ) -> Protocol:
     from service.evaluation.evaluate import draws_nanos_world
     from service.evaluation.paper.protocol import Protocol, nano_protocol, read_prompts, read_styles
+    from service.evaluation.stylisation import things_of
 
     if prompts is None and styles is None and draws_nanos_world(generator):
-        return nano_protocol(num_prompts or 8, num_styles or 8, seed)
+        return nano_protocol(num_prompts or 8, num_styles or 8, seed, things=things_of(generator))
     if prompts is None or styles is None:
         raise ValueError(
             "--prompts FILE and --styles DIR are both needed; only nano can go without, and without both."

@@ -25,6 +25,7 @@ from service.evaluation.stylisation import (
     evaluate_palettes,
     evaluate_styles,
     style_pairs,
+    things_of,
 )
 from service.model.engine.generator import Generator
 from service.model.engine.types import Method
@@ -78,7 +79,7 @@ def evaluate(
     key, alpha = generator.key_step, generator.alpha
     configured = Configuration(Method.PFB_SAC, key, alpha)
     ablation = [BASE, Configuration(Method.REP, key), Configuration(Method.PFB, key, alpha), configured]
-    pairs = style_pairs(seed, num_pairs)
+    pairs = style_pairs(seed, num_pairs, things_of(generator))
     headline = evaluate_styles(generator, judge, pairs, ablation)
     some = pairs[: -(-num_pairs // 3)]
     palettes = evaluate_palettes(generator, len(some), seed)
@@ -86,7 +87,7 @@ def evaluate(
     trials = evaluate_shortcuts(generator, judge, some, choices(generator))
     say("edits")
     edits = evaluate_edits(generator, judge, -(-num_pairs // 10), seed)
-    examples = style_pairs(seed + 1_000, 12)
+    examples = style_pairs(seed + 1_000, 12, things_of(generator))
     return Evaluation(
         seed=seed,
         num_images=num_images,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from service.evaluation.intervals import Estimate, estimated_mean, share
 from service.evaluation.judge import Judge, Verdict, is_coloured
 from service.evaluation.references import report_references
-from service.evaluation.stylisation import draw_all
+from service.evaluation.stylisation import draw_all, things_of
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec
 from service.model.infinity.backbone import Infinity
@@ -53,10 +53,16 @@ class Seeds:
     kept: Estimate  # the object is seen
 
 
-def captioned_scenes(seed: int, num: int, *, held_out: bool = False) -> list[Scene]:
-    """Scenes to caption. Of pairs of thing and medium that the training had, or of those it had not."""
+def captioned_scenes(
+    seed: int, num: int, things: Sequence[str] = OBJECTS, *, held_out: bool = False
+) -> list[Scene]:
+    """Scenes of `things`, in pairs of thing and medium that the training had, or in those it had not."""
     rng = np.random.default_rng([_SCENES, seed, int(held_out)])
-    return [random_scene(rng, held_out=held_out) for _ in range(num)]
+    scenes: list[Scene] = []
+    while len(scenes) < num:
+        if (scene := random_scene(rng, held_out=held_out)).object in things:
+            scenes.append(scene)
+    return scenes
 
 
 def evaluate_fidelity(generator: Generator, judge: Judge, num_images: int, seed: int) -> Fidelity:
@@ -65,10 +71,11 @@ def evaluate_fidelity(generator: Generator, judge: Judge, num_images: int, seed:
     renders = np.stack([reference.picture for reference in references])
     rendered = [reference.scene for reference in references]
     back = reconstructed(_infinity(generator).tokenizer, renders)
-    scenes = captioned_scenes(seed, num_images)
+    things = things_of(generator)
+    scenes = captioned_scenes(seed, num_images, things)
     read = _reader(generator, judge, seed)
     verdict = read(scenes, full_caption)
-    others = captioned_scenes(seed, -(-num_images // 4), held_out=True)
+    others = captioned_scenes(seed, -(-num_images // 4), things, held_out=True)
     media = np.array([scene.medium for scene in scenes])
     objects = np.array([scene.object for scene in scenes])
     seen = verdict.agrees("object", scenes)

@@ -14,6 +14,7 @@ from service.evaluation.judge import Judge, Verdict, is_coloured, visible
 from service.evaluation.references import report_references
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
+from service.model.infinity.backbone import Infinity
 from service.training.outside_pictures import outside_picture
 from service.training.scene import OBJECTS, Scene
 
@@ -34,14 +35,21 @@ class Pair:
         return f"{'an' if self.object[0] in 'aeiou' else 'a'} {self.object}"
 
 
-def style_pairs(seed: int, num: int) -> list[Pair]:
-    """The references in an order that the seed decides, each with an object that it does not show."""
+def things_of(generator: Generator) -> tuple[str, ...]:
+    """What the model says that it draws: of all objects those that it draws well."""
+    backbone = generator.backbone
+    named = backbone.config.vocabulary.things if isinstance(backbone, Infinity) else ()
+    return tuple(name for name in OBJECTS if name in named) or OBJECTS
+
+
+def style_pairs(seed: int, num: int, things: Sequence[str] = OBJECTS) -> list[Pair]:
+    """The references in an order that the seed decides, each with one of `things` that it does not show."""
     rng, references = np.random.default_rng([_PAIRS, seed]), report_references()
     order = np.concatenate([rng.permutation(len(references)) for _ in range(-(-num // len(references)))])
     pairs = []
     for index in order[:num]:
         reference = references[index]
-        others = [name for name in OBJECTS if name != reference.scene.object]
+        others = [name for name in things if name != reference.scene.object]
         chosen = others[rng.integers(len(others))]
         pairs.append(Pair(chosen, reference.scene, reference.picture, int(rng.integers(2**32))))
     return pairs
@@ -186,10 +194,10 @@ class Palettes:
 
 def evaluate_palettes(generator: Generator, num_pictures: int, seed: int) -> Palettes:
     """From seeded outside pictures, each with an object as its prompt."""
-    rng, size = np.random.default_rng([75, seed]), generator.default_size
+    rng, size, things = np.random.default_rng([75, seed]), generator.default_size, things_of(generator)
     pictures = np.stack([outside_picture(rng) for _ in range(num_pictures)])
     plain = [
-        ImageSpec(f"a {OBJECTS[index % len(OBJECTS)]}", seed + index, size) for index in range(num_pictures)
+        ImageSpec(f"a {things[index % len(things)]}", seed + index, size) for index in range(num_pictures)
     ]
     styled = [
         ImageSpec(

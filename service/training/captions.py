@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Sequence
 
 import numpy as np
 
 from service.model.nano.words import SPELLINGS, THINGS, VOCABULARY
-from service.training.scene import COLOURS, MEDIA, OBJECTS, Scene
+from service.training.scene import COLOURS, MEDIA, Scene
 
 # How often a caption leaves a part out, so that each part is learnt alone and a style can fill the gap.
 DROP_OBJECT, DROP_COLOUR, DROP_BACKGROUND, DROP_MEDIUM = 0.04, 0.2, 0.25, 0.25
@@ -15,11 +16,6 @@ DROP_OBJECT, DROP_COLOUR, DROP_BACKGROUND, DROP_MEDIUM = 0.04, 0.2, 0.25, 0.25
 SYNONYM_SHARE = 0.15
 # Heads that name nothing to draw: a prompt of these alone asks for anything at all.
 FILLERS: tuple[str, ...] = ("background", "style", "picture", "drawn", "a", "on", "in", "of")
-DRAWS = (
-    f"one of {', '.join(OBJECTS)}, if you like in {', '.join(COLOURS)}, on a background of such a colour, "
-    f"as {', '.join(MEDIA)}: a fox on a blue background, neon style"
-)
-"""What the model can draw, in a sentence's half."""
 _NOUNS: dict[str, tuple[str, ...]] = {
     thing.name: tuple(word for word in thing.synonyms if VOCABULARY[word] in (thing.name, word))
     for thing in THINGS
@@ -46,6 +42,14 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "stripes": ("striped", "striped style", "a striped pattern"),
     "wood grain": ("wooden style", "wood style", "made of wood", "wooden"),
 }
+
+
+def draws(things: Sequence[str]) -> str:
+    """What a model of these things can draw, in a sentence's half."""
+    return (
+        f"one of {', '.join(things)}, if you like in {', '.join(COLOURS)}, on a background of such a colour, "
+        f"as {', '.join(MEDIA)}: a {things[0]} on a blue background, neon style"
+    )
 
 
 def words(text: str) -> list[str]:

@@ -14,7 +14,7 @@ from service.model.infinity.config import (
     TransformerConfig,
     VocabularyConfig,
 )
-from service.training.captions import DRAWS, FILLERS
+from service.training.captions import FILLERS, draws
 from service.training.scene import COLOURS, MEDIA, OBJECTS
 
 WEIGHTS = Path(__file__).parents[1] / "model" / "nano" / "weights"
@@ -40,7 +40,9 @@ CONFIG = InfinityConfig(
     style=StyleConfig(key_step=3, alpha=0.05),
     quality=Qualities(medium=Shortcuts(guidance_until=4), low=Shortcuts(guidance_until=2)),
     grids=(((1, 1), (2, 2), (3, 3), (5, 5), (8, 8)),),
-    vocabulary=VocabularyConfig(draws=DRAWS, things=OBJECTS, colours=COLOURS, media=MEDIA, fillers=FILLERS),
+    vocabulary=VocabularyConfig(
+        draws=draws(OBJECTS), things=OBJECTS, colours=COLOURS, media=MEDIA, fillers=FILLERS
+    ),
 )
 (SCHEDULE,) = CONFIG.schedules().values()  # nano has one size
 GRIDS = SCHEDULE.scales

@@ -159,7 +159,8 @@ def _coarse(sprites: Sprites, side: int = 8) -> NDArray[np.float32]:
     flat, ink = (sprite.astype(np.float32) / np.float32(255) for sprite in (sprites.flat, sprites.ink))
     coverage = flat[..., 3:]
     return np.concatenate(
-        [reduced((flat[..., :3] - np.float32(0.5)) * coverage), reduced(coverage), reduced(ink[..., 3:])], axis=1
+        [reduced((flat[..., :3] - np.float32(0.5)) * coverage), reduced(coverage), reduced(ink[..., 3:])],
+        axis=1,
     )
 
 

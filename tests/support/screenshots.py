@@ -16,7 +16,8 @@ from tests.support.process import ROOT, serve
 
 IMAGES = ROOT / "docs" / "images"
 SAMPLES = ROOT / "service" / "playground" / "samples"
-STYLES = ("sunset", "watercolour", "stripes", "dots", "dunes", "rose", "wood", "neon")  # the last one is the first in the list
+# The last one is the first in the list.
+STYLES = ("sunset", "watercolour", "stripes", "dots", "dunes", "rose", "wood", "neon")
 SEED = "3"
 
 

@@ -183,23 +183,27 @@ def nano_protocol(
     num_styles: int = 8,
     seed: int = 1,
     references: Sequence[Reference] | None = None,
+    things: Sequence[str] = OBJECTS,
 ) -> Protocol:
-    """Of nano's world: prompts that name an object, and renders that no training had, a medium each in turn.
+    """Of nano's world: prompts that name one of `things`, and renders of them, a medium each in turn.
 
     No prompt's object is that of a style image: then leakage could not be told from what was asked for.
     The renders are those for reports, unless others are given; beyond all of them ValueError says so.
     """
     rng = np.random.default_rng([_NANO, seed])
-    references = report_references() if references is None else references
+    given = report_references() if references is None else references
+    references = [reference for reference in given if reference.scene.object in things]
     if num_styles > len(references):
         raise ValueError(
             f"{num_styles} styles are too many: nano's world has {len(references)} style images."
         )
     chosen = _by_medium([references[index] for index in rng.permutation(len(references))])[:num_styles]
     shown = {reference.scene.object for reference in chosen}
-    asked = [
-        name for name in (OBJECTS[index] for index in rng.permutation(len(OBJECTS))) if name not in shown
-    ]
+    asked = [things[index] for index in rng.permutation(len(things)) if things[index] not in shown]
+    if not asked:
+        raise ValueError(
+            f"{num_styles} styles show all of nano's {len(things)} things: none is left to ask for."
+        )
     names = [asked[index % len(asked)] for index in range(num_prompts)]
     styles = [_nano_style(index, reference) for index, reference in enumerate(chosen)]
     return Protocol(tuple(map(_with_article, names)), tuple(styles), seed)

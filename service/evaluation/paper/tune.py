@@ -22,6 +22,7 @@ from service.evaluation.paper.protocol import nano_protocol
 from service.evaluation.paper.run import OnProgress, Setup, draw_arms
 from service.evaluation.paper.summary import Grid, estimated_grid_mean, estimated_harmonic_mean, grids
 from service.evaluation.references import search_references
+from service.evaluation.stylisation import things_of
 from service.evaluation.train_clip import WEIGHTS
 from service.model.engine.generator import Generator
 from service.model.engine.types import Method
@@ -111,7 +112,7 @@ def tune(
         raise ValueError(f"The judge knows only the world of nano; {generator.name} draws another.")
     size, protocol = (
         generator.default_size,
-        nano_protocol(num_prompts, num_styles, _SEED, search_references()),
+        nano_protocol(num_prompts, num_styles, _SEED, search_references(), things_of(generator)),
     )
     setup = Setup(generator, size, protocol, Clip(WEIGHTS), judge=load_judge())
     last, default = generator.num_steps(size), default_of(generator)

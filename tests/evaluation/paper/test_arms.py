@@ -24,7 +24,7 @@ from service.evaluation.paper.protocol import Cell, Protocol, nano_protocol
 from service.evaluation.paper.recipes import CONTROLS, NAMES, RECIPES, arms_of, chosen
 from service.evaluation.paper.rivals import StyleAlignment, adain
 from service.model.engine.types import Method
-from tests.support.nano import nano
+from tests.support.nano import nano, nano_things
 from tests.support.tiny_switti import switti_generator
 
 pytestmark = pytest.mark.slow
@@ -37,7 +37,7 @@ def studio() -> Studio:
 
 @pytest.fixture(scope="module")
 def cells() -> list[Cell]:
-    return list(nano_protocol(2, 2).cells())[::3]  # of two prompts, in two styles
+    return list(nano_protocol(2, 2, things=nano_things()).cells())[::3]  # of two prompts, in two styles
 
 
 def equal(first: Images, second: Images) -> list[bool]:
@@ -140,7 +140,7 @@ def test_the_copy_control_is_the_style_image(studio: Studio, cells: list[Cell]) 
 
 
 def test_every_recipe_has_the_controls_and_names_files_once() -> None:
-    recipes, has_spectra = chosen([], nano(), nano_protocol(2, 2), nano().default_size)
+    recipes, has_spectra = chosen([], nano(), nano_protocol(2, 2, things=nano_things()), nano().default_size)
     assert has_spectra
     assert [recipe.name for recipe in recipes] == list(RECIPES)
     for recipe in recipes:
@@ -152,7 +152,7 @@ def test_every_recipe_has_the_controls_and_names_files_once() -> None:
 
 
 def test_recipes_that_need_words_say_so_and_an_unknown_one_is_refused() -> None:
-    wordless = nano_protocol(2, 2)
+    wordless = nano_protocol(2, 2, things=nano_things())
     styles = tuple(type(style)(style.name, style.picture) for style in wordless.styles)
     recipes, _ = chosen([], nano(), Protocol(wordless.prompts, styles), nano().default_size)
     assert {recipe.name for recipe in recipes if recipe.missing} == {"swaps", "words"}

@@ -19,7 +19,7 @@ from service.evaluation.references import report_references
 from service.evaluation.train_clip import WEIGHTS
 from service.model.engine.types import ImageSpec
 from service.training.captions import full_caption
-from tests.support.nano import nano, nano_judge
+from tests.support.nano import nano, nano_judge, nano_things
 from tests.support.picture_models import write_clip, write_dino, write_siglip
 
 pytestmark = pytest.mark.slow
@@ -28,7 +28,7 @@ Pictures = list[NDArray[np.uint8]]
 
 @pytest.fixture(scope="module")
 def protocol() -> Protocol:
-    return nano_protocol(4, 4)
+    return nano_protocol(4, 4, things=nano_things())
 
 
 def drawn(prompts: list[str]) -> Pictures:

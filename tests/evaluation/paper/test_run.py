@@ -17,7 +17,7 @@ from service.evaluation.paper.report import save_report
 from service.evaluation.paper.run import Run, Setup, run_paper
 from service.evaluation.train_clip import WEIGHTS
 from tests.support.cli import atelier
-from tests.support.nano import nano, nano_judge
+from tests.support.nano import nano, nano_judge, nano_things
 from tests.support.process import ROOT, command
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # another process draws, too
@@ -27,7 +27,8 @@ SMALL = ("--num-prompts", "2", "--num-styles", "2", "--recipe", "main", "--recip
 
 @pytest.fixture(scope="module")
 def setup() -> Setup:
-    return Setup(nano(), nano().default_size, nano_protocol(2, 2), Clip(WEIGHTS), judge=nano_judge())
+    world = nano_protocol(2, 2, things=nano_things())
+    return Setup(nano(), nano().default_size, world, Clip(WEIGHTS), judge=nano_judge())
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,8 @@ def test_what_is_there_is_not_drawn_again_and_another_run_is_refused(run: Run, s
     times = (run.folder / TIMES).read_bytes()
     run_paper(setup, RECIPES, run.folder)
     assert (run.folder / TIMES).read_bytes() == times
-    other = Setup(nano(), setup.size, nano_protocol(2, 2, seed=2), setup.clip, judge=setup.judge)
+    world = nano_protocol(2, 2, 2, things=nano_things())
+    other = Setup(nano(), setup.size, world, setup.clip, judge=setup.judge)
     with pytest.raises(ValueError, match=r"holds another run: its protocol is .* Name another --out"):
         run_paper(other, RECIPES, run.folder)
 
