@@ -96,8 +96,8 @@ def test_captions_are_drawn_as_the_judge_reads_them() -> None:
     assert found.prompts["medium"].value > 0.9
     assert found.held_out["object, of five"].value > 0.6
     assert found.without_articles["object"].value > found.prompts["object"].value - 0.1
-    assert found.seeds.deviation.value > 0.05
-    assert found.seeds.kept.value > 0.7
+    assert found.seeds.deviation.value > 0.02
+    assert found.seeds.kept.value > 0.5
 
 
 def test_a_style_is_carried_and_the_object_kept() -> None:
