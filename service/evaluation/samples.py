@@ -22,8 +22,8 @@ from service.evaluation.references import named_reference
 from service.training.outside_pictures import outside_picture
 
 PROMPTS = (
-    "a cat", "an owl", "a penguin", "a dragon", "a mushroom", "a hamburger",
-    "a house", "a castle", "a helicopter", "a camera", "an umbrella", "a robot",
+    "a penguin", "an apple", "a tulip", "a mushroom", "a pumpkin", "a house",
+    "a mountain", "a sailboat", "a bus", "an umbrella", "a magnet", "a heart",
 )  # fmt: skip
 _RENDERED = ("neon", "wood", "stripes", "watercolour")  # named references
 _OUTSIDE = {"dunes": 8, "rose": 28, "dots": 52, "sunset": 104}  # seeds
