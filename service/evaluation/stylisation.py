@@ -14,7 +14,6 @@ from service.evaluation.judge import Judge, Verdict, is_coloured, visible
 from service.evaluation.references import report_references
 from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
-from service.model.infinity.backbone import Infinity
 from service.training.outside_pictures import outside_picture
 from service.training.scene import OBJECTS, Scene
 
@@ -37,8 +36,7 @@ class Pair:
 
 def things_of(generator: Generator) -> tuple[str, ...]:
     """What the model says that it draws: of all objects those that it draws well."""
-    backbone = generator.backbone
-    named = backbone.config.vocabulary.things if isinstance(backbone, Infinity) else ()
+    named = generator.vocabulary.things if generator.vocabulary is not None else ()
     return tuple(name for name in OBJECTS if name in named) or OBJECTS
 
 
