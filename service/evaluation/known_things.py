@@ -69,6 +69,8 @@ def keep_things(folder: Path, shares: Mapping[str, float]) -> tuple[str, ...]:
     kept = tuple(name for name in OBJECTS if shares[name] >= KEPT_FROM or name in ALWAYS)
     file = folder / "config.json"
     config = InfinityConfig.from_settings(json.loads(file.read_text()))
+    if config.vocabulary is None:
+        raise ValueError(f"{file} has no vocabulary: it is no model of nano's recipe.")
     vocabulary = replace(config.vocabulary, draws=draws(kept), things=kept)
     file.write_text(replace(config, vocabulary=vocabulary).to_json())
     _keep_words(folder / "text_encoder" / "tokenizer.json", known_words(kept))

@@ -38,7 +38,8 @@ class Pair:
 def things_of(generator: Generator) -> tuple[str, ...]:
     """What the model says that it draws: of all objects those that it draws well."""
     backbone = generator.backbone
-    named = backbone.config.vocabulary.things if isinstance(backbone, Infinity) else ()
+    vocabulary = backbone.config.vocabulary if isinstance(backbone, Infinity) else None
+    named = vocabulary.things if vocabulary else ()
     return tuple(name for name in OBJECTS if name in named) or OBJECTS
 
 
