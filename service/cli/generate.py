@@ -66,7 +66,7 @@ Stream = Annotated[
 
 def generate(
     prompt: Annotated[
-        str | None, typer.Argument(help='What to draw: "a fox". May be left out with --image.')
+        str | None, typer.Argument(help='What to draw: "a penguin". May be left out with --image.')
     ] = None,
     style: Styles = None,
     image: Images = None,

@@ -96,7 +96,7 @@ def test_a_shuffled_pairing_scores_lower_and_controls_are_in_their_places(protoc
     assert copies["caption_txt"] > perfects["caption_txt"] > plains["caption_txt"]
     assert perfects["worded_txt"] > max(copies["worded_txt"], plains["worded_txt"])
     assert (copies["leaked"], copies["kept"]) == (1, 0)
-    assert perfects["kept"] > 0.9 > 0.1 > perfects["leaked"]
+    assert perfects["kept"] > 0.5 > 0.1 > perfects["leaked"]
 
 
 def test_the_tiny_clip_tells_held_out_renders_apart() -> None:
