@@ -32,7 +32,7 @@ from tests.support.uploads import upload
 
 pytestmark = pytest.mark.slow
 
-NUM_STEPS = 6  # of nano, in each image
+NUM_STEPS = 5  # of nano, in each image
 SHARED_PATHS = "atelier_content_paths_shared_total"
 RUNNING_CANCELLED = 'atelier_cancellations_total{queue="generate",when="running"}'
 

@@ -42,7 +42,7 @@ def test_words_that_name_nothing_are_not_counted_as_known(folder: Path) -> None:
 def test_of_a_closed_vocabulary_unknown_words_are_named_with_the_nearest_known(folder: Path) -> None:
     encoder = TextEncoder.from_folder(folder, torch.device("cpu"), fillers=FILLERS)
     prompt = "A Huose, a huose of glorp on teh watercolr; the fourth: xyzzy"
-    unknown = (UnknownWord("huose", "house"), UnknownWord("glorp", None), UnknownWord("teh", None))
+    unknown = (UnknownWord("huose", "house"), UnknownWord("glorp", None), UnknownWord("teh", "teeth"))
     assert encoder.encode(prompt, 64).unknown_words == unknown
     assert encoder.coverage("a watercolr", 64).unknown_words == (UnknownWord("watercolr", "watercolor"),)
     assert encoder.encode("a red house", 64).unknown_words == ()
