@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from service import __version__
+from service.metrics import STAGES_OF_MODEL
 from service.stage_timer import RequestTrace, Span
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 PROTOCOL = "http/protobuf"
 # Stages of the batch that drew the images, or that read the style; they are parts of the span "batch".
-BATCH_STAGES = frozenset({"text", "tokenize", "transformer", "decode", "extract", "decompose"})
+BATCH_STAGES = frozenset(STAGES_OF_MODEL)
 NANOSECONDS = 1_000_000_000
 
 

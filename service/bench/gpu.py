@@ -162,11 +162,7 @@ def throughput(machine: Machine) -> Outcome:
     """Batches of 1, 2 and 4 images and styles of one prompt: times, share of peak, peak memory."""
     subject = machine.subject
     machine.images["eager"] = subject.generator.generate([subject.spec(0, style=0)])[0].image
-    peaks = measure_peaks(machine.device, subject.backbone.dtype)
-    within = Bounded(
-        num_repeats=machine.num_repeats, num_warm_up=1, most_seconds=float("inf"), numbers=BATCHES
-    )
-    return Outcome(measure_throughput(subject, (subject.size,), within, peaks))
+    return Outcome(_timed(machine))
 
 
 def profile(machine: Machine) -> Outcome:
@@ -209,11 +205,7 @@ def compiled(machine: Machine) -> Outcome:
     image = subject.generator.generate([spec])[0].image
     first_seconds = time.perf_counter() - began
     values = _beside(image, eager) | {"first_image_seconds": first_seconds}
-    within = Bounded(
-        num_repeats=machine.num_repeats, num_warm_up=1, most_seconds=float("inf"), numbers=BATCHES
-    )
-    peaks = measure_peaks(machine.device, subject.backbone.dtype)
-    timed = measure_throughput(subject, (subject.size,), within, peaks)
+    timed = _timed(machine)
     pixels = Table("compiled beside eager", (Row("pixels", values),))
     return Outcome(Findings((pixels, *timed.tables), timed.notes))
 
@@ -234,14 +226,20 @@ def graphs(machine: Machine) -> Outcome:
     backbone.capture_steps()
     images = {name: subject.generator.generate([spec])[0].image for name in ("captured", "replayed")}
     rows = tuple(Row(name, _beside(image, without)) for name, image in images.items())
-    tables = [Table(f"{backbone.num_graphs} graphs beside none", rows)]
+    pixels = Table(f"{backbone.num_graphs} graphs beside none", rows)
     is_right = backbone.num_graphs > 0 and all(np.array_equal(image, without) for image in images.values())
+    timed = _timed(machine)
+    return Outcome(Findings((pixels, *timed.tables), timed.notes), is_right)
+
+
+def _timed(machine: Machine) -> Findings:
+    """Times of the batches, with the model as it is now."""
+    subject = machine.subject
     within = Bounded(
         num_repeats=machine.num_repeats, num_warm_up=1, most_seconds=float("inf"), numbers=BATCHES
     )
-    peaks = measure_peaks(machine.device, backbone.dtype)
-    timed = measure_throughput(subject, (subject.size,), within, peaks)
-    return Outcome(Findings((*tables, *timed.tables), timed.notes), is_right)
+    peaks = measure_peaks(machine.device, subject.backbone.dtype)
+    return measure_throughput(subject, (subject.size,), within, peaks)
 
 
 def _beside(image: np.ndarray, other: np.ndarray) -> dict[str, Value]:

@@ -7,7 +7,6 @@ half of the renders are degraded as generated pictures are.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from service.evaluation.paper.clip import Clip
-from service.evaluation.train_judge import degraded
+from service.evaluation.train_judge import degraded, training_parser
 from service.model.nano.words import write_vocabulary
 from service.training.captions import caption, full_caption
 from service.training.corpus import make_renders
@@ -36,23 +35,7 @@ _PAD, _END = 0, 1  # of nano's vocabulary
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--run", type=Path, default=Path("runs/clip"), help="folder of renders, checkpoint, log"
-    )
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder to write")
-    parser.add_argument(
-        "--sprites",
-        type=Path,
-        default=Path("runs/nano"),
-        help="folder of a training of nano, for its sprites",
-    )
-    parser.add_argument("--minutes", type=float, default=15)
-    parser.add_argument("--num-images", type=int, default=30_000)
-    parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
-    chosen = parser.parse_args()
+    chosen = training_parser(__doc__, run="runs/clip", out=WEIGHTS, minutes=15).parse_args()
     chosen.run.mkdir(parents=True, exist_ok=True)
     session = Session(folder=chosen.run, compute=fastest(chosen.device))
     train_clip(session, chosen.sprites, chosen.out, chosen.minutes, chosen.num_images)

@@ -33,23 +33,8 @@ _NOT_NAMED = -1  # in place of a colour's label
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--run", type=Path, default=Path("runs/judge"), help="folder of renders, checkpoint, log"
-    )
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="file to write")
-    parser.add_argument(
-        "--sprites",
-        type=Path,
-        default=Path("runs/nano"),
-        help="folder of a training of nano, for its sprites",
-    )
-    parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("--num-images", type=int, default=30_000)
+    parser = training_parser(__doc__, run="runs/judge", out=WEIGHTS, minutes=20)
     parser.add_argument("--num-references", type=int, default=384, help="beside the named ones")
-    parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
     chosen = parser.parse_args()
     chosen.run.mkdir(parents=True, exist_ok=True)
     make_references(chosen.run, chosen.sprites, FILE, chosen.num_references)
@@ -57,6 +42,27 @@ def main() -> None:
     train_judge(session, chosen.sprites, chosen.out, chosen.minutes, chosen.num_images)
     for name, share in accuracies(chosen.run, chosen.sprites, chosen.out, 4_000).items():
         print(f"{name}: {100 * share:.2f} % of held-out renders")
+
+
+def training_parser(
+    description: str | None, *, run: str, out: Path, minutes: float
+) -> argparse.ArgumentParser:
+    """The options of a training on renders, with these defaults."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", type=Path, default=Path(run), help="folder of renders, checkpoint, log")
+    parser.add_argument("--out", type=Path, default=out, help="what to write")
+    parser.add_argument(
+        "--sprites",
+        type=Path,
+        default=Path("runs/nano"),
+        help="folder of a training of nano, for its sprites",
+    )
+    parser.add_argument("--minutes", type=float, default=minutes)
+    parser.add_argument("--num-images", type=int, default=30_000)
+    parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
+    return parser
 
 
 def train_judge(session: Session, sprites: Path, out: Path, minutes: float, num_images: int) -> None:

@@ -22,9 +22,6 @@ from service.training.train_transformer import encode_corpus, load_transformer, 
 from service.training.trainer import Session
 from service.training.write import write_infinity
 
-FETCH, RENDER, TOKENIZER, TRANSFORMER, EXPORT = "fetch", "render", "tokenizer", "transformer", "export"
-STAGES: tuple[str, ...] = (FETCH, RENDER, TOKENIZER, TRANSFORMER, EXPORT)
-
 
 class Training:
     """The stages of one run, in its folder. ValueError when the folder was begun with another recipe."""
