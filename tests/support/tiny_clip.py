@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = ("a", "red", "star", "in", "neon", "big", "house")
 MAX_TOKENS = 10
-NUM_CHANNELS = (8, 16)  # of the two: 24 together, 16 pooled
+NUM_CHANNELS = (16, 32)  # of the two: 48 together, 32 pooled; whole vectors of any CPU, as released ones are
 
 
 def write_clips(folder: Path) -> tuple[Path, Path]:
