@@ -15,6 +15,8 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from service.stage_timer import STAGES_OF_MODEL
+
 # From one nano image on a laptop to a queue of large ones; dense between .2 and 1 s, where a 2B image falls.
 # fmt: off
 LATENCY_BUCKETS = (
@@ -40,7 +42,6 @@ REFUSALS = (
 # Uploads wait for a slot to be decoded, then for the model in the queue "extract".
 ADMISSIONS = (*QUEUES, "upload", "jobs")
 STAGES_OF_REQUESTS = ("upload", "picture", "store")
-STAGES_OF_MODEL = ("text", "tokenize", "transformer", "decode", "extract", "decompose")
 STAGES = (*STAGES_OF_MODEL, "style", "encode", *STAGES_OF_REQUESTS)
 REJECTIONS = ("queue_full", "not_ready", "deadline_exceeded")
 CANCELLATIONS = ("queued", "running")

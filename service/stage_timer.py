@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+STAGES_OF_MODEL = ("text", "tokenize", "transformer", "decode", "extract", "decompose")
+"""Parts of a batch, as timed on the model's thread."""
+
 
 @dataclass(frozen=True, slots=True)
 class Span:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from service import __version__
-from service.metrics import STAGES_OF_MODEL
-from service.stage_timer import RequestTrace, Span
+from service.stage_timer import STAGES_OF_MODEL, RequestTrace, Span
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
