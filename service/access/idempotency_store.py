@@ -19,6 +19,7 @@ from service.errors import IdempotencyKeyInUse, IdempotencyKeyReused, StoreUnava
 from service.metrics import Metrics
 from service.storage.checksummed import add_checksum, verify_checksum
 from service.storage.client import RETRY_AFTER_SECONDS, cancel_until_ended, count_error
+from service.storage.lua import NOW, keeping
 from service.storage.schema import ANSWER_BYTES, CLAIMS
 
 # Ten images of 1024 x 1024 in base64, and more; a longer response is sent and not stored.
@@ -32,22 +33,18 @@ HEADER = "Idempotency-Key"
 _KIND = b"AtA1"
 log = structlog.get_logger(__name__)
 
-# A running claim has no expiry in Redis, which may evict what has one when its memory is full: two requests
-# would run with one key. It ends at `until`, and what a dead process left is removed by later claims.
-_NOW = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-"""
 # KEYS: response; ARGV: claim. The rest is for the claim's owner alone.
 _OWN_CLAIM = """
 if redis.call('HGET', KEYS[1], 'claim') ~= ARGV[1] then
   return 0
 end
 """
+# A running claim has no expiry in Redis, which may evict what has one when its memory is full: two requests
+# would run with one key. It ends at `until`, and what a dead process left is removed by later claims.
 # KEYS: response, claims; ARGV: fingerprint, claim, milliseconds to live
 # Returns nothing when the claim is ours now; else the fingerprint, and the response unless still claimed.
 CLAIM = (
-    _NOW
+    NOW
     + """
 local fields = redis.call('HMGET', KEYS[1], 'fingerprint', 'answer', 'claim', 'until')
 local is_over = fields[3] and fields[4] and tonumber(fields[4]) <= now
@@ -70,7 +67,7 @@ return {}
 # KEYS: response, claims; ARGV: claim, milliseconds to live, or 0 to release the claim
 # Does nothing, and returns 0, when the claim is no longer ours.
 RENEW = (
-    _NOW
+    NOW
     + _OWN_CLAIM
     + """
 if ARGV[2] == '0' then
@@ -82,68 +79,26 @@ redis.call('ZADD', KEYS[2], now + ARGV[2], KEYS[1])
 return 1
 """
 )
-# KEYS: response, claims, bytes by tenant
+# KEYS: response, claims
 # ARGV: claim, milliseconds to live, the response, tenant, the most bytes of a tenant, and of all
-# Ends the claim and keeps the response. Where there is no room for it, the tenant's oldest go; and where
-# there is none in all, the oldest of the tenant that has most. Does nothing when the claim is no longer ours.
+# Keeps the response and ends the claim; does nothing when the claim is no longer ours. A response whose key
+# is claimed is not deleted, so the claim ends last: an earlier response of this key may be dropped here.
 KEEP = (
-    _NOW
+    NOW
     + _OWN_CLAIM
+    + keeping(
+        "atelier:answers:",
+        ANSWER_BYTES,
+        "if redis.call('HEXISTS', name, 'claim') == 0 then redis.call('DEL', name) end",
+    )
     + """
-local function index_of(tenant)
-  return 'atelier:answers:' .. tenant
-end
-local function uncount(tenant, member)
-  local size, key = member:match('^(%d+):(.*)$')
-  redis.call('ZREM', index_of(tenant), member)
-  redis.call('HINCRBY', KEYS[3], tenant, -size)
-  return key
-end
-local function drop_oldest(tenant)
-  local oldest = redis.call('ZRANGE', index_of(tenant), 0, 0)[1]
-  if not oldest then
-    redis.call('HDEL', KEYS[3], tenant)
-    return
-  end
-  local key = uncount(tenant, oldest)
-  if redis.call('HEXISTS', key, 'claim') == 0 then
-    redis.call('DEL', key)
-  end
-end
 redis.call('HSET', KEYS[1], 'answer', ARGV[3])
+keep(ARGV[4], KEYS[1], #ARGV[3], ARGV[2], ARGV[5], ARGV[6])
+redis.call('PEXPIRE', index .. ARGV[4], ARGV[2])
 redis.call('HDEL', KEYS[1], 'claim', 'until')
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('ZREM', KEYS[2], KEYS[1])
-local tenant, size = ARGV[4], #ARGV[3]
-local index = index_of(tenant)
-if redis.call('EXISTS', index) == 0 then
-  redis.call('HDEL', KEYS[3], tenant)
-end
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', now - ARGV[2])) do
-  uncount(tenant, member)
-end
-redis.call('ZADD', index, now, string.format('%d', size) .. ':' .. KEYS[1])
-redis.call('PEXPIRE', index, ARGV[2])
-local used = redis.call('HINCRBY', KEYS[3], tenant, size)
-while used > tonumber(ARGV[5]) do
-  drop_oldest(tenant)
-  used = tonumber(redis.call('HGET', KEYS[3], tenant))
-end
-while true do
-  local total, most, largest = 0, -1, nil
-  local usage = redis.call('HGETALL', KEYS[3])
-  for i = 1, #usage, 2 do
-    local bytes = tonumber(usage[i + 1])
-    total = total + bytes
-    if bytes > most then
-      most, largest = bytes, usage[i]
-    end
-  end
-  if total <= tonumber(ARGV[6]) then
-    return 1
-  end
-  drop_oldest(largest)
-end
+return 1
 """
 )
 
@@ -249,7 +204,7 @@ class IdempotencyStore:
         """Whether Redis replied: then the claim has ended, and the response is kept unless that was lost."""
         args: list[str | int | bytes] = [claim.token, 1000 * self.seconds, stored, claim.tenant]
         args += self._bounds
-        return await self.succeeds(self._keep(keys=[claim.redis_key, CLAIMS, ANSWER_BYTES], args=args))
+        return await self.succeeds(self._keep(keys=[claim.redis_key, CLAIMS], args=args))
 
     async def succeeds(self, operation: Awaitable[object]) -> bool:
         try:

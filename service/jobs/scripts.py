@@ -7,12 +7,10 @@ whose job another one runs, can neither report progress nor finish it.
 
 from __future__ import annotations
 
+from service.storage.lua import NOW, keeping
+
 GROUP = "workers"
 
-_NOW = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-"""
 _OWN_RUN = """
 local record = redis.call('HMGET', KEYS[1], 'status', 'run')
 if record[1] ~= 'running' or record[2] ~= ARGV[#ARGV] then
@@ -43,28 +41,9 @@ local function close(id)
   redis.call('DEL', 'atelier:job_request:' .. id, 'atelier:job_preview:' .. id)
 end
 """
-# The results of a tenant, by when they were kept, with their sizes.
-_RESULTS = """
-local function index_of(tenant)
-  return 'atelier:job_results:' .. tenant
-end
-local function drop(tenant, member)
-  local size, id = member:match('^(%d+):(.*)$')
-  if redis.call('ZREM', index_of(tenant), member) == 1
-      and redis.call('HINCRBY', 'atelier:job_result_bytes', tenant, -size) <= 0 then
-    redis.call('HDEL', 'atelier:job_result_bytes', tenant)
-  end
-  redis.call('DEL', 'atelier:job_result:' .. id)
-end
-local function drop_oldest(tenant)
-  local oldest = redis.call('ZRANGE', index_of(tenant), 0, 0)[1]
-  if oldest then
-    drop(tenant, oldest)
-  else
-    redis.call('HDEL', 'atelier:job_result_bytes', tenant)
-  end
-end
-"""
+_RESULTS = keeping(
+    "atelier:job_results:", "atelier:job_result_bytes", "redis.call('DEL', 'atelier:job_result:' .. name)"
+)
 # KEYS: request, stream, index of the tenant, sequence
 # ARGV: ID, request, digest of the request, owner, the most jobs and the most bytes of requests that may be
 # open, then the fields of the record
@@ -72,7 +51,7 @@ end
 # seconds that one takes, when there is no room. An owner always has its share of the room, so that none is
 # refused because of the others.
 SUBMIT = (
-    _NOW
+    NOW
     + """
 local known = redis.call('HGET', KEYS[1], 'digest')
 if known then
@@ -164,7 +143,7 @@ return num_open
 # Returns nothing for a job that has ended; the run, the attempt, the request and the record. The request is
 # nil when there was the most attempts before.
 START = (
-    _NOW
+    NOW
     + """
 local found = redis.call('HMGET', KEYS[1], 'status', 'attempts', 'started')
 if found[1] ~= 'queued' and found[1] ~= 'running' then
@@ -217,7 +196,7 @@ return 1
 # results of a tenant, and of all, seconds that the job took, run
 # Returns 1 also when this run has finished the job before: the reply was lost.
 FINISH = (
-    _NOW
+    NOW
     + """
 local before = redis.call('HMGET', KEYS[1], 'status', 'finished_run')
 if before[1] == ARGV[2] and before[2] == ARGV[#ARGV] then
@@ -244,37 +223,14 @@ end
 local stream = redis.call('HGET', KEYS[1], 'stream')
 local seconds = tonumber(redis.call('HGET', 'atelier:job_seconds', stream) or ARGV[8])
 redis.call('HSET', 'atelier:job_seconds', stream, tostring(seconds + 0.25 * (ARGV[8] - seconds)))
-local index = index_of(tenant)
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', now - milliseconds)) do
-  drop(tenant, member)
-end
-redis.call('ZADD', index, now, string.format('%d', #ARGV[3]) .. ':' .. id)
-local used = redis.call('HINCRBY', 'atelier:job_result_bytes', tenant, #ARGV[3])
-while used > tonumber(ARGV[6]) do
-  drop_oldest(tenant)
-  used = tonumber(redis.call('HGET', 'atelier:job_result_bytes', tenant) or 0)
-end
-while true do
-  local total, most, largest = 0, -1, nil
-  local usage = redis.call('HGETALL', 'atelier:job_result_bytes')
-  for i = 1, #usage, 2 do
-    local bytes = tonumber(usage[i + 1])
-    total = total + bytes
-    if bytes > most then
-      most, largest = bytes, usage[i]
-    end
-  end
-  if total <= tonumber(ARGV[7]) then
-    return 1
-  end
-  drop_oldest(largest)
-end
+keep(tenant, id, #ARGV[3], milliseconds, ARGV[6], ARGV[7])
+return 1
 """
 )
 # KEYS: result; ARGV: ID, tenant, seconds to live
 # Cancels an open job; of one that succeeded the result goes. Returns 1 if it was open, else 0.
 CANCEL = (
-    _NOW
+    NOW
     + _CLOSE
     + _RESULTS
     + """
@@ -288,7 +244,7 @@ if status == 'queued' or status == 'running' then
 end
 local size = redis.call('STRLEN', KEYS[2])
 if size > 0 then
-  drop(ARGV[2], string.format('%d', size) .. ':' .. id)
+  drop(ARGV[2], size .. ':' .. id)
 end
 return 0
 """

@@ -19,19 +19,16 @@ from redis.asyncio import Redis
 from service.jobs.record import Job, job_from_hash
 from service.metrics import Metrics
 from service.storage.client import translate_redis_errors
+from service.storage.lua import NOW
 from service.storage.schema import WEBHOOKS_DEAD, WEBHOOKS_DUE, job_key, webhook_key
 from service.webhooks.target import WebhookTarget
 
 DEAD_SECONDS = 7 * 24 * 3600
 MAX_DEAD = 10_000
 
-_NOW = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-"""
 # KEYS: due; ARGV: the most, the lease in milliseconds; returns the jobs
 _TAKE = (
-    _NOW
+    NOW
     + """
 local found = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
 for _, job in ipairs(found) do
@@ -42,7 +39,7 @@ return found
 )
 # KEYS: due, record; ARGV: job, milliseconds until the next attempt, the failure
 _RETRY = (
-    _NOW
+    NOW
     + """
 redis.call('HINCRBY', KEYS[2], 'attempts', 1)
 redis.call('HSET', KEYS[2], 'failure', ARGV[3])
@@ -51,7 +48,7 @@ redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 )
 # KEYS: due, record, dead; ARGV: job, the failure, seconds for which it is kept, the most that are
 _BURY = (
-    _NOW
+    NOW
     + """
 redis.call('HINCRBY', KEYS[2], 'attempts', 1)
 redis.call('HSET', KEYS[2], 'failure', ARGV[2])
@@ -64,7 +61,7 @@ redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -1 - ARGV[4])
 )
 # KEYS: due, record, dead; ARGV: job; returns whether there was one
 _REPLAY = (
-    _NOW
+    NOW
     + """
 if redis.call('ZREM', KEYS[3], ARGV[1]) == 0 or redis.call('EXISTS', KEYS[2]) == 0 then
   return 0
