@@ -183,6 +183,7 @@ class Simulation:
         self._at(now + seconds, end)
 
     def _seconds_of(self, num_jobs: int) -> float:
+        """Of a batch that begins now, and that does not count as running yet."""
         return self._fleet.seconds_of(num_jobs)
 
     def _scale(self, now: float) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import replace
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 
 from service.bench.fleet import FLEETS, LOADS, Fleet, Simulation, two_of
+from service.bench.load import TimedRequest, arrivals
 from service.bench.runner import BenchOptions, run
 from service.bench.subject import SubjectOptions
 from service.cli.bench import _read_batch
 from service.model.checkpoints.options import LoadOptions
+from tests.support.fleet_check import MeasuredBatch, SharedCores, State, batches_of
 
 pytestmark = pytest.mark.slow
 
@@ -104,3 +109,91 @@ def test_the_two_replicas_that_are_compared_are_different_ones_while_there_are_t
     assert {two_of(1, pair) for pair in pairs} == {(0, 0)}
     assert {two_of(2, pair) for pair in pairs} == {(0, 1), (1, 0)}
     assert {two_of(3, pair) for pair in pairs} == {(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)}
+
+
+def request(sent: float, before: float, after: float, began: float, **stages: float) -> TimedRequest:
+    """One whose response took so long to its server and back."""
+    queue = began - sent - before
+    total = queue + sum(stages.values())
+    return TimedRequest(
+        sent, sent, sent + before + total + after, 200, {"queue": queue, "total": total, **stages}
+    )
+
+
+def test_a_batch_is_found_from_the_times_of_its_requests_and_whether_the_other_replica_ran() -> None:
+    stages = {"text": 0.001, "transformer": 0.18, "decode": 0.019, "encode": 0.002, "respond": 0.001}
+    longer, shorter = stages | {"transformer": 0.28}, stages | {"transformer": 0.13}
+    found = batches_of(
+        [
+            request(0.0, 0.008, 0.012, began=0.1, **stages),
+            request(0.1, 0.02, 0.01, began=0.3, **longer),  # on the same replica, as soon as that has ended
+            request(0.2, 0.004, 0.01, began=0.3, **longer),
+            request(0.39, 0.002, 0.01, began=0.4, **shorter),  # on the other one
+        ]
+    )
+    assert [batch.num_jobs for batch in found] == [1, 2, 1]
+    assert [batch.seconds for batch in found] == pytest.approx([0.2, 0.3, 0.15])
+    assert [batch.began for batch in found] == pytest.approx([0.1, 0.3, 0.4], abs=0.006)
+    fleet = replace(ALONE, batch_seconds={1: 0.1, 2: 0.2})
+    factors = SharedCores(fleet, found).factors
+    assert factors == {
+        State(is_other_computing=False, has_several_jobs=False): [pytest.approx(2.0)],
+        State(is_other_computing=False, has_several_jobs=True): [pytest.approx(1.5)],
+        State(is_other_computing=True, has_several_jobs=False): [pytest.approx(1.5)],
+    }
+
+
+@dataclass(slots=True)
+class Running:
+    arrived: list[float]
+    began: float
+    seconds_left: float  # alone
+
+
+def sharing(fleet: Fleet, seed: int, slowdown: float) -> tuple[list[MeasuredBatch], list[float]]:
+    """The batches, and the latencies, of two replicas that are slower whenever both compute."""
+    due = deque(arrivals(fleet.rate, fleet.num_requests / fleet.rate, seed))
+    random = np.random.default_rng(seed)
+    queues: list[deque[float]] = [deque(), deque()]
+    running: list[Running | None] = [None, None]
+    batches: list[MeasuredBatch] = []
+    latencies: list[float] = []
+    now = 0.0
+    while due or any(running):
+        speed = 1 / slowdown if all(running) else 1.0
+        ends = [now + batch.seconds_left / speed for batch in running if batch]
+        before, now = now, min([*list(due)[:1], *ends])
+        for index, batch in enumerate(running):
+            if batch is None:
+                continue
+            batch.seconds_left -= (now - before) * speed
+            if batch.seconds_left < 1e-9:
+                running[index] = None
+                batches.append(MeasuredBatch(len(batch.arrived), batch.began, now - batch.began))
+                latencies += [now - at for at in batch.arrived]
+        if due and due[0] <= now:
+            loads = [
+                len(queues[index]) + len(batch.arrived if batch else ())
+                for index, batch in enumerate(running)
+            ]
+            chosen = int(random.integers(2)) if loads[0] == loads[1] else int(np.argmin(loads))
+            queues[chosen].append(due.popleft())
+        for index, queue in enumerate(queues):
+            if queue and running[index] is None:
+                jobs = [queue.popleft() for _ in range(min(len(queue), fleet.max_jobs))]
+                running[index] = Running(jobs, now, fleet.seconds_of(len(jobs)))
+    return batches, latencies
+
+
+def test_batches_that_are_slow_together_have_the_tail_that_they_have_on_shared_cores() -> None:
+    fleet = replace(ALONE, batch_seconds=BATCHES, num_replicas=2, rate=11.0, num_requests=8000)
+    measured, _ = sharing(fleet, fleet.seed + 1, slowdown=1.8)
+    _, real = sharing(fleet, fleet.seed, slowdown=1.8)
+    apart = [replace(batch, began=1e6 * number) for number, batch in enumerate(measured)]
+
+    def quantiles(latencies: Sequence[float]) -> list[float]:
+        return [float(found) for found in np.quantile(latencies, (0.5, 0.95))]
+
+    assert quantiles(SharedCores(fleet, measured).run().latencies) == pytest.approx(quantiles(real), rel=0.05)
+    # As if each batch were slow by itself.
+    assert quantiles(SharedCores(fleet, apart).run().latencies)[1] < 0.92 * quantiles(real)[1]

@@ -9,6 +9,11 @@ HTTP. All times that the simulation is given are measured through the same path:
 nothing else runs; and, under a load with other arrivals, what the replicas, the ingress and the client cost
 each other where they share cores: how much longer batches take, and what a request takes beside queue and
 model.
+
+How much longer is no matter of luck: a batch is slow because the other replica computes at the same time, or
+because requests are coming in, and both are so when queues are long. A factor drawn for each batch by itself
+would leave the slow batches apart, and the tail too short. So the factors are measured by what was going on
+when the batch began, and drawn by what goes on in the simulation: see `SharedCores`.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -47,7 +53,7 @@ BATCH_SECONDS = {1: 0.2, 2: 0.28, 4: 0.44, 8: 0.8}
 NUM_REPLICAS, NUM_REQUESTS = 2, 600
 # Of a real Ray. The load is a share of what its replicas draw without batches.
 RAY_LOADS, RAY_SECONDS, NUM_ROUNDS, NUM_WARM_UP = (0.35, 0.5), 60.0, 8, 40
-MODEL_STAGES = ("text", "transformer", "decode")
+MODEL_STAGES, STAGES_AFTER = ("text", "transformer", "decode"), ("encode", "respond")
 SEEDS_APART = 100_000
 
 
@@ -130,15 +136,46 @@ async def measure(fleet: Fleet) -> list[float]:
     return list(latencies)
 
 
-class SharedCores(Simulation):
-    """Each batch takes longer by one of these factors, chosen at random."""
+@dataclass(frozen=True, slots=True)
+class MeasuredBatch:
+    num_jobs: int
+    began: float  # seconds since the load did
+    seconds: float
 
-    def __init__(self, fleet: Fleet, factors: Sequence[float]) -> None:
+    def is_running(self, at: float) -> bool:
+        return self.began <= at < self.began + self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What was going on when a batch began; several jobs in it say that much has just arrived."""
+
+    is_other_computing: bool
+    has_several_jobs: bool
+
+
+class SharedCores(Simulation):
+    """Each batch takes longer by a factor, chosen at random among those measured in its state; among all of
+    them, where none was measured in it.
+    """
+
+    def __init__(self, fleet: Fleet, measured: Sequence[MeasuredBatch]) -> None:
         super().__init__(fleet)
-        self._factors = factors
+        self.factors: dict[State, list[float]] = {}
+        for batch in measured:
+            # A replica never runs two, so what else runs is the other's. The beginning is known to some 10
+            # ms, and what ended just then may be its own replica's: so look a moment later.
+            at = batch.began + batch.seconds / 4
+            is_other_computing = any(other.is_running(at) for other in measured if other is not batch)
+            state = State(is_other_computing, batch.num_jobs > 1)
+            factor = batch.seconds / fleet.seconds_of(batch.num_jobs)
+            self.factors.setdefault(state, []).append(factor)
+        self._all_factors = [factor for factors in self.factors.values() for factor in factors]
 
     def _seconds_of(self, num_jobs: int) -> float:
-        return super()._seconds_of(num_jobs) * float(self._random.choice(self._factors))
+        state = State(any(replica.num_running for replica in self._replicas), num_jobs > 1)
+        factors = self.factors.get(state, self._all_factors)
+        return super()._seconds_of(num_jobs) * float(self._random.choice(factors))
 
 
 async def check_ray() -> None:
@@ -170,9 +207,9 @@ async def _compare(client: httpx2.AsyncClient) -> None:
         seed = (2 * index + 1) * SEEDS_APART
         other = await _offered(fleet, fleet.seed + 1, requests(seed=seed))
         real = await _offered(fleet, fleet.seed, requests(seed=seed + SEEDS_APART))
-        factors = [seconds / fleet.seconds_of(num) for seconds, num in _batches(other).items()]
         overheads = [request.latency - _model(request) - request.stages["queue"] for request in other]
-        simulated = SharedCores(fleet, factors).run()
+        shared = SharedCores(fleet, batches_of(other))
+        simulated = shared.run()
         random = np.random.default_rng(fleet.seed)
         latencies = np.array(simulated.latencies) + random.choice(overheads, len(simulated.latencies))
         plain = Simulation(fleet).run()
@@ -183,10 +220,9 @@ async def _compare(client: httpx2.AsyncClient) -> None:
             ("plain", plain.latencies, plain.seconds),  # of replicas that share nothing, without an ingress
         ):
             _report(load, name, found, f" {len(found) / seconds:8.2f}")
-        print(
-            f"      under other arrivals: a batch takes {statistics.mean(factors):.2f} times as long, "
-            f"a request {1000 * statistics.mean(overheads):.0f} ms beside queue and model"
-        )
+        print(f"      other arrivals: a request takes {1000 * statistics.mean(overheads):.0f} ms beside both")
+        for state, factors in shared.factors.items():
+            print(f"      {len(factors)} batches take {statistics.mean(factors):.2f} times as long: {state}")
 
 
 async def _batch_seconds(client: httpx2.AsyncClient, style: str) -> dict[int, float]:
@@ -218,10 +254,25 @@ def _model(request: TimedRequest) -> float:
     return sum(request.stages[stage] for stage in MODEL_STAGES)
 
 
-def _batches(requests: Sequence[TimedRequest]) -> dict[float, int]:
-    """The jobs of each batch, by its seconds: all its requests tell the same, to 0.01 ms in each stage."""
-    batches = Counter(tuple(request.stages[stage] for stage in MODEL_STAGES) for request in requests)
-    return {sum(stages): num for stages, num in batches.items()}
+def batches_of(requests: Sequence[TimedRequest]) -> list[MeasuredBatch]:
+    """All requests of a batch tell the same of it, to 0.01 ms in each stage.
+
+    The server tells no time of day. What a request takes outside of it is half before and half after: that is
+    where the batch lies to within some 10 ms.
+    """
+    batches: dict[tuple[float, ...], list[TimedRequest]] = {}
+    for request in requests:
+        batches.setdefault(tuple(request.stages[stage] for stage in MODEL_STAGES), []).append(request)
+    return [
+        MeasuredBatch(len(drawn), statistics.median(map(_ended, drawn)) - sum(stages), sum(stages))
+        for stages, drawn in batches.items()
+    ]
+
+
+def _ended(request: TimedRequest) -> float:
+    """When the batch of this request did."""
+    outside = request.ended - request.sent - request.stages["total"]
+    return request.ended - outside / 2 - sum(request.stages[stage] for stage in STAGES_AFTER)
 
 
 if __name__ == "__main__":
