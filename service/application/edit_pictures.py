@@ -88,7 +88,7 @@ async def read_request_pictures(
     Raises as `PictureReader.read`, QueueFull, and InvalidRequest for a mask that is none of the picture's.
     """
     edit = request.edit
-    if edit is None and not any(style and style.has_areas for style in styles):
+    if not _has_pictures(request, styles):
         return RequestPictures(styles, output, [()] * len(styles))
     with reader.slot(), trace.stage("picture"):
         edited = None if edit is None else await read_edit(edit, reader)
@@ -116,7 +116,7 @@ async def check_request_pictures(
 ) -> None:
     """Raises what `read_request_pictures` would for uploads that cannot be used; keeps nothing of them."""
     edit, picture = request.edit, None
-    if edit is None and not any(style and style.has_areas for style in styles):
+    if not _has_pictures(request, styles):
         return
     with reader.slot(), trace.stage("picture"):
         if edit is not None:
@@ -124,6 +124,10 @@ async def check_request_pictures(
             await reader.read(edit.style_pictures, read_picture)
         for style in filter(None, styles):
             await read_areas(style, size, reader, picture)
+
+
+def _has_pictures(request: GenerationRequest, styles: Sequence[StyleMix | None]) -> bool:
+    return request.edit is not None or any(style and style.has_areas for style in styles)
 
 
 async def read_edit(request: EditRequest, reader: PictureReader) -> EditedPicture:
