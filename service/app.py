@@ -89,7 +89,7 @@ def create_app(
     for routes in (images, jobs, styles, models):
         app.include_router(routes.router, dependencies=[Depends(BEARER)] if keyring.now.api_keys else [])
     if settings.playground:  # before the health routes, whose / leads to the reference
-        app.include_router(playground_router())
+        app.include_router(playground_router(asks_for_key=bool(keyring.now.api_keys)))
     app.include_router(health.router)
     app.include_router(docs_page.router)
     if sessions is not None:

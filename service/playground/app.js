@@ -5,7 +5,7 @@ import * as api from "./api.js";
 import { Composer, useForm } from "./composer.js";
 import { useDrawing } from "./drawing.js";
 import { History, useHistory } from "./history.js";
-import { html, render, useEffect, useState } from "./html.js";
+import { html, Mark, render, useEffect, useState } from "./html.js";
 import { useIncomingPictures } from "./incoming.js";
 import { PictureDialog } from "./picture_view.js";
 import { titleOf } from "./recipes.js";
@@ -60,7 +60,7 @@ function App() {
   };
   return html`
     <header class="top">
-      <h1><img src="playground/icon.svg" alt="" width="28" height="28" /> Atelier</h1>
+      <h1><${Mark} /> Atelier</h1>
       <p class="quiet">${model && `${model.id}, ${model.default_size.replace("x", " × ")}`}</p>
       <nav aria-label="Service"><a href="docs">API reference</a></nav>
     </header>

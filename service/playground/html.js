@@ -53,6 +53,16 @@ export const Icon = ({ name }) => html`
   <svg class="icon" viewBox="0 0 24 24" aria-hidden="true"><path d=${PATHS[name]} /></svg>
 `;
 
+/** icon.svg, drawn in place: as an image it would be a document of its own, which delays the first frame. */
+export const Mark = () => html`
+  <svg viewBox="0 0 32 32" width="28" height="28" aria-hidden="true">
+    <rect width="32" height="32" rx="8" fill="#b4451f" />
+    <path d="M16 6 7.5 26h4l1.7-4.4h5.6L20.5 26h4L16 6Z" fill="none" stroke="#fff" stroke-width="2"
+      stroke-linejoin="round" />
+    <circle cx="16" cy="16.5" r="2.2" fill="#ffd9a8" />
+  </svg>
+`;
+
 /** A button that says for a moment that it has done its work. */
 export function CopyButton({ text, children }) {
   const status = useRef();

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from service.settings import Settings
+from tests.support.api_keys import Key, lines
 from tests.support.generations import error_of
 from tests.support.server import serving
 from tests.support.tiny import tiny_generator
@@ -31,6 +32,14 @@ def test_the_page_loads_its_own_files_and_no_others(client: httpx.Client) -> Non
         assert client.get(f"/{address}").status_code == 200, address
 
 
+def test_the_mark_is_the_icon_in_the_first_frame_and_when_the_page_runs(client: httpx.Client) -> None:
+    shapes = re.findall(r' (?:d|cx|r|rx|fill)="[^"]+"', (PAGE / "icon.svg").read_text())
+    assert len(shapes) == 7
+    for address in ("/", "/playground/html.js"):
+        text = client.get(address).text
+        assert [shape for shape in shapes if shape not in text] == [], address
+
+
 @pytest.mark.parametrize("name", ["", *(f"playground/{file}" for file in FILES)])
 def test_each_file_has_a_strict_policy_and_a_type(client: httpx.Client, name: str) -> None:
     response = client.get(f"/{name}")
@@ -40,6 +49,15 @@ def test_each_file_has_a_strict_policy_and_a_type(client: httpx.Client, name: st
     assert "unsafe" not in response.headers["Content-Security-Policy"]
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     assert response.headers["Referrer-Policy"] == "no-referrer"
+
+
+def test_a_page_that_takes_an_api_key_is_out_of_reach_of_the_page_that_opened_it(
+    client: httpx.Client, tmp_path: Path
+) -> None:
+    assert "Cross-Origin-Opener-Policy" not in client.get("/").headers  # a second renderer, for nothing
+    settings = Settings(data_dir=tmp_path, api_keys=lines(Key("acme")))
+    with serving(settings, tiny_generator()) as server, server.client() as guarded:
+        assert guarded.get("/").headers["Cross-Origin-Opener-Policy"] == "same-origin"
 
 
 def test_a_file_that_the_browser_knows_is_not_sent_again(client: httpx.Client) -> None:
