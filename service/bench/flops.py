@@ -47,7 +47,7 @@ def measure_flops(subject: Subject) -> Findings:
 
 
 def _floor(backbone: Infinity, subject: Subject, specs: Sequence[ImageSpec]) -> Floor:
-    prompt = backbone.encode_text(specs[0].prompt or "")
+    prompt = backbone.encode_text(specs[0].posed(backbone.vocabulary).prompt or "")
     batch = Batch(num_corrected=len(specs), num_text_tokens=prompt.num_tokens)
     return floor(backbone.config, backbone.schedules[subject.size], batch)
 

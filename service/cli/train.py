@@ -25,6 +25,7 @@ class Stage(StrEnum):
     TRANSFORMER = "transformer"
     JUDGE = "judge"
     EXPORT = "export"
+    THINGS = "things"
 
 
 @train.command("nano")
@@ -52,16 +53,21 @@ def train_nano(
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Make nano from nothing: fetch pictures with npm, render, train, judge, export. A second run resumes.
+    """Make nano from nothing: fetch pictures with npm, render, train, judge, export, keep what is drawn well.
+
+    A second run resumes.
 
     SIGTERM and Ctrl-C save first; the exit status is then 130.
     """
     settings = settings_under(device=device, threads=threads)
+    from service.evaluation.judge import WEIGHTS as SHIPPED_JUDGE
+    from service.evaluation.known_things import keep_what_is_recognised
     from service.evaluation.train_judge import train_judge
     from service.training.recipe import Recipe
     from service.training.train import Training, until_signalled
     from service.training.trainer import Session, Stopped, fastest
 
+    model, judge = out or run / "model", run / "judge.safetensors"
     with shares() as report:
         session = Session(
             folder=run,
@@ -79,11 +85,12 @@ def train_nano(
             Stage.JUDGE: lambda: train_judge(
                 replace(session, folder=run / "judge"),
                 run,
-                run / "judge.safetensors",
+                judge,
                 judge_minutes,
                 num_images // 2,
             ),
-            Stage.EXPORT: lambda: training.export(out or run / "model"),
+            Stage.EXPORT: lambda: training.export(model),
+            Stage.THINGS: lambda: keep_what_is_recognised(model, judge if judge.exists() else SHIPPED_JUDGE),
         }
         try:
             for name, work in stages.items():
@@ -93,4 +100,4 @@ def train_nano(
             fail(f"Stopped in the stage {stopped}; the same command resumes it.", 130)
         except (FileNotFoundError, RuntimeError) as error:
             fail(str(error))
-    typer.echo(f"Done: `atelier serve --model {out or run / 'model'}` serves what `export` wrote.", err=True)
+    typer.echo(f"Done: `atelier serve --model {model}` serves it.", err=True)

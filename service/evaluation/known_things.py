@@ -1,4 +1,4 @@
-"""`python -m service.evaluation.known_things FOLDER`: a model of nano's recipe keeps what it draws well.
+"""The last stage of `atelier train nano`: the model keeps the things that it draws well.
 
 Every thing is drawn in every medium and read by the judge. The folder's `config.json` then lists, and its
 `tokenizer.json` knows, only the things that are recognised often enough: fewer things drawn well beat more
@@ -7,16 +7,14 @@ drawn badly, and a prompt with another word gets a warning. `training.json` says
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from service.evaluation.judge import Judge, load_judge
+from service.evaluation.judge import WEIGHTS, Judge, load_judge
 from service.evaluation.stylisation import draw_all
 from service.model.checkpoints import registry
 from service.model.engine.generator import Generator
@@ -35,14 +33,14 @@ ALWAYS = frozenset(
 _SCENES, _FIRST_SEED = 77, 9_000  # apart from those of the reports
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path, help="model folder, as `atelier train nano` exports it")
-    folder = parser.parse_args().folder
-    kept = keep_things(folder, recognised(registry.load(str(folder)), load_judge()))
-    print(f"{len(kept)} of {len(OBJECTS)} things are kept: {', '.join(kept)}")
+def keep_what_is_recognised(folder: Path, judge: Path = WEIGHTS) -> None:
+    """Draw and judge every thing, and rewrite the model folder for those that hold.
+
+    FileNotFoundError when there is no model in the folder.
+    """
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(f"There is no model in {folder}: run the stages before this one first.")
+    keep_things(folder, recognised(registry.load(str(folder)), load_judge(judge)))
 
 
 def scenes_of_things() -> list[Scene]:
@@ -101,8 +99,3 @@ def _keep_words(file: Path, known: set[str]) -> None:
         word: number for word, number in vocabulary.items() if word in known or word not in VOCABULARY
     }
     file.write_text(json.dumps(tokenizer, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main()

@@ -139,6 +139,7 @@ class PlainForm(ABC, Generic[BackboneT]):
     @torch.inference_mode()
     def draw(self, spec: ImageSpec) -> Trace:
         """The content path alone for a plain spec; both paths, one after the other, for a styled one."""
+        spec = spec.posed(self.backbone.vocabulary)
         content = self._run(spec, None)
         return content if spec.styling is None else self._run(spec, content)
 

@@ -60,6 +60,7 @@ class PlainInfinity(PlainForm[Infinity]):
 
     def engine_codes(self, spec: ImageSpec) -> list[Tensor]:
         model = self.backbone
+        spec = spec.posed(model.vocabulary)
         prompts = (spec.prompt or "", spec.negative_prompt)
         texts = {text: model.encode_text(text).conditioning for text in prompts}
         recording = Recording.of(model, texts)

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from service.model.nano.words import SPELLINGS, THINGS, VOCABULARY
-from service.training.scene import COLOURS, MEDIA, Scene
+from service.training.scene import COLOURS, MEDIA, POSES, Scene
 
 # How often a caption leaves a part out, so that each part is learnt alone and a style can fill the gap.
-DROP_OBJECT, DROP_COLOUR, DROP_BACKGROUND, DROP_MEDIUM = 0.04, 0.2, 0.25, 0.25
+DROP_OBJECT, DROP_COLOUR, DROP_BACKGROUND, DROP_MEDIUM, DROP_POSE = 0.04, 0.2, 0.25, 0.25, 0.1
 # Rare enough that a head word stays the strongest spelling, frequent enough to test every synonym.
 SYNONYM_SHARE = 0.15
 # Heads that name nothing to draw: a prompt of these alone asks for anything at all.
-FILLERS: tuple[str, ...] = ("background", "style", "picture", "drawn", "a", "on", "in", "of")
+FILLERS: tuple[str, ...] = ("background", "style", "picture", "drawn", *POSES, "a", "on", "in", "of")
 _NOUNS: dict[str, tuple[str, ...]] = {
     thing.name: tuple(word for word in thing.synonyms if VOCABULARY[word] in (thing.name, word))
     for thing in THINGS
@@ -83,7 +83,8 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     text = f"{first}{',' if first == ground and first and second else ''} {second}".strip()
     if keeps_medium:
         text = _with_medium(text, _medium_name(scene.medium, rng), rng)
-    return text or "a picture"
+    text = text or "a picture"
+    return _with_pose(text, scene.pose, rng) if scene.pose and rng.random() >= DROP_POSE else text
 
 
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "’“”–—", " "))
@@ -144,6 +145,13 @@ def _with_medium(text: str, name: str, rng: np.random.Generator) -> str:
     inside = f"{text} in {name}" if name.endswith("style") else f"{text}, {name}"
     drawn = f"{text} drawn in {bare}" if name.endswith("style") else f"{text}, {name}"
     forms = (f"{text}, {name}", f"{text}, {name}", inside, drawn, f"{name}, {text}", f"{bare}: {text}")
+    return forms[rng.integers(len(forms))]
+
+
+def _with_pose(text: str, pose: str, rng: np.random.Generator) -> str:
+    placed = "in the centre" if pose == "centre" else f"on the {pose}"
+    # The first is what the engine writes for a prompt that names no pose.
+    forms = (f"{pose}: {text}",) * 5 + (f"{text}, {placed}", f"{placed}, {text}", f"{text}, {pose}")
     return forms[rng.integers(len(forms))]
 
 

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from service.training.outside_pictures import outside_picture
 from service.training.renderer import Renderer
-from service.training.scene import Scene, random_scene
+from service.training.scene import POSES, Scene, random_scene
 from service.training.sprites import Sprites
 
 Pictures = NDArray[np.uint8]  # [pictures, 64, 64, 3], RGB
@@ -75,7 +75,12 @@ def _render_chunk(
     seed: int, sprites: Path, held_out: bool | None, start: int, length: int
 ) -> tuple[Pictures, list[Scene]]:
     rng = np.random.default_rng([seed, start])
-    scenes = [random_scene(rng, held_out=held_out) for _ in range(length)]
+    # A picture's pose is in its caption: a model of which each pose is asked by name draws none of them
+    # half, as the mean of all.
+    scenes = [
+        replace(random_scene(rng, held_out=held_out), pose=POSES[rng.integers(len(POSES))])
+        for _ in range(length)
+    ]
     return np.stack([_renderer(sprites).render(scene, rng) for scene in scenes]), scenes
 
 

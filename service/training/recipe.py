@@ -15,7 +15,7 @@ from service.model.infinity.config import (
     VocabularyConfig,
 )
 from service.training.captions import FILLERS, draws
-from service.training.scene import COLOURS, MEDIA, OBJECTS
+from service.training.scene import COLOURS, MEDIA, OBJECTS, POSES
 
 WEIGHTS = Path(__file__).parents[1] / "model" / "nano" / "weights"
 CONFIG = InfinityConfig(
@@ -41,7 +41,7 @@ CONFIG = InfinityConfig(
     quality=Qualities(medium=Shortcuts(guidance_until=4), low=Shortcuts(guidance_until=2)),
     grids=(((1, 1), (2, 2), (3, 3), (5, 5), (8, 8)),),
     vocabulary=VocabularyConfig(
-        draws=draws(OBJECTS), things=OBJECTS, colours=COLOURS, media=MEDIA, fillers=FILLERS
+        draws=draws(OBJECTS), things=OBJECTS, colours=COLOURS, media=MEDIA, poses=POSES, fillers=FILLERS
     ),
 )
 (SCHEDULE,) = CONFIG.schedules().values()  # nano has one size

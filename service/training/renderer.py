@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from service.training.scene import Scene, jittered, oklab
+from service.training.scene import POSES, Scene, jittered, oklab
 from service.training.sprites import Sprite, Sprites
 
 Colour = NDArray[np.float32]  # [3], RGB in 0..1
@@ -40,11 +40,11 @@ class Pose:
 
 
 # So few that a small model learns each thing in each of them within the hour, so far apart that seeds differ.
-POSES: tuple[Pose, ...] = (
-    Pose(0.90, 0.0, 0.0, 0, mirrored=False),
-    Pose(0.78, -0.08, 0.05, 6, mirrored=True),
-    Pose(0.78, 0.08, -0.05, -6, mirrored=False),
-)
+_POSES: dict[str, Pose] = {
+    "centre": Pose(0.90, 0.0, 0.0, 0, mirrored=False),
+    "left": Pose(0.78, -0.08, 0.05, 6, mirrored=True),
+    "right": Pose(0.78, 0.08, -0.05, -6, mirrored=False),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Renderer:
 
         KeyError when a word of the scene is not in its list, or when there is no sprite of the thing.
         """
-        pose = POSES[rng.integers(len(POSES))]
+        pose = _POSES[scene.pose or POSES[rng.integers(len(POSES))]]
         index, colour = self._sprites.index(scene.object), None
         if scene.colour:
             colour = jittered(scene.colour, rng)

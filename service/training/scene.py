@@ -38,6 +38,7 @@ MEDIA: tuple[str, ...] = (
     "stripes",
     "wood grain",
 )
+POSES: tuple[str, ...] = ("centre", "left", "right")  # where a thing is, and which way it is turned
 # Below this distance two palette colours melt into one another once textured and 64 px wide.
 # Eleven pairs fall below it: neighbours in hue (orange and yellow) or in lightness (red and purple).
 MIN_CONTRAST = 0.27
@@ -52,6 +53,7 @@ class Scene:
     colour: str
     background: str
     medium: str
+    pose: str = ""  # "": any
 
 
 def contrast(first: str, second: str) -> float:
@@ -84,7 +86,7 @@ def _pairs(only: bool | None) -> tuple[tuple[str, str], ...]:
 
 
 def random_scene(rng: np.random.Generator, *, held_out: bool | None = False) -> Scene:
-    """Thing and medium uniform over the pairs trained on (False), held out (True) or all (None).
+    """Thing and medium uniform over the pairs trained on (False), held out (True) or all (None); any pose.
 
     Seven things in ten have their own colours, on any background; the others a palette colour, uniform over
     the medium's allowed pairs.

@@ -61,6 +61,9 @@ def save_samples(file: Path, generator: Generator, seed: int, num_columns: int =
     for medium in MEDIA:
         names = rng.choice(OBJECTS, num_columns, replace=False)
         scenes = [Scene(str(name), "", str(rng.choice(BACKGROUNDS)), medium) for name in names]
-        specs = [ImageSpec(full_caption(scene), seed, generator.default_size) for scene in scenes]
+        specs = [
+            ImageSpec(full_caption(scene), seed + column, generator.default_size)
+            for column, scene in enumerate(scenes)
+        ]
         rows.append([drawing.image for drawing in generator.generate(specs)])
     save_sheet(file, rows)

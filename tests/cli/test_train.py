@@ -28,8 +28,9 @@ def train(run: Path, stage: str, **environment: str) -> subprocess.CompletedProc
     return subprocess.run(words, cwd=ROOT, env=environment or None, capture_output=True, text=True)
 
 
-def test_a_stage_before_its_time_says_what_is_missing(tmp_path: Path) -> None:
-    ended = train(tmp_path, "export")
+@pytest.mark.parametrize("stage", ["export", "things"])
+def test_a_stage_before_its_time_says_what_is_missing(tmp_path: Path, stage: str) -> None:
+    ended = train(tmp_path, stage)
     assert ended.returncode == 1
     assert "run the stages before this one first" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -9,11 +9,13 @@ from service.training.captions import (
     DROP_COLOUR,
     DROP_MEDIUM,
     DROP_OBJECT,
+    DROP_POSE,
     caption,
     full_caption,
     words,
 )
-from service.training.scene import BACKGROUNDS, COLOURS, MEDIA, OBJECTS, Scene, random_scene
+from service.training.recipe import CONFIG
+from service.training.scene import BACKGROUNDS, COLOURS, MEDIA, OBJECTS, POSES, Scene, random_scene
 
 
 def tokens(text: str) -> list[str]:
@@ -71,6 +73,19 @@ def test_parts_are_left_out_as_often_as_promised() -> None:
         np.mean([part not in said for said in captions]) for part in ("house", "yellow", "purple", "neon")
     ]
     assert shares == pytest.approx([DROP_OBJECT, DROP_COLOUR, DROP_BACKGROUND, DROP_MEDIUM], abs=0.03)
+
+
+def test_captions_name_the_pose_nine_times_in_ten_most_often_as_the_engine_does() -> None:
+    generator = np.random.default_rng(7)
+    said = [caption(Scene("cat", "", "white", "flat", "left"), generator) for _ in range(2000)]
+    assert np.mean(["left" in words(text) for text in said]) == pytest.approx(1 - DROP_POSE, abs=0.03)
+    assert not any("right" in words(text) or "centre" in words(text) for text in said)
+    assert CONFIG.vocabulary is not None
+    posed = CONFIG.vocabulary.posed("a cat", POSES.index("left"))
+    assert posed == "left: a cat"
+    assert np.mean([text.startswith("left: ") for text in said]) > 0.5
+    assert any(text.startswith("on the left, ") for text in said)
+    assert any(text.endswith(", on the left") for text in said)
 
 
 def test_captions_vary_and_repeat_with_the_generator_state() -> None:

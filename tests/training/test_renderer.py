@@ -11,13 +11,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.training.renderer import POSES, Renderer
+from service.training.renderer import Renderer
 from service.training.scene import (
     BACKGROUNDS,
     COLOURS,
     MEDIA,
     OBJECTS,
     PALETTE,
+    POSES,
     RECOLOURED,
     Scene,
     allowed_pairs,
@@ -123,12 +124,21 @@ def test_media_differ_over_the_whole_picture() -> None:
 
 
 def test_poses_differ_by_place_and_mirror_and_stay_inside_the_frame() -> None:
-    seen = {render(Scene("cat", "black", "white", "flat"), rng(seed)).tobytes() for seed in range(60)}
-    assert len(seen) > len(POSES)  # the colours jitter, too
+    def drawn(pose: str, seed: int = 1) -> NDArray[np.uint8]:
+        return render(Scene("cat", "black", "white", "flat", pose), rng(seed))
+
+    centres = {pose: np.argwhere(drawn(pose)[..., 0] < 128).mean(axis=0) for pose in POSES}
+    assert centres["left"][1] < centres["centre"][1] < centres["right"][1]
+    assert _nearest(drawn("left")[:, ::-1], [drawn(pose) for pose in POSES]) != POSES.index("left")
     for pose in POSES:
-        assert abs(pose.x) + pose.size / 2 <= 0.5
-        assert abs(pose.y) + pose.size / 2 <= 0.5
-    assert {pose.mirrored for pose in POSES} == {False, True}
+        border = np.concatenate([drawn(pose)[[0, -1]].ravel(), drawn(pose)[:, [0, -1]].ravel()])
+        assert border.min() > 200
+    of_any_pose = [_nearest(drawn("", seed), [drawn(pose) for pose in POSES]) for seed in range(20)]
+    assert set(of_any_pose) == set(range(len(POSES)))
+
+
+def _nearest(picture: NDArray[np.uint8], others: list[NDArray[np.uint8]]) -> int:
+    return int(np.argmin([np.abs(picture.astype(int) - other).mean() for other in others]))
 
 
 def test_sprites_are_cut_and_centred_and_come_back_from_their_folder(tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ def intervened(
     backbone = _watched(backbone, intervention)
     schedule = backbone.schedules[size]
     num_steps = len(schedule.scales)
+    if backbone.vocabulary is not None:
+        prompts = [backbone.vocabulary.posed(*each) for each in zip(prompts, seeds, strict=True)]
     cache = backbone.begin(paths_of(backbone, prompts, num_steps), schedule, num_steps)
     noise = backbone.noise(seeds, schedule, num_steps)
     features = backbone.empty_features(cache)

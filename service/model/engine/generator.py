@@ -186,7 +186,8 @@ class Generator:
     @torch.inference_mode()
     def tokens_of_text(self, prompt: str, seed: int) -> StyleTokens:
         """The tokens of text: of its own image at the style size, drawn up to the key step."""
-        return tokens_of_text(self.backbone, prompt, seed, self._schedule(self.style_size))
+        posed = self.vocabulary.posed(prompt, seed) if self.vocabulary else prompt
+        return tokens_of_text(self.backbone, posed, seed, self._schedule(self.style_size))
 
     def warnings_of_text(self, text: str) -> tuple[str, ...]:
         """What the model cannot use of the text of a style; any thread may ask."""
@@ -242,6 +243,7 @@ class Generator:
             raise OutOfMemory(f"a batch of {len(specs)} images did not fit: {error}") from error
 
     def _draw(self, specs: Sequence[ImageSpec], cancelled: Callable[[], bool]) -> PendingBatch:
+        specs = [spec.posed(self.vocabulary) for spec in specs]
         schedule = self._schedule(the_only({spec.size for spec in specs}, "size"))
         timer = DeviceTimer(self.backbone.device)
         with timer.measure():

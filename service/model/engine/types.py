@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -121,6 +122,12 @@ class ImageSpec:
     def batch_key(self) -> BatchKey:
         return BatchKey(self.size, self.shortcuts)
 
+    def posed(self, vocabulary: Vocabulary | None) -> ImageSpec:
+        """This, with a pose of the model's in the prompt; not for an edit, whose picture has one."""
+        if vocabulary is None or self.prompt is None or self.edit is not None:
+            return self
+        return replace(self, prompt=vocabulary.posed(self.prompt, self.seed))
+
 
 @dataclass(frozen=True, slots=True)
 class Timings:
@@ -191,6 +198,14 @@ class Vocabulary:
     things: tuple[str, ...] = ()  # in the singular: "fox", "hot air balloon"
     colours: tuple[str, ...] = ()
     media: tuple[str, ...] = ()  # "watercolour"
+    poses: tuple[str, ...] = ()  # of which the seed picks one where a prompt names none
+
+    def posed(self, prompt: str, seed: int) -> str:
+        """The prompt with the pose that the seed picks, where it names something, but no pose."""
+        words = re.findall(r"\w+", prompt.lower())
+        if not words or not self.poses or any(pose in words for pose in self.poses):
+            return prompt
+        return f"{self.poses[seed % len(self.poses)]}: {prompt}"
 
 
 @dataclass(frozen=True, slots=True)

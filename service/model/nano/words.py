@@ -61,7 +61,7 @@ def _things() -> tuple[Thing, ...]:
 
 THINGS: tuple[Thing, ...] = _things()
 
-# Of colours, media and filling words. Head token: the other spellings that mean the same to the model.
+# Of colours, media, poses and filling words. Head token: the other spellings that mean the same to the model.
 SPELLINGS: dict[str, str] = {
     "red": "crimson scarlet ruby",
     "orange": "amber",
@@ -85,6 +85,9 @@ SPELLINGS: dict[str, str] = {
     "style": "styled art medium pattern texture look",
     "picture": "pictures image drawing icon photo illustration",
     "drawn": "made shown rendered done",
+    "centre": "center middle",
+    "left": "",
+    "right": "",
     "a": "an the one some two three several",
     "on": "onto over against upon",
     "in": "with as",

@@ -11,7 +11,8 @@ import pytest
 
 from service.model.checkpoints import registry as presets
 from service.model.engine.generator import Cancelled, Generator
-from service.model.engine.types import ImageSpec, Method, Styling, WeightedStyle
+from service.model.engine.types import ContentPicture, Edit, ImageSpec, Method, Styling, WeightedStyle
+from service.model.infinity.config import VocabularyConfig
 from service.model.schedule import Size
 from service.model.style.feature import StyleFeature
 from tests.support.backbones import ON_EVERY_BACKBONE, generator_of, style_of
@@ -234,3 +235,21 @@ def test_an_empty_prompt_in_the_batch_is_no_negative_prompt_of_the_others(backbo
     (alone,) = generator_of(backbone).generate([PLAIN])
     beside = generator_of(backbone).generate([PLAIN, replace(PLAIN, prompt="")])[0]
     assert np.array_equal(alone.image, beside.image)
+
+
+def test_of_a_model_that_knows_poses_the_seed_picks_one_unless_the_prompt_names_one() -> None:
+    poses = VocabularyConfig(draws="a red star", poses=("left", "red"))
+    generator = Generator(tiny_infinity(tiny_config(vocabulary=poses)))
+
+    def drawn(prompt: str, seed: int, edit: Edit | None = None) -> bytes:
+        return generator.generate([ImageSpec(prompt, seed, SQUARE, edit=edit)])[0].image.tobytes()
+
+    for seed, pose in ((4, "left"), (5, "red")):
+        assert drawn("a star", seed) == drawn(f"{pose}: a star", seed)
+        without = GENERATOR.generate([ImageSpec("a star", seed, SQUARE)])[0].image.tobytes()
+        assert drawn("a star", seed) != without
+    assert drawn("Red star", 4) != drawn("left: Red star", 4)
+    whole = Edit(ContentPicture("a", picture(0)), structure=0.2)
+    assert drawn("a star", 4, whole) != drawn("left: a star", 4, whole)
+    tokens = generator.tokens_of_text("a star", 5)
+    assert tokens == generator.tokens_of_text("red: a star", 5)
