@@ -18,6 +18,9 @@ class VocabularyResponse(BaseModel):
     things: list[str] = Field(description="What an image may show.")
     colours: list[str] = Field(description="For things and backgrounds.")
     media: list[str] = Field(description="What an image may look drawn in.")
+    poses: list[str] = Field(
+        description="Where the thing may be: the seed picks one of them where a prompt names none."
+    )
 
 
 class ModelResponse(BaseModel):
@@ -84,7 +87,10 @@ def _response(service: ReadyService, name: str) -> ModelResponse:
         draws=None
         if vocabulary is None
         else VocabularyResponse(
-            things=list(vocabulary.things), colours=list(vocabulary.colours), media=list(vocabulary.media)
+            things=list(vocabulary.things),
+            colours=list(vocabulary.colours),
+            media=list(vocabulary.media),
+            poses=list(vocabulary.poses),
         ),
         resident_bytes=generator.resident_bytes,
         alias_of=None if name == generator.name else generator.name,

@@ -2,7 +2,7 @@
 
 import { html, useState } from "./html.js";
 
-const KINDS = { things: "Things", colours: "Colours", media: "Media" };
+const KINDS = { things: "Things", colours: "Colours", media: "Media", poses: "Poses" };
 const SEARCHED = 24; // more things than these are not taken in at a glance
 
 const article = (word) => (/^[aeiou]/i.test(word) ? "an" : "a");
@@ -11,12 +11,14 @@ const escaped = (word) => word.replace(/[^a-z0-9 ]/gi, "\\$&");
 const longestFirst = (words) => [...words].sort((a, b) => b.length - a.length);
 const oneOf = (words) => (words.length > 0 ? longestFirst(words).map(escaped).join("|") : "(?!)");
 
-/** The prompt with a word more: a thing or a medium instead of the one that is there, a colour before its thing. */
-export function withWord(prompt, kind, word, { things, colours, media }) {
+/** The prompt with a word more: a thing, medium or pose instead of the one that is there, a colour before its thing. */
+export function withWord(prompt, kind, word, { things, colours, media, poses }) {
   const noun = new RegExp(`\\b(?:an? )?(?:(${oneOf(colours)}) )?(${oneOf(things)})\\b`, "i");
-  const medium = new RegExp(`\\b(?:${oneOf(media)})\\b`, "i");
   const append = (words) => [prompt.trim(), words].filter(Boolean).join(", ");
-  if (kind === "media") return medium.test(prompt) ? prompt.replace(medium, word) : append(word);
+  if (kind === "media" || kind === "poses") {
+    const same = new RegExp(`\\b(?:${oneOf(kind === "media" ? media : poses)})\\b`, "i");
+    return same.test(prompt) ? prompt.replace(same, word) : append(word);
+  }
   if (kind === "things") {
     return noun.test(prompt) ? prompt.replace(noun, (_, colour) => phrase(colour, word)) : append(phrase(undefined, word));
   }

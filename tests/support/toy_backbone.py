@@ -117,7 +117,7 @@ class ToyBackbone:
     def _encode(self, letters: bytes) -> Text:
         used = letters[: self.max_text_tokens]
         pooled = self._letters[list(used)].sum(0) / max(1, len(used)) ** 0.5
-        return Text(pooled, len(used), pooled.nbytes, num_known=len(used), is_cut=len(letters) > len(used))
+        return Text(pooled, len(used), pooled.nbytes, TextCoverage(len(used), len(letters) > len(used)))
 
     def guidance_of_steps(self, guidance: float, num_steps: int) -> tuple[float, ...]:
         return tuple(guidance * step / num_steps for step in range(1, num_steps + 1))

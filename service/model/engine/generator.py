@@ -32,7 +32,6 @@ from service.model.engine.types import (
     Drawing,
     ImageSpec,
     Styling,
-    Text,
     TextCoverage,
     Timings,
     WeightedStyle,
@@ -269,7 +268,9 @@ class Generator:
                     timings,
                     num_text_tokens=sum(texts[text].num_tokens for text in texts_of(spec)),
                     num_image_tokens=num_tokens,
-                    warnings=() if spec.prompt is None else self._warnings("prompt", texts[spec.prompt]),
+                    warnings=()
+                    if spec.prompt is None
+                    else self._warnings("prompt", texts[spec.prompt].coverage),
                 )
                 for spec, index in zip(specs, loop.index_of_spec, strict=True)
             ]
@@ -318,7 +319,7 @@ class Generator:
             num_rows=cache.num_rows,
         )
 
-    def _warnings(self, what: str, text: Text | TextCoverage) -> tuple[str, ...]:
+    def _warnings(self, what: str, text: TextCoverage) -> tuple[str, ...]:
         warnings = []
         if not text.num_known:
             can = f"; it draws {self.vocabulary.draws}" if self.vocabulary else ""

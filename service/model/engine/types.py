@@ -157,24 +157,22 @@ class Drawing:
 
 
 @dataclass(frozen=True, slots=True)
+class TextCoverage:
+    """How much of a text a model can use."""
+
+    num_known: int = 0  # words that mean something to the model
+    is_cut: bool = False  # the text is longer than the model reads
+    unknown_words: tuple[UnknownWord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
     """An encoded prompt. `conditioning` is what the backbone's text encoder made of it, opaque here."""
 
     conditioning: Any
     num_tokens: int
     num_bytes: int
-    num_known: int = 0  # words of the prompt that mean something to the model
-    is_cut: bool = False  # the prompt was longer than the model reads
-    unknown_words: tuple[UnknownWord, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TextCoverage:
-    """How much of a text a model can use."""
-
-    num_known: int  # words that mean something to the model
-    is_cut: bool  # it is longer than the model reads
-    unknown_words: tuple[UnknownWord, ...] = ()
+    coverage: TextCoverage = TextCoverage()
 
 
 @dataclass(frozen=True, slots=True)

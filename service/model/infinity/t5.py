@@ -201,14 +201,7 @@ class TextEncoder:
         return lambda **inputs: functional_call(self._encoder, copies, (), inputs, tie_weights=False)
 
     def _text(self, features: Tensor, coverage: TextCoverage) -> Text:
-        return Text(
-            features,
-            len(features),
-            features.nbytes,
-            coverage.num_known,
-            coverage.is_cut,
-            coverage.unknown_words,
-        )
+        return Text(features, len(features), features.nbytes, coverage)
 
 
 def _read_words(folder: Path) -> WordTokenizer:

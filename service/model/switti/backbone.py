@@ -335,8 +335,7 @@ def _text(features: TextFeatures) -> Text:
         features,
         num_tokens,
         features.states.nbytes + features.pooled.nbytes,
-        num_known=num_tokens - NUM_MARKS,
-        is_cut=features.is_cut,
+        TextCoverage(num_tokens - NUM_MARKS, features.is_cut),
     )
 
 

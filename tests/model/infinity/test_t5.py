@@ -26,7 +26,7 @@ def test_a_prompt_becomes_one_vector_a_token_and_the_end(folder: Path) -> None:
     encoder = TextEncoder.from_folder(folder, torch.device("cpu"))
     text = encoder.encode("a red glorp", 64)
     assert text.conditioning.shape == (4, 128)
-    assert text.num_known == 2
+    assert text.coverage.num_known == 2
     assert torch.equal(text.conditioning, encoder.encode("A  red, glorp!", 64).conditioning)
 
 
@@ -34,8 +34,8 @@ def test_a_prompt_becomes_one_vector_a_token_and_the_end(folder: Path) -> None:
 def test_words_that_name_nothing_are_not_counted_as_known(folder: Path) -> None:
     encoder = TextEncoder.from_folder(folder, torch.device("cpu"), fillers=FILLERS)
     named = encoder.encode("a big red kitten drawn in neon", 64)
-    assert named.num_known == 3
-    assert encoder.encode("a picture of the glorp in some style", 64).num_known == 0
+    assert named.coverage.num_known == 3
+    assert encoder.encode("a picture of the glorp in some style", 64).coverage.num_known == 0
 
 
 @torch.inference_mode()
@@ -43,11 +43,11 @@ def test_of_a_closed_vocabulary_unknown_words_are_named_with_the_nearest_known(f
     encoder = TextEncoder.from_folder(folder, torch.device("cpu"), fillers=FILLERS)
     prompt = "A Huose, a huose of glorp on teh watercolr; the fourth: xyzzy"
     unknown = (UnknownWord("huose", "house"), UnknownWord("glorp", None), UnknownWord("teh", "teeth"))
-    assert encoder.encode(prompt, 64).unknown_words == unknown
+    assert encoder.encode(prompt, 64).coverage.unknown_words == unknown
     assert encoder.coverage("a watercolr", 64).unknown_words == (UnknownWord("watercolr", "watercolor"),)
-    assert encoder.encode("a red house", 64).unknown_words == ()
+    assert encoder.encode("a red house", 64).coverage.unknown_words == ()
     is_open = TextEncoder.from_folder(folder, torch.device("cpu"))
-    assert is_open.encode(prompt, 64).unknown_words == ()
+    assert is_open.encode(prompt, 64).coverage.unknown_words == ()
 
 
 @torch.inference_mode()
@@ -57,7 +57,7 @@ def test_a_long_prompt_is_cut_and_keeps_its_end_mark(folder: Path) -> None:
     assert cut.conditioning.shape == (10, 128)
     whole = encoder.encode("red " * 9, 64)
     assert torch.equal(cut.conditioning, whole.conditioning)
-    assert (cut.is_cut, whole.is_cut) == (True, False)
+    assert (cut.coverage.is_cut, whole.coverage.is_cut) == (True, False)
 
 
 @torch.inference_mode()
