@@ -63,14 +63,14 @@ def evaluate(
     say: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> Evaluation:
-    """Draw and judge everything: styles on `num_pairs`, shortcuts on a third and edits on a tenth of them.
+    """Draw and judge everything: styles on `num_pairs`, shortcuts and edits on a third of them.
 
     ValueError when the model does not draw nano's world: the judge knows no other.
     """
     if not draws_nanos_world(generator):
         raise ValueError(
             f"The judge knows only the world of nano, its objects in 64x64 pixels; {generator.name} draws "
-            "another. Give nano, or a model folder that `python -m service.training.train` wrote."
+            "another. Give nano, or a model folder that `atelier train nano` wrote."
         )
     began = clock()
     say("prompts")
@@ -86,7 +86,7 @@ def evaluate(
     say("shortcuts")
     trials = evaluate_shortcuts(generator, judge, some, choices(generator))
     say("edits")
-    edits = evaluate_edits(generator, judge, -(-num_pairs // 10), seed)
+    edits = evaluate_edits(generator, judge, len(some), seed)
     examples = style_pairs(seed + 1_000, 12, things_of(generator))
     return Evaluation(
         seed=seed,
