@@ -53,18 +53,18 @@ class Recipe:
     """Sizes, rates and minutes of a training. `seed` decides renders, captions, order and initial weights."""
 
     seed: int = 20261123
-    minutes: float = 107.0  # of the three trainings together; their rates follow the share that has passed
+    minutes: float = 207.0  # of the three trainings together; their rates follow the share that has passed
     adam_rate: float = 2e-3  # of all that Muon does not train
     num_images: int = 64_000
     num_outside: int = 6_000  # pictures from outside the renderer's world, for the image tokenizer alone
 
-    tokenizer_share: float = 0.206  # of the minutes
+    tokenizer_share: float = 0.1065  # of the minutes
     tokenizer_batch: int = 32
     outside_share: float = 0.125  # of a tokenizer's batch
     convolution_rate: float = 0.03
     tokenizer_flat_share: float = 0.4  # of a training's minutes, before the rates fall linearly
 
-    decoder_share: float = 0.032  # of the minutes: on quantised features, with the bits held fixed
+    decoder_share: float = 0.0165  # of the minutes: on quantised features, with the bits held fixed
     decoder_rates: float = 0.3  # of the tokenizer's
 
     transformer_batch: int = 64
