@@ -34,10 +34,10 @@ CONFIG = InfinityConfig(
         num_bits=32, stride=8, channels=16, multipliers=(1, 2, 4, 8), num_blocks=1, num_groups=1
     ),
     sampling=SamplingConfig(guidance=4.0, temperature=0.5),
-    # F_3 of an 8x8 latent is 3x3: background and medium are in it, and hardly a shape. At step 4, 5x5, the
-    # style image's thing leaked into a sixth of the images; at step 2 a third of the media were lost. Larger
-    # alphas lose background. Chosen on style images that no report uses.
-    style=StyleConfig(key_step=3, alpha=0.05),
+    # F_3 of an 8x8 latent is 3x3: background and medium are in it, and hardly a shape. At step 4, 5x5, half
+    # of the prompts' things were lost. Smaller alphas keep fewer things, larger ones lose background. Chosen
+    # on style images that no report uses.
+    style=StyleConfig(key_step=3, alpha=0.15),
     quality=Qualities(medium=Shortcuts(guidance_until=4), low=Shortcuts(guidance_until=2)),
     grids=(((1, 1), (2, 2), (3, 3), (5, 5), (8, 8)),),
     vocabulary=VocabularyConfig(

@@ -20,6 +20,7 @@ from service.evaluation.paper.interventions import (
     SwappedPrompt,
     images_of,
     intervened,
+    posed,
 )
 from service.evaluation.paper.protocol import Cell, Style, with_words
 from service.evaluation.paper.rivals import AdaIN, StyleAlignment
@@ -242,8 +243,9 @@ class Swapped:
             else with_words(cell.prompt, cell.other_style)
             for cell in cells
         ]
-        swapped = SwappedPrompt(studio.generator.backbone, studio.size, others, self.step)
-        return studio.decode(studio.draw_intervened(own, [cell.seed for cell in cells], swapped))
+        backbone, seeds = studio.generator.backbone, [cell.seed for cell in cells]
+        swapped = SwappedPrompt(backbone, studio.size, posed(backbone, others, seeds), self.step)
+        return studio.decode(studio.draw_intervened(own, seeds, swapped))
 
 
 def _drawn(studio: Studio, cells: Sequence[Cell], intervention: Intervention) -> Images:

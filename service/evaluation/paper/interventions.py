@@ -58,9 +58,8 @@ def intervened(
     backbone = _watched(backbone, intervention)
     schedule = backbone.schedules[size]
     num_steps = len(schedule.scales)
-    if backbone.vocabulary is not None:
-        prompts = [backbone.vocabulary.posed(*each) for each in zip(prompts, seeds, strict=True)]
-    cache = backbone.begin(paths_of(backbone, prompts, num_steps), schedule, num_steps)
+    paths = paths_of(backbone, posed(backbone, prompts, seeds), num_steps)
+    cache = backbone.begin(paths, schedule, num_steps)
     noise = backbone.noise(seeds, schedule, num_steps)
     features = backbone.empty_features(cache)
     for step in range(1, num_steps + 1):
@@ -75,6 +74,13 @@ def intervened(
 def images_of(backbone: AnyBackbone, features: Tensor) -> list[NDArray[np.uint8]]:
     with torch.inference_mode():
         return list(backbone.decode(features).images())
+
+
+def posed(backbone: AnyBackbone, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[str]:
+    """The prompts as the Generator has them drawn: each with its seed's pose."""
+    if backbone.vocabulary is None:
+        return prompts
+    return [backbone.vocabulary.posed(*each) for each in zip(prompts, seeds, strict=True)]
 
 
 def paths_of(backbone: AnyBackbone, prompts: Sequence[str], num_steps: int) -> list[Path]:

@@ -88,16 +88,33 @@ def test_colours_and_backgrounds_are_drawn_as_asked() -> None:
 
 def test_captions_are_drawn_as_the_judge_reads_them() -> None:
     found = evaluate_fidelity(nano(), nano_judge(), 96, 50)
-    assert found.psnr["renders"].value > 21
+    assert found.psnr["renders"].value > 24
     assert found.reconstructions["object"].value > 0.85
-    assert found.prompts["object"].value > 0.7
-    assert found.prompts["object, of five"].value > 0.9
+    assert found.prompts["object"].value > 0.85
+    assert found.prompts["object, of five"].value > 0.95
     assert found.prompts["background"].value > 0.9
     assert found.prompts["medium"].value > 0.9
-    assert found.held_out["object, of five"].value > 0.6
-    assert found.without_articles["object"].value > found.prompts["object"].value - 0.1
-    assert found.seeds.deviation.value > 0.02
-    assert found.seeds.kept.value > 0.5
+    assert found.held_out["object, of five"].value > 0.85
+    assert found.without_articles["object"].value > found.prompts["object"].value - 0.06
+    assert found.seeds.deviation.value > 0.06
+    assert found.seeds.kept.value > 0.6
+
+
+def test_the_seed_picks_a_pose_unless_the_prompt_names_one() -> None:
+    things = ("heart", "car", "fox", "mushroom", "penguin", "umbrella")
+
+    def place(prompt: str, seed: int) -> float:
+        """Of what is not white, from left to right, the mean over things."""
+        specs = [ImageSpec(prompt.format(name), seed, nano().default_size) for name in things]
+        drawings = nano().generate(specs)
+        return float(np.mean([np.argwhere(drawing.image.min(-1) < 200)[:, 1].mean() for drawing in drawings]))
+
+    of_seeds = [place("a {} on a white background", seed) for seed in range(6)]
+    centre, left, right = (np.array(of_seeds[index::3]) for index in range(3))
+    assert left.max() + 2 < centre.min()
+    assert centre.max() + 2 < right.min()
+    named = [place("a {} on the right, on a white background", seed) for seed in range(3)]
+    assert np.abs(named - right.mean()).max() < 3
 
 
 def test_a_style_is_carried_and_the_object_kept() -> None:
@@ -106,9 +123,9 @@ def test_a_style_is_carried_and_the_object_kept() -> None:
     (score,) = evaluate_styles(
         generator, nano_judge(), style_pairs(50, 64, nano_things()), [configured]
     ).values()
-    assert score.kept.mean() > 0.5
+    assert score.kept.mean() > 0.65
     assert score.leaked.mean() < 0.05
-    assert score.background.mean() > 0.75
+    assert score.background.mean() > 0.7
     assert score.medium.mean() > 0.8
 
 
@@ -128,12 +145,12 @@ def test_more_structure_keeps_more_of_the_picture() -> None:
     assert distances[0] > 2 * distances[-1]
 
 
-def test_where_the_feature_holds_shape_replacing_it_leaks_and_the_method_does_not() -> None:
-    step = 4  # 5 x 5; at the model's own, 3 x 3, hardly a shape can leak
+def test_where_the_feature_holds_shape_the_method_keeps_things_that_replacing_it_loses() -> None:
+    step = 4  # 5 x 5; at the model's own, 3 x 3, there is hardly a shape
     replaced, blended = Configuration(Method.REP, step), Configuration(Method.PFB_SAC, step, 0.3)
     scores = evaluate_styles(nano(), nano_judge(), style_pairs(51, 48, nano_things()), [replaced, blended])
-    assert scores[replaced].leaked.mean() > scores[blended].leaked.mean() + 0.05
-    assert scores[replaced].kept.mean() < scores[blended].kept.mean()
+    assert scores[replaced].kept.mean() < scores[blended].kept.mean() - 0.1
+    assert scores[replaced].leaked.mean() >= scores[blended].leaked.mean()
 
 
 def test_a_prompt_that_names_nothing_is_told_what_can_be_drawn() -> None:
@@ -195,7 +212,7 @@ def test_plain_words_are_understood(prompt: str) -> None:
 def test_todays_twelve_things_and_the_old_words_are_still_known() -> None:
     twelve = "circle square triangle star heart house tree fish mug car flower cat"
     assert set(twelve.split()) < set(nano_things())
-    assert 60 < len(nano_things()) <= len(OBJECTS)
+    assert 200 < len(nano_things()) <= len(OBJECTS)
     prompts = ("an outline of a cat", "striped mug", "a wooden star", "three gold goldfish, pixelart")
     drawings = nano().generate([ImageSpec(prompt, 1, nano().default_size) for prompt in prompts])
     assert all(drawing.warnings == () for drawing in drawings)
