@@ -149,7 +149,12 @@ MODEL = {
     "alpha": 0.15,
     "max_prompt_tokens": 64,
     "qualities": {"high": "exact", "medium": "guidance until step 5", "low": "guidance until step 4"},
-    "draws": {"things": ["cat", "house"], "colours": ["red", "blue"], "media": ["neon", "watercolour"]},
+    "draws": {
+        "things": ["cat", "house"],
+        "colours": ["red", "blue"],
+        "media": ["neon", "watercolour"],
+        "poses": ["centre", "left", "right"],
+    },
     "resident_bytes": 23695228,
     "alias_of": None,
     "aliases": [],

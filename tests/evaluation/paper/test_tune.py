@@ -38,7 +38,7 @@ def test_the_grid_has_every_key_step_and_the_default() -> None:
 
 def test_a_search_is_drawn_judged_and_reported(tmp_path: Path) -> None:
     tried = [Choice(2, 1.0, 0.7, 3), Choice(4, 0.15, 0.7, 4)]
-    tuning = tune(nano(), 2, 2, tmp_path, lambda name, done, total: None, tried)
+    tuning = tune(nano(), 3, 3, tmp_path, lambda name, done, total: None, tried)
     assert [one.choice for one in tuning.outcomes] == [*tried, default_of(nano())]
     assert tuning.default.kept.value > 0.4
     text = save_tuning(tuning, tmp_path)
