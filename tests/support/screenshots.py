@@ -27,7 +27,7 @@ def take(browser: Browser, url: str) -> None:
     for name in STYLES:
         desktop.get_by_label("Add a style", exact=True).set_input_files(SAMPLES / f"{name}.png")
         expect(desktop.get_by_role("button", name=name, exact=True)).to_be_visible()
-    draw(desktop, "a red house", "In all my styles", len(STYLES))
+    draw(desktop, "a mushroom", "In all my styles", len(STYLES))
     save(desktop, "playground.webp")
     edit(desktop)
     save(desktop, "playground-edit.webp")
