@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from service.training.scene import POSES, Scene, jittered, oklab
+from service.training.scene import PLACEMENTS, POSES, Pose, Scene, jittered, oklab
 from service.training.sprites import Sprite, Sprites
 
 Colour = NDArray[np.float32]  # [3], RGB in 0..1
@@ -26,25 +26,6 @@ REPEATS = 8
 PIXELS_ACROSS = 2 * REPEATS
 # Below this distance in Oklab from what is behind it, a thing is given a rim.
 MIN_RIM_CONTRAST = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Pose:
-    """Where a thing is: its longer side and its centre's shift in fractions of the picture, and its turn."""
-
-    size: float
-    x: float
-    y: float
-    turn_degrees: float
-    mirrored: bool
-
-
-# So few that a small model learns each thing in each of them within the hour, so far apart that seeds differ.
-_POSES: dict[str, Pose] = {
-    "centre": Pose(0.90, 0.0, 0.0, 0, mirrored=False),
-    "left": Pose(0.78, -0.08, 0.05, 6, mirrored=True),
-    "right": Pose(0.78, 0.08, -0.05, -6, mirrored=False),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +61,7 @@ class Renderer:
 
         KeyError when a word of the scene is not in its list, or when there is no sprite of the thing.
         """
-        pose = _POSES[scene.pose or POSES[rng.integers(len(POSES))]]
+        pose = PLACEMENTS[scene.pose or POSES[rng.integers(len(POSES))]]
         index, colour = self._sprites.index(scene.object), None
         if scene.colour:
             colour = jittered(scene.colour, rng)

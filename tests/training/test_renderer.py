@@ -18,6 +18,7 @@ from service.training.scene import (
     MEDIA,
     OBJECTS,
     PALETTE,
+    PLACEMENTS,
     POSES,
     RECOLOURED,
     Scene,
@@ -133,6 +134,10 @@ def test_poses_differ_by_place_and_mirror_and_stay_inside_the_frame() -> None:
     for pose in POSES:
         border = np.concatenate([drawn(pose)[[0, -1]].ravel(), drawn(pose)[:, [0, -1]].ravel()])
         assert border.min() > 200
+    for placement in PLACEMENTS.values():
+        assert abs(placement.x) + placement.size / 2 <= 0.5
+        assert abs(placement.y) + placement.size / 2 <= 0.5
+    assert {placement.mirrored for placement in PLACEMENTS.values()} == {False, True}
     of_any_pose = [_nearest(drawn("", seed), [drawn(pose) for pose in POSES]) for seed in range(20)]
     assert set(of_any_pose) == set(range(len(POSES)))
 
