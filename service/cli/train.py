@@ -43,7 +43,7 @@ def train_nano(
     ] = None,
     minutes: Annotated[
         float, typer.Option(min=0.1, help="Of image tokenizer and transformer; rates follow the time.")
-    ] = 207.0,
+    ] = 115.0,
     judge_minutes: Annotated[float, typer.Option(min=0.1, help="Of the judge of what it draws.")] = 20.0,
     num_images: Annotated[int, typer.Option(min=64, help="Pictures to render and train on.")] = 64_000,
     seed: Annotated[int, typer.Option(min=0, help="Of pictures, order and first weights.")] = 20261123,

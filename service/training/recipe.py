@@ -53,12 +53,12 @@ class Recipe:
     """Sizes, rates and minutes of a training. `seed` decides renders, captions, order and initial weights."""
 
     seed: int = 20261123
-    minutes: float = 207.0  # of the three trainings together; their rates follow the share that has passed
+    minutes: float = 115.0  # of the three trainings together; their rates follow the share that has passed
     adam_rate: float = 2e-3  # of all that Muon does not train
     num_images: int = 64_000
     num_outside: int = 6_000  # pictures from outside the renderer's world, for the image tokenizer alone
 
-    tokenizer_share: float = 0.1065  # of the minutes
+    tokenizer_share: float = 0.14  # of the minutes
     tokenizer_batch: int = 32
     outside_share: float = 0.125  # of a tokenizer's batch
     convolution_rate: float = 0.03

@@ -25,7 +25,7 @@ BROWN = np.array([0.35, 0.2, 0.08], dtype=np.float32)
 REPEATS = 8
 PIXELS_ACROSS = 2 * REPEATS
 # Below this distance in Oklab from what is behind it, a thing is given a rim.
-MIN_RIM_CONTRAST = 0.2
+MIN_RIM_CONTRAST = 0.28
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def _flat(sketch: Sketch) -> Canvas:
 
 
 def _ink(sketch: Sketch) -> Canvas:
-    """Pen on tinted paper, the ground hatched."""
+    """Pen and wash in one ink on tinted paper, the ground hatched."""
     side = sketch.side
     dark_paper = _luminance(sketch.background) < 0.3
     ink = sketch.colour if sketch.colour is not None else (WHITE if dark_paper else BLACK)
@@ -139,13 +139,21 @@ def _ink(sketch: Sketch) -> Canvas:
     wave = np.sin(2 * np.pi * REPEATS * (x - y))
     hatching = _step((wave - np.float32(0.72)) * np.float32(2.2))
     paper = _over(_plain(sketch), _mixed(sketch.background, WHITE if dark_paper else BLACK, 0.5), hatching)
-    figure = sketch.ink()
-    # The paper shows through the drawing, and the hatching keeps a distance from it.
+    lines, figure = sketch.ink().coverage, sketch.flat()
+    # The hatching keeps a distance from the drawing.
     near = _step(
-        (_blurred(figure.coverage, side * 0.05) - np.float32(0.06)) * np.float32(12) - np.float32(0.5)
+        (_blurred(np.maximum(lines, figure.coverage), side * 0.05) - np.float32(0.06)) * np.float32(12)
+        - np.float32(0.5)
     )
     paper = _over(paper, _plain(sketch), near)
-    return _over(paper, ink, figure.coverage)
+    # The wash has the tones of the flat picture: where drawings fill a thing with ink, it is all there is inside.
+    tone = np.clip(_luminance(figure.colours), 0, 1)[..., None]
+    dark, light = (sketch.background, ink) if dark_paper else (ink, _mixed(sketch.background, WHITE, 0.75))
+    wash = dark + (np.float32(0.2) + np.float32(0.8) * tone) * (light - dark)
+    filled = np.clip(_blurred(lines, side * 0.022) * 3 - np.float32(1.9), 0, 1)
+    return _over(
+        _over(paper, wash, figure.coverage), ink, lines * (1 - np.float32(0.9) * filled * figure.coverage)
+    )
 
 
 def _clay(sketch: Sketch) -> Canvas:
@@ -154,7 +162,7 @@ def _clay(sketch: Sketch) -> Canvas:
     x, y = _grid(side)
     light = np.clip(1.0 - 1.5 * np.hypot(x - 0.5, (y - 0.42) * 0.9), 0, 1).astype(np.float32)
     ground = _over(
-        _mixed(sketch.background, BLACK, 0.34)[None, None], _mixed(sketch.background, WHITE, 0.34), light
+        _mixed(sketch.background, BLACK, 0.3)[None, None], _mixed(sketch.background, WHITE, 0.2), light
     )
     figure = sketch.clay()
     low = _shifted(figure.coverage, round(0.03 * side), round(0.07 * side))
@@ -166,7 +174,9 @@ def _clay(sketch: Sketch) -> Canvas:
 def _neon(sketch: Sketch) -> Canvas:
     side = sketch.side
     # Dark enough to glow on, tinted enough to name the background's colour.
-    ground = _mixed(BLACK, sketch.background, 0.42 - 0.1 * float(_luminance(sketch.background)))
+    luminance = _luminance(sketch.background)
+    vivid = np.clip(luminance + np.float32(1.3) * (sketch.background - luminance), 0, 1)
+    ground = _mixed(BLACK, vivid, 0.56 - 0.16 * float(luminance))
     figure, lines = sketch.flat(), sketch.ink().coverage
     # Drawings fill large parts with ink; a tube has a width.
     inside = np.clip(_blurred(lines, side * 0.022) * 3 - 1.9, 0, 1)
@@ -227,19 +237,19 @@ def _watercolour(sketch: Sketch) -> Canvas:
     x, y = _grid(side)
     wobble = _clouds(rng, 9, side)
     inside = np.minimum(np.minimum(x, 1 - x), np.minimum(y, 1 - y))
-    wet = _step((inside - 0.075 + 0.09 * (wobble - 0.5)) * 22)
-    ground = _washed(_mixed(sketch.background, WHITE, 0.22), _clouds(rng, 4, side))
+    wet = _step((inside - 0.05 + 0.07 * (wobble - 0.5)) * 22)
+    ground = _washed(_mixed(sketch.background, WHITE, 0.06), _clouds(rng, 4, side))
     canvas = _over(np.broadcast_to(paper, (side, side, 3)), ground, wet)
     canvas = _over(canvas, sketch.background * np.float32(0.8), 4 * wet * (1 - wet) * 0.5)
     figure = sketch.flat()
     soft = _blurred(figure.coverage, side * 0.014)
     painted = _step((soft - 0.5 + 0.3 * (wobble - 0.5)) * 4)
     bled = np.stack([_blurred(figure.colours[..., channel], side * 0.01) for channel in range(3)], axis=-1)
-    thin = np.clip((_clouds(rng, 5, side) - 0.35) * 1.1, 0, 0.5)[..., None]
+    thin = np.clip((_clouds(rng, 5, side) - 0.35) * 1.1, 0, 0.4)[..., None]
     wash = bled + thin * (WHITE - bled)
     canvas = _over(canvas, wash, painted * 0.94)
-    rim = 4 * painted * (1 - painted)
-    return _over(canvas, bled * np.float32(0.55), rim * 0.6)
+    rim = np.clip(4 * painted * (1 - painted) + 1.6 * painted * (1 - _blurred(painted, side * 0.025)), 0, 1)
+    return _over(canvas, bled * np.float32(0.5), rim * 0.8)
 
 
 def _stripes(sketch: Sketch) -> Canvas:
@@ -247,18 +257,18 @@ def _stripes(sketch: Sketch) -> Canvas:
     # Divided by the slope at the crossing, an edge is one pixel wide: antialiased without oversampling.
     slope = 2 * np.pi * REPEATS * np.sqrt(2) / sketch.side
     falling, rising = (_step(np.sin(2 * np.pi * REPEATS * (x + sign * y)) / slope) for sign in (1, -1))
-    ground = _over(_plain(sketch), _second_tone(_plain(sketch), 0.4), falling)
+    ground = _over(_plain(sketch), _second_tone(_plain(sketch), 0.32), falling)
     figure = sketch.flat()
-    striped = _over(figure.colours, _second_tone(figure.colours, 0.22), rising)
+    striped = _over(figure.colours, _second_tone(figure.colours, 0.16), rising)
     return _laid(sketch, ground, Figure(striped, figure.coverage), rim=1.0)
 
 
 def _wood_grain(sketch: Sketch) -> Canvas:
     x, y = _grid(sketch.side)
     figure = sketch.flat()
-    ground = _grain(sketch, _plain(sketch), y, x, 0.62)
+    ground = _grain(sketch, _plain(sketch), y, x, 0.5)
     # The thing is inlaid: cut from another plank, so its grain runs the other way.
-    inlay = _grain(sketch, figure.colours, x, y, 0.3)
+    inlay = _grain(sketch, figure.colours, x, y, 0.22)
     return _laid(sketch, ground, Figure(inlay, figure.coverage), rim=1.0)
 
 
@@ -305,14 +315,14 @@ def _grain(sketch: Sketch, colours: Canvas, across: Coverage, along: Coverage, s
     """Year rings cut lengthwise: lines that run along one axis, bent by one slow wave."""
     bend = 0.3 * np.sin(2 * np.pi * (along + sketch.rng.uniform()))
     wave = 0.5 + 0.5 * np.sin(2 * np.pi * (REPEATS * across + bend))
-    tone = _mixed(_second_tone(colours, share), BROWN, 0.4)
-    return _over(_mixed(colours, BROWN, 0.12), tone, (wave**2).astype(np.float32))
+    tone = _mixed(_second_tone(colours, share), BROWN, 0.35)
+    return _over(_mixed(colours, BROWN, 0.08), tone, (wave**2).astype(np.float32))
 
 
 def _washed(colour: Colour, clouds: Coverage) -> Canvas:
     thin = np.clip((clouds - 0.5) * 1.6, 0, 1)
     thick = np.clip((0.5 - clouds) * 1.6, 0, 1)
-    return _over(_over(colour[None, None], WHITE, thin * 0.45), colour * np.float32(0.78), thick * 0.6)
+    return _over(_over(colour[None, None], WHITE, thin * 0.3), colour * np.float32(0.78), thick * 0.6)
 
 
 def _clouds(rng: np.random.Generator, cells: int, side: int) -> Coverage:
