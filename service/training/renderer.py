@@ -146,7 +146,7 @@ def _ink(sketch: Sketch) -> Canvas:
         - np.float32(0.5)
     )
     paper = _over(paper, _plain(sketch), near)
-    # The wash has the tones of the flat picture: where drawings fill a thing with ink, it is all there is inside.
+    # In the tones of the flat picture: where a drawing is filled with ink, the wash is all there is inside.
     tone = np.clip(_luminance(figure.colours), 0, 1)[..., None]
     dark, light = (sketch.background, ink) if dark_paper else (ink, _mixed(sketch.background, WHITE, 0.75))
     wash = dark + (np.float32(0.2) + np.float32(0.8) * tone) * (light - dark)
