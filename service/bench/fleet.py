@@ -169,22 +169,24 @@ class Simulation:
     def _start_batch(self, replica: _Replica, now: float) -> None:
         num = min(len(replica.queue), self._fleet.max_jobs)
         jobs = [replica.queue.popleft() for _ in range(num)]
-        seconds = self._seconds_of(num)
+        seconds, beside = self._times_of(num)
         replica.num_running = num
         self._busy += seconds
         self._num_batches += 1
 
         def end(now: float) -> None:
-            self._latencies.extend(now - arrived for arrived in jobs)
+            self._latencies.extend(now - arrived + more for arrived, more in zip(jobs, beside, strict=True))
             replica.num_running = 0
             if replica.queue:
                 self._start_batch(replica, now)
 
         self._at(now + seconds, end)
 
-    def _seconds_of(self, num_jobs: int) -> float:
-        """Of a batch that begins now, and that does not count as running yet."""
-        return self._fleet.seconds_of(num_jobs)
+    def _times_of(self, num_jobs: int) -> tuple[float, Sequence[float]]:
+        """Of a batch that begins now, and does not count as running yet: its own seconds, and what each of
+        its requests takes beside queue and batch.
+        """
+        return self._fleet.seconds_of(num_jobs), [0.0] * num_jobs
 
     def _scale(self, now: float) -> None:
         """One replica at a time, as Ray's and KEDA's loops do between two looks."""

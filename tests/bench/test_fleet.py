@@ -135,7 +135,11 @@ def test_a_batch_is_found_from_the_times_of_its_requests_and_whether_the_other_r
     assert [batch.seconds for batch in found] == pytest.approx([0.2, 0.3, 0.15])
     assert [batch.began for batch in found] == pytest.approx([0.1, 0.3, 0.4], abs=0.006)
     fleet = replace(ALONE, batch_seconds={1: 0.1, 2: 0.2})
-    factors = SharedCores(fleet, found).factors
+    assert [batch.beside for batch in found] == [
+        pytest.approx(beside) for beside in ((0.023,), (0.033, 0.017), (0.015,))
+    ]
+    measured = SharedCores(fleet, found).measured
+    factors = {state: [slowness.factor for slowness in of_state] for state, of_state in measured.items()}
     assert factors == {
         State(is_other_computing=False, has_several_jobs=False): [pytest.approx(2.0)],
         State(is_other_computing=False, has_several_jobs=True): [pytest.approx(1.5)],
@@ -169,8 +173,13 @@ def sharing(fleet: Fleet, seed: int, slowdown: float) -> tuple[list[MeasuredBatc
             batch.seconds_left -= (now - before) * speed
             if batch.seconds_left < 1e-9:
                 running[index] = None
-                batches.append(MeasuredBatch(len(batch.arrived), batch.began, now - batch.began))
-                latencies += [now - at for at in batch.arrived]
+                seconds = now - batch.began
+                # Of what slows a batch down a request has its share beside it, too.
+                beside = seconds - fleet.seconds_of(len(batch.arrived))
+                batches.append(
+                    MeasuredBatch(len(batch.arrived), batch.began, seconds, (beside,) * len(batch.arrived))
+                )
+                latencies += [now - at + beside for at in batch.arrived]
         if due and due[0] <= now:
             loads = [
                 len(queues[index]) + len(batch.arrived if batch else ())
@@ -190,10 +199,14 @@ def test_batches_that_are_slow_together_have_the_tail_that_they_have_on_shared_c
     measured, _ = sharing(fleet, fleet.seed + 1, slowdown=1.8)
     _, real = sharing(fleet, fleet.seed, slowdown=1.8)
     apart = [replace(batch, began=1e6 * number) for number, batch in enumerate(measured)]
+    together = [more for batch in measured for more in batch.beside]
+    unrelated = [replace(batch, beside=tuple(together)) for batch in measured]
 
     def quantiles(latencies: Sequence[float]) -> list[float]:
         return [float(found) for found in np.quantile(latencies, (0.5, 0.95))]
 
     assert quantiles(SharedCores(fleet, measured).run().latencies) == pytest.approx(quantiles(real), rel=0.05)
+    # As if a slow batch's requests took no longer beside it than others do.
+    assert quantiles(SharedCores(fleet, unrelated).run().latencies)[1] < 0.97 * quantiles(real)[1]
     # As if each batch were slow by itself.
     assert quantiles(SharedCores(fleet, apart).run().latencies)[1] < 0.92 * quantiles(real)[1]

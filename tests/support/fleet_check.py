@@ -11,9 +11,10 @@ each other where they share cores: how much longer batches take, and what a requ
 model.
 
 How much longer is no matter of luck: a batch is slow because the other replica computes at the same time, or
-because requests are coming in, and both are so when queues are long. A factor drawn for each batch by itself
-would leave the slow batches apart, and the tail too short. So the factors are measured by what was going on
-when the batch began, and drawn by what goes on in the simulation: see `SharedCores`.
+because requests are coming in, and both are so when queues are long; and what slows a batch slows its
+responses. Factors and times beside drawn each by itself would leave what is slow apart, and the tail too
+short. So the simulation draws a measured batch, with both, of those that began while the same went on: see
+`SharedCores`. Measured and compared loads take turns, so that a machine that slows down slows both.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -52,7 +53,8 @@ from tests.support.valkey import running_server
 BATCH_SECONDS = {1: 0.2, 2: 0.28, 4: 0.44, 8: 0.8}
 NUM_REPLICAS, NUM_REQUESTS = 2, 600
 # Of a real Ray. The load is a share of what its replicas draw without batches.
-RAY_LOADS, RAY_SECONDS, NUM_ROUNDS, NUM_WARM_UP = (0.35, 0.5), 60.0, 8, 40
+RAY_LOADS, RAY_SECONDS, RAY_TURNS = (0.35, 0.5), 45.0, 3
+NUM_ROUNDS, NUM_WARM_UP = 8, 40
 MODEL_STAGES, STAGES_AFTER = ("text", "transformer", "decode"), ("encode", "respond")
 SEEDS_APART = 100_000
 
@@ -141,6 +143,7 @@ class MeasuredBatch:
     num_jobs: int
     began: float  # seconds since the load did
     seconds: float
+    beside: tuple[float, ...]  # what each of its requests took beside queue and batch
 
     def is_running(self, at: float) -> bool:
         return self.began <= at < self.began + self.seconds
@@ -154,28 +157,37 @@ class State:
     has_several_jobs: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Slowness:
+    """Of a measured batch: how many times as long as alone it took, and its requests beside it."""
+
+    factor: float
+    beside: tuple[float, ...]
+
+
 class SharedCores(Simulation):
-    """Each batch takes longer by a factor, chosen at random among those measured in its state; among all of
-    them, where none was measured in it.
-    """
+    """Each batch is as slow as a random one of those measured in its state; of all, if none was in it."""
 
-    def __init__(self, fleet: Fleet, measured: Sequence[MeasuredBatch]) -> None:
+    def __init__(self, fleet: Fleet, *loads: Sequence[MeasuredBatch]) -> None:
         super().__init__(fleet)
-        self.factors: dict[State, list[float]] = {}
-        for batch in measured:
-            # A replica never runs two, so what else runs is the other's. The beginning is known to some 10
-            # ms, and what ended just then may be its own replica's: so look a moment later.
-            at = batch.began + batch.seconds / 4
-            is_other_computing = any(other.is_running(at) for other in measured if other is not batch)
-            state = State(is_other_computing, batch.num_jobs > 1)
-            factor = batch.seconds / fleet.seconds_of(batch.num_jobs)
-            self.factors.setdefault(state, []).append(factor)
-        self._all_factors = [factor for factors in self.factors.values() for factor in factors]
+        self.measured: dict[State, list[Slowness]] = {}
+        for batches in loads:
+            for batch in batches:
+                # A replica never runs two, so what else runs is the other's. The beginning is known to some
+                # 10 ms, and what ended just then may be its own replica's: so look a moment later.
+                at = batch.began + batch.seconds / 4
+                is_other_computing = any(other.is_running(at) for other in batches if other is not batch)
+                state = State(is_other_computing, batch.num_jobs > 1)
+                slowness = Slowness(batch.seconds / fleet.seconds_of(batch.num_jobs), batch.beside)
+                self.measured.setdefault(state, []).append(slowness)
+        self._all = [slowness for found in self.measured.values() for slowness in found]
 
-    def _seconds_of(self, num_jobs: int) -> float:
+    def _times_of(self, num_jobs: int) -> tuple[float, Sequence[float]]:
         state = State(any(replica.num_running for replica in self._replicas), num_jobs > 1)
-        factors = self.factors.get(state, self._all_factors)
-        return super()._seconds_of(num_jobs) * float(self._random.choice(factors))
+        found = self.measured.get(state, self._all)
+        slowness = found[int(self._random.integers(len(found)))]
+        alone, _ = super()._times_of(num_jobs)
+        return alone * slowness.factor, self._random.choice(slowness.beside, num_jobs).tolist()
 
 
 async def check_ray() -> None:
@@ -201,28 +213,48 @@ async def _compare(client: httpx2.AsyncClient) -> None:
     batch_seconds = await _batch_seconds(client, style)
     print("a batch takes", ", ".join(f"{num}: {1000 * at:.0f} ms" for num, at in batch_seconds.items()))
     print("load   of       p50     p95       images/s")
-    for index, load in enumerate(RAY_LOADS):
+    seeds = iter(range(SEEDS_APART, 100 * SEEDS_APART, SEEDS_APART))
+    for load in RAY_LOADS:
         rate = load * NUM_REPLICAS / batch_seconds[1]
         fleet = _fleet(batch_seconds, rate, round(rate * RAY_SECONDS))
-        seed = (2 * index + 1) * SEEDS_APART
-        other = await _offered(fleet, fleet.seed + 1, requests(seed=seed))
-        real = await _offered(fleet, fleet.seed, requests(seed=seed + SEEDS_APART))
-        overheads = [request.latency - _model(request) - request.stages["queue"] for request in other]
-        shared = SharedCores(fleet, batches_of(other))
-        simulated = shared.run()
-        random = np.random.default_rng(fleet.seed)
-        latencies = np.array(simulated.latencies) + random.choice(overheads, len(simulated.latencies))
-        plain = Simulation(fleet).run()
-        in_seconds = max(request.ended for request in real)
-        for name, found, seconds in (
-            ("real", [request.latency for request in real], in_seconds),
-            ("model", latencies, simulated.seconds),
-            ("plain", plain.latencies, plain.seconds),  # of replicas that share nothing, without an ingress
+        turns = [replace(fleet, seed=seed) for seed in range(RAY_TURNS)]
+        measured, real = [], []
+        for turn in turns:
+            other = await _offered(turn, RAY_TURNS + turn.seed, requests(seed=next(seeds)))
+            measured.append(batches_of(other))
+            real.append(await _offered(turn, turn.seed, requests(seed=next(seeds))))
+        shared = [SharedCores(turn, *measured) for turn in turns]
+        modelled, plain = [model.run() for model in shared], [Simulation(turn).run() for turn in turns]
+        _report_turns(
+            load,
+            "real",
+            [[request.latency for request in turn] for turn in real],
+            [max(request.ended for request in turn) for turn in real],
+        )
+        for name, outcomes in (
+            ("model", modelled),
+            ("plain", plain),  # of replicas that share nothing, without an ingress
         ):
-            _report(load, name, found, f" {len(found) / seconds:8.2f}")
-        print(f"      other arrivals: a request takes {1000 * statistics.mean(overheads):.0f} ms beside both")
-        for state, factors in shared.factors.items():
-            print(f"      {len(factors)} batches take {statistics.mean(factors):.2f} times as long: {state}")
+            _report_turns(
+                load,
+                name,
+                [outcome.latencies for outcome in outcomes],
+                [outcome.seconds for outcome in outcomes],
+            )
+        beside = [more for batches in measured for batch in batches for more in batch.beside]
+        print(f"      other arrivals: a request takes {1000 * statistics.mean(beside):.0f} ms beside both")
+        for state, found in shared[0].measured.items():
+            factor = statistics.mean(slowness.factor for slowness in found)
+            print(f"      {len(found)} batches take {factor:.2f} times as long: {state}")
+
+
+def _report_turns(
+    load: float, name: str, latencies: Sequence[Sequence[float]], seconds: Sequence[float]
+) -> None:
+    """All turns together, and the p95 of each."""
+    together = [latency for turn in latencies for latency in turn]
+    each = ", ".join(f"{np.quantile(turn, 0.95):.3f}" for turn in latencies)
+    _report(load, name, together, f" {len(together) / sum(seconds):8.2f}   p95 by turn: {each} s")
 
 
 async def _batch_seconds(client: httpx2.AsyncClient, style: str) -> dict[int, float]:
@@ -264,7 +296,12 @@ def batches_of(requests: Sequence[TimedRequest]) -> list[MeasuredBatch]:
     for request in requests:
         batches.setdefault(tuple(request.stages[stage] for stage in MODEL_STAGES), []).append(request)
     return [
-        MeasuredBatch(len(drawn), statistics.median(map(_ended, drawn)) - sum(stages), sum(stages))
+        MeasuredBatch(
+            len(drawn),
+            began=statistics.median(map(_ended, drawn)) - sum(stages),
+            seconds=sum(stages),
+            beside=tuple(request.latency - sum(stages) - request.stages["queue"] for request in drawn),
+        )
         for stages, drawn in batches.items()
     ]
 
