@@ -32,7 +32,6 @@ from service.evaluation.verify import verify
 from service.evaluation.verify_half import FLOORS, overall, verify_half
 from service.model.checkpoints.options import LoadOptions
 from service.model.checkpoints.registry import device_of, require_compiler
-from service.model.infinity.backbone import Infinity
 
 BATCHES = (1, 2, 4)
 _NUM_KERNELS = 20  # in the profile
@@ -216,8 +215,6 @@ def graphs(machine: Machine) -> Outcome:
         return Outcome(Findings((), ("Not run: this is no GPU.",)))
     subject = machine.subject
     backbone = subject.backbone
-    if not isinstance(backbone, Infinity):
-        return Outcome(Findings((), (f"{backbone.name} has no graphs.",)))
     if not backbone.is_compiled:
         require_compiler()
         backbone.compile()

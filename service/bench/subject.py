@@ -105,7 +105,7 @@ def load_subject(options: SubjectOptions, on_progress: OnProgress = no_progress)
         backbone = random_model(shape, options.seed, device, precision, options.choices.decoding)
         if presets.reason_not_to_compile(device, options.choices.compile) is None:
             backbone.compile()
-            if device.type == "cuda" and isinstance(backbone, Infinity):
+            if device.type == "cuda":
                 backbone.capture_steps()
     else:
         loaded = presets.load(

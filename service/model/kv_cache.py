@@ -121,7 +121,7 @@ class KeyValueArena:
         device: torch.device, dtype: torch.dtype,
     ) -> None:  # fmt: skip
         """`num_row_tokens`: rows times tokens of the batch that has most."""
-        self._num_heads, self._head_width = num_heads, head_width
+        self._num_heads, self._head_width, self._num_row_tokens = num_heads, head_width, num_row_tokens
         shape = (num_row_tokens * num_heads * head_width,)
         self._keys, self._values = (
             [torch.empty(shape, device=device, dtype=dtype) for _ in range(num_layers)] for _ in range(2)
@@ -133,7 +133,7 @@ class KeyValueArena:
 
     def key_values(self, num_own: int, num_rows: int, num_tokens: int) -> KeyValues | None:
         """Room for so many tokens, not filled, until this is called again; None where it is too small."""
-        if num_rows * num_tokens * self._num_heads * self._head_width > len(self._values[0]):
+        if num_rows * num_tokens > self._num_row_tokens:
             return None
         return KeyValues(
             [self._view(flat, num_own, num_tokens) for flat in self._keys],

@@ -248,7 +248,8 @@ def _watercolour(sketch: Sketch) -> Canvas:
     thin = np.clip((_clouds(rng, 5, side) - 0.35) * 1.1, 0, 0.4)[..., None]
     wash = bled + thin * (WHITE - bled)
     canvas = _over(canvas, wash, painted * 0.94)
-    rim = np.clip(4 * painted * (1 - painted) + 1.6 * painted * (1 - _blurred(painted, side * 0.025)), 0, 1)
+    inner = painted * (1 - _blurred(painted, side * 0.025))
+    rim: Coverage = np.clip(4 * painted * (1 - painted) + np.float32(1.6) * inner, 0, 1)
     return _over(canvas, bled * np.float32(0.5), rim * 0.8)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.model.attention import CachedLayer
 from service.model.block_runner import (
     RunBlock,
     compile_decoder,
@@ -22,19 +21,13 @@ from service.model.block_runner import (
     run_block,
 )
 from service.model.checkpoints.options import DecodingChoice
-from service.model.device.step_graphs import (
-    CudaGraph,
-    Graph,
-    StepGraphs,
-    most_row_tokens,
-    num_small_steps,
-)
+from service.model.device.step_graphs import CudaGraph, Graph
 from service.model.device.transfer import DecodedImages, pixels_of, send
 from service.model.engine.types import Coupling, Path, Text, TextCoverage, Vocabulary
 from service.model.infinity import style
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.decoding import DecoderRunner
-from service.model.infinity.memory import footprint, graph_bytes
+from service.model.infinity.memory import captured_step_bytes, footprint
 from service.model.infinity.rope import rotations
 from service.model.infinity.sampling import NoiseStream, couple_bits
 from service.model.infinity.step import StepFunctions
@@ -42,38 +35,18 @@ from service.model.infinity.t5 import TextEncoder
 from service.model.infinity.text_conditioning import BatchTexts, TextConditioning
 from service.model.infinity.tokenizer import Tokenizer, codes_from_bits, quantise, signed_codes
 from service.model.infinity.transformer import Block, Transformer
-from service.model.kv_cache import KeyValueArena, KeyValues, KVCache, RowGroup, step_attention
+from service.model.kv_cache import KVCache, RowGroup, step_attention
 from service.model.rows import lay_out_rows
 from service.model.schedule import Scale, Schedule, Size
+from service.model.step_runner import Predicted, StepPlace, StepRunner
 from service.model.style.feature import StyleFeature
 from service.model.style.resize import resize
 from service.model.style.tokens import StyleTokens
 from service.model.text_layers import text_layers
 
 Cache = KVCache[TextConditioning]
-
-
-@dataclass(frozen=True, slots=True)
-class StepPlace:
-    """Where a step of a batch is: all that its work needs beside the active rows and the features."""
-
-    step: int
-    schedule: Schedule
-    rotation: Tensor  # [2, tokens, head width / 2]
-    layers: tuple[CachedLayer | None, ...]
-    left: RowGroup[TextConditioning] | None  # what the last layer leaves; None: all that is active
-
-    @classmethod
-    def of(cls, cache: Cache, step: int) -> StepPlace:
-        """Begins the step."""
-        rotation, left = cache.begin_step(step), cache.last_group(step)
-        return cls(
-            step,
-            cache.schedule,
-            rotation,
-            tuple(cache.layer(index) for index in range(len(cache.key_values.keys))),
-            None if left is cache.active else left,
-        )
+Rows = RowGroup[TextConditioning]
+Place = StepPlace[TextConditioning]
 
 
 # Of the unconditional text where no prompt decides: the model has learned it at the lengths of captions.
@@ -113,8 +86,10 @@ class Infinity:
         self.precision: Literal["fp32", "bf16"] = "fp32" if self.dtype == torch.float32 else "bf16"
         self._run_block: RunBlock = run_block
         self._functions = StepFunctions()
-        self._graphs: StepGraphs[RowGroup[TextConditioning]] | None = None
-        self._arena: KeyValueArena | None = None  # while there are graphs
+        shape = config.transformer
+        self.steps: StepRunner[TextConditioning] = StepRunner(
+            shape.depth, shape.num_heads, shape.head_width, self.device, self.dtype
+        )
         self._rotations: dict[Schedule, Tensor] = {}
         # Kernels of one row at a time round alike in any company, and are fast enough on a CPU alone.
         self.is_fused = self.device.type != "cpu"
@@ -128,7 +103,7 @@ class Infinity:
 
     def batch_bytes(self, schedule: Schedule, num_images: int) -> int:
         batch = footprint(self.config, schedule, num_images, self.dtype, self.decoding.num_at_once)
-        return batch.peak + (graph_bytes(self.config, self.dtype) if self._graphs else 0)
+        return batch.peak + self.steps.kept_bytes(captured_step_bytes(self.config, self.dtype))
 
     @classmethod
     def sharing_weights(cls, other: Infinity, config: InfinityConfig | None = None) -> Self:
@@ -143,7 +118,7 @@ class Infinity:
             mapped_bytes=other.mapped_bytes,
         )
         shared._run_block, shared._functions = other._run_block, other._functions
-        shared._graphs, shared._arena = other._graphs, other._arena
+        shared.steps = other.steps
         shared.is_fused, shared.is_compiled = other.is_fused, other.is_compiled
         return shared
 
@@ -157,24 +132,14 @@ class Infinity:
         compile_decoder(self.tokenizer.decoder, backend)
 
     def capture_steps(self, new_graph: Callable[[], Graph] = CudaGraph) -> None:
-        """Run the small steps of small batches by graphs, and take the memory in which these keep keys and
-        values (`batch_bytes` counts it). Of the fused form."""
+        """Run the small steps of small batches by graphs, of the fused form (`batch_bytes` counts them)."""
         assert self.is_fused, "kernels that go through the rows ask the host for their number"
-        shape = self.config.transformer
-        self._graphs = StepGraphs(new_graph)
-        self._arena = KeyValueArena(
-            shape.depth,
-            shape.num_heads,
-            shape.head_width,
-            most_row_tokens(self.schedules.values()),
-            self.device,
-            self.dtype,
-        )
+        self.steps.capture(self.schedules.values(), new_graph)
 
     @property
     def num_graphs(self) -> int:
         """Steps that have been captured."""
-        return self._graphs.num_graphs if self._graphs else 0
+        return self.steps.num_graphs
 
     def feature_grids(self, schedule: Schedule) -> tuple[Scale, ...]:
         """The scales on the image tokenizer's grid, on which codes and features are."""
@@ -210,7 +175,7 @@ class Infinity:
         row_texts = [self._row_text(paths[row.path], row.conditional) for row in rows]
         texts, text_of_row = self._batch_texts(row_texts)
         num_own = sum(not paths[row.path].corrected for row in rows)
-        key_values, num_static_steps = self._key_values(num_own, len(rows), schedule)
+        key_values, num_static_steps = self.steps.key_values(num_own, len(rows), schedule)
         return KVCache(
             paths,
             rows,
@@ -235,22 +200,7 @@ class Infinity:
         return torch.zeros(shape, device=self.device)
 
     def predict(self, cache: Cache, features: Tensor, step: int) -> Tensor:
-        graphs, place = self._graphs, StepPlace.of(cache, step)
-
-        def computed(active: RowGroup[TextConditioning], features: Tensor) -> tuple[Tensor, Tensor]:
-            x, left = self._through_blocks(self._inputs(active, features, place), active, place)
-            return self._guided_logits(x, left, step)
-
-        if graphs is not None and cache.is_static(step):
-            name = (cache.schedule, step, cache.key_values.shape)
-            logits, is_finite = graphs.run(name, cache.active, features, computed)
-        else:
-            if graphs is not None:
-                graphs.forget_state()
-            logits, is_finite = computed(cache.active, features)
-        cache.active = place.left or cache.active
-        cache.is_finite = cache.is_finite & is_finite
-        return logits
+        return self.steps.run(cache, features, step, self._predicted)
 
     def sample(self, cache: Cache, logits: Tensor, noise: NoiseStream, step: int) -> Tensor:
         drawn = send(noise.at(step)[cache.content_of_active()], logits.device)
@@ -323,24 +273,9 @@ class Infinity:
 
     # Private
 
-    def _key_values(self, num_own: int, num_rows: int, schedule: Schedule) -> tuple[KeyValues, int]:
-        """Room for a batch; where it begins with graphs, for so many steps alone, in memory that stays."""
-        shape, num_steps = self.config.transformer, num_small_steps(schedule, num_rows)
-        if self._arena is not None and self._graphs is not None and not self._graphs.is_off and num_steps:
-            num_tokens = sum(scale.num_tokens for scale in schedule.scales[:num_steps])
-            if (static := self._arena.key_values(num_own, num_rows, num_tokens)) is not None:
-                return static, num_steps
-        own = KeyValues.empty(
-            num_layers=shape.depth,
-            num_heads=shape.num_heads,
-            head_width=shape.head_width,
-            num_own=num_own,
-            num_rows=num_rows,
-            num_tokens=schedule.num_tokens,
-            device=self.device,
-            dtype=self.dtype,
-        )
-        return own, 0
+    def _predicted(self, active: Rows, features: Tensor, place: Place) -> Predicted:
+        x, left = self._through_blocks(self._inputs(active, features, place), active, place)
+        return self._guided_logits(x, left, place.step)
 
     def _planes(self, codes: Tensor, scale: Scale) -> Tensor:
         """Codes [paths, tokens, bits of a token] of one scale as [paths, channels, h, w]."""
@@ -391,7 +326,7 @@ class Infinity:
     def _blocks(self) -> list[Block]:
         return list(self.transformer.blocks)  # type: ignore[arg-type]
 
-    def _inputs(self, active: RowGroup[TextConditioning], features: Tensor, place: StepPlace) -> Tensor:
+    def _inputs(self, active: Rows, features: Tensor, place: Place) -> Tensor:
         """The input tokens of a step, [rows, tokens, width]."""
         if place.step == 1:
             x = active.text.pooled[:, None] + self.transformer.start
@@ -402,9 +337,7 @@ class Infinity:
             x = self.transformer.code_in(tokens)[active.rows.path_of_row]
         return x + self.transformer.places(place.schedule, place.step)
 
-    def _through_blocks(
-        self, x: Tensor, active: RowGroup[TextConditioning], place: StepPlace
-    ) -> tuple[Tensor, RowGroup[TextConditioning]]:
+    def _through_blocks(self, x: Tensor, active: Rows, place: Place) -> tuple[Tensor, Rows]:
         """The rows that the last block leaves, [rows, tokens, width], and which they are."""
         left, blocks = active, self._blocks
         for layer, block in enumerate(blocks):
@@ -420,9 +353,7 @@ class Infinity:
                 ]  # both halves go through the next block (golden README, 1.7)
         return x, left
 
-    def _guided_logits(
-        self, x: Tensor, group: RowGroup[TextConditioning], step: int
-    ) -> tuple[Tensor, Tensor]:
+    def _guided_logits(self, x: Tensor, group: Rows, step: int) -> Predicted:
         """Logits [paths, tokens, bits, 2] of rows x [rows, tokens, width], and whether all are finite."""
         rows, sampling = group.rows, self.config.sampling
         return self._functions.guided_logits(

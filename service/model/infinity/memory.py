@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from service.model.device.step_graphs import MAX_KEPT_BYTES, MAX_TOKENS, most_row_tokens
+from service.model.device.step_graphs import MAX_TOKENS, most_row_tokens
 from service.model.infinity.config import InfinityConfig
 from service.model.infinity.decoding import workspace_bytes
 from service.model.schedule import Scale, Schedule
@@ -68,13 +68,11 @@ def footprint(
     )
 
 
-def graph_bytes(config: InfinityConfig, dtype: torch.dtype) -> int:
-    """What graphs of small steps keep between batches: keys and values of these steps, what they read of a
-    batch, and the activations of one step."""
+def captured_step_bytes(config: InfinityConfig, dtype: torch.dtype) -> int:
+    """Activations of a step that is run by a graph, which keeps them between batches."""
     shape, known = config.transformer, most_row_tokens(config.schedules().values())
     inside = dtype.itemsize * (_INSIDE_BLOCK * MAX_TOKENS + known)
-    step = shape.width * (_FULL * _BETWEEN_LAYERS * MAX_TOKENS + inside)
-    return 2 * shape.depth * shape.width * known * dtype.itemsize + MAX_KEPT_BYTES + step
+    return shape.width * (_FULL * _BETWEEN_LAYERS * MAX_TOKENS + inside)
 
 
 def cached_numbers(config: InfinityConfig, schedule: Schedule, num_images: int) -> int:

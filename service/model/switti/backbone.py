@@ -21,18 +21,20 @@ from service.model.block_runner import (
     run_block,
 )
 from service.model.checkpoints.options import DecodingChoice
+from service.model.device.step_graphs import CudaGraph, Graph
 from service.model.device.transfer import DecodedImages, pixels_of, send
 from service.model.engine.types import Coupling, Path, Text, TextCoverage, Vocabulary
-from service.model.kv_cache import KeyValues, KVCache, RowGroup, step_attention
+from service.model.kv_cache import KVCache, RowGroup, step_attention
 from service.model.rows import lay_out_rows
 from service.model.schedule import Schedule, Size
+from service.model.step_runner import Predicted, StepPlace, StepRunner
 from service.model.style.blending import principal
 from service.model.style.feature import StyleFeature
 from service.model.style.resize import pool
 from service.model.style.tokens import StyleTokens
 from service.model.switti import style
 from service.model.switti.config import SwittiConfig
-from service.model.switti.memory import batch_bytes
+from service.model.switti.memory import batch_bytes, captured_step_bytes
 from service.model.switti.noise import Noise, StepNoise
 from service.model.switti.rope import rotations
 from service.model.switti.sampling import couple_tokens, draw_codes, guidance_of_steps, scaled
@@ -43,6 +45,8 @@ from service.model.switti.tokenizer import Tokenizer, as_planes, as_tokens
 from service.model.switti.transformer import Block, Transformer
 
 Cache = KVCache[RowConditioning]
+Rows = RowGroup[RowConditioning]
+Place = StepPlace[RowConditioning]
 Seeds = tuple[int, ...]  # of each content path: all the noise there is follows from them
 
 
@@ -83,6 +87,10 @@ class Switti:
         self.precision: Literal["fp32", "bf16"] = "fp32" if self.dtype == torch.float32 else "bf16"
         self._style_tokenizer = style_tokenizer(tokenizer)
         self._run_block: RunBlock = run_block
+        shape = config.transformer
+        self.steps: StepRunner[RowConditioning] = StepRunner(
+            shape.depth, shape.num_heads, shape.head_width, self.device, self.dtype, caches=shape.is_causal
+        )
         # Kernels of one row at a time round alike in any batch, and are fast enough on a CPU alone.
         self.is_fused = self.device.type != "cpu"
         if self.device.type == "cuda":
@@ -94,7 +102,8 @@ class Switti:
         ) + (text_encoders.num_bytes if text_encoders else 0)
 
     def batch_bytes(self, schedule: Schedule, num_images: int) -> int:
-        return batch_bytes(self.config, num_images, self.dtype)
+        batch = batch_bytes(self.config, num_images, self.dtype)
+        return batch + self.steps.kept_bytes(captured_step_bytes(self.config, self.dtype))
 
     def compile(self, backend: str | Callable[..., Any] = "inductor") -> None:
         """Compile the block (`compiled_run_block`) and the image decoder, at their first use."""
@@ -102,6 +111,16 @@ class Switti:
         self.is_fused = True  # the exact kernels go through the rows, and are compiled for their number
         self._run_block = compiled_run_block(backend)
         compile_decoder(self.tokenizer.decoder, backend)
+
+    def capture_steps(self, new_graph: Callable[[], Graph] = CudaGraph) -> None:
+        """Run the small steps of small batches by graphs, of the fused form (`batch_bytes` counts them)."""
+        assert self.is_fused, "kernels that go through the rows ask the host for their number"
+        self.steps.capture(self.schedules.values(), new_graph)
+
+    @property
+    def num_graphs(self) -> int:
+        """Steps that have been captured."""
+        return self.steps.num_graphs
 
     # Text and guidance
 
@@ -123,30 +142,24 @@ class Switti:
     def begin(self, paths: Sequence[Path], schedule: Schedule, num_steps: int) -> Cache:
         if self.is_compiled:
             configure_compiler()
-        rows, config = lay_out_rows(paths), self.config.transformer
+        rows = lay_out_rows(paths)
         row_texts = [self._row_text(paths[row.path], row.conditional) for row in rows]
         distinct = {id(text): text for text in row_texts}
         index_of = {identity: index for index, identity in enumerate(distinct)}
         run = replace(schedule, scales=schedule.scales[:num_steps])
+        num_own = sum(not paths[row.path].corrected for row in rows)
+        key_values, num_static_steps = self.steps.key_values(num_own, len(rows), run)
         return KVCache(
             paths,
             rows,
             TextConditioning(self.transformer, list(distinct.values()), is_padded=self.is_fused),
             [index_of[id(text)] for text in row_texts],
-            key_values=KeyValues.empty(
-                num_layers=config.depth if config.is_causal else 0,
-                num_heads=config.num_heads,
-                head_width=config.head_width,
-                num_own=sum(not paths[row.path].corrected for row in rows),
-                num_rows=len(rows),
-                num_tokens=run.num_tokens,
-                device=self.device,
-                dtype=self.dtype,
-            ),
+            key_values=key_values,
             rotation=self._rotation,
             schedule=run,
             extent=self.grids[-1],
             is_fused=self.is_fused,
+            num_static_steps=num_static_steps,
         )
 
     def noise(self, seeds: Sequence[int], schedule: Schedule, num_steps: int) -> Seeds:
@@ -157,13 +170,7 @@ class Switti:
         return torch.zeros(len(cache.active.rows.paths), *shape, device=self.device)
 
     def predict(self, cache: Cache, features: Tensor, step: int) -> Tensor:
-        rotation = cache.begin_step(step)
-        x, group = self._through_blocks(self._inputs(cache, features, step), rotation, cache, step)
-        cache.active = group
-        logits = group.rows.guided(self.transformer.logits(x, group.text.head_modulations), step)
-        logits = scaled(logits, self.config.sampling, step)
-        cache.is_finite = cache.is_finite & torch.isfinite(logits).all()
-        return logits
+        return self.steps.run(cache, features, step, self._predicted)
 
     def sample(self, cache: Cache, logits: Tensor, noise: Seeds, step: int) -> Tensor:
         seeds = tuple(noise[path] for path in cache.content_of_active())
@@ -261,28 +268,30 @@ class Switti:
             return cast(TextFeatures, path.negative.conditioning)
         return self._null_text
 
-    def _inputs(self, cache: Cache, features: Tensor, step: int) -> Tensor:
+    def _predicted(self, active: Rows, features: Tensor, place: Place) -> Predicted:
+        x, left = self._through_blocks(self._inputs(active, features, place.step), active, place)
+        logits = left.rows.guided(self.transformer.logits(x, left.text.head_modulations), place.step)
+        logits = scaled(logits, self.config.sampling, place.step)
+        return logits, torch.isfinite(logits).all()
+
+    def _inputs(self, active: Rows, features: Tensor, step: int) -> Tensor:
         """The input tokens of a step, [rows, tokens, width]."""
         if step == 1:
-            return cache.active.text.start
+            return active.text.start
         tokens = as_tokens(pool(features, self.grids[step - 1]))
-        return self.transformer.inputs(tokens, step)[cache.active.rows.path_of_row]
+        return self.transformer.inputs(tokens, step)[active.rows.path_of_row]
 
-    def _through_blocks(
-        self, x: Tensor, rotation: Tensor, cache: Cache, step: int
-    ) -> tuple[Tensor, RowGroup[RowConditioning]]:
+    def _through_blocks(self, x: Tensor, active: Rows, place: Place) -> tuple[Tensor, Rows]:
         """The rows that the last block leaves, [rows, tokens, width], and which they are."""
-        group, blocks = cache.active, cast(list[Block], list(self.transformer.blocks))
+        left, blocks = active, cast(list[Block], list(self.transformer.blocks))
         for layer, block in enumerate(blocks):
             if layer == len(blocks) - 1:
-                group = cache.last_group(step)
-            attention = step_attention(
-                cache.active.rows, group.rows, cache.layer(layer), is_fused=self.is_fused
-            )
-            texts = group.text.layers[layer]
-            modulations, num_own = cache.active.text.modulations[layer], cache.active.rows.num_own
-            x = self._run_block(block, x, modulations, rotation, num_own, attention, texts)
-        return x, group
+                left = place.left or active
+            attention = step_attention(active.rows, left.rows, place.layers[layer], is_fused=self.is_fused)
+            modulations, num_own = active.text.modulations[layer], active.rows.num_own
+            texts = left.text.layers[layer]
+            x = self._run_block(block, x, modulations, place.rotation, num_own, attention, texts)
+        return x, left
 
     def _draw(self, logits: Tensor, noise: Noise, step: int) -> Tensor:
         """Codes [paths, channels, h, w] of guided logits."""

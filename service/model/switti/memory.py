@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from service.model.decoder_memory import whole_bytes
+from service.model.device.step_graphs import MAX_TOKENS
 from service.model.schedule import Scale
 from service.model.switti.config import SwittiConfig
 from service.model.switti.sampling import is_smooth
@@ -66,6 +67,14 @@ def _step_bytes(config: SwittiConfig, step: int, num_images: int, dtype: torch.d
     num_scores = num_paths * (each + 1 + is_guided)
     drawing = _FULL * config.tokenizer.num_codes * num_scores
     return num_images * num_tokens * max(layer, drawing + _FULL * num_rows * shape.width)
+
+
+def captured_step_bytes(config: SwittiConfig, dtype: torch.dtype) -> int:
+    """Activations of a step that is run by a graph, which keeps them between batches."""
+    shape = config.transformer
+    inside = dtype.itemsize * (shape.width + _WIDE_LAYERS * shape.feedforward_width)
+    layer = _FULL * _BETWEEN_LAYERS * shape.width + inside
+    return MAX_TOKENS * (layer + _FULL * config.tokenizer.num_codes * _GUIDED)
 
 
 def decoding_bytes(config: SwittiConfig, scale: Scale, dtype: torch.dtype) -> int:

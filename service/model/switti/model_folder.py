@@ -143,6 +143,8 @@ class SwittiCheckpoint:
         )
         if compile:
             switti.compile()
+            if device.type == "cuda":
+                switti.capture_steps()
         is_exact = device.type == "cpu" and not compile
         use_row_tile([*text_encoders.weights_on_cpu, *(cpu_matrices(switti) if is_exact else [])])
         return switti

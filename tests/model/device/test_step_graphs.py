@@ -17,9 +17,11 @@ from service.model.engine.generator import Generator
 from service.model.engine.types import ImageSpec
 from service.model.infinity.backbone import Infinity
 from service.model.infinity.schedules import schedule
+from service.model.switti.backbone import Switti
+from tests.support.backbones import MAKERS
 from tests.support.fake_graph import FakeGraph
 from tests.support.specs import SQUARE, WIDE, specs
-from tests.support.tiny import tiny_generator, tiny_infinity
+from tests.support.tiny import tiny_generator
 
 PLAIN = tiny_generator()
 
@@ -29,15 +31,19 @@ def batch_of(size: object) -> list[ImageSpec]:
     return specs(PLAIN, size)  # type: ignore[arg-type]
 
 
-def fused() -> Infinity:
-    model = tiny_infinity()
+def fused(backbone: str = "infinity") -> Infinity | Switti:
+    """A fresh one, of the form that GPUs run."""
+    model = MAKERS[backbone]().backbone
+    assert isinstance(model, Infinity | Switti)
     model.is_fused = True
     return model
 
 
-def captured(new_graph: Callable[[], FakeGraph] = FakeGraph) -> tuple[Infinity, list[FakeGraph]]:
+def captured(
+    backbone: str = "infinity", new_graph: Callable[[], FakeGraph] = FakeGraph
+) -> tuple[Infinity | Switti, list[FakeGraph]]:
     """A model that runs its small steps by graphs, and all graphs that it makes."""
-    model, graphs = fused(), []
+    model, graphs = fused(backbone), []
 
     def noted() -> FakeGraph:
         graphs.append(new_graph())
@@ -69,20 +75,36 @@ def test_batches_by_graphs_are_those_without_from_their_first_to_their_last_bit(
     assert sum(graph.num_replays for graph in graphs) > len(graphs) / 2
 
 
+@pytest.mark.parametrize("backbone", ["switti", "switti-ar"])
+def test_switti_too_draws_by_graphs_what_it_draws_without(backbone: str) -> None:
+    """With keys and values of its own and with none; its guidance begins after the first step."""
+    model, graphs = captured(backbone)
+    by_graphs, without = Generator(model), Generator(fused(backbone))
+    batch = specs(by_graphs, SQUARE)
+    for asked in ([batch[0]], [batch[2]], batch[:2], [batch[4]]):
+        again = [replace(spec, prompt="a blue fish", seed=spec.seed + 1) for spec in asked]
+        for drawn in (asked, again):
+            for ours, theirs in zip(by_graphs.generate(drawn), without.generate(drawn), strict=True):
+                assert np.array_equal(ours.image, theirs.image)
+    assert model.num_graphs == len(graphs)
+    assert sum(graph.num_replays for graph in graphs) > len(graphs) / 2
+
+
 def test_a_batch_of_the_same_structure_captures_nothing_and_reads_the_same_memory() -> None:
     model, graphs = captured()
     generator = Generator(model)
     one = batch_of(SQUARE)[0]
     generator.generate([one])
     assert len(graphs) == len(model.schedules[SQUARE].scales) - 1
-    assert model._graphs is not None
-    structures = list(model._graphs._structures.values())
+    assert isinstance(model, Infinity)
+    assert model.steps.graphs is not None
+    structures = list(model.steps.graphs._structures.values())
     addresses = [tensor.data_ptr() for structure in structures for tensor in structure.tensors]
     generator.generate([replace(one, seed=5, prompt="a green cat", guidance=2.0)])
     assert [graph.num_replays for graph in graphs] == [1] * len(graphs)
     again = [tensor.data_ptr() for structure in structures for tensor in structure.tensors]
     assert again == addresses
-    assert list(model._graphs._structures.values()) == structures
+    assert list(model.steps.graphs._structures.values()) == structures
 
 
 def test_a_batch_that_drops_rows_leaves_the_memory_of_graphs_and_goes_on_without() -> None:
@@ -138,7 +160,7 @@ class BrokenGraph(FakeGraph):
 def test_where_a_capture_fails_images_are_drawn_without_graphs_and_one_warning_says_why(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    model, graphs = captured(BrokenGraph)
+    model, graphs = captured(new_graph=BrokenGraph)
     by_graphs, without = Generator(model), Generator(fused())
     with caplog.at_level(logging.WARNING):
         for spec in batch_of(SQUARE)[:2]:
@@ -150,12 +172,19 @@ def test_where_a_capture_fails_images_are_drawn_without_graphs_and_one_warning_s
     ]
 
 
-def test_the_memory_of_graphs_counts_as_a_batchs() -> None:
-    model = fused()
+@pytest.mark.parametrize("backbone", MAKERS)
+def test_the_memory_of_graphs_counts_as_a_batchs(backbone: str) -> None:
+    model = fused(backbone)
     without = model.batch_bytes(model.schedules[SQUARE], 1)
     model.capture_steps(FakeGraph)
-    assert model._arena is not None
+    assert (arena := model.steps.arena) is not None
     graphs = model.batch_bytes(model.schedules[SQUARE], 1) - without
-    assert graphs >= model._arena.num_bytes + step_graphs.MAX_KEPT_BYTES
-    row_tokens = 8 * (1 + 4 + 6 + 15 + 54)  # of the wide schedule: two numbers of fp32 a layer and channel
-    assert model._arena.num_bytes == 2 * 3 * row_tokens * 64 * 4
+    assert graphs > arena.num_bytes + step_graphs.MAX_KEPT_BYTES
+    # Rows and tokens of Infinity's wide schedule and of Switti's only one; layers and channels as tiny_config
+    # has them, two numbers of fp32 each.
+    row_tokens, layers = {
+        "infinity": (8 * (1 + 4 + 6 + 15 + 54), 3),
+        "switti": (8 * (1 + 4 + 9 + 16 + 36), 0),  # a scale attends to itself alone
+        "switti-ar": (8 * (1 + 4 + 9 + 16 + 36), 2),
+    }[backbone]
+    assert arena.num_bytes == 2 * layers * row_tokens * 64 * 4
