@@ -82,7 +82,8 @@ class Settings(BaseSettings):
     )
     precision: PrecisionChoice = Field(
         default="auto",
-        description="Precision of the model: fp32 or bf16; auto: bf16 on a GPU, fp32 on a CPU.",
+        description="Precision of the model: fp32, bf16 or, less exact, fp8; auto: bf16 on a GPU, fp32 on a "
+        "CPU.",
     )
     text_precision: TextPrecisionChoice = Field(
         default="auto",

@@ -15,7 +15,11 @@ def verify(
         list[Path] | None, typer.Argument(help="Folders laid out like tests/golden/*_tiny.")
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="bf16: report instead how closely bf16 agrees with fp32 on these folders.")
+        str,
+        typer.Option(
+            help="bf16: report instead how closely bf16 agrees with fp32 on these folders. With --model, "
+            "bf16 or fp8 on that checkpoint."
+        ),
     ] = "fp32",
     device: Annotated[str, typer.Option(help="cpu, or cuda or cuda:1 for a GPU.")] = "cpu",
     fused: Annotated[
@@ -26,7 +30,8 @@ def verify(
         typer.Option("--compiled", help="Compile what a GPU runs compiled. Takes minutes the first time."),
     ] = False,
     model: Annotated[
-        str | None, typer.Option(help="With --record or --against: the checkpoint, by name or folder.")
+        str | None,
+        typer.Option(help="With --record, --against or --precision: the checkpoint, by name or folder."),
     ] = None,
     record: Annotated[
         Path | None, typer.Option(help="Write what this machine makes of the checkpoint to this file.")
@@ -47,8 +52,16 @@ def verify(
             )
         _verify_checkpoint(model, device, fused, record, against, models_dir)
         return
+    if model is not None and precision != "fp32":
+        if folders or device != "cpu" or fused or compiled:
+            fail("--model with --precision compares with fp32 on the CPU: leave out all else.")
+        _verify_precision(model, precision, models_dir)
+        return
     if not folders or model is not None:
-        fail("Give folders laid out like tests/golden/*_tiny, or --model with --record or --against.")
+        fail(
+            "Give folders laid out like tests/golden/*_tiny, or --model with --record, --against or "
+            "--precision."
+        )
     if precision not in ("fp32", "bf16"):
         fail(f"--precision must be fp32 or bf16, not {precision!r}")
     if precision == "bf16" and (device != "cpu" or fused or compiled):
@@ -78,6 +91,19 @@ def _verify_checkpoint(
         if not all(check.passed for check in checks):
             fail(f"{generator.name} differs from the recording.")
         typer.echo(f"{generator.name} agrees with the recording.")
+
+
+def _verify_precision(model: str, precision: str, models_dir: Path | None) -> None:
+    from service.evaluation.verify_half import agreement_on
+
+    if precision not in ("bf16", "fp8"):
+        fail(f"--precision with --model must be bf16 or fp8, not {precision!r}")
+    settings = settings_under(models_dir=models_dir)
+    try:
+        found = agreement_on(model, precision, settings.models_dir)
+    except ValueError as error:
+        fail(str(error))
+    typer.echo(f"{model} in {precision} beside itself in fp32\n{found.table()}")
 
 
 def _verify_full(folders: list[Path], device: str, fused: bool, compiled: bool) -> None:

@@ -14,6 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from service.model.checkpoints import registry
 from service.model.checkpoints.options import DecodingChoice
+from service.model.device.fp8 import hold_in_fp8
 from service.model.device.precision import FULL, Precision, TextEncoderDevice, forbid_tf32
 from service.model.infinity.backbone import Infinity
 from service.model.infinity.config import (
@@ -114,6 +115,8 @@ def random_infinity(
         _shake(transformer)
     tokenizer.hold_decoder_in(precision.blocks)
     transformer.hold_blocks_in(precision.blocks)
+    if precision.fp8:
+        hold_in_fp8(transformer.blocks)
     text_home = device if precision.text_device is TextEncoderDevice.BESIDE else torch.device("cpu")
     text_encoder = TextEncoder(
         words,
@@ -158,6 +161,8 @@ def random_switti(
         tokenizer.quant_conv.weight.data.mul_(8)
     tokenizer.hold_decoder_in(precision.blocks)
     transformer.hold_blocks_in(precision.blocks)
+    if precision.fp8:
+        hold_in_fp8(transformer.blocks)
     text_home = device if precision.text_device is TextEncoderDevice.BESIDE else torch.device("cpu")
     reads_on = device if precision.text_device is TextEncoderDevice.FETCHED else text_home
     tower, pooled_tower = (

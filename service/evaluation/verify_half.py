@@ -1,4 +1,4 @@
-"""How far bf16 agrees with fp32 on a golden set: the share of equal bits, step by step, and decoded images.
+"""How far bf16 and fp8 agree with fp32: the share of equal bits, step by step, and decoded images.
 
 Free-running, each precision continues from its own bits, so that one different bit changes many later ones.
 Forced, every step starts from the feature that fp32 had: what remains is the step's own rounding.
@@ -18,8 +18,12 @@ from torch import Tensor
 from service.evaluation.checks import ON_CPU, Form, read_tokenizer, tokenizer_config
 from service.evaluation.recording import Recording, Run
 from service.evaluation.verify_transformer import TransformerSet
+from service.model.checkpoints import registry
 from service.model.checkpoints.loader import read_tensors
+from service.model.checkpoints.options import LoadOptions, PrecisionChoice
 from service.model.device.precision import Precision
+from service.model.engine.types import ImageSpec
+from service.model.infinity.backbone import Infinity
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,40 @@ class HalfReport:
         return "\n".join(
             [*lines, *(f"{name} decoded: {decibel:.1f} dB" for name, decibel in self.decibels.items())]
         )
+
+
+NUM_PROMPTS, FIRST_SEED, _TOGETHER = 64, 1, 16
+
+
+@torch.inference_mode()
+def agreement_on(
+    name: str, precision: PrecisionChoice, models_dir: Path = Path(), num_prompts: int = NUM_PROMPTS
+) -> HalfReport:
+    """What a precision changes where a checkpoint draws prompts on the CPU, a few things at once.
+
+    ValueError when there is no such checkpoint, or when it draws no bits.
+    """
+    full, other = (
+        registry.load(name, "cpu", models_dir=models_dir, choices=LoadOptions(precision=chosen)).backbone
+        for chosen in ("fp32", precision)
+    )
+    if not isinstance(full, Infinity) or not isinstance(other, Infinity):
+        raise ValueError(f"{name} draws no bits: give an Infinity model")
+    size = next(iter(full.schedules))
+    prompts = _prompts(full, num_prompts)
+    specs = tuple(ImageSpec(prompt, FIRST_SEED + index, size) for index, prompt in enumerate(prompts))
+    posed = [
+        full.vocabulary.posed(spec.prompt, spec.seed) if full.vocabulary else spec.prompt for spec in specs
+    ]
+    texts = {text: full.encode_text(text).conditioning for text in posed}
+    batches = [specs[at : at + _TOGETHER] for at in range(0, len(specs), _TOGETHER)]
+    runs = ([Run(batch[0].prompt, model, texts, batch) for batch in batches] for model in (full, other))
+    return HalfReport(tuple(agreements(*runs)), {})
+
+
+def _prompts(model: Infinity, num: int) -> list[str]:
+    things = (model.vocabulary.things if model.vocabulary else ()) or ("cat", "house", "tree", "star")
+    return [f"a {thing}" for thing in things[:: max(1, len(things) // num)]][:num]
 
 
 @torch.inference_mode()

@@ -32,7 +32,7 @@ class ModelResponse(BaseModel):
     sizes: list[str] = Field(description="The sizes that this service has enabled, `WIDTHxHEIGHT`.")
     default_size: str = Field(description="The size that `auto` is.")
     native_sizes: list[str] = Field(description="The sizes that the model was trained for.")
-    precision: Literal["fp32", "bf16"] = Field(description="Of the transformer's layers.")
+    precision: Literal["fp32", "bf16", "fp8"] = Field(description="Of the transformer's layers.")
     guidance: float = Field(description="Weight of the prompt where a request names none.")
     alpha: float = Field(description="How fast a style's lesser components fade where a request names none.")
     max_prompt_tokens: int = Field(description="A longer prompt is cut.")

@@ -7,13 +7,14 @@ Texts, style tokens, noise and features' channels are the backbone's own busines
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.model.device.precision import PrecisionName
 from service.model.device.transfer import DecodedImages
 from service.model.engine.quality import Qualities
 from service.model.engine.types import Coupling, Path, Text, TextCoverage, Vocabulary
@@ -72,7 +73,7 @@ class Backbone(Protocol[CacheT, NoiseT]):
     resident_bytes: int  # memory of the weights on `device`
     mapped_bytes: int  # of these, bytes in mapped files, whose pages the system counts as free
     is_compiled: bool  # whether the first batch of each kind waits for a compiler
-    precision: Literal["fp32", "bf16"]  # in which most of the work is done
+    precision: PrecisionName  # in which most of the work is done
     qualities: Qualities
     vocabulary: Vocabulary | None  # of a model of few words; None where any word may mean something
 

@@ -116,6 +116,12 @@ def test_the_command_prints_a_table_and_ends_with_one_on_a_miss(tmp_path: Path) 
     half = CliRunner().invoke(cli, ["verify", "--precision", "bf16", "--compiled", str(folder)])
     assert half.exit_code == 1
     assert "leave out --device, --fused and --compiled" in half.stderr
+    unknown = CliRunner().invoke(cli, ["verify", "--precision", "fp4", "--model", "nano"])
+    assert unknown.exit_code == 1
+    assert "must be bf16 or fp8, not 'fp4'" in unknown.stderr
+    missing = CliRunner().invoke(cli, ["verify", "--precision", "fp8", "--model", str(tmp_path / "nothing")])
+    assert missing.exit_code == 1
+    assert "There is no model" in missing.stderr
     nothing = CliRunner().invoke(cli, ["verify", str(tmp_path / "nothing")])
     assert nothing.exit_code == 1
     assert "not laid out like a golden set" in nothing.stderr

@@ -8,7 +8,7 @@ from typing import Literal
 
 from service.model.schedule import Size
 
-PrecisionChoice = Literal["auto", "fp32", "bf16"]
+PrecisionChoice = Literal["auto", "fp32", "bf16", "fp8"]
 TextPrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 TextDeviceChoice = Literal["beside", "cpu", "fetched"]
 DecodingChoice = Literal["auto", "whole", "strips"]

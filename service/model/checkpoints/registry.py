@@ -21,6 +21,7 @@ from service.model.checkpoints.memory_budget import (
     shortage_of_weights,
 )
 from service.model.checkpoints.options import DEFAULT_OPTIONS, LoadOptions, choose_sizes
+from service.model.device.fp8 import require_fp8
 from service.model.device.linear import row_tile
 from service.model.device.memory import free_bytes
 from service.model.device.precision import Precision, choose, forbid_tf32
@@ -130,15 +131,18 @@ def load(
 def row_tile_of(generator: Generator) -> int | None:
     """The rows to which batches are padded, where that makes an image the same bytes alone and in any batch.
 
-    None where this is not promised: on a GPU, compiled, or on a CPU on which no tile holds.
+    None where this is not promised: on a GPU, compiled, in fp8, or on a CPU on which no tile holds.
     """
-    is_exact = generator.backbone.device.type == "cpu" and not generator.backbone.is_compiled
+    backbone = generator.backbone
+    is_exact = backbone.device.type == "cpu" and not backbone.is_compiled and backbone.precision != "fp8"
     tile = row_tile()
     return tile.num_rows if is_exact and tile.holds else None
 
 
 def precision_of(device: torch.device, choices: LoadOptions) -> Precision:
     """ValueError with a sentence when the choices make no sense on the device."""
+    if choices.precision == "fp8":
+        require_fp8(device)
     return choose(
         device,
         precision=choices.precision,

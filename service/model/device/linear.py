@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from service.model.device.fp8 import Fp8Matrix
+
 # CPU matrix kernels work on tiles of rows and compute the remainder with another kernel, which rounds
 # differently: the same token would have other bits alone than in a batch. Rows padded to whole tiles all use
 # the same kernel. The tile that is needed depends on the CPU: 8 rows hold on an AMD EPYC, MKL needs 16 on an
@@ -83,7 +85,7 @@ def linear_weights(*modules: nn.Module) -> list[Tensor]:
 
 def linear(
     x: Tensor,
-    weight: Tensor,
+    weight: Tensor | Fp8Matrix,
     bias: Tensor | None = None,
     *,
     gelu: bool = False,
@@ -96,6 +98,9 @@ def linear(
     which would round differently in other company.
     """
     x, bias = x.to(weight.dtype), bias if bias is None else bias.to(weight.dtype)
+    if isinstance(weight, Fp8Matrix):
+        y = weight.product(x, bias)
+        return F.gelu(y, approximate="tanh") if gelu else y
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return _product(x, weight, bias, gelu, is_large=False)
     if is_large is None:

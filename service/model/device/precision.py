@@ -6,11 +6,16 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 import torch
 from torch import nn
 
+from service.model.device.fp8 import is_in_fp8
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Of the transformer's layers, as they are told to people.
+PrecisionName = Literal["fp32", "bf16", "fp8"]
 
 
 class TextEncoderDevice(StrEnum):
@@ -23,7 +28,8 @@ class TextEncoderDevice(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """`blocks`: the matrices of the transformer's layers, their keys and values, and the image decoder.
+    """`blocks`: the matrices of the transformer's layers, their keys and values, and the image decoder. With
+    `fp8`, the layers' products are in that, and `blocks` is bf16 for all else.
 
     Always fp32: the image tokenizer's encoder, which decides a style (see `forbid_tf32`); modulation, norms,
     sums, the head and the features. The reference holds `ada_gss`, `ca_norm`, `scale_mul` and biases in bf16
@@ -33,6 +39,7 @@ class Precision:
     blocks: torch.dtype = torch.float32
     text: torch.dtype = torch.float32
     text_device: TextEncoderDevice = TextEncoderDevice.BESIDE
+    fp8: bool = False
 
 
 FULL = Precision()
@@ -60,6 +67,9 @@ def choose(
         )
     if precision == "auto":
         precision = "bf16" if on_gpu else "fp32"
+    is_fp8 = precision == "fp8"
+    if is_fp8:
+        precision = "bf16"
     if text_precision == "auto" and precision == "bf16":
         text_precision = "fp16" if text_on_gpu else "fp32" if on_gpu else "bf16"
     elif text_precision == "auto":
@@ -69,7 +79,15 @@ def choose(
             "ATELIER_TEXT_PRECISION is fp16, in which a CPU computes slowly and the text encoder would be on "
             "one: choose bf16, of the same size, or fp32"
         )
-    return Precision(DTYPES[precision], DTYPES[text_precision], TextEncoderDevice(text_device))
+    where = TextEncoderDevice(text_device)
+    return Precision(DTYPES[precision], DTYPES[text_precision], where, fp8=is_fp8)
+
+
+def name_of(blocks: nn.Module, dtype: torch.dtype) -> PrecisionName:
+    """Of a transformer's layers, whose matrices are fp8 or of the dtype."""
+    if is_in_fp8(blocks):
+        return "fp8"
+    return "fp32" if dtype == torch.float32 else "bf16"
 
 
 def forbid_tf32() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from service.model.block_runner import (
     run_block,
 )
 from service.model.checkpoints.options import DecodingChoice
+from service.model.device.precision import name_of
 from service.model.device.step_graphs import CudaGraph, Graph
 from service.model.device.transfer import DecodedImages, pixels_of, send
 from service.model.engine.types import Coupling, Path, Text, TextCoverage, Vocabulary
@@ -83,7 +84,7 @@ class Infinity:
         self.max_text_tokens = config.transformer.max_text_tokens
         self.device = transformer.start.device
         self.dtype = transformer.code_in.weight.dtype  # of the blocks, and of their keys and values
-        self.precision: Literal["fp32", "bf16"] = "fp32" if self.dtype == torch.float32 else "bf16"
+        self.precision = name_of(transformer.blocks, self.dtype)
         self._run_block: RunBlock = run_block
         self._functions = StepFunctions()
         shape = config.transformer

@@ -30,6 +30,7 @@ from service.model.checkpoints.loader import (
     shapes_of,
 )
 from service.model.checkpoints.options import DecodingChoice
+from service.model.device.fp8 import hold_in_fp8
 from service.model.device.linear import linear_weights, use_row_tile
 from service.model.device.memory import MAX_IMAGES
 from service.model.device.precision import FULL, Precision, TextEncoderDevice
@@ -147,6 +148,8 @@ class InfinityCheckpoint:
         tokenizer.hold_decoder_in(precision.blocks)
         transformer.hold_blocks_in(precision.blocks)  # while it is without memory
         num_mapped += transformer_part.make_resident(device, on_progress)
+        if precision.fp8:
+            hold_in_fp8(transformer.blocks)
         infinity = Infinity(
             config,
             transformer,
@@ -160,7 +163,8 @@ class InfinityCheckpoint:
             infinity.compile()
             if device.type == "cuda":
                 infinity.capture_steps()
-        use_row_tile([*text_encoder.weights_on_cpu, *(cpu_matrices(transformer) if not compile else [])])
+        is_exact = not compile and not precision.fp8
+        use_row_tile([*text_encoder.weights_on_cpu, *(cpu_matrices(transformer) if is_exact else [])])
         return infinity
 
     def conversion(self) -> Conversion:

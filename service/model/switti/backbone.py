@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from service.model.block_runner import (
     run_block,
 )
 from service.model.checkpoints.options import DecodingChoice
+from service.model.device.precision import name_of
 from service.model.device.step_graphs import CudaGraph, Graph
 from service.model.device.transfer import DecodedImages, pixels_of, send
 from service.model.engine.types import Coupling, Path, Text, TextCoverage, Vocabulary
@@ -84,7 +85,7 @@ class Switti:
         self.max_text_tokens = config.transformer.max_text_tokens
         self.device = transformer.start.device
         self.dtype = cast(Block, transformer.blocks[0]).attention.qkv.weight.dtype
-        self.precision: Literal["fp32", "bf16"] = "fp32" if self.dtype == torch.float32 else "bf16"
+        self.precision = name_of(transformer.blocks, self.dtype)
         self._style_tokenizer = style_tokenizer(tokenizer)
         self._run_block: RunBlock = run_block
         shape = config.transformer

@@ -27,6 +27,7 @@ from service.model.checkpoints.loader import (
     shapes_of,
 )
 from service.model.checkpoints.options import DecodingChoice
+from service.model.device.fp8 import hold_in_fp8
 from service.model.device.linear import linear_weights, use_row_tile
 from service.model.device.precision import FULL, Precision, TextEncoderDevice
 from service.model.schedule import Schedule, Size
@@ -132,6 +133,8 @@ class SwittiCheckpoint:
         tokenizer.module.hold_decoder_in(precision.blocks)
         transformer.module.hold_blocks_in(precision.blocks)  # while it is without memory
         num_mapped += transformer.make_resident(device, on_progress)
+        if precision.fp8:
+            hold_in_fp8(transformer.module.blocks)
         switti = Switti(
             self.config,
             transformer.module,
@@ -145,7 +148,7 @@ class SwittiCheckpoint:
             switti.compile()
             if device.type == "cuda":
                 switti.capture_steps()
-        is_exact = device.type == "cpu" and not compile
+        is_exact = device.type == "cpu" and not compile and not precision.fp8
         use_row_tile([*text_encoders.weights_on_cpu, *(cpu_matrices(switti) if is_exact else [])])
         return switti
 
