@@ -98,9 +98,9 @@ def _verify_precision(model: str, precision: str, models_dir: Path | None) -> No
 
     if precision not in ("bf16", "fp8"):
         fail(f"--precision with --model must be bf16 or fp8, not {precision!r}")
-    settings = settings_under(models_dir=models_dir)
+    settings = settings_under(models_dir=models_dir, precision=precision)
     try:
-        found = agreement_on(model, precision, settings.models_dir)
+        found = agreement_on(model, settings.precision, settings.models_dir)
     except ValueError as error:
         fail(str(error))
     typer.echo(f"{model} in {precision} beside itself in fp32\n{found.table()}")

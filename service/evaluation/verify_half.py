@@ -148,13 +148,15 @@ def agreement_on(
         raise ValueError(f"{name} draws no bits: give an Infinity model")
     size = next(iter(full.schedules))
     prompts = _prompts(full, num_prompts)
-    specs = tuple(ImageSpec(prompt, FIRST_SEED + index, size) for index, prompt in enumerate(prompts))
-    posed = [
-        full.vocabulary.posed(spec.prompt, spec.seed) if full.vocabulary else spec.prompt for spec in specs
-    ]
-    texts = {text: full.encode_text(text).conditioning for text in posed}
-    batches = [specs[at : at + _TOGETHER] for at in range(0, len(specs), _TOGETHER)]
-    runs = ([Run(batch[0].prompt, model, texts, batch) for batch in batches] for model in (full, other))
+    seeds = range(FIRST_SEED, FIRST_SEED + len(prompts))
+    texts = {
+        text: full.encode_text(text).conditioning
+        for prompt, seed in zip(prompts, seeds, strict=True)
+        for text in [full.vocabulary.posed(prompt, seed) if full.vocabulary else prompt]
+    }
+    specs = [ImageSpec(prompt, seed, size) for prompt, seed in zip(prompts, seeds, strict=True)]
+    batches = [tuple(specs[at : at + _TOGETHER]) for at in range(0, len(specs), _TOGETHER)]
+    runs = ([Run("", model, texts, batch) for batch in batches] for model in (full, other))
     return HalfReport(tuple(agreements(*runs)), {})
 
 

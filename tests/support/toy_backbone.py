@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.model.device.precision import PrecisionName
 from service.model.device.transfer import DecodedImages
 from service.model.engine.quality import Qualities, Shortcuts
 from service.model.engine.types import Coupling, Path, Text, TextCoverage, Vocabulary
@@ -86,7 +86,7 @@ class ToyBackbone:
     max_text_tokens = 40
     resident_bytes, mapped_bytes = 1 << 16, 0
     is_compiled = False
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: PrecisionName = "fp32"
     qualities = Qualities(low=Shortcuts(stop_after=3))
     vocabulary: Vocabulary | None = None
 
