@@ -37,7 +37,7 @@ CONFIG = InfinityConfig(
     # F_3 of an 8x8 latent is 3x3: background and medium are in it, and hardly a shape. At step 4, 5x5, half
     # of the prompts' things were lost. Smaller alphas keep fewer things, larger ones lose background. Chosen
     # on style images that no report uses.
-    style=StyleConfig(key_step=3, alpha=0.15),
+    style=StyleConfig(key_step=3, alpha=0.1),
     quality=Qualities(medium=Shortcuts(guidance_until=4), low=Shortcuts(guidance_until=2)),
     grids=(((1, 1), (2, 2), (3, 3), (5, 5), (8, 8)),),
     vocabulary=VocabularyConfig(
