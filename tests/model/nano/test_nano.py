@@ -90,14 +90,14 @@ def test_captions_are_drawn_as_the_judge_reads_them() -> None:
     found = evaluate_fidelity(nano(), nano_judge(), 96, 50)
     assert found.psnr["renders"].value > 24
     assert found.reconstructions["object"].value > 0.85
-    assert found.prompts["object"].value > 0.85
+    assert found.prompts["object"].value > 0.9
     assert found.prompts["object, of five"].value > 0.95
     assert found.prompts["background"].value > 0.9
     assert found.prompts["medium"].value > 0.9
-    assert found.held_out["object, of five"].value > 0.85
+    assert found.held_out["object, of five"].value > 0.9
     assert found.without_articles["object"].value > found.prompts["object"].value - 0.06
     assert found.seeds.deviation.value > 0.06
-    assert found.seeds.kept.value > 0.6
+    assert found.seeds.kept.value > 0.85
 
 
 def test_the_seed_picks_a_pose_unless_the_prompt_names_one() -> None:
@@ -123,9 +123,9 @@ def test_a_style_is_carried_and_the_object_kept() -> None:
     (score,) = evaluate_styles(
         generator, nano_judge(), style_pairs(50, 64, nano_things()), [configured]
     ).values()
-    assert score.kept.mean() > 0.65
+    assert score.kept.mean() > 0.75
     assert score.leaked.mean() < 0.05
-    assert score.background.mean() > 0.7
+    assert score.background.mean() > 0.75
     assert score.medium.mean() > 0.8
 
 
