@@ -20,7 +20,8 @@ from service.model.checkpoints.options import (
     TextDeviceChoice,
     TextPrecisionChoice,
 )
-from service.model.device.control_groups import ROOT, folders_of, own_groups
+from service.model.device.control_groups import ROOT
+from service.model.device.cores import usable_cores
 
 PREFIX = "ATELIER_"
 MIN_SECRET_CHARS = 32
@@ -375,30 +376,13 @@ def prepare_torch(settings: Settings) -> None:
 
 
 def default_threads(num_cores: int | None = None, groups: str | None = None, root: Path = ROOT) -> int:
-    """One fewer than the cores that this process may use, and at least one.
+    """One fewer than `usable_cores`, whose arguments these are, and at least one.
 
-    The event loop and the image encoder run on the core that is left. With a thread on every core, a single
-    busy neighbour delays every operation, which waits for its slowest thread: docs/benchmarks.md has figures.
-    `groups` is the text of /proc/self/cgroup, whose quotas count as cores; without arguments, this machine's.
+    The event loop, the image encoder and, of few threads, the decoder run on the core that is left. With a
+    thread on every core, a single busy neighbour delays every operation, which waits for its slowest thread:
+    docs/benchmarks.md has figures.
     """
-    import psutil  # other commands do without it
-
-    if num_cores is None:
-        num_usable = len(psutil.Process().cpu_affinity() or ()) if psutil.LINUX else os.cpu_count() or 1
-        num_cores = min(num_usable, psutil.cpu_count(logical=False) or num_usable)
-    for _, folder in folders_of(own_groups() if groups is None else groups, "cpu", root):
-        num_cores = min([num_cores, *_cores_allowed(folder)])
-    return max(1, num_cores - 1)
-
-
-def _cores_allowed(folder: Path) -> list[int]:
-    """The quota of a control group of either version, rounded up to whole cores; empty without one."""
-    files = [folder / "cpu.max", folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"]
-    numbers = " ".join(file.read_text() for file in files if file.exists()).split()
-    if len(numbers) != 2 or not numbers[0].isdigit():  # "max", or -1
-        return []
-    quota, period = map(int, numbers)
-    return [-(-quota // period)]
+    return max(1, usable_cores(num_cores, groups, root) - 1)
 
 
 def _read_aliases(text: str) -> dict[str, str]:

@@ -78,7 +78,8 @@ class Backbone(Protocol[CacheT, NoiseT]):
     vocabulary: Vocabulary | None  # of a model of few words; None where any word may mean something
 
     def batch_bytes(self, schedule: Schedule, num_images: int) -> int:
-        """The most memory that a batch of so many stylised images takes, beside the weights."""
+        """The most memory that a batch of so many stylised images takes, beside the weights; and while it is
+        decoded, the next one (`decodes_beside`)."""
 
     # Text and guidance
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from service.model.device.cores import usable_cores
 from service.model.schedule import Size
 
 
@@ -46,6 +47,15 @@ def pixels_of(image: NDArray[np.uint8], size: Size, device: torch.device) -> Ten
     cut = np.array(cut_to(Image.fromarray(image), size))
     pixels = torch.from_numpy(cut).to(device).permute(2, 0, 1)[None]
     return pixels.float() / 255 * 2 - 1
+
+
+def decodes_beside(device: torch.device) -> bool:
+    """Whether the images of a batch are decoded by another thread, beside the next batch's steps.
+
+    A GPU does one after the other. On a CPU the model's threads leave cores to other work; where these are as
+    many, they decode: operations of one team of threads wait for its slowest, so two must not share a core.
+    """
+    return device.type == "cpu" and usable_cores() >= 2 * torch.get_num_threads()
 
 
 class DecodedImages:

@@ -19,7 +19,7 @@ from service.model.backbone import AnyBackbone
 from service.model.device.memory import batch_limits
 from service.model.device.precision import full_fp32
 from service.model.device.timer import DeviceTimer
-from service.model.device.transfer import DecodedImages, index_tensor
+from service.model.device.transfer import DecodedImages, decodes_beside, index_tensor
 from service.model.engine.edits import Edits
 from service.model.engine.picture_cache import PictureCache
 from service.model.engine.plan import Plan, texts_of, the_only
@@ -62,15 +62,15 @@ def never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PendingBatch:
-    """A batch whose images are still being decoded and copied. Any thread may wait for them."""
+    """A batch whose images are still to be decoded or copied. Any thread may wait for them."""
 
-    decoded: DecodedImages
+    decoded: DecodedImages | None  # None: whoever waits decodes
     drawings: Callable[[], list[Drawing]]  # waits; one a spec, in order
 
     @property
     def is_ready(self) -> bool:
         """Whether `drawings` need not wait."""
-        return self.decoded.is_ready
+        return self.decoded is not None and self.decoded.is_ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,7 @@ class Generator:
         self.resident_bytes = backbone.resident_bytes
         self.precision = backbone.precision
         self.limits = batch_limits(backbone)
+        self.decodes_beside = decodes_beside(backbone.device)
         self._texts = TextCache(backbone.encode_texts)
         self._pictures = PictureCache(self.read_picture)
 
@@ -234,7 +235,7 @@ class Generator:
         return self.draw(specs, cancelled).drawings()
 
     def draw(self, specs: Sequence[ImageSpec], cancelled: Callable[[], bool] = never) -> PendingBatch:
-        """`generate`, but for waiting for the decoder: on a GPU the next batch can start meanwhile."""
+        """`generate`, but for waiting for the decoder: the next batch can start meanwhile."""
         try:
             with torch.inference_mode():
                 return self._draw(specs, cancelled)
@@ -253,12 +254,16 @@ class Generator:
         with timer.measure():
             plan = Plan.of(specs, schedule, texts, self.backbone)
             loop = self._loop_over_scales(plan, specs, tokens, cancelled)
-        with timer.measure():
-            decoded = self.backbone.decode(loop.features)
+
+        def decode() -> DecodedImages:
+            with torch.inference_mode(), timer.measure():
+                return self.backbone.decode(loop.features)
+
+        decoded = None if self.decodes_beside else decode()
 
         def drawings() -> list[Drawing]:
             num_edits = sum(spec.edit is not None for spec in specs)
-            images = decoded.images()  # waits for the device, once for all that follows
+            images = (decoded or decode()).images()  # waits for the device, once for all that follows
             require_finite(loop.is_finite)
             timings = _timings(timer, loop, plan, num_edits)
             num_tokens = plan.shortcuts.num_tokens([scale.num_tokens for scale in schedule.scales])

@@ -23,7 +23,7 @@ from service.model.block_runner import (
 from service.model.checkpoints.options import DecodingChoice
 from service.model.device.precision import name_of
 from service.model.device.step_graphs import CudaGraph, Graph
-from service.model.device.transfer import DecodedImages, pixels_of, send
+from service.model.device.transfer import DecodedImages, decodes_beside, pixels_of, send
 from service.model.engine.types import Coupling, Path, Text, TextCoverage, Vocabulary
 from service.model.infinity import style
 from service.model.infinity.config import InfinityConfig
@@ -98,13 +98,15 @@ class Infinity:
             # cuDNN's attention makes a plan for each new shape, of which texts and batches have many.
             torch.backends.cuda.enable_cudnn_sdp(False)
         self.is_compiled = False
+        self._decodes_beside = decodes_beside(self.device)
         weights = (*transformer.parameters(), *tokenizer.parameters())
         text_bytes = text_encoder.num_bytes if text_encoder else 0
         self.resident_bytes = sum(parameter.nbytes for parameter in weights) + text_bytes
 
     def batch_bytes(self, schedule: Schedule, num_images: int) -> int:
         batch = footprint(self.config, schedule, num_images, self.dtype, self.decoding.num_at_once)
-        return batch.peak + self.steps.kept_bytes(captured_step_bytes(self.config, self.dtype))
+        peak = batch.peak_of_two if self._decodes_beside else batch.peak
+        return peak + self.steps.kept_bytes(captured_step_bytes(self.config, self.dtype))
 
     @classmethod
     def sharing_weights(cls, other: Infinity, config: InfinityConfig | None = None) -> Self:

@@ -29,7 +29,8 @@ _LIBRARIES = 32 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Of one batch. The cache lives from the first step to the last, beside one of the others at a time."""
+    """Of one batch. The cache lives from the first step to the last, beside one of the others at a time, and
+    beside the decoding of the batch before where another thread does that."""
 
     cache: int  # keys and values, of images and texts
     step: int  # activations of the widest step
@@ -39,6 +40,11 @@ class Footprint:
     @property
     def peak(self) -> int:
         return _LIBRARIES + max(self.cache + max(self.step, self.partial), self.decoding)
+
+    @property
+    def peak_of_two(self) -> int:
+        """While another batch is decoded."""
+        return _LIBRARIES + self.cache + max(self.step, self.partial) + self.decoding
 
 
 def footprint(

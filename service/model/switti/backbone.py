@@ -23,7 +23,7 @@ from service.model.block_runner import (
 from service.model.checkpoints.options import DecodingChoice
 from service.model.device.precision import name_of
 from service.model.device.step_graphs import CudaGraph, Graph
-from service.model.device.transfer import DecodedImages, pixels_of, send
+from service.model.device.transfer import DecodedImages, decodes_beside, pixels_of, send
 from service.model.engine.types import Coupling, Path, Text, TextCoverage, Vocabulary
 from service.model.kv_cache import KVCache, RowGroup, step_attention
 from service.model.rows import lay_out_rows
@@ -98,12 +98,13 @@ class Switti:
             # cuDNN's attention makes a plan for each new shape, of which texts and batches have many.
             torch.backends.cuda.enable_cudnn_sdp(False)
         self.is_compiled = False
+        self._decodes_beside = decodes_beside(self.device)
         self.resident_bytes = sum(
             parameter.nbytes for part in (transformer, tokenizer) for parameter in part.parameters()
         ) + (text_encoders.num_bytes if text_encoders else 0)
 
     def batch_bytes(self, schedule: Schedule, num_images: int) -> int:
-        batch = batch_bytes(self.config, num_images, self.dtype)
+        batch = batch_bytes(self.config, num_images, self.dtype, decodes_beside=self._decodes_beside)
         return batch + self.steps.kept_bytes(captured_step_bytes(self.config, self.dtype))
 
     def compile(self, backend: str | Callable[..., Any] = "inductor") -> None:

@@ -34,15 +34,19 @@ _CELL_SCORES = 2
 _LIBRARIES = 32 * 2**20
 
 
-def batch_bytes(config: SwittiConfig, num_images: int, dtype: torch.dtype) -> int:
+def batch_bytes(
+    config: SwittiConfig, num_images: int, dtype: torch.dtype, *, decodes_beside: bool = False
+) -> int:
     """The most that a batch takes; `dtype` is that of the blocks and the image decoder.
 
-    The cache lives from the first step to the last, beside the widest step or a partial image.
+    The cache lives from the first step to the last, beside the widest step or a partial image; with
+    `decodes_beside`, also beside the decoding of the batch before.
     """
     scales = square_scales(config.grids)
     widest = max(_step_bytes(config, step, num_images, dtype) for step in range(1, len(scales) + 1))
     partial, decoding = (decoding_bytes(config, scale, dtype) for scale in scales[-2:])
-    return _LIBRARIES + max(cache_bytes(config, num_images, dtype) + max(widest, partial), decoding)
+    steps = cache_bytes(config, num_images, dtype) + max(widest, partial)
+    return _LIBRARIES + (steps + decoding if decodes_beside else max(steps, decoding))
 
 
 def cache_bytes(config: SwittiConfig, num_images: int, dtype: torch.dtype) -> int:
