@@ -58,7 +58,9 @@ def generation_batcher(
         drawn = generator.draw(specs, cancelled_after_step if is_background else cancelled)
         paused_seconds = executor.paused_seconds - paused_seconds
         drawings = partial(_observed, drawn, paused_seconds, metrics)
-        return drawings() if drawn.is_ready else PendingOutputs(drawings)
+        # To decode on another thread costs a request a little, and gains nothing while no other waits.
+        is_alone = drawn.decoded is None and not batcher.num_queued
+        return drawings() if drawn.is_ready or is_alone else PendingOutputs(drawings)
 
     def max_fitting(key: Hashable) -> int:
         assert isinstance(key, BatchKey)
@@ -67,7 +69,7 @@ def generation_batcher(
     def max_in_background(key: Hashable) -> int:
         return max_background_images(max_fitting(key), is_cpu=generator.backbone.device.type == "cpu")
 
-    return Batcher(
+    batcher = Batcher(
         draw,
         name="background" if is_background else "generate",
         group=attrgetter("batch_key"),
@@ -78,6 +80,7 @@ def generation_batcher(
         yields=is_background,
         max_fitting=max_fitting,
     )
+    return batcher
 
 
 def max_background_images(max_images: int, *, is_cpu: bool) -> int:
