@@ -56,7 +56,7 @@ _LEAKAGE = (
 )
 _JUDGE = (
     "The judge is a classifier of nano's world. Kept: the prompt's object is seen; leaked: the style image's "
-    "object is; style: the mean of colour, background and medium being the style image's; harmonic: of kept "
+    "object is; style: the mean of background and medium being the style image's; harmonic: of kept "
     "and style; vanished: nothing stands out from the background."
 )
 _COST = (
