@@ -48,7 +48,7 @@ class StepRunner(Generic[TextT]):
         """`caches`: whether layers keep keys and values; not where a scale attends to itself alone."""
         self._num_layers, self._num_cached = num_layers, num_layers if caches else 0
         self._num_heads, self._head_width = num_heads, head_width
-        self._device, self._dtype = device, dtype
+        self.device, self._dtype = device, dtype
         self.graphs: StepGraphs[RowGroup[TextT]] | None = None
         self.arena: KeyValueArena | None = None  # while there are graphs
 
@@ -61,7 +61,7 @@ class StepRunner(Generic[TextT]):
             self._num_heads,
             self._head_width,
             most_row_tokens(schedules),
-            self._device,
+            self.device,
             self._dtype,
         )
 
@@ -89,7 +89,7 @@ class StepRunner(Generic[TextT]):
             num_own=num_own,
             num_rows=num_rows,
             num_tokens=schedule.num_tokens,
-            device=self._device,
+            device=self.device,
             dtype=self._dtype,
         )
         return own, 0

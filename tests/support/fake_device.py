@@ -119,6 +119,7 @@ def _move(model: Infinity, texts: dict[str, Text]) -> None:
                 if parameter is not None:
                     module._parameters[name] = nn.Parameter(_there(parameter), requires_grad=False)
     model.device, model.is_fused = model.transformer.start.device, True
+    model.steps.device = model.device
     known = {prompt: replace(text, conditioning=_there(text.conditioning)) for prompt, text in texts.items()}
     model.text_encoder = KnownTexts(known)  # type: ignore[assignment]  # all that is asked of one
 

@@ -98,14 +98,14 @@ class Infinity:
             # cuDNN's attention makes a plan for each new shape, of which texts and batches have many.
             torch.backends.cuda.enable_cudnn_sdp(False)
         self.is_compiled = False
-        self._decodes_beside = decodes_beside(self.device)
+        self.decodes_beside = decodes_beside(self.device)
         weights = (*transformer.parameters(), *tokenizer.parameters())
         text_bytes = text_encoder.num_bytes if text_encoder else 0
         self.resident_bytes = sum(parameter.nbytes for parameter in weights) + text_bytes
 
     def batch_bytes(self, schedule: Schedule, num_images: int) -> int:
         batch = footprint(self.config, schedule, num_images, self.dtype, self.decoding.num_at_once)
-        peak = batch.peak_of_two if self._decodes_beside else batch.peak
+        peak = batch.peak_of_two if self.decodes_beside else batch.peak
         return peak + self.steps.kept_bytes(captured_step_bytes(self.config, self.dtype))
 
     @classmethod

@@ -98,13 +98,13 @@ class Switti:
             # cuDNN's attention makes a plan for each new shape, of which texts and batches have many.
             torch.backends.cuda.enable_cudnn_sdp(False)
         self.is_compiled = False
-        self._decodes_beside = decodes_beside(self.device)
+        self.decodes_beside = decodes_beside(self.device)
         self.resident_bytes = sum(
             parameter.nbytes for part in (transformer, tokenizer) for parameter in part.parameters()
         ) + (text_encoders.num_bytes if text_encoders else 0)
 
     def batch_bytes(self, schedule: Schedule, num_images: int) -> int:
-        batch = batch_bytes(self.config, num_images, self.dtype, decodes_beside=self._decodes_beside)
+        batch = batch_bytes(self.config, num_images, self.dtype, decodes_beside=self.decodes_beside)
         return batch + self.steps.kept_bytes(captured_step_bytes(self.config, self.dtype))
 
     def compile(self, backend: str | Callable[..., Any] = "inductor") -> None:

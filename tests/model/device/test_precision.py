@@ -80,8 +80,10 @@ def test_what_makes_no_sense_is_refused_with_what_would(
 
 
 def test_a_precision_that_does_not_exist_is_refused_by_the_settings() -> None:
-    with pytest.raises(ValueError, match=r"^ATELIER_PRECISION must be 'auto', 'fp32' or 'bf16', not 'fp8'$"):
-        read_settings(precision="fp8")
+    with pytest.raises(
+        ValueError, match=r"^ATELIER_PRECISION must be 'auto', 'fp32', 'bf16' or 'fp8', not 'fp4'$"
+    ):
+        read_settings(precision="fp4")
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ def generator_of(shape: Shape, device: str = "cpu") -> Generator:
     parts = infinity.transformer, infinity.tokenizer, infinity.text_encoder
     infinity = Infinity(config, *parts, fingerprint="0" * 16)
     infinity.is_fused = shape.is_fused or device != "cpu"
+    infinity.decodes_beside = False  # one batch is measured, and not the one before it as well
     return Generator(infinity)
 
 
