@@ -58,8 +58,8 @@ def generation_batcher(
         drawn = generator.draw(specs, cancelled_after_step if is_background else cancelled)
         paused_seconds = executor.paused_seconds - paused_seconds
         drawings = partial(_observed, drawn, paused_seconds, metrics)
-        # To decode on another thread costs a request a little, and gains nothing while no other waits.
-        is_alone = drawn.decoded is None and not batcher.num_queued
+        # To decode on another thread costs a request a little, and gains nothing while there is no other.
+        is_alone = drawn.decoded is None and len(specs) == 1 and not batcher.num_queued
         return drawings() if drawn.is_ready or is_alone else PendingOutputs(drawings)
 
     def max_fitting(key: Hashable) -> int:
