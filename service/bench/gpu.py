@@ -220,11 +220,13 @@ def graphs(machine: Machine) -> Outcome:
         backbone.compile()
     spec = subject.spec(0, style=0)
     without = subject.generator.generate([spec])[0].image
-    backbone.capture_steps()
+    backbone.steps.capture()
     images = {name: subject.generator.generate([spec])[0].image for name in ("captured", "replayed")}
     rows = tuple(Row(name, _beside(image, without)) for name, image in images.items())
-    pixels = Table(f"{backbone.num_graphs} graphs beside none", rows)
-    is_right = backbone.num_graphs > 0 and all(np.array_equal(image, without) for image in images.values())
+    pixels = Table(f"{backbone.steps.num_graphs} graphs beside none", rows)
+    is_right = backbone.steps.num_graphs > 0 and all(
+        np.array_equal(image, without) for image in images.values()
+    )
     timed = _timed(machine)
     return Outcome(Findings((pixels, *timed.tables), timed.notes), is_right)
 

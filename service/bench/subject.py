@@ -106,7 +106,7 @@ def load_subject(options: SubjectOptions, on_progress: OnProgress = no_progress)
         if presets.reason_not_to_compile(device, options.choices.compile) is None:
             backbone.compile()
             if device.type == "cuda":
-                backbone.capture_steps()
+                backbone.steps.capture()
     else:
         loaded = presets.load(
             options.model,

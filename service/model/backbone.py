@@ -72,6 +72,7 @@ class Backbone(Protocol[CacheT, NoiseT]):
     max_text_tokens: int
     resident_bytes: int  # memory of the weights on `device`
     mapped_bytes: int  # of these, bytes in mapped files, whose pages the system counts as free
+    decodes_beside: bool  # whether another thread decodes, beside the next batch (`transfer.decodes_beside`)
     is_compiled: bool  # whether the first batch of each kind waits for a compiler
     precision: PrecisionName  # in which most of the work is done
     qualities: Qualities

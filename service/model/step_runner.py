@@ -42,25 +42,25 @@ class StepRunner(Generic[TextT]):
     """Runs the steps of one backbone's batches."""
 
     def __init__(
-        self, num_layers: int, num_heads: int, head_width: int, device: torch.device, dtype: torch.dtype,
-        *, caches: bool = True,
+        self, num_layers: int, num_heads: int, head_width: int, schedules: Iterable[Schedule],
+        device: torch.device, dtype: torch.dtype, *, caches: bool = True,
     ) -> None:  # fmt: skip
         """`caches`: whether layers keep keys and values; not where a scale attends to itself alone."""
         self._num_layers, self._num_cached = num_layers, num_layers if caches else 0
-        self._num_heads, self._head_width = num_heads, head_width
+        self._num_heads, self._head_width, self._schedules = num_heads, head_width, tuple(schedules)
         self.device, self._dtype = device, dtype
         self.graphs: StepGraphs[RowGroup[TextT]] | None = None
         self.arena: KeyValueArena | None = None  # while there are graphs
 
-    def capture(self, schedules: Iterable[Schedule], new_graph: Callable[[], Graph] = CudaGraph) -> None:
+    def capture(self, new_graph: Callable[[], Graph] = CudaGraph) -> None:
         """Run the small steps of small batches by graphs, and take the memory in which these keep keys and
-        values. Of the fused form: kernels that go through the rows ask the host for their number."""
+        values (`kept_bytes` counts it). Of the fused form."""
         self.graphs = StepGraphs(new_graph)
         self.arena = KeyValueArena(
             self._num_cached,
             self._num_heads,
             self._head_width,
-            most_row_tokens(schedules),
+            most_row_tokens(self._schedules),
             self.device,
             self._dtype,
         )
@@ -96,6 +96,7 @@ class StepRunner(Generic[TextT]):
 
     def run(self, cache: KVCache[TextT], features: Tensor, step: int, work: Work[TextT]) -> Tensor:
         """The logits of a step, by its graph where it has one; the rows that are left stay active."""
+        assert self.graphs is None or cache.is_fused, "kernels that go through the rows ask for their number"
         rotation, left = cache.begin_step(step), cache.last_group(step)
         place = StepPlace(
             step,

@@ -150,7 +150,7 @@ def _ink(sketch: Sketch) -> Canvas:
     tone = np.clip(_luminance(figure.colours), 0, 1)[..., None]
     dark, light = (sketch.background, ink) if dark_paper else (ink, _mixed(sketch.background, WHITE, 0.75))
     wash = dark + (np.float32(0.2) + np.float32(0.8) * tone) * (light - dark)
-    filled = np.clip(_blurred(lines, side * 0.022) * 3 - np.float32(1.9), 0, 1)
+    filled = _filled(lines)
     return _over(
         _over(paper, wash, figure.coverage), ink, lines * (1 - np.float32(0.9) * filled * figure.coverage)
     )
@@ -179,8 +179,7 @@ def _neon(sketch: Sketch) -> Canvas:
     ground = _mixed(BLACK, vivid, 0.56 - 0.16 * float(luminance))
     figure, lines = sketch.flat(), sketch.ink().coverage
     # Drawings fill large parts with ink; a tube has a width.
-    inside = np.clip(_blurred(lines, side * 0.022) * 3 - 1.9, 0, 1)
-    tube = lines * (1 - np.float32(0.85) * inside)
+    tube = lines * (1 - np.float32(0.85) * _filled(lines))
     light = _lit(sketch, figure)
     near = _blurred(tube, side * 0.025)
     far = _blurred(tube, side * 0.08)
@@ -300,6 +299,11 @@ def _laid(sketch: Sketch, ground: Canvas, figure: Figure, rim: float = 0.9) -> C
         tone = WHITE if _luminance(sketch.background) < 0.6 else BLACK
         ground = _over(ground, tone, edge * np.float32(rim))
     return _over(ground, figure.colours, figure.coverage)
+
+
+def _filled(lines: Coverage) -> Coverage:
+    """Where a drawing is filled, and not a line."""
+    return np.clip(_blurred(lines, len(lines) * 0.022) * 3 - np.float32(1.9), 0, 1)
 
 
 def _luminance(colour: NDArray[np.float32]) -> NDArray[np.float32]:

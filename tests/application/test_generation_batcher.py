@@ -81,7 +81,7 @@ async def test_images_are_decoded_while_the_next_batch_is_drawn_where_there_are_
     model = Meeting.sharing_weights(tiny_infinity())
     model.num_batches, model.all_began = 2, threading.Event()
     generator = Generator(model)
-    generator.decodes_beside = True
+    model.decodes_beside = True
     thread = ModelThread()
     batcher = generation_batcher(generator, thread, Settings(), Metrics())
     await batcher.start()

@@ -224,7 +224,7 @@ def test_the_images_of_a_stream_that_fails_after_them_are_counted(tmp_path: Path
             return super().draw(specs, cancelled)
 
     generator = SeedFiveFails(tiny_generator().backbone)
-    generator.decodes_beside = False  # else the second image may fail before the first is decoded
+    generator.backbone.decodes_beside = False  # else the second image may fail before the first is decoded
     with serving(Settings(data_dir=tmp_path), generator) as server, server.client() as client:
         server.wait_until_settled()
         finished, failed = events_of(client, n=2, seed=4)

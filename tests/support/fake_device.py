@@ -98,7 +98,7 @@ def waits(
     with FakeTensorMode(allow_non_fake_inputs=True):
         _move(model, texts)
         if by_graphs:
-            model.capture_steps(lambda: FakeGraph(watching.in_graph))
+            model.steps.capture(lambda: FakeGraph(watching.in_graph))
         with watching:
             try:
                 generator.generate(batch, watching.after_a_step)

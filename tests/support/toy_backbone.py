@@ -85,7 +85,7 @@ class ToyBackbone:
     alpha, guidance, key_step = 1.0, 2.0, 2
     max_text_tokens = 40
     resident_bytes, mapped_bytes = 1 << 16, 0
-    is_compiled = False
+    is_compiled = decodes_beside = False
     precision: PrecisionName = "fp32"
     qualities = Qualities(low=Shortcuts(stop_after=3))
     vocabulary: Vocabulary | None = None

@@ -40,8 +40,11 @@ class Fp8Matrix:
         return self.values.float() * self.scales
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """`x @ matrix.T + bias` of bf16 x [..., inputs], in bf16. Each row of x is scaled by itself."""
-        rows, scales = _scaled(x.reshape(-1, x.shape[-1]))
+        """`x @ matrix.T + bias` of x [..., inputs], in bf16, as which x and bias are read.
+
+        Each row of x is scaled by itself.
+        """
+        rows, scales = _scaled(x.reshape(-1, x.shape[-1]).to(self.dtype))
         y = F.scaled_mm(
             rows,
             self.values.T,
@@ -49,9 +52,9 @@ class Fp8Matrix:
             ScalingType.RowWise,
             self.scales.T,
             ScalingType.RowWise,
-            output_dtype=torch.bfloat16,
+            output_dtype=self.dtype,
         )
-        return (y if bias is None else y + bias).view(*x.shape[:-1], -1)
+        return (y if bias is None else y + bias.to(self.dtype)).view(*x.shape[:-1], -1)
 
 
 class Fp8Linear(nn.Module):
@@ -69,8 +72,7 @@ class Fp8Linear(nn.Module):
         return Fp8Matrix(self.values, self.scales)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.to(torch.bfloat16)
-        return self.weight.product(x, None if self.bias is None else self.bias.to(x.dtype))
+        return self.weight.product(x, self.bias)
 
 
 def hold_in_fp8(module: nn.Module) -> None:

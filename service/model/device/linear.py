@@ -97,10 +97,10 @@ def linear(
     whatever the others have. `is_large` chooses the kernels, by default from the weight: never from the rows,
     which would round differently in other company.
     """
-    x, bias = x.to(weight.dtype), bias if bias is None else bias.to(weight.dtype)
     if isinstance(weight, Fp8Matrix):
         y = weight.product(x, bias)
         return F.gelu(y, approximate="tanh") if gelu else y
+    x, bias = x.to(weight.dtype), bias if bias is None else bias.to(weight.dtype)
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return _product(x, weight, bias, gelu, is_large=False)
     if is_large is None:

@@ -19,7 +19,7 @@ from service.model.backbone import AnyBackbone
 from service.model.device.memory import batch_limits
 from service.model.device.precision import full_fp32
 from service.model.device.timer import DeviceTimer
-from service.model.device.transfer import DecodedImages, decodes_beside, index_tensor
+from service.model.device.transfer import DecodedImages, index_tensor
 from service.model.engine.edits import Edits
 from service.model.engine.picture_cache import PictureCache
 from service.model.engine.plan import Plan, texts_of, the_only
@@ -107,7 +107,6 @@ class Generator:
         self.resident_bytes = backbone.resident_bytes
         self.precision = backbone.precision
         self.limits = batch_limits(backbone)
-        self.decodes_beside = decodes_beside(backbone.device)
         self._texts = TextCache(backbone.encode_texts)
         self._pictures = PictureCache(self.read_picture)
 
@@ -259,7 +258,7 @@ class Generator:
             with torch.inference_mode(), timer.measure():
                 return self.backbone.decode(loop.features)
 
-        decoded = None if self.decodes_beside else decode()
+        decoded = None if self.backbone.decodes_beside else decode()
 
         def drawings() -> list[Drawing]:
             num_edits = sum(spec.edit is not None for spec in specs)

@@ -22,7 +22,6 @@ from service.model.block_runner import (
 )
 from service.model.checkpoints.options import DecodingChoice
 from service.model.device.precision import name_of
-from service.model.device.step_graphs import CudaGraph, Graph
 from service.model.device.transfer import DecodedImages, decodes_beside, pixels_of, send
 from service.model.engine.types import Coupling, Path, Text, TextCoverage, Vocabulary
 from service.model.infinity import style
@@ -89,7 +88,7 @@ class Infinity:
         self._functions = StepFunctions()
         shape = config.transformer
         self.steps: StepRunner[TextConditioning] = StepRunner(
-            shape.depth, shape.num_heads, shape.head_width, self.device, self.dtype
+            shape.depth, shape.num_heads, shape.head_width, self.schedules.values(), self.device, self.dtype
         )
         self._rotations: dict[Schedule, Tensor] = {}
         # Kernels of one row at a time round alike in any company, and are fast enough on a CPU alone.
@@ -133,16 +132,6 @@ class Infinity:
         self._run_block = compiled_run_block(backend)
         self._functions = StepFunctions.compiled(backend)
         compile_decoder(self.tokenizer.decoder, backend)
-
-    def capture_steps(self, new_graph: Callable[[], Graph] = CudaGraph) -> None:
-        """Run the small steps of small batches by graphs, of the fused form (`batch_bytes` counts them)."""
-        assert self.is_fused, "kernels that go through the rows ask the host for their number"
-        self.steps.capture(self.schedules.values(), new_graph)
-
-    @property
-    def num_graphs(self) -> int:
-        """Steps that have been captured."""
-        return self.steps.num_graphs
 
     def feature_grids(self, schedule: Schedule) -> tuple[Scale, ...]:
         """The scales on the image tokenizer's grid, on which codes and features are."""

@@ -39,12 +39,16 @@ class Footprint:
 
     @property
     def peak(self) -> int:
-        return _LIBRARIES + max(self.cache + max(self.step, self.partial), self.decoding)
+        return _LIBRARIES + max(self._steps, self.decoding)
 
     @property
     def peak_of_two(self) -> int:
         """While another batch is decoded."""
-        return _LIBRARIES + self.cache + max(self.step, self.partial) + self.decoding
+        return _LIBRARIES + self._steps + self.decoding
+
+    @property
+    def _steps(self) -> int:
+        return self.cache + max(self.step, self.partial)
 
 
 def footprint(

@@ -162,7 +162,7 @@ class InfinityCheckpoint:
         if compile:
             infinity.compile()
             if device.type == "cuda":
-                infinity.capture_steps()
+                infinity.steps.capture()
         is_exact = not compile and not precision.fp8
         use_row_tile([*text_encoder.weights_on_cpu, *(cpu_matrices(transformer) if is_exact else [])])
         return infinity

@@ -22,7 +22,6 @@ from service.model.block_runner import (
 )
 from service.model.checkpoints.options import DecodingChoice
 from service.model.device.precision import name_of
-from service.model.device.step_graphs import CudaGraph, Graph
 from service.model.device.transfer import DecodedImages, decodes_beside, pixels_of, send
 from service.model.engine.types import Coupling, Path, Text, TextCoverage, Vocabulary
 from service.model.kv_cache import KVCache, RowGroup, step_attention
@@ -90,7 +89,13 @@ class Switti:
         self._run_block: RunBlock = run_block
         shape = config.transformer
         self.steps: StepRunner[RowConditioning] = StepRunner(
-            shape.depth, shape.num_heads, shape.head_width, self.device, self.dtype, caches=shape.is_causal
+            shape.depth,
+            shape.num_heads,
+            shape.head_width,
+            self.schedules.values(),
+            self.device,
+            self.dtype,
+            caches=shape.is_causal,
         )
         # Kernels of one row at a time round alike in any batch, and are fast enough on a CPU alone.
         self.is_fused = self.device.type != "cpu"
@@ -113,16 +118,6 @@ class Switti:
         self.is_fused = True  # the exact kernels go through the rows, and are compiled for their number
         self._run_block = compiled_run_block(backend)
         compile_decoder(self.tokenizer.decoder, backend)
-
-    def capture_steps(self, new_graph: Callable[[], Graph] = CudaGraph) -> None:
-        """Run the small steps of small batches by graphs, of the fused form (`batch_bytes` counts them)."""
-        assert self.is_fused, "kernels that go through the rows ask the host for their number"
-        self.steps.capture(self.schedules.values(), new_graph)
-
-    @property
-    def num_graphs(self) -> int:
-        """Steps that have been captured."""
-        return self.steps.num_graphs
 
     # Text and guidance
 

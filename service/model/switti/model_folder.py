@@ -147,7 +147,7 @@ class SwittiCheckpoint:
         if compile:
             switti.compile()
             if device.type == "cuda":
-                switti.capture_steps()
+                switti.steps.capture()
         is_exact = device.type == "cpu" and not compile and not precision.fp8
         use_row_tile([*text_encoders.weights_on_cpu, *(cpu_matrices(switti) if is_exact else [])])
         return switti

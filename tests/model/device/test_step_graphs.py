@@ -49,7 +49,7 @@ def captured(
         graphs.append(new_graph())
         return graphs[-1]
 
-    model.capture_steps(noted)
+    model.steps.capture(noted)
     return model, graphs
 
 
@@ -86,7 +86,7 @@ def test_switti_too_draws_by_graphs_what_it_draws_without(backbone: str) -> None
         for drawn in (asked, again):
             for ours, theirs in zip(by_graphs.generate(drawn), without.generate(drawn), strict=True):
                 assert np.array_equal(ours.image, theirs.image)
-    assert model.num_graphs == len(graphs)
+    assert model.steps.num_graphs == len(graphs)
     assert sum(graph.num_replays for graph in graphs) > len(graphs) / 2
 
 
@@ -176,7 +176,7 @@ def test_where_a_capture_fails_images_are_drawn_without_graphs_and_one_warning_s
 def test_the_memory_of_graphs_counts_as_a_batchs(backbone: str) -> None:
     model = fused(backbone)
     without = model.batch_bytes(model.schedules[SQUARE], 1)
-    model.capture_steps(FakeGraph)
+    model.steps.capture(FakeGraph)
     assert (arena := model.steps.arena) is not None
     graphs = model.batch_bytes(model.schedules[SQUARE], 1) - without
     assert graphs > arena.num_bytes + step_graphs.MAX_KEPT_BYTES

@@ -166,9 +166,8 @@ class Remote(Looking):
 def test_a_partial_image_of_a_gpu_is_waited_for_when_the_next_step_is_launched() -> None:
     model = Remote()
     spec, shown = watched(STYLED, 3, 6)
-    generator = Generator(model)
-    generator.decodes_beside = False  # whatever cores are here
-    drawn = generator.draw([spec])
+    model.decodes_beside = False  # whatever cores are here
+    drawn = Generator(model).draw([spec])
     assert not drawn.is_ready
     assert model.events == [
         "step 1", "step 2", "step 3", "decode", "step 4", "waited", "step 5", "step 6", "decode", "waited",
