@@ -6,12 +6,13 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from service.bench.report import Row, Table
-from service.model.attention import attend_fused
+from service.model.attention import KERNELS, AttentionShape, attend_fused, kernel_seconds
 from service.model.shared_attention import row_groups, shared_attention
 
 _NUM_TIMES = 5
@@ -43,14 +44,31 @@ _LARGE = (_Shape(1, 4096, 10521), _Shape(4, 4096, 10521), _Shape(1, 144, 265), _
 _SMALL = tuple(_Shape(number, 9, 31, 2, 32, torch.float32) for number in range(1, 9))
 
 
+# Of an image without a style: Infinity-2B's at 1024 x 1024, and a small one.
+_GRIDS = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
+_SMALL_GRIDS = (1, 2, 3)
+
+
 def measure_kernels(device: torch.device) -> tuple[tuple[Table, ...], bool]:
-    """A table of shared attention, and whether all of it agrees; small shapes alone on a CPU."""
+    """A table of shared attention, and whether all of it agrees; one of torch's kernels where no row follows
+    another. Small shapes alone on a CPU."""
     rows, is_right = [], True
     for shape in _SMALL if device.type == "cpu" else (*_SMALL, *_LARGE):
         row, agrees = _shared_attention(shape, device)
         rows.append(row)
         is_right = is_right and agrees
-    return (Table("shared attention, beside torch's with copied keys", tuple(rows)),), is_right
+    shared = Table("shared attention, beside torch's with copied keys", tuple(rows))
+    return (shared, _without_followers(device)), is_right
+
+
+def _without_followers(device: torch.device) -> Table:
+    is_cpu = device.type == "cpu"
+    counts = [side * side for side in (_SMALL_GRIDS if is_cpu else _GRIDS)]
+    lengths = tuple(zip(counts, accumulate(counts), strict=True))
+    shape = AttentionShape(lengths, num_heads=16, head_width=128)
+    seconds = kernel_seconds(shape, device, torch.bfloat16)
+    rows = [Row(kernel.name, {"median_seconds": seconds.get(kernel)}) for kernel in KERNELS]
+    return Table("attention of an image without a style, all steps of one layer", tuple(rows))
 
 
 @torch.inference_mode()

@@ -12,14 +12,29 @@ rows are those that compute queries and keys.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import statistics
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from service.model.device.timer import DeviceTimer
+from service.model.schedule import Schedule
 from service.model.shared_attention import attend, is_shareable, shared_attention
+
+log = logging.getLogger(__name__)
+
+# Torch's, of which the fastest attends where no row follows another. FlexAttention is for masks, of which
+# there are none.
+KERNELS = (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)
+_NUM_ROWS = 2  # of an image without a style: its guidance halves
+_NUM_TIMES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +118,69 @@ def attend_fused(queries: Tensor, keys: Tensor, values: Tensor, source_rows: Ten
         # What `shared_attention` does not take: torch's kernels cost a copy of the keys.
         queries, keys = queries[source_rows], keys[source_rows]
     return F.scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2).flatten(2)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """The attention of a model's image without a style."""
+
+    lengths: tuple[tuple[int, int], ...]  # of each step, its tokens and those that they attend to
+    num_heads: int
+    head_width: int
+
+    @classmethod
+    def of(cls, schedule: Schedule, num_heads: int, head_width: int, *, attends_back: bool) -> AttentionShape:
+        """`attends_back`: whether a scale attends to those before it, and not to itself alone."""
+        counts = [scale.num_tokens for scale in schedule.scales]
+        known = [sum(counts[: index + 1]) if attends_back else count for index, count in enumerate(counts)]
+        return cls(tuple(zip(counts, known, strict=True)), num_heads, head_width)
+
+
+@cache
+def use_fastest_kernel(shape: AttentionShape, device: torch.device, dtype: torch.dtype) -> SDPBackend | None:
+    """Measure torch's kernels on a GPU, and have this process use the fastest; None where none takes these.
+
+    Which one it is differs by generation: on Hopper cuDNN's, elsewhere mostly FlashAttention. The one for all
+    shapes stays on beside it, for texts, whose bias others refuse or make a plan for at each new length.
+    """
+    seconds = kernel_seconds(shape, device, dtype)
+    fastest = min(seconds, key=seconds.__getitem__, default=None)
+    torch.backends.cuda.enable_flash_sdp(fastest is SDPBackend.FLASH_ATTENTION)
+    torch.backends.cuda.enable_cudnn_sdp(fastest is SDPBackend.CUDNN_ATTENTION)
+    measured = ", ".join(f"{kernel.name} {1000 * taken:.1f} ms" for kernel, taken in seconds.items())
+    log.info("attention without followers uses %s, of %s", fastest and fastest.name, measured or "none")
+    return fastest
+
+
+@torch.inference_mode()
+def kernel_seconds(
+    shape: AttentionShape,
+    device: torch.device,
+    dtype: torch.dtype,
+    kernels: Sequence[SDPBackend] = KERNELS,
+    new_timer: Callable[[torch.device], DeviceTimer] = DeviceTimer,
+) -> dict[SDPBackend, float]:
+    """How long each kernel takes for all steps of an image, the median of a few times after the first;
+    without those that do not take these tensors."""
+
+    def attend_all() -> None:
+        for num_tokens, num_known in shape.lengths:
+            queries = known[:, :num_tokens]
+            keys = known[:, :num_known].transpose(1, 2)
+            attend_fused(queries, keys, keys, None)
+
+    most = max(num_known for _, num_known in shape.lengths)
+    known = torch.randn(_NUM_ROWS, most, shape.num_heads, shape.head_width, device=device).to(dtype)
+    known /= shape.head_width**0.5
+    found = {}
+    for kernel in kernels:
+        timer = new_timer(device)
+        try:
+            with sdpa_kernel(kernel), warnings.catch_warnings(action="ignore"):
+                for _ in range(1 + _NUM_TIMES):
+                    with timer.measure():
+                        attend_all()
+        except RuntimeError:  # of this GPU, dtype or head width, or not in this build
+            continue
+        found[kernel] = statistics.median(timer.seconds()[1:])
+    return found
