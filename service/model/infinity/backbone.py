@@ -153,8 +153,9 @@ class Infinity:
         return self.text_encoder.coverage(text, self.max_text_tokens)
 
     def guidance_of_steps(self, guidance: float, num_steps: int) -> tuple[float, ...]:
-        """The same at every step."""
-        return (guidance,) * num_steps
+        """The same at every step, or until the key step and less of it after that (`fine_guidance`)."""
+        fine = guidance - (1 - self.config.sampling.fine_guidance) * (guidance - 1)
+        return tuple(guidance if step <= self.key_step else fine for step in range(1, num_steps + 1))
 
     # The loop over scales
 

@@ -56,6 +56,9 @@ class TokenizerConfig:
 class SamplingConfig:
     guidance: float
     temperature: float | tuple[float, ...]  # one value, or one a step
+    # The share of (guidance - 1) that the steps after the key step have: what guidance adds pulls them from
+    # the style to the prompt.
+    fine_guidance: float = 1.0
     top_k: int = 900
     top_p: float = 0.97
     guidance_layer: int = 0  # 0: on the logits; -n: on the output of the block n-th from the end
