@@ -21,8 +21,9 @@ ONLY ?=
 SOAK_SECONDS ?= 600
 SOAK_CONNECTIONS ?= 200
 BIN := $(VENV)/bin
-# Two processes with a thread each: the tests' tensors are too small for more threads to pay.
-IN_PARALLEL = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# Processes with a thread each: the tests' tensors are too small for more threads to pay. Three for the fast tests, of
+# which many wait.
+IN_PARALLEL = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile
 
 ifeq ($(UV),)
 CREATE_VENV = $(PYTHON) -m venv $(VENV)
@@ -43,10 +44,10 @@ run: $(VENV)/.installed  ## Serve on http://127.0.0.1:8000; installs everything 
 	$(BIN)/atelier serve $(ARGS)
 
 test: $(VENV)/.installed-dev  ## Run all tests: minutes; a real server, a real Valkey, real HTTP
-	$(IN_PARALLEL) $(ARGS)
+	$(IN_PARALLEL) -n 2 $(ARGS)
 
-test-quick: $(VENV)/.installed-dev  ## Run the fast tests, two minutes or so on two cores, before each commit
-	$(IN_PARALLEL) -m "not slow and not large" $(ARGS)
+test-quick: $(VENV)/.installed-dev  ## Run the fast tests, a minute and a half on two cores, before each commit
+	$(IN_PARALLEL) -n 3 -m "not slow and not large" $(ARGS)
 
 check: $(VENV)/.installed-dev  ## Check format, lint, types and layers
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,17 @@ if TYPE_CHECKING:
 
     from service.storage.embedded_valkey.server import EmbeddedValkey
     from tests.support.server import Running
+
+
+# A file that is slow, or large, as a whole.
+_IS_SLOW = re.compile(r"^pytestmark = \[?\s*pytest\.mark\.(slow|large)\b", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Quick tests do not wait for what slow ones import, and for the cases that Schemathesis makes up."""
+    if "not slow" not in config.getoption("markexpr") or collection_path.suffix != ".py":
+        return None
+    return True if _IS_SLOW.search(collection_path.read_text()) else None
 
 
 @pytest.fixture(scope="module")

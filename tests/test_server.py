@@ -20,6 +20,7 @@ async def app(scope: object, receive: object, send: object) -> None:
     """Answers nothing: no request comes."""
 
 
+@pytest.mark.slow
 def test_what_is_left_of_the_time_to_drain_is_all_that_is_waited_for(tmp_path: Path) -> None:
     with (
         busy(tmp_path, max_queued=4, drain_seconds=1) as (server, generator),

@@ -180,6 +180,7 @@ def test_a_broken_file_is_logged_once_and_without_its_secrets(
     assert key.secret not in record.message
 
 
+@pytest.mark.slow
 def test_a_key_that_is_added_or_removed_needs_no_restart(tmp_path: Path) -> None:
     file, first, second = tmp_path / "keys", Key("first"), Key("second")
     file.write_text(first.line)

@@ -18,6 +18,8 @@ from service.metrics import Metrics
 from service.storage.embedded_valkey.server import EmbeddedValkey
 from tests.support.batcher import Clock
 
+pytestmark = pytest.mark.slow
+
 FIVE = RateLimit("acme/requests", 5)
 
 

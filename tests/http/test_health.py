@@ -20,6 +20,7 @@ from tests.support.server import PATIENCE_SECONDS, Running, serving
 from tests.support.tiny import tiny_generator
 
 
+@pytest.mark.slow
 def test_a_loading_service_lives_is_not_ready_and_says_so(tmp_path: Path) -> None:
     generator = GatedGenerator(tiny_generator())
     with serving(Settings(data_dir=tmp_path), generator) as running, running.client() as client:

@@ -23,6 +23,8 @@ from tests.support.openai_sdk import files_of, sdk_of
 from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
 
+pytestmark = pytest.mark.slow
+
 acme, limited = Key("acme"), Key("limited", limits=Limits(requests=100, images=1))
 
 

@@ -17,6 +17,8 @@ from tests.support.server import ready_server
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import picture, upload
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:

@@ -25,6 +25,8 @@ from tests.support.server import serving
 from tests.support.tiny import tiny_generator, tiny_infinity
 from tests.support.uploads import is_image, picture, upload
 
+pytestmark = pytest.mark.slow
+
 
 def image_of(client: httpx.Client, **fields: object) -> bytes:
     answer = client.post(GENERATIONS, json={"prompt": "a star"} | fields).json()

@@ -178,6 +178,7 @@ def test_what_one_tenant_deletes_the_other_keeps(acme: httpx.Client, beta: httpx
     assert beta.post(GENERATIONS, json={"prompt": "a star", "style": theirs}).status_code == 200
 
 
+@pytest.mark.slow
 def test_styles_from_before_there_were_keys_belong_to_the_tenant_without_a_name(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

@@ -28,6 +28,8 @@ from tests.support.pictures import png
 from tests.support.styles import SMALL, Replica, keys_of_styles, picture_of
 from tests.support.valkey import running_server
 
+pytestmark = pytest.mark.slow
+
 Files = dict[str, bytes]
 
 

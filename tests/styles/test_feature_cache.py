@@ -149,6 +149,7 @@ async def test_a_deletion_by_another_replica_is_noticed_within_half_a_minute(
         await replica.store.feature(style_id, SMALL)
 
 
+@pytest.mark.slow
 async def test_while_the_store_is_unavailable_only_cached_styles_are_served(
     valkey: EmbeddedValkey, redis: Redis, style_id: str
 ) -> None:

@@ -53,6 +53,7 @@ def fixture_sources(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_thing_is_rasterised_by_its_label(sources: Path, tmp_path: Path) -> None:
     sprites = make_sprites(sources, tmp_path)
     assert sprites.names == tuple(thing.name for thing in THINGS)
@@ -65,6 +66,7 @@ def test_every_thing_is_rasterised_by_its_label(sources: Path, tmp_path: Path) -
     assert sprites.clay[3, 64, 64].tolist() == [0, 255, 0, 255]
 
 
+@pytest.mark.slow
 def test_sprites_are_made_once(sources: Path, tmp_path: Path) -> None:
     first = make_sprites(sources, tmp_path)
     for archive in sources.iterdir():

@@ -23,6 +23,8 @@ from service.webhooks.target import WebhookRules
 from tests.support.certificates import self_signed
 from tests.support.webhook_receiver import receiving
 
+pytestmark = pytest.mark.slow
+
 SECRET = "whsec_" + base64.b64encode(b"s" * 32).decode()
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 OWNER = JobOwner("acme", "acme")

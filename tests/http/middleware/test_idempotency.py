@@ -22,6 +22,8 @@ from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import picture
 
+pytestmark = pytest.mark.slow
+
 EDITS = "/v1/images/edits"
 STAR: dict[str, Any] = {"prompt": "a star"}
 

@@ -21,6 +21,8 @@ from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
 from tests.support.uploads import picture, upload
 
+pytestmark = pytest.mark.slow
+
 UPLOADS = 'atelier_queue_depth{queue="upload"}'
 
 

@@ -18,6 +18,8 @@ from tests.support.generations import GENERATIONS
 from tests.support.server import Running, serving
 from tests.support.tiny import tiny_generator
 
+pytestmark = pytest.mark.slow
+
 STAR = {"prompt": "a star"}
 
 

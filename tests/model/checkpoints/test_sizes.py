@@ -74,6 +74,7 @@ def test_every_enabled_size_is_drawn_before_the_service_is_ready_and_no_other(
         assert drawn.json()["size"] == "96x64"
 
 
+@pytest.mark.slow
 def test_a_style_is_the_same_style_whatever_sizes_are_enabled(tmp_path: Path) -> None:
     codes = []
     for name, generator in (("all", tiny_generator()), ("wide", Generator(tiny_infinity(), [WIDE]))):

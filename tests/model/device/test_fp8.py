@@ -111,6 +111,7 @@ def test_a_block_in_fp8_is_traced_whole(backbone: str) -> None:
     assert np.abs(generator.generate(batch)[0].image.astype(int) - expected.astype(int)).mean() < 1
 
 
+@pytest.mark.slow
 def test_nano_in_fp8_agrees_with_fp32_in_most_bits_and_less_than_in_bf16() -> None:
     bf16, fp8 = (
         overall(agreement_on("nano", precision, num_prompts=8).runs) for precision in ("bf16", "fp8")

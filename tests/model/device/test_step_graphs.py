@@ -61,6 +61,7 @@ def test_small_steps_are_the_first_eight_of_one_stylised_megapixel_and_none_of_a
     assert num_small_steps(tiny, 4) == len(tiny.scales) - 1  # the last drops rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [SQUARE, WIDE], ids=str)
 def test_batches_by_graphs_are_those_without_from_their_first_to_their_last_bit(size: object) -> None:
     model, graphs = captured()
@@ -75,6 +76,7 @@ def test_batches_by_graphs_are_those_without_from_their_first_to_their_last_bit(
     assert sum(graph.num_replays for graph in graphs) > len(graphs) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["switti", "switti-ar"])
 def test_switti_too_draws_by_graphs_what_it_draws_without(backbone: str) -> None:
     """With keys and values of its own and with none; its guidance begins after the first step."""

@@ -99,6 +99,7 @@ def test_whole_numbers_are_read_where_fractions_may_be() -> None:
     assert isinstance(config.sampling.guidance_growth, float)
 
 
+@pytest.mark.slow
 def test_a_configuration_is_read_without_pydantic_and_transformers() -> None:
     code = (
         "import sys; from service.model.switti.presets import PRESETS; "
