@@ -28,7 +28,7 @@ from service.application.model_names import ModelNames
 from service.application.output_size import OutputSize, output_size
 from service.application.uploads import PictureReader
 from service.batching.batcher import Batcher
-from service.batching.job_queue import Owner
+from service.batching.job_queue import Job, Owner
 from service.media.c2pa_signer import C2paSigner
 from service.media.composite import Composite
 from service.media.images import OutputFormat, encode_image, resize_image
@@ -322,17 +322,30 @@ class ImageStream:
             job.future.cancel()
 
     async def updates(self) -> AsyncGenerator[ImageUpdate]:
-        """Ends after the last file, or with the ServiceError of the first job that fails."""
-        num_left, shown = len(self._jobs), defaultdict[int, list[int]](list)
-        while num_left:
+        """Ends after the last file, or with the ServiceError of the first job that fails.
+
+        Images whose batch began before that job's still come: they are drawn, and at most being decoded.
+        """
+        left, failed = set(range(len(self._jobs))), None
+        shown = defaultdict[int, list[int]](list)
+        while left:
             index, preview = await self._news.get()
+            if index not in left:
+                continue
             if preview is None:
-                num_left -= 1
-                yield await self._finished(index, is_last=num_left == 0)
+                left.remove(index)
+                job = self._jobs[index]
+                if job.future.exception() is None:
+                    yield await self._finished(index, is_last=not left and failed is None)
+                elif failed is None:
+                    failed = job
+                    left = {other for other in left if _began_before(self._jobs[other], failed)}
             # A batch that ran out of memory is drawn again in halves: the same steps come a second time.
             elif preview.step not in (steps := shown[index]):
                 yield await self._preview(index, len(steps), preview)
                 steps.append(preview.step)
+        if failed is not None:
+            failed.future.result()
 
     def _with_previews(self, image: PlannedImage) -> ImageSpec:
         spec = image.spec
@@ -363,3 +376,10 @@ class ImageStream:
             file = await self._images.encode(self._request, planned, drawing.image)
         self._images.metrics.images.inc()
         return FinishedImage(planned, file, drawing)
+
+
+def _began_before(job: Job[ImageSpec, Drawing], other: Job[ImageSpec, Drawing]) -> bool:
+    """Whether a job was in an earlier batch than the other, which may have failed before it was in any."""
+    if job.started_at is None:
+        return False
+    return other.started_at is None or job.started_at < other.started_at

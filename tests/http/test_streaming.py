@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 
 from service.model.engine.generator import Generator, PendingBatch, never
-from service.model.engine.types import ImageSpec
+from service.model.engine.types import Drawing, ImageSpec
 from service.model.infinity.backbone import Cache, Infinity
 from service.settings import Settings
 from tests.support.busy_server import busy, hanging, metric, post, wait_for_metric, wait_until_queued
@@ -216,20 +218,32 @@ def test_the_time_to_the_first_partial_image_is_measured_once_a_request(tmp_path
         assert metric(client, "atelier_images_total") == 3
 
 
-def test_the_images_of_a_stream_that_fails_after_them_are_counted(tmp_path: Path) -> None:
+def test_an_image_that_is_still_decoded_when_the_next_one_fails_comes_and_is_counted(tmp_path: Path) -> None:
+    has_failed = threading.Event()
+
     class SeedFiveFails(FailingGenerator):
         max_in_batch = 1
 
         def draw(self, specs: Sequence[ImageSpec], cancelled: Callable[[], bool] = never) -> PendingBatch:
             if specs[0].seed == 5:
                 raise self.ERROR
-            return super().draw(specs, cancelled)
+            if specs[0].seed == 6:
+                has_failed.set()
+            drawn = super().draw(specs, cancelled)
+            if specs[0].seed != 4:
+                return drawn
+
+            def decoded_later() -> list[Drawing]:
+                assert has_failed.wait(timeout=30)
+                return drawn.drawings()
+
+            return replace(drawn, drawings=decoded_later)
 
     generator = SeedFiveFails(tiny_generator().backbone)
-    generator.backbone.decodes_beside = False  # else the second image may fail before the first is decoded
+    generator.backbone.decodes_beside = True
     with serving(Settings(data_dir=tmp_path), generator) as server, server.client() as client:
         server.wait_until_settled()
-        finished, failed = events_of(client, n=2, seed=4)
+        finished, failed = events_of(client, n=3, seed=4)
         assert finished["type"] == COMPLETED
         assert failed["error"]["code"] == "generation_failed"
         assert metric(client, "atelier_images_total") == 1
