@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from service.bench.report import Row, Table
 from service.model.attention import KERNELS, AttentionShape, attend_fused, kernel_seconds
+from service.model.device.timer import DeviceTimer, median_seconds
+from service.model.infinity.presets import RELEASED
 from service.model.shared_attention import row_groups, shared_attention
 
-_NUM_TIMES = 5
 _NUM_COMPARED = 256  # queries: the reference keeps all scores in fp32
 # Of the largest value: fp32 up to the order of sums, bf16 up to its rounding of weights and results.
 _TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -44,11 +41,6 @@ _LARGE = (_Shape(1, 4096, 10521), _Shape(4, 4096, 10521), _Shape(1, 144, 265), _
 _SMALL = tuple(_Shape(number, 9, 31, 2, 32, torch.float32) for number in range(1, 9))
 
 
-# Of an image without a style: Infinity-2B's at 1024 x 1024, and a small one.
-_GRIDS = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
-_SMALL_GRIDS = (1, 2, 3)
-
-
 def measure_kernels(device: torch.device) -> tuple[tuple[Table, ...], bool]:
     """A table of shared attention, and whether all of it agrees; one of torch's kernels where no row follows
     another. Small shapes alone on a CPU."""
@@ -62,10 +54,13 @@ def measure_kernels(device: torch.device) -> tuple[tuple[Table, ...], bool]:
 
 
 def _without_followers(device: torch.device) -> Table:
-    is_cpu = device.type == "cpu"
-    counts = [side * side for side in (_SMALL_GRIDS if is_cpu else _GRIDS)]
-    lengths = tuple(zip(counts, accumulate(counts), strict=True))
-    shape = AttentionShape(lengths, num_heads=16, head_width=128)
+    """Of Infinity-2B's first size; on a CPU of its first scales."""
+    config = RELEASED["infinity-2b"].config
+    schedule = next(iter(config.schedules().values()))
+    if device.type == "cpu":
+        schedule = replace(schedule, scales=schedule.scales[:3])
+    heads = config.transformer
+    shape = AttentionShape.of(schedule, heads.num_heads, heads.head_width, attends_back=True)
     seconds = kernel_seconds(shape, device, torch.bfloat16)
     rows = [Row(kernel.name, {"median_seconds": seconds.get(kernel)}) for kernel in KERNELS]
     return Table("attention of an image without a style, all steps of one layer", tuple(rows))
@@ -98,7 +93,10 @@ def _shared_attention(shape: _Shape, device: torch.device) -> tuple[Row, bool]:
     reference = attend_fused(few, known_keys.float(), known_values.float(), source_rows)
     difference = (ours()[:, :_NUM_COMPARED].float() - reference).abs().max() / reference.abs().max()
     share, tolerance = difference.item(), _TOLERANCES[shape.dtype]
-    seconds, theirs_seconds = _seconds(ours, device), _seconds(theirs, device)
+    seconds, theirs_seconds = (
+        median_seconds(ours, DeviceTimer(device)),
+        median_seconds(theirs, DeviceTimer(device)),
+    )
     measured = {
         "difference_share": share,
         "tolerance_share": tolerance,
@@ -107,20 +105,3 @@ def _shared_attention(shape: _Shape, device: torch.device) -> tuple[Row, bool]:
         "median_ratio": seconds / theirs_seconds,
     }
     return Row(str(shape), dict(measured)), share <= tolerance  # false for NaN
-
-
-def _seconds(work: Callable[[], Tensor], device: torch.device) -> float:
-    """The median of a few, after one that does not count."""
-    times = []
-    for _ in range(1 + _NUM_TIMES):
-        _wait(device)
-        began = time.perf_counter()
-        work()
-        _wait(device)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times[1:])
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -13,7 +13,6 @@ rows are those that compute queries and keys.
 from __future__ import annotations
 
 import logging
-import statistics
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from service.model.device.timer import DeviceTimer
+from service.model.device.timer import DeviceTimer, median_seconds
 from service.model.schedule import Schedule
 from service.model.shared_attention import attend, is_shareable, shared_attention
 
@@ -34,7 +33,6 @@ log = logging.getLogger(__name__)
 # there are none.
 KERNELS = (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)
 _NUM_ROWS = 2  # of an image without a style: its guidance halves
-_NUM_TIMES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +172,9 @@ def kernel_seconds(
     known /= shape.head_width**0.5
     found = {}
     for kernel in kernels:
-        timer = new_timer(device)
         try:
             with sdpa_kernel(kernel), warnings.catch_warnings(action="ignore"):
-                for _ in range(1 + _NUM_TIMES):
-                    with timer.measure():
-                        attend_all()
+                found[kernel] = median_seconds(attend_all, new_timer(device))
         except RuntimeError:  # of this GPU, dtype or head width, or not in this build
             continue
-        found[kernel] = statistics.median(timer.seconds()[1:])
     return found

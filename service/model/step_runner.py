@@ -1,4 +1,5 @@
-"""StepRunner: what the steps of all backbones share: where keys and values lie, and graphs of small steps."""
+"""StepRunner: what the steps of all backbones share: where keys and values lie, which of torch's kernels
+attends, and graphs of small steps."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Generic
 import torch
 from torch import Tensor
 
-from service.model.attention import CachedLayer
+from service.model.attention import AttentionShape, CachedLayer, use_fastest_kernel
 from service.model.device.step_graphs import (
     MAX_KEPT_BYTES,
     CudaGraph,
@@ -51,6 +52,9 @@ class StepRunner(Generic[TextT]):
         self.device, self._dtype = device, dtype
         self.graphs: StepGraphs[RowGroup[TextT]] | None = None
         self.arena: KeyValueArena | None = None  # while there are graphs
+        if device.type == "cuda":
+            shape = AttentionShape.of(self._schedules[0], num_heads, head_width, attends_back=caches)
+            use_fastest_kernel(shape, device, dtype)
 
     def capture(self, new_graph: Callable[[], Graph] = CudaGraph) -> None:
         """Run the small steps of small batches by graphs, and take the memory in which these keep keys and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,3 +46,11 @@ class DeviceTimer:
             event = torch.cuda.Event(enable_timing=True, blocking=True)
             event.record(torch.cuda.current_stream(self._device))
             self._events.append(event)
+
+
+def median_seconds(work: Callable[[], object], timer: DeviceTimer, num_times: int = 5) -> float:
+    """The median of a few times that the work takes, after one that does not count."""
+    for _ in range(1 + num_times):
+        with timer.measure():
+            work()
+    return statistics.median(timer.seconds()[1:])

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.model.attention import AttentionShape, use_fastest_kernel
 from service.model.block_runner import (
     RunBlock,
     compile_decoder,
@@ -94,10 +93,6 @@ class Infinity:
         self._rotations: dict[Schedule, Tensor] = {}
         # Kernels of one row at a time round alike in any company, and are fast enough on a CPU alone.
         self.is_fused = self.device.type != "cpu"
-        if self.device.type == "cuda":
-            first = next(iter(self.schedules.values()))
-            heads = AttentionShape.of(first, shape.num_heads, shape.head_width, attends_back=True)
-            use_fastest_kernel(heads, self.device, self.dtype)
         self.is_compiled = False
         self.decodes_beside = decodes_beside(self.device)
         weights = (*transformer.parameters(), *tokenizer.parameters())
